@@ -1,0 +1,260 @@
+//! The only place that starts processes. A command is a value: it can be printed, compared and run, and it is always an
+//! argument list, never a shell string.
+//!
+//! Children get a process group of their own, so that a Ctrl-C at the terminal reaches adt alone, which then decides.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc;
+
+use crate::model::Stream;
+
+/// A program with its arguments, not yet started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Command {
+    pub program: OsString,
+    pub args: Vec<OsString>,
+    pub env: Vec<(OsString, OsString)>,
+    pub cwd: Option<PathBuf>,
+    pub stdin: Option<Vec<u8>>,
+    /// Run as this user and group instead of our own.
+    pub ids: Option<(u32, u32)>,
+}
+
+/// What a finished program left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Output {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("`{program}` is not installed")]
+    Missing { program: String },
+    #[error("`{command}` did not start")]
+    Start {
+        command: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("`{command}` {status}")]
+    Failed { command: String, status: Status, tail: Vec<String> },
+}
+
+impl Error {
+    /// The last lines that the program printed.
+    pub fn tail(&self) -> &[String] {
+        match self {
+            Self::Missing { .. } | Self::Start { .. } => &[],
+            Self::Failed { tail, .. } => tail,
+        }
+    }
+}
+
+/// How a program ended, in words that fit behind its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status(pub ExitStatus);
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.code(), self.0.signal()) {
+            (Some(code), _) => write!(f, "ended with exit code {code}"),
+            (None, Some(signal)) => write!(f, "was ended by signal {signal}"),
+            (None, None) => write!(f, "ended in an unknown way"),
+        }
+    }
+}
+
+/// How many lines of a failed program are kept for the message.
+const TAIL: usize = 20;
+
+impl Command {
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self { program: program.into(), ..Self::default() }
+    }
+
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub fn args<I, S>(mut self, args: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    pub fn cwd(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(folder.into());
+        self
+    }
+
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    pub fn ids(mut self, user: u32, group: u32) -> Self {
+        self.ids = Some((user, group));
+        self
+    }
+
+    /// For callers that need the child itself, e.g. to hand it a terminal.
+    pub fn to_std(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.program);
+        command.args(&self.args);
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        if let Some(folder) = &self.cwd {
+            command.current_dir(folder);
+        }
+        if let Some((user, group)) = self.ids {
+            command.uid(user).gid(group);
+        }
+        command
+    }
+
+    /// Runs it to its end; anything but exit code 0 is an error.
+    pub fn run(&self) -> Result<Output, Error> {
+        self.run_lines(&mut |_, _| {})
+    }
+
+    /// Runs it and hands over each line as it comes.
+    pub fn run_lines(&self, each: &mut dyn FnMut(Stream, &str)) -> Result<Output, Error> {
+        let (status, output) = self.run_any(each)?;
+        if status.success() { Ok(output) } else { Err(self.failed(status, &output)) }
+    }
+
+    /// The error that belongs to an unsuccessful end.
+    pub fn failed(&self, status: ExitStatus, output: &Output) -> Error {
+        let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+        let text = String::from_utf8_lossy(&both);
+        let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let tail = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| (*line).to_owned()).collect();
+        Error::Failed { command: self.to_string(), status: Status(status), tail }
+    }
+
+    /// Runs it to its end, however it ends.
+    pub fn run_any(&self, each: &mut dyn FnMut(Stream, &str)) -> Result<(ExitStatus, Output), Error> {
+        let mut command = self.to_std();
+        command
+            .stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let mut child = command.spawn().map_err(|source| self.not_started(source))?;
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().expect("stdout was piped");
+        let stderr = child.stderr.take().expect("stderr was piped");
+        let output = std::thread::scope(|scope| {
+            if let (Some(mut pipe), Some(bytes)) = (stdin, &self.stdin) {
+                // A program may end without reading its input; its exit code tells more than a broken pipe.
+                scope.spawn(move || drop(pipe.write_all(bytes)));
+            }
+            let (sender, lines) = mpsc::channel();
+            let other = sender.clone();
+            scope.spawn(move || read_lines(stdout, Stream::Out, &sender));
+            scope.spawn(move || read_lines(stderr, Stream::Err, &other));
+            let mut output = Output::default();
+            for (stream, line) in lines {
+                each(stream.clone(), String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+                match stream {
+                    Stream::Out => output.stdout.extend_from_slice(&line),
+                    Stream::Err => output.stderr.extend_from_slice(&line),
+                }
+            }
+            output
+        });
+        let status = child.wait().map_err(|source| self.not_started(source))?;
+        Ok((status, output))
+    }
+
+    fn not_started(&self, source: std::io::Error) -> Error {
+        if source.kind() == std::io::ErrorKind::NotFound && self.cwd.as_ref().is_none_or(|folder| folder.exists()) {
+            Error::Missing { program: self.program.to_string_lossy().into_owned() }
+        } else {
+            Error::Start { command: self.to_string(), source }
+        }
+    }
+}
+
+fn read_lines(pipe: impl Read, stream: Stream, sender: &mpsc::Sender<(Stream, Vec<u8>)>) {
+    let mut reader = BufReader::new(pipe);
+    loop {
+        let mut line = Vec::new();
+        match reader.read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                if sender.send((stream.clone(), line)).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.program.to_string_lossy())?;
+        for arg in &self.args {
+            let arg = arg.to_string_lossy();
+            if arg.is_empty() || arg.contains(|c: char| c.is_whitespace() || "'\"\\$`*?;&|<>()".contains(c)) {
+                write!(f, " '{}'", arg.replace('\'', "'\\''"))?;
+            } else {
+                write!(f, " {arg}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_arrive_in_order_and_output_is_kept() {
+        let mut seen = Vec::new();
+        let output = Command::new("sh")
+            .args(["-c", "cat; echo two; echo three >&2"])
+            .stdin("one\n")
+            .run_lines(&mut |stream, line| seen.push((stream, line.to_owned())))
+            .unwrap();
+        assert_eq!(output.text(), "one\ntwo\n");
+        assert_eq!(output.stderr, b"three\n");
+        assert!(seen.contains(&(Stream::Err, "three".to_owned())));
+    }
+
+    #[test]
+    fn a_failure_tells_the_command_its_end_and_its_last_lines() {
+        let error = Command::new("sh").args(["-c", "echo why; exit 3"]).run().unwrap_err();
+        assert_eq!(error.to_string(), "`sh -c 'echo why; exit 3'` ended with exit code 3");
+        assert_eq!(error.tail(), ["why"]);
+        let error = Command::new("sh").args(["-c", "kill -9 $$"]).run().unwrap_err();
+        assert!(error.to_string().ends_with("was ended by signal 9"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = Command::new("no-such-program").run().unwrap_err();
+        assert_eq!(error.to_string(), "`no-such-program` is not installed");
+    }
+}

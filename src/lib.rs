@@ -1,0 +1,5 @@
+//! adt
+pub mod exec;
+pub mod model;
+pub mod network;
+pub mod providers;

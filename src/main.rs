@@ -1,0 +1,2 @@
+//! The `adt` program.
+fn main() {}

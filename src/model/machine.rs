@@ -1,0 +1,170 @@
+//! One machine: what is wanted of it and what is seen of it. Free of local notions, so that a cloud server fits too.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{Digest, EnvironmentId, MachineId};
+use super::network::Attachment;
+use super::topology::Health;
+
+/// Eight characters that stand for an environment in names that the kernel keeps short: interfaces, nft tables, cgroups.
+/// Derived from the installation and the environment, so a later run finds what an interrupted one left.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tag(String);
+
+impl Tag {
+    /// FNV-1a over installation and environment, in 40 bits of base 32: no table is needed, and 1,000 environments meet
+    /// in one tag once in two million installations.
+    pub fn of(install: &str, id: &EnvironmentId) -> Self {
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        for byte in format!("{install}/{id}").bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        // The upper bits of FNV mix best; fold them onto the forty that are kept.
+        let mut bits = hash ^ (hash >> 29);
+        let mut text = String::with_capacity(8);
+        for _ in 0..8 {
+            text.push(char::from(b"0123456789abcdefghijklmnopqrstuv"[(bits & 31) as usize]));
+            bits >>= 5;
+        }
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What a machine may use of its host. `None` means no limit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    pub memory_bytes: Option<u64>,
+    /// Shares of a processor, e.g. 1.5.
+    pub cpus: Option<f64>,
+    pub processes: Option<u32>,
+}
+
+/// Everything a provider needs to create one machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    pub id: MachineId,
+    /// `web1`
+    pub hostname: String,
+    /// `web1.1161.shop.example.test`
+    pub fqdn: String,
+    /// Box layers, the base first.
+    pub layers: Vec<Digest>,
+    pub limits: Limits,
+    pub network: Attachment,
+    /// Whole text of `/etc/hosts`.
+    pub hosts: String,
+    /// Name servers for `/etc/resolv.conf`.
+    pub nameservers: Vec<IpAddr>,
+    /// Suffixes for `/etc/resolv.conf`.
+    pub search: Vec<String>,
+    /// Host folders shown inside, for builds and for sites.
+    pub mounts: Vec<Mount>,
+    pub health: Health,
+}
+
+/// A folder of the host shown inside a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    pub source: std::path::PathBuf,
+    /// Absolute path inside.
+    pub target: String,
+    pub mode: MountMode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountMode {
+    ReadOnly,
+    /// Owners are those of the machine's own id range.
+    ReadWrite,
+    /// The machine sees the folder and writes beside it: changes go to the machine's own folder, never to the source.
+    CopyOnWrite,
+}
+
+/// What is seen of a machine right now; never remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum MachineState {
+    Absent,
+    Halted,
+    /// Its init runs. Whether its services answer is another question, see [`Health`].
+    Running {
+        init_pid: u32,
+    },
+    Frozen {
+        init_pid: u32,
+    },
+    /// Something is there that is no whole machine: a create or delete was interrupted, or files are damaged.
+    Broken {
+        reason: String,
+    },
+}
+
+impl MachineState {
+    /// One word for tables.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Halted => "halted",
+            Self::Running { .. } => "running",
+            Self::Frozen { .. } => "frozen",
+            Self::Broken { .. } => "broken",
+        }
+    }
+}
+
+/// A program to run inside a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// `None` is root's home.
+    pub cwd: Option<String>,
+    /// A user name of the machine; `None` is root.
+    pub user: Option<String>,
+}
+
+impl Exec {
+    pub fn new<I, S>(argv: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::names::{EnvironmentName, PlatformName};
+
+    #[test]
+    fn tags_differ_between_environments_and_installations() {
+        let id = |name: &str| EnvironmentId {
+            platform: PlatformName::new("shop").unwrap(),
+            name: EnvironmentName::new(name).unwrap(),
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for install in ["a", "b"] {
+            for number in 0..5_000 {
+                assert!(seen.insert(Tag::of(install, &id(&number.to_string()))), "{install} {number}");
+            }
+        }
+        assert!(seen.iter().all(|tag| tag.as_str().len() == 8));
+    }
+}

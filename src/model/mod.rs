@@ -1,0 +1,25 @@
+//! Words that every layer shares: names, what is wanted, what is seen, what is done about it, and how that is told.
+//!
+//! Only std and serde live here. A type of this module never does anything; it can be printed, compared, stored and sent.
+
+pub mod event;
+pub mod failure;
+pub mod machine;
+pub mod names;
+pub mod network;
+pub mod request;
+pub mod response;
+pub mod step;
+pub mod topology;
+
+pub use event::{Event, Stream};
+pub use failure::{Failure, Kind, Place};
+pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
+pub use names::{
+    BadName, BoxName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName, SiteName,
+};
+pub use network::{Attachment, NetworkSpec};
+pub use request::Request;
+pub use response::Response;
+pub use step::{Action, Plan, Step, Wave};
+pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};

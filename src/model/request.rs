@@ -1,0 +1,2 @@
+//! request
+pub enum Request {}

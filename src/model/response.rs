@@ -1,0 +1,2 @@
+//! response
+pub enum Response {}

@@ -1,0 +1,94 @@
+//! What is to be done, as data: a dry run prints it, the engine runs it, tests kill it in the middle.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{EnvironmentId, MachineName};
+
+/// The smallest thing that is done to an environment. Each is idempotent, and each may be cut off anywhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub environment: EnvironmentId,
+    pub action: Action,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "action")]
+pub enum Action {
+    Connect,
+    Disconnect,
+    Create { machine: MachineName },
+    Start { machine: MachineName },
+    Await { machine: MachineName },
+    Thaw { machine: MachineName },
+    Stop { machine: MachineName },
+    Delete { machine: MachineName },
+    Forget,
+}
+
+impl Action {
+    pub fn machine(&self) -> Option<&MachineName> {
+        match self {
+            Self::Create { machine }
+            | Self::Start { machine }
+            | Self::Await { machine }
+            | Self::Thaw { machine }
+            | Self::Stop { machine }
+            | Self::Delete { machine } => Some(machine),
+            Self::Connect | Self::Disconnect | Self::Forget => None,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect => write!(f, "connect the network"),
+            Self::Disconnect => write!(f, "remove the network"),
+            Self::Create { machine } => write!(f, "create {machine}"),
+            Self::Start { machine } => write!(f, "start {machine}"),
+            Self::Await { machine } => write!(f, "wait until {machine} answers"),
+            Self::Thaw { machine } => write!(f, "thaw {machine}"),
+            Self::Stop { machine } => write!(f, "stop {machine}"),
+            Self::Delete { machine } => write!(f, "delete {machine}"),
+            Self::Forget => write!(f, "forget the environment"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.environment, self.action)
+    }
+}
+
+/// Chains that run at the same time; the steps of a chain run one after the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wave {
+    pub chains: Vec<Vec<Step>>,
+}
+
+/// Waves that run one after the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub waves: Vec<Wave>,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.steps().next().is_none()
+    }
+
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.waves.iter().flat_map(|wave| wave.chains.iter().flatten())
+    }
+
+    /// Adds a wave of chains, leaving out empty ones.
+    pub fn then(&mut self, chains: impl IntoIterator<Item = Vec<Step>>) {
+        let chains: Vec<_> = chains.into_iter().filter(|chain| !chain.is_empty()).collect();
+        if !chains.is_empty() {
+            self.waves.push(Wave { chains });
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What machines run on.
+//!
+//! [`Provider`] is the whole contract; abilities that not every provider has are small traits of their own, reached through
+//! `Option`, so nothing ever answers "unimplemented". Only [`choose`] names the concrete ones. A cloud provider will
+//! implement the same trait: nothing here may assume that a machine lives on this host.
+//!
+//! Rules for every verb:
+//! - A second call with the same arguments succeeds and changes nothing.
+//! - A call that is killed anywhere leaves something that `inspect` reports (often [`MachineState::Broken`]), that
+//!   calling the verb again completes, and that `delete` removes without a trace.
+//! - Calls for different machines may run at the same time; calls for one machine never do (the engine holds its lock).
+
+pub mod choose;
+pub mod fake;
+pub mod lxc;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::exec::Output;
+use crate::model::{Exec, MachineId, MachineSpec, MachineState, Stream};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} is missing on this host")]
+    HostLacks { what: String, hint: String },
+    #[error("machine `{id}` does not exist")]
+    Absent { id: MachineId },
+    #[error("machine `{id}` is {state}, not running")]
+    NotRunning { id: MachineId, state: &'static str },
+    #[error("machine `{id}` is damaged: {reason}")]
+    Broken { id: MachineId, reason: String },
+    #[error("layer `{digest}` of machine `{id}` is missing from the store")]
+    LayerMissing { id: MachineId, digest: String },
+    #[error("{verb} `{id}` failed: {reason}")]
+    Failed { verb: &'static str, id: MachineId, reason: String, tail: Vec<String> },
+    #[error("{verb} `{id}` did not finish within {seconds} s")]
+    Deadline { verb: &'static str, id: MachineId, seconds: u64 },
+    #[error("{what} `{path}`")]
+    Io {
+        what: &'static str,
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Exec(#[from] crate::exec::Error),
+}
+
+/// What a provider can do, as plain data for listings and checks.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Capabilities {
+    pub name: &'static str,
+    pub freeze: bool,
+    pub console: bool,
+    /// Machines are reached over the host's own bridges.
+    pub local_network: bool,
+}
+
+/// How a program inside a machine gets its input and output.
+pub enum Stdio<'a> {
+    /// Bytes in, each line out as it comes.
+    Pipes { stdin: Option<&'a [u8]>, each: &'a mut dyn FnMut(Stream, &str) },
+    /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes.
+    Inherit,
+    /// A new terminal inside, joined to the caller's: window size, signals and raw mode included.
+    Terminal,
+}
+
+/// How a program inside a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// 128 + signal where a signal ended it, as shells say it; 126 not executable, 127 not found.
+    pub code: i32,
+    /// Filled with [`Stdio::Pipes`] only.
+    pub output: Output,
+}
+
+pub trait Provider: Send + Sync {
+    fn capabilities(&self) -> Capabilities;
+
+    /// Every machine of this installation, running or not, with its state; one cheap pass, whatever their number.
+    fn list(&self) -> Result<Vec<(MachineId, MachineState)>>;
+
+    /// What is there right now. Absence is a value. Never cached.
+    fn inspect(&self, id: &MachineId) -> Result<MachineState>;
+
+    /// Makes the machine without starting it. On a machine that exists: brings its configuration (limits, network, hosts,
+    /// mounts, layers) to `spec`, keeping its files; what a running machine can't take over live is in force at its next start.
+    fn create(&self, spec: &MachineSpec) -> Result<()>;
+
+    /// Starts init and returns as soon as it runs; services come up later. Thaws a frozen machine.
+    fn start(&self, id: &MachineId) -> Result<()>;
+
+    /// Graceful shutdown, then force after `grace`. A machine that is halted or absent is fine.
+    fn stop(&self, id: &MachineId, grace: Duration) -> Result<()>;
+
+    /// Stops by force and removes everything. An absent machine is fine.
+    fn delete(&self, id: &MachineId) -> Result<()>;
+
+    /// Runs a program inside a running machine, waits for its end.
+    fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended>;
+
+    /// Copies a file or folder from the host into a running machine; `target` follows `cp -a`: into an existing folder, else as that name.
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()>;
+
+    /// Copies a file or folder out of a running machine, as the calling user's own files.
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()>;
+
+    /// Where the machine is reached, from its configuration; empty when it is absent.
+    fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>>;
+
+    /// Bytes on disk that are this machine's own, layers not counted.
+    fn disk(&self, id: &MachineId) -> Result<u64>;
+
+    fn freezer(&self) -> Option<&dyn Freezer> {
+        None
+    }
+
+    fn console(&self) -> Option<&dyn Console> {
+        None
+    }
+
+    fn layers(&self) -> Option<&dyn Layers> {
+        None
+    }
+}
+
+/// Stops the time of a machine without ending its programs.
+pub trait Freezer {
+    fn freeze(&self, id: &MachineId) -> Result<()>;
+    fn thaw(&self, id: &MachineId) -> Result<()>;
+}
+
+/// The machine's own console, as a screen and keyboard would show it.
+pub trait Console {
+    /// Joins the caller's terminal to it until the escape (Ctrl-] twice) is typed.
+    fn attach(&self, id: &MachineId) -> Result<()>;
+
+    /// The last lines of its log; works for a machine that is gone down too.
+    fn tail(&self, id: &MachineId, lines: usize) -> Result<Vec<String>>;
+}
+
+/// Providers whose machines stand on stacked folders can turn a halted machine's own files into a layer.
+pub trait Layers {
+    /// Moves the machine's changes to `target` (a path on the same filesystem that does not exist) and deletes the machine.
+    fn commit(&self, id: &MachineId, target: &Path) -> Result<()>;
+}
