@@ -2,4 +2,6 @@
 pub mod exec;
 pub mod model;
 pub mod network;
+pub mod plan;
 pub mod providers;
+pub mod store;
