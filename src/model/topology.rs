@@ -78,7 +78,12 @@ pub enum Check {
     /// The port accepts a connection.
     Tcp { port: u16 },
     /// `GET path` answers 200–399.
-    Http { port: u16, path: String },
+    Http {
+        port: u16,
+        path: String,
+        /// Name to ask for; the machine's own where none is given.
+        host: Option<String>,
+    },
     /// The program exits with 0 inside the machine.
     Command { argv: Vec<String> },
     /// The machine's init has finished starting.

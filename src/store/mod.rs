@@ -3,6 +3,7 @@
 //! ```text
 //! <store>/
 //!   adt.db      wanted state (SQLite, write-ahead log); see `database`
+//!   history.log who made and destroyed what
 //!   locks/      one flock'ed file per environment or build while a command works on it; see `lock`
 //!   layers/     box layers, immutable, named by content
 //!   machines/   machines' own files, kept by the provider
@@ -12,6 +13,7 @@
 //! Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
 
 pub mod database;
+pub mod history;
 pub mod lock;
 pub mod record;
 
@@ -63,6 +65,7 @@ pub enum Error {
 pub struct Store {
     pub folder: PathBuf,
     pub database: Database,
+    pub history: history::History,
 }
 
 impl Store {
@@ -72,7 +75,8 @@ impl Store {
             make_folder(&folder.join(name))?;
         }
         let database = Database::open(&folder.join("adt.db"))?;
-        Ok(Self { folder: folder.to_owned(), database })
+        let history = history::History::new(folder.join("history.log"));
+        Ok(Self { folder: folder.to_owned(), database, history })
     }
 
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
