@@ -11,6 +11,7 @@ mod environment;
 mod events;
 mod failure;
 mod fleet;
+mod listing;
 mod look;
 mod perform;
 mod platform;
@@ -25,7 +26,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 pub use events::Events;
-pub use platform::SourceKind;
 
 use crate::config::host::HostSettings;
 use crate::model::{EnvironmentId, Event, Failure, MachineId, MachineName, Request, Response};
@@ -55,8 +55,8 @@ pub struct Caller {
     pub ids: Option<(u32, u32)>,
     /// `env:up shop 1161`
     pub command: String,
-    /// Where shipped boxes and platforms are looked for before the ones inside the binary.
-    pub material: Option<PathBuf>,
+    /// Whose git and ssh settings count.
+    pub home: Option<PathBuf>,
 }
 
 impl Engine {

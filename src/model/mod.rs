@@ -7,18 +7,20 @@ pub mod failure;
 pub mod machine;
 pub mod names;
 pub mod network;
+pub mod recipe;
 pub mod request;
 pub mod response;
 pub mod step;
 pub mod topology;
 
 pub use event::{Event, Stream};
-pub use failure::{Failure, Kind, Place};
+pub use failure::{Failure, Fault, Kind, Place};
 pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
 pub use names::{
     BadName, BoxName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName, SiteName,
 };
 pub use network::{Attachment, NetworkSpec};
+pub use recipe::Recipe;
 pub use request::Request;
 pub use response::Response;
 pub use step::{Action, Plan, Step, Wave};
