@@ -52,10 +52,9 @@ pub fn allocate(pool: Ipv4Net, taken: &[Ipv4Net], routes: &[Route]) -> Result<Ip
     }
     Err(match in_the_way {
         Some(route) => overlap_error(pool, route),
-        None => Error::PoolExhausted {
-            pool: pool.to_string(),
-            count: ((end - u64::from(u32::from(pool.network()))) / step) as usize,
-        },
+        None => {
+            Error::PoolExhausted { pool: pool.to_string(), count: ((end - u64::from(u32::from(pool.network()))) / step) as usize }
+        }
     })
 }
 

@@ -142,14 +142,8 @@ mod tests {
     use crate::model::{EnvironmentId, EnvironmentName, PlatformName};
 
     fn spec() -> NetworkSpec {
-        let id =
-            EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() };
-        NetworkSpec {
-            tag: Tag::of("i", &id),
-            id,
-            v4: "10.213.0.0/26".parse().unwrap(),
-            v6: "fd00::/64".parse().unwrap(),
-        }
+        let id = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() };
+        NetworkSpec { tag: Tag::of("i", &id), id, v4: "10.213.0.0/26".parse().unwrap(), v6: "fd00::/64".parse().unwrap() }
     }
 
     #[test]

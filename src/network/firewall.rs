@@ -82,8 +82,7 @@ pub fn install() -> Result<()> {
 
 /// Removes the table, and those of other versions of adt.
 pub fn remove() -> Result<()> {
-    let text: String =
-        tables()?.iter().map(|table| format!("add table inet {table}\ndelete table inet {table}\n")).collect();
+    let text: String = tables()?.iter().map(|table| format!("add table inet {table}\ndelete table inet {table}\n")).collect();
     if text.is_empty() { Ok(()) } else { nft(text, "remove the firewall") }
 }
 
@@ -131,8 +130,7 @@ fn question(table: &str) -> Vec<u8> {
 }
 
 fn ask(message: &[u8]) -> std::result::Result<(), Errno> {
-    let socket =
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
     sendto(&socket, message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
     let mut answer = [0u8; 1024];
     recv(&socket, &mut answer[..], RecvFlags::empty())?;

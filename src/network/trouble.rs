@@ -120,7 +120,7 @@ fn closed_tables(answer: &Value) -> Vec<Table> {
 fn mentions_adt(table: &Table) -> bool {
     let command = Command::new("nft").args(["list", "table", &table.family, &table.name]);
     command.run().is_ok_and(|output| output.text().contains("\"adt"))
-        // ufw and others open up by address or altogether; then the policy itself has changed.
+    // ufw and others open up by address or altogether; then the policy itself has changed.
 }
 
 #[cfg(test)]
