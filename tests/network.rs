@@ -287,6 +287,12 @@ fn machines_reach_what_they_should_and_no_more() {
         // And on a host that forwards IPv6 for its own reasons.
         std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
         strictly_apart(hosts, &a, &b);
+        run("ip", &["addr", "add", "2001:db8::1/64", "dev", "up0", "nodad"]);
+        hosts.ip_at("far", "addr add 2001:db8::2/64 dev eth0 nodad\n -6 route add fd00::/8 via 2001:db8::1");
+        let far = "[2001:db8::2]:80".parse().unwrap();
+        assert!(hosts.reach("host", "far", far).is_some());
+        assert_eq!(hosts.reach("a1", "far", far), None, "local IPv6 addresses stay local");
+        assert_eq!(hosts.reach("far", "a1", (a.attach(2).v6, 80).into()), None);
         network.disconnect(&a.tag).unwrap();
         network.disconnect(&b.tag).unwrap();
         assert_eq!(traces(), "");
@@ -398,5 +404,30 @@ fn another_firewall_in_the_way_is_named() {
         assert!(sentence.contains("Docker") && sentence.contains("iptables -I DOCKER-USER -i adt+ -j ACCEPT"), "{sentence}");
         run("nft", &["add rule ip filter DOCKER-USER iifname \"adt*\" accept"]);
         assert_eq!(forward_trouble(), None);
+    });
+}
+#[test]
+fn environments_come_and_go_at_the_same_time() {
+    on_a_host_of_its_own("environments_come_and_go_at_the_same_time", |_| {
+        let (network, a, b) = two_environments();
+        std::thread::scope(|scope| {
+            for spec in [&a, &b] {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        network.connect(spec).unwrap();
+                        network.disconnect(&spec.tag).unwrap();
+                    }
+                    network.connect(spec).unwrap();
+                });
+            }
+        });
+        assert!(network.seen(&a.tag).unwrap().complete());
+        assert!(network.seen(&b.tag).unwrap().complete());
+        std::thread::scope(|scope| {
+            for spec in [&a, &b] {
+                scope.spawn(|| network.disconnect(&spec.tag).unwrap());
+            }
+        });
+        assert_eq!(traces(), "");
     });
 }

@@ -22,7 +22,7 @@ pub struct Fake {
 
 #[derive(Default)]
 struct Kernel {
-    /// With the owner's note and, once it has one, its place.
+    /// With the owner's note.
     bridges: BTreeMap<Tag, (String, NetworkSpec)>,
     /// The tags whose isolation is in force.
     firewalls: BTreeSet<Tag>,

@@ -2,6 +2,7 @@
 //!
 //! The bridge's alias is written last: a bridge without one was interrupted, and the next `connect` finishes it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -34,27 +35,24 @@ impl Linux {
 
     /// Bridges of another installation are routes like any other. One without a note is half made and counts as ours: the
     /// environment whose `connect` was interrupted must not stand in its own way.
-    fn is_ours(&self, device: &str) -> bool {
-        tag_of(device).is_some()
-            && alias(device).is_ok_and(|note| note.is_empty() || note.split(' ').next() == Some(&self.install))
+    fn is_ours(&self, note: &str) -> bool {
+        note.is_empty() || note.split(' ').next() == Some(&self.install)
     }
 }
 
 impl Network for Linux {
     fn seen(&self, tag: &Tag) -> Result<Seen> {
         let device = format!("adt{tag}");
-        if !exists(&device) {
-            return Ok(Seen::default());
-        }
-        let finished = !alias(&device)?.is_empty() && is_up(&device)?;
+        let Some(note) = alias(&device)? else { return Ok(Seen::default()) };
+        let finished = !note.is_empty() && is_up(&device)?;
         Ok(Seen { bridge: true, firewall: finished && firewall::in_force()? })
     }
 
     fn list(&self) -> Result<Vec<(Tag, String)>> {
         let mut found = Vec::new();
         for device in devices()? {
-            if let Some(tag) = tag_of(&device) {
-                found.push((tag, alias(&device)?));
+            if let (Some(tag), Some(note)) = (tag_of(&device), alias(&device)?) {
+                found.push((tag, note));
             }
         }
         found.sort();
@@ -89,6 +87,8 @@ impl Network for Linux {
         }
         if !any_bridge()? {
             firewall::remove()?;
+            // Another process may have connected meanwhile and seen the old table. Its machines are not started yet, and
+            // were we killed right here, `seen` tells its next verb what is missing.
             if any_bridge()? {
                 firewall::install()?;
             }
@@ -102,7 +102,9 @@ impl Network for Linux {
             .run()
             .map_err(|source| Error::Kernel { what: "list the routes".into(), source })?;
         let mut routes = parse_routes(&output.stdout)?;
-        routes.retain(|route| !self.is_ours(&route.device));
+        let ours = self.list()?.into_iter().filter(|(_, note)| self.is_ours(note));
+        let ours: BTreeSet<_> = ours.map(|(tag, _)| format!("adt{tag}")).collect();
+        routes.retain(|route| !ours.contains(&route.device));
         Ok(routes)
     }
 }
@@ -141,7 +143,7 @@ fn settle(device: &str) -> Result<()> {
 /// NAT needs forwarding. IPv6 is left alone: a host that forwards it stops listening to its router's advertisements.
 fn forward() -> Result<()> {
     let path = Path::new("/proc/sys/net/ipv4/ip_forward");
-    if read(path)?.trim() == "0" { set(path, "1") } else { Ok(()) }
+    if read(path)?.is_some_and(|text| text.trim() == "0") { set(path, "1") } else { Ok(()) }
 }
 
 fn ip(lines: String, args: &[&str], what: &str) -> Result<()> {
@@ -211,23 +213,23 @@ fn tag_of(device: &str) -> Option<Tag> {
     whole.then(|| Tag::deserialize(deserializer).ok())?
 }
 
-/// The owner's note; empty as well when the device has just gone.
-fn alias(device: &str) -> Result<String> {
-    let note = read(&class(device).join("ifalias"))?;
-    Ok(note.trim_end_matches('\n').to_owned())
+/// The owner's note; `None` when there is no such device (any more).
+fn alias(device: &str) -> Result<Option<String>> {
+    Ok(read(&class(device).join("ifalias"))?.map(|note| note.trim_end_matches('\n').to_owned()))
 }
 
 fn is_up(device: &str) -> Result<bool> {
-    let flags = read(&class(device).join("flags"))?;
+    let flags = read(&class(device).join("flags"))?.unwrap_or_default();
     let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
     Ok(flags & 1 == 1)
 }
 
-fn read(path: &Path) -> Result<String> {
+fn read(path: &Path) -> Result<Option<String>> {
+    const ENODEV: i32 = 19;
     match fs::read_to_string(path) {
-        Ok(text) => Ok(text),
+        Ok(text) => Ok(Some(text)),
         // The kernel answers ENODEV to a reader who opened the file of a device that is going.
-        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(19) => Ok(String::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV) => Ok(None),
         Err(source) => Err(Error::Io { what: format!("could not read `{}`", path.display()), source }),
     }
 }

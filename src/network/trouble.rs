@@ -37,8 +37,9 @@ fn chain_names(rules: &str) -> Vec<String> {
 struct Table {
     family: String,
     name: String,
-    /// The chain that drops, and the program that made it, as far as its names tell.
+    /// The chain that drops.
     chain: String,
+    /// The program that made it, as far as its names tell.
     owner: Owner,
 }
 
@@ -116,7 +117,7 @@ fn closed_tables(answer: &Value) -> Vec<Table> {
         .collect()
 }
 
-/// Whether somebody has already let our bridges through.
+/// Whether somebody has already let our bridges through: a rule for them is there, in front of the policy.
 fn mentions_adt(table: &Table) -> bool {
     let command = Command::new("nft").args(["list", "table", &table.family, &table.name]);
     command.run().is_ok_and(|output| output.text().contains("\"adt"))
