@@ -235,6 +235,23 @@ fn twice_is_the_same_and_gone_is_gone() {
 }
 
 #[test]
+fn a_host_without_ipv6_has_it_on_bridges_only() {
+    on_a_host_of_its_own("a_host_without_ipv6_has_it_on_bridges_only", |hosts| {
+        let (network, a, _) = two_environments();
+        let setting = |device: &str| format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
+        for device in ["all", "default"] {
+            std::fs::write(setting(device), "1").unwrap();
+        }
+        for _ in 0..2 {
+            network.connect(&a).unwrap();
+        }
+        hosts.plug(&a, 2, "a1");
+        assert!(hosts.ping("a1", a.gateway_v6().into()));
+        assert_eq!(std::fs::read_to_string(setting("default")).unwrap(), "1\n");
+    });
+}
+
+#[test]
 fn an_interrupted_connect_is_finished_or_removed() {
     on_a_host_of_its_own("an_interrupted_connect_is_finished_or_removed", |_| {
         let (network, a, _) = two_environments();

@@ -61,8 +61,18 @@ impl Network for Linux {
 
     fn connect(&self, spec: &NetworkSpec) -> Result<()> {
         let device = spec.bridge();
-        ip(bridge_lines(spec, exists(&device)), &["-batch", "-"], &format!("make the bridge {device}"))?;
-        settle(&device)?;
+        let make = |lines| ip(lines, &["-batch", "-"], &format!("make the bridge {device}"));
+        if ipv6() == Ipv6::Off {
+            // Off by default on this host, e.g. hardened; our bridge gets it, nothing else is touched.
+            if !exists(&device) {
+                make(add_line(spec))?;
+            }
+            set(&ipv6_folder(&device).join("disable_ipv6"), "0")?;
+        }
+        make(bridge_lines(spec, exists(&device), ipv6()))?;
+        if ipv6() != Ipv6::Absent {
+            settle(&device)?;
+        }
         forward()?;
         // After the bridge: a `disconnect` of the last other network removes the table first and then looks for bridges.
         if !firewall::in_force()? {
@@ -116,26 +126,54 @@ impl Network for Linux {
 /// - Without spanning tree and forward delay a machine's cable carries packets at once.
 /// - Multicast snooping forgets IPv6 neighbours on a bridge where nobody sends queries.
 /// - `nodad`: the address is usable at once; nobody else can have it.
-fn bridge_lines(spec: &NetworkSpec, exists: bool) -> String {
+fn bridge_lines(spec: &NetworkSpec, exists: bool, ipv6: Ipv6) -> String {
     let device = spec.bridge();
-    let make = if exists { "" } else { &format!("link add name {device} address {} type bridge\n", spec.attach(1).mac) };
+    let add = if exists { String::new() } else { add_line(spec) };
+    let v6 = match ipv6 {
+        Ipv6::Absent => String::new(),
+        Ipv6::Off | Ipv6::On => {
+            format!("address replace {}/{} dev {device} nodad\n", spec.gateway_v6(), spec.v6.prefix_len())
+        }
+    };
     format!(
-        "{make}\
+        "{add}\
          link set dev {device} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
-         address replace {v4}/{v4_prefix} dev {device}\n\
-         address replace {v6}/{v6_prefix} dev {device} nodad\n\
+         address replace {}/{} dev {device}\n\
+         {v6}\
          link set dev {device} up\n",
-        v4 = spec.gateway_v4(),
-        v4_prefix = spec.v4.prefix_len(),
-        v6 = spec.gateway_v6(),
-        v6_prefix = spec.v6.prefix_len(),
+        spec.gateway_v4(),
+        spec.v4.prefix_len(),
     )
+}
+
+fn add_line(spec: &NetworkSpec) -> String {
+    format!("link add name {} address {} type bridge\n", spec.bridge(), spec.attach(1).mac)
+}
+
+/// What a new device of this host gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ipv6 {
+    /// The kernel was started without it; environments then have IPv4 alone.
+    Absent,
+    Off,
+    On,
+}
+
+fn ipv6() -> Ipv6 {
+    match fs::read_to_string(ipv6_folder("default").join("disable_ipv6")) {
+        Ok(text) if text.trim() == "0" => Ipv6::On,
+        Ok(_) => Ipv6::Off,
+        Err(_) => Ipv6::Absent,
+    }
+}
+
+fn ipv6_folder(device: &str) -> PathBuf {
+    Path::new("/proc/sys/net/ipv6/conf").join(device)
 }
 
 /// The host takes no addresses and routes from its machines.
 fn settle(device: &str) -> Result<()> {
-    let folder = PathBuf::from("/proc/sys/net/ipv6/conf").join(device);
-    // Without IPv6 in the kernel `ip` has already refused the address.
+    let folder = ipv6_folder(device);
     set(&folder.join("accept_ra"), "0")?;
     set(&folder.join("accept_redirects"), "0")
 }
