@@ -45,7 +45,8 @@ pub fn name<T>(faults: &mut Faults, word: &At<String>, new: impl Fn(String) -> R
 }
 
 fn label_like(word: &str) -> String {
-    let mapped: String = word.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' }).collect();
+    let mapped: String =
+        word.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' }).collect();
     mapped.trim_matches(['-', '.']).to_owned()
 }
 
@@ -79,7 +80,11 @@ pub fn machine_path(faults: &mut Faults, path: &At<String>) -> Option<String> {
     } else {
         return Some(path.to_string());
     };
-    faults.add_hint(path.span(), format!("the folder `{}` {reason}", path.escape_debug()), "name it as the machine sees it, e.g. `/var/lib/mysql`");
+    faults.add_hint(
+        path.span(),
+        format!("the folder `{}` {reason}", path.escape_debug()),
+        "name it as the machine sees it, e.g. `/var/lib/mysql`",
+    );
     None
 }
 
@@ -90,7 +95,11 @@ fn has_parent(path: &str) -> bool {
 /// What a health check asks a web server for.
 pub fn url_path(faults: &mut Faults, path: &At<String>) -> String {
     if !path.starts_with('/') {
-        faults.add_hint(path.span(), format!("the path `{}` does not start with `/`", path.escape_debug()), format!("write `/{}`", path.escape_debug()));
+        faults.add_hint(
+            path.span(),
+            format!("the path `{}` does not start with `/`", path.escape_debug()),
+            format!("write `/{}`", path.escape_debug()),
+        );
     } else if path.chars().any(|c| c.is_whitespace() || c.is_control()) {
         faults.add_hint(path.span(), "a URL's path can't hold blanks", "write a blank as `%20`");
     }

@@ -4,7 +4,7 @@
 
 pub mod raw;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod values;
 
 use std::fmt;
@@ -175,7 +175,13 @@ impl Layers<'_> {
         flagged.or_else(|| Some(Candidate { text: variable(self.env, key.variable)?, origin: Origin::Variable(key.variable) }))
     }
 
-    fn pick<T>(&mut self, key: &values::Key, flag: &Option<String>, file: Option<Word>, check: values::Check<T>) -> Option<Setting<T>> {
+    fn pick<T>(
+        &mut self,
+        key: &values::Key,
+        flag: &Option<String>,
+        file: Option<Word>,
+        check: values::Check<T>,
+    ) -> Option<Setting<T>> {
         let candidate = self
             .outside(key, flag)
             .or_else(|| file.map(|(text, span)| Candidate { text, origin: Origin::File(self.faults.place(span)) }))

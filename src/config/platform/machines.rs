@@ -37,7 +37,11 @@ impl<'a> Roles<'a> {
 pub fn settle(raw: &raw::Document, roles: &Roles, faults: &mut Faults) -> Vec<Machine> {
     let entries = in_order(&raw.machines);
     if entries.is_empty() {
-        faults.add_hint(raw.platform.name.span(), "the platform has no machine", "add one, e.g. `[machines.web]` with `box = \"debian\"`");
+        faults.add_hint(
+            raw.platform.name.span(),
+            "the platform has no machine",
+            "add one, e.g. `[machines.web]` with `box = \"debian\"`",
+        );
     }
     too_many(&entries, faults);
     let nodes: Vec<Node> = entries
@@ -49,7 +53,11 @@ pub fn settle(raw: &raw::Document, roles: &Roles, faults: &mut Faults) -> Vec<Ma
         })
         .collect();
     if let Some((cycle, span)) = check::cycle(&nodes) {
-        faults.add_hint(span, format!("machines wait for each other: {}", cycle.join(" -> ")), "remove one of these from `after`");
+        faults.add_hint(
+            span,
+            format!("machines wait for each other: {}", cycle.join(" -> ")),
+            "remove one of these from `after`",
+        );
     }
     entries.into_iter().filter_map(|(name, raw)| machine(name, raw, roles, faults)).collect()
 }

@@ -71,9 +71,8 @@ fn needed(site: &At<String>, sites: &[&str], faults: &mut Faults) -> Option<Site
 }
 
 fn code(raw: &raw::Site, faults: &mut Faults) -> Option<Code> {
-    let mut program = |path: &Option<At<String>>| {
-        all(path.as_ref().map(|path| check::inner_path(faults, path, "the site's repository")))
-    };
+    let mut program =
+        |path: &Option<At<String>>| all(path.as_ref().map(|path| check::inner_path(faults, path, "the site's repository")));
     let (buildpack, predeploy, postdeploy) = (program(&raw.buildpack), program(&raw.predeploy), program(&raw.postdeploy));
     let path = all(raw.path.as_ref().map(|path| check::machine_path(faults, path)));
     let source = all(raw.source.as_ref().map(|source| address(source, faults)));
