@@ -116,22 +116,30 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Follows `site.prot` into the facts as far as it goes and lists what is there instead.
+/// Follows the first path that leads nowhere, e.g. `site.prot`, into the facts as far as it goes and lists what is there instead.
 fn neighbours(expression: &str, facts: &Value) -> Vec<String> {
-    let path = expression.split(|c: char| !is_word(c) && c != '.').find(|part| !part.is_empty()).unwrap_or_default();
-    let mut here = facts;
-    let mut missing = "";
-    for part in path.split('.') {
-        missing = part;
-        match here.get(part) {
-            Some(inner) => here = inner,
-            None => break,
-        }
+    // Filters, calls and indexes would need the template's own parser to tell names from other words.
+    if expression.contains(['|', '(', '[', '\'', '"']) {
+        return Vec::new();
     }
+    let paths = expression.split(|c: char| !is_word(c) && c != '.').filter(|path| !path.is_empty());
+    let Some((here, missing)) = paths.filter_map(|path| dead_end(path, facts)).next() else { return Vec::new() };
     let mut names: Vec<String> = here.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect();
     names.sort_by_cached_key(|name| (strsim::damerau_levenshtein(missing, name), name.clone()));
     names.truncate(8);
     names
+}
+
+/// The last value on the path that exists, and the part that it lacks.
+fn dead_end<'a>(path: &'a str, facts: &'a Value) -> Option<(&'a Value, &'a str)> {
+    let mut here = facts;
+    for part in path.split('.') {
+        match here.get(part) {
+            Some(inner) => here = inner,
+            None => return Some((here, part)),
+        }
+    }
+    None
 }
 
 #[cfg(test)]

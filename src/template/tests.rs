@@ -29,8 +29,9 @@ fn nothing_missing_becomes_nothing() {
         ("{{ evn }}", 1, "evn", Some("env")),
         ("\n\n{% if sit.name %}{% endif %}", 3, "sit.name", Some("site")),
         ("{% for m in machine %}{% endfor %}", 1, "machine", Some("machines")),
+        ("{{ site.name ~ site.prot }}", 1, "site.name ~ site.prot", Some("port")),
         ("{{ site.port.x.y }}", 1, "site.port.x.y", None),
-        ("{{ (machines | first).nmae }}", 1, ".nmae", None),
+        ("{{ (machines | first).nmae }}", 1, "(machines | first).nmae", None),
     ] {
         let error = render("vhost.conf.j2", source, &facts()).unwrap_err();
         assert_eq!((error.file.as_str(), error.line), ("vhost.conf.j2", Some(line)), "{error:?}");

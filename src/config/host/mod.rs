@@ -111,7 +111,9 @@ pub fn read(env: Env, flags: &HostFlags) -> Result<HostSettings, Failure> {
                 .hint("name the file of host settings with `--config` or `ADT_CONFIG`"));
         }
     };
-    settle(text.as_deref().map(|text| (path.as_path(), text)), env, flags).map_err(|faults| fault::failure(&path, faults))
+    settle(text.as_deref().map(|text| (path.as_path(), text)), env, flags)
+        // A flag or a variable may be at fault where there is no file at all.
+        .map_err(|faults| Failure::new(Kind::Config, "use the host settings").faults(faults))
 }
 
 /// Layers the settings; pure.

@@ -15,14 +15,7 @@ use crate::config::fault::Faults;
 pub fn settle(raw: &raw::Document, roles: &Roles, faults: &mut Faults) -> Vec<Site> {
     let entries = in_order(&raw.sites);
     let names: Vec<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
-    let nodes: Vec<Node> = entries
-        .iter()
-        .map(|(name, raw)| Node {
-            name: name.as_str(),
-            to: raw.needs.iter().map(|site| site.as_str()).collect(),
-            span: raw.needs.first().map_or(name.span(), At::span),
-        })
-        .collect();
+    let nodes: Vec<Node> = entries.iter().map(|(name, raw)| Node { name: name.as_str(), to: &raw.needs }).collect();
     if let Some((cycle, span)) = check::cycle(&nodes) {
         faults.add_hint(span, format!("sites need each other: {}", cycle.join(" -> ")), "remove one of these from `needs`");
     }

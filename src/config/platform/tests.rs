@@ -159,7 +159,7 @@ fn names_that_dns_or_the_platform_refuses() {
             ),
             (
                 &with("[machines.web1]\nbox = \"a\"\n[machines.db]\nbox = \"a\"\ncount = 61\n"),
-                &["8:9 up to `db` these are 63 machines, but an environment holds 61 (lower the counts)"],
+                &["8:9 with `db` the platform has 63 machines, but an environment holds 61 (lower the counts)"],
             ),
             (
                 &with("count = 1\n[machines.web1]\nbox = \"a\"\n"),
@@ -182,6 +182,12 @@ fn machines_that_do_not_fit_together() {
             (
                 &with("after = [\"db\"]\n[machines.db]\nbox = \"a\"\nafter = [\"web\"]\n"),
                 &["4:10 machines wait for each other: web -> db -> web (remove one of these from `after`)"],
+            ),
+            (
+                &with(
+                    "after = [\"db\"]\n[machines.db]\nbox = \"a\"\nafter = [\"c\", \"d\"]\n[machines.c]\nbox = \"a\"\n[machines.d]\nbox = \"a\"\nafter = [\"db\"]",
+                ),
+                &["7:15 machines wait for each other: db -> d -> db (remove one of these from `after`)"],
             ),
             (&with("after = [\"web\"]\n"), &["4:10 machines wait for each other: web -> web (remove one of these from `after`)"]),
             (&with("memory = \"12M\"\n"), &["4:10 `12M` is too little memory for a machine to start (give it \"16M\" or more)"]),
