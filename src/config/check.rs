@@ -1,6 +1,6 @@
 //! Checks that several documents share: names, paths, references and cycles.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -45,7 +45,8 @@ pub fn name<T>(faults: &mut Faults, word: &At<String>, new: impl Fn(String) -> R
 }
 
 fn label_like(word: &str) -> String {
-    let mapped: String = word.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' }).collect();
+    let mapped: String =
+        word.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' }).collect();
     mapped.trim_matches(['-', '.']).to_owned()
 }
 
@@ -53,7 +54,7 @@ fn label_like(word: &str) -> String {
 pub fn inner_path(faults: &mut Faults, path: &At<String>, inside: &str) -> Option<PathBuf> {
     let reason = if path.is_empty() {
         "is empty"
-    } else if path.contains('\0') || path.contains('\n') {
+    } else if path.chars().any(char::is_control) {
         "holds a control character"
     } else if Path::new(path.as_str()).is_absolute() {
         "is absolute"
@@ -79,7 +80,11 @@ pub fn machine_path(faults: &mut Faults, path: &At<String>) -> Option<String> {
     } else {
         return Some(path.to_string());
     };
-    faults.add_hint(path.span(), format!("the folder `{}` {reason}", path.escape_debug()), "name it as the machine sees it, e.g. `/var/lib/mysql`");
+    faults.add_hint(
+        path.span(),
+        format!("the folder `{}` {reason}", path.escape_debug()),
+        "name it as the machine sees it, e.g. `/var/lib/mysql`",
+    );
     None
 }
 
@@ -90,7 +95,11 @@ fn has_parent(path: &str) -> bool {
 /// What a health check asks a web server for.
 pub fn url_path(faults: &mut Faults, path: &At<String>) -> String {
     if !path.starts_with('/') {
-        faults.add_hint(path.span(), format!("the path `{}` does not start with `/`", path.escape_debug()), format!("write `/{}`", path.escape_debug()));
+        faults.add_hint(
+            path.span(),
+            format!("the path `{}` does not start with `/`", path.escape_debug()),
+            format!("write `/{}`", path.escape_debug()),
+        );
     } else if path.chars().any(|c| c.is_whitespace() || c.is_control()) {
         faults.add_hint(path.span(), "a URL's path can't hold blanks", "write a blank as `%20`");
     }
@@ -111,33 +120,32 @@ pub fn is_host_name(word: &str) -> bool {
 /// One name with what it refers to.
 pub struct Node<'a> {
     pub name: &'a str,
-    pub to: Vec<&'a str>,
-    pub span: Range<usize>,
+    pub to: &'a [At<String>],
 }
 
-/// The nodes of one cycle, the first again at the end; `None` where everything can be put in an order.
+/// The names of one cycle, the first again at the end, and the word that leads from the first to the second; `None` where
+/// everything can be put in an order.
 pub fn cycle<'a>(nodes: &[Node<'a>]) -> Option<(Vec<&'a str>, Range<usize>)> {
-    let mut left: Vec<&Node> = nodes.iter().collect();
+    let mut left: BTreeMap<&str, &'a [At<String>]> = nodes.iter().map(|node| (node.name, node.to)).collect();
     loop {
-        let names: BTreeSet<&str> = left.iter().map(|node| node.name).collect();
-        let before = left.len();
-        left.retain(|node| node.to.iter().any(|to| names.contains(to)));
-        if left.len() == before {
+        let names: BTreeSet<&str> = left.keys().copied().collect();
+        left.retain(|_, to| to.iter().any(|to| names.contains(to.as_str())));
+        if left.len() == names.len() {
             break;
         }
     }
     // Whatever is left refers to something that is left, so walking on must come back to where it was.
-    let first = left.first()?;
-    let mut path = vec![first.name];
+    let next = |from: &str| left.get(from)?.iter().find(|to| left.contains_key(to.as_str()));
+    let mut path = vec![nodes.iter().find(|node| left.contains_key(node.name))?.name];
     loop {
-        let here = left.iter().find(|node| node.name == path[path.len() - 1])?;
-        let next = here.to.iter().find(|to| left.iter().any(|node| node.name == **to))?;
-        if let Some(at) = path.iter().position(|name| name == next) {
-            let span = left.iter().find(|node| node.name == *next)?.span.clone();
-            path.push(next);
-            return Some((path.split_off(at), span));
+        let to = next(path[path.len() - 1])?.as_str();
+        let start = path.iter().position(|name| *name == to);
+        path.push(to);
+        if let Some(start) = start {
+            let cycle = path.split_off(start);
+            let span = next(cycle[0])?.span();
+            return Some((cycle, span));
         }
-        path.push(next);
     }
 }
 

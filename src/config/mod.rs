@@ -87,4 +87,4 @@ fn without_null(value: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

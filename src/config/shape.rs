@@ -83,7 +83,8 @@ fn value(schema: &Value, entry: &Spanned<DeValue>, label: &str, faults: &mut Fau
 /// The bounds that the schema gives, so that editors and adt refuse the same numbers.
 fn range(schema: &Value, number: f64, span: Range<usize>, label: &str, faults: &mut Faults) {
     let bound = |key: &str| schema[key].as_f64();
-    let too_small = bound("minimum").is_some_and(|least| number < least) || bound("exclusiveMinimum").is_some_and(|least| number <= least);
+    let too_small =
+        bound("minimum").is_some_and(|least| number < least) || bound("exclusiveMinimum").is_some_and(|least| number <= least);
     let too_large = bound("maximum").is_some_and(|most| number > most);
     if !number.is_finite() || too_small || too_large {
         let rule = match (bound("minimum"), bound("exclusiveMinimum"), bound("maximum")) {
@@ -122,7 +123,9 @@ fn found_word(value: &DeValue) -> &'static str {
 
 fn type_hint(wanted: &str, found: &DeValue) -> Option<String> {
     match (wanted, found) {
-        ("integer" | "number", DeValue::String(text)) if text.parse::<f64>().is_ok() => Some(format!("write {text} without quotes")),
+        ("integer" | "number", DeValue::String(text)) if text.parse::<f64>().is_ok() => {
+            Some(format!("write {text} without quotes"))
+        }
         ("array", DeValue::String(text)) => Some(format!("write [\"{text}\"]")),
         ("string", DeValue::Integer(number)) => Some(format!("write \"{}\"", number.as_str())),
         ("string", DeValue::Float(number)) => Some(format!("write \"{}\"", number.as_str())),

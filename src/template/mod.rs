@@ -3,7 +3,7 @@
 //! Knows nothing of what the facts mean. A template can't read files, include others or run for ever; what is written by a
 //! platform's author stays as harmless as data.
 
-use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::{Component, Path};
 
 use minijinja::syntax::SyntaxConfig;
@@ -56,7 +56,7 @@ pub fn render(name: &str, source: &str, facts: &Value) -> Result<String, Error> 
     let environment = environment();
     let failed = |error: minijinja::Error| describe(name, source, facts, &error);
     let template = environment.template_from_named_str(name, source).map_err(failed)?;
-    template.render(minijinja::Value::from_serialize(facts)).map_err(failed)
+    template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
 }
 
 /// Renders a file's path and refuses one that leads anywhere else than below where it starts.
@@ -72,8 +72,7 @@ pub fn render_path(path: &str, facts: &Value) -> Result<String, Error> {
     } else {
         return Ok(rendered);
     };
-    let mut shown = String::new();
-    let _ = write!(shown, "this renders to the path `{}`, but {reason}", rendered.escape_debug());
+    let shown = format!("this renders to the path `{}`, but {reason}", rendered.escape_debug());
     Err(Error { file: path.to_owned(), line: None, expression: None, reason: shown, known: Vec::new() })
 }
 
@@ -90,7 +89,7 @@ fn environment() -> Environment<'static> {
 }
 
 fn describe(name: &str, source: &str, facts: &Value, error: &minijinja::Error) -> Error {
-    let expression = error.range().and_then(|range| source.get(range)).map(str::trim).filter(|text| !text.is_empty());
+    let expression = error.range().and_then(|range| expression(source, range)).filter(|text| !text.is_empty());
     let missing = error.kind() == ErrorKind::UndefinedError;
     let reason = match error.kind() {
         ErrorKind::UndefinedError => "there is no such value".to_owned(),
@@ -106,23 +105,41 @@ fn describe(name: &str, source: &str, facts: &Value, error: &minijinja::Error) -
     }
 }
 
-/// Follows `site.prot` into the facts as far as it goes and lists what is there instead.
+/// The engine's range of `a.b.c` may begin at `.b`; the whole path says more.
+fn expression(source: &str, range: Range<usize>) -> Option<&str> {
+    let before = source.get(..range.start)?;
+    let start = before.trim_end_matches(|c: char| is_word(c) || c == '.').len();
+    source.get(start..range.end).map(str::trim)
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Follows the first path that leads nowhere, e.g. `site.prot`, into the facts as far as it goes and lists what is there instead.
 fn neighbours(expression: &str, facts: &Value) -> Vec<String> {
-    let word = |c: char| c.is_alphanumeric() || c == '_';
-    let path = expression.split(|c: char| !word(c) && c != '.').find(|part| !part.is_empty()).unwrap_or_default();
-    let mut here = facts;
-    let mut missing = "";
-    for part in path.split('.') {
-        missing = part;
-        match here.get(part) {
-            Some(inner) => here = inner,
-            None => break,
-        }
+    // Filters, calls and indexes would need the template's own parser to tell names from other words.
+    if expression.contains(['|', '(', '[', '\'', '"']) {
+        return Vec::new();
     }
+    let paths = expression.split(|c: char| !is_word(c) && c != '.').filter(|path| !path.is_empty());
+    let Some((here, missing)) = paths.filter_map(|path| dead_end(path, facts)).next() else { return Vec::new() };
     let mut names: Vec<String> = here.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect();
     names.sort_by_cached_key(|name| (strsim::damerau_levenshtein(missing, name), name.clone()));
     names.truncate(8);
     names
+}
+
+/// The last value on the path that exists, and the part that it lacks.
+fn dead_end<'a>(path: &'a str, facts: &'a Value) -> Option<(&'a Value, &'a str)> {
+    let mut here = facts;
+    for part in path.split('.') {
+        match here.get(part) {
+            Some(inner) => here = inner,
+            None => return Some((here, part)),
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 pub mod raw;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod values;
 
 use std::fmt;
@@ -111,7 +111,9 @@ pub fn read(env: Env, flags: &HostFlags) -> Result<HostSettings, Failure> {
                 .hint("name the file of host settings with `--config` or `ADT_CONFIG`"));
         }
     };
-    settle(text.as_deref().map(|text| (path.as_path(), text)), env, flags).map_err(|faults| fault::failure(&path, faults))
+    settle(text.as_deref().map(|text| (path.as_path(), text)), env, flags)
+        // A flag or a variable may be at fault where there is no file at all.
+        .map_err(|faults| Failure::new(Kind::Config, "use the host settings").faults(faults))
 }
 
 /// Layers the settings; pure.
@@ -175,7 +177,13 @@ impl Layers<'_> {
         flagged.or_else(|| Some(Candidate { text: variable(self.env, key.variable)?, origin: Origin::Variable(key.variable) }))
     }
 
-    fn pick<T>(&mut self, key: &values::Key, flag: &Option<String>, file: Option<Word>, check: values::Check<T>) -> Option<Setting<T>> {
+    fn pick<T>(
+        &mut self,
+        key: &values::Key,
+        flag: &Option<String>,
+        file: Option<Word>,
+        check: values::Check<T>,
+    ) -> Option<Setting<T>> {
         let candidate = self
             .outside(key, flag)
             .or_else(|| file.map(|(text, span)| Candidate { text, origin: Origin::File(self.faults.place(span)) }))

@@ -41,12 +41,15 @@ pub const KEYS: Keys = Keys {
 };
 
 pub fn domain(text: &str) -> Result<Domain, Wrong> {
-    Domain::new(text).map_err(|error| (error.to_string(), "write e.g. `example.test`; `.test` is nobody's on the internet".into()))
+    Domain::new(text)
+        .map_err(|error| (error.to_string(), "write e.g. `example.test`; `.test` is nobody's on the internet".into()))
 }
 
 pub fn folder(text: &str) -> Result<PathBuf, Wrong> {
     let path = Path::new(text);
-    let wrong = |reason: &str| Err((format!("the folder `{}` {reason}", text.escape_debug()), "write its whole path, e.g. `/var/lib/adt`".into()));
+    let wrong = |reason: &str| {
+        Err((format!("the folder `{}` {reason}", text.escape_debug()), "write its whole path, e.g. `/var/lib/adt`".into()))
+    };
     if !path.is_absolute() {
         return wrong("is not absolute");
     }
@@ -83,10 +86,14 @@ pub fn pool(text: &str) -> Result<Ipv4Net, Wrong> {
 
 pub fn address(text: &str) -> Result<IpAddr, Wrong> {
     let hint = "write only IP addresses, e.g. `192.0.2.53`";
-    let address: IpAddr = text.parse().map_err(|_| (format!("the name server `{}` is not an IP address", text.escape_debug()), hint.to_owned()))?;
+    let address: IpAddr =
+        text.parse().map_err(|_| (format!("the name server `{}` is not an IP address", text.escape_debug()), hint.to_owned()))?;
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         // In a machine, 127.0.0.53 is the machine itself.
-        return Err((format!("no machine can reach the name server `{address}`"), "name one by an address that machines can reach".into()));
+        return Err((
+            format!("no machine can reach the name server `{address}`"),
+            "name one by an address that machines can reach".into(),
+        ));
     }
     Ok(address)
 }

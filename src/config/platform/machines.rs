@@ -37,19 +37,20 @@ impl<'a> Roles<'a> {
 pub fn settle(raw: &raw::Document, roles: &Roles, faults: &mut Faults) -> Vec<Machine> {
     let entries = in_order(&raw.machines);
     if entries.is_empty() {
-        faults.add_hint(raw.platform.name.span(), "the platform has no machine", "add one, e.g. `[machines.web]` with `box = \"debian\"`");
+        faults.add_hint(
+            raw.platform.name.span(),
+            "the platform has no machine",
+            "add one, e.g. `[machines.web]` with `box = \"debian\"`",
+        );
     }
     too_many(&entries, faults);
-    let nodes: Vec<Node> = entries
-        .iter()
-        .map(|(name, raw)| Node {
-            name: name.as_str(),
-            to: raw.after.iter().map(|role| role.as_str()).collect(),
-            span: raw.after.first().map_or(name.span(), At::span),
-        })
-        .collect();
+    let nodes: Vec<Node> = entries.iter().map(|(name, raw)| Node { name: name.as_str(), to: &raw.after }).collect();
     if let Some((cycle, span)) = check::cycle(&nodes) {
-        faults.add_hint(span, format!("machines wait for each other: {}", cycle.join(" -> ")), "remove one of these from `after`");
+        faults.add_hint(
+            span,
+            format!("machines wait for each other: {}", cycle.join(" -> ")),
+            "remove one of these from `after`",
+        );
     }
     entries.into_iter().filter_map(|(name, raw)| machine(name, raw, roles, faults)).collect()
 }
@@ -61,7 +62,7 @@ fn too_many(entries: &[(&At<String>, &raw::Machine)], faults: &mut Faults) {
         sum += count.map_or(1, |count| **count as usize);
         if sum > MOST_MACHINES {
             let span = count.map_or(name.span(), At::span);
-            let message = format!("up to `{}` these are {sum} machines, but an environment holds {MOST_MACHINES}", ***name);
+            let message = format!("with `{}` the platform has {sum} machines, but an environment holds {MOST_MACHINES}", ***name);
             faults.add_hint(span, message, "lower the counts");
             return;
         }

@@ -4,7 +4,7 @@ mod machines;
 pub mod raw;
 mod sites;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,7 +40,11 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
     let name = check::name(faults, &raw.platform.name, PlatformName::new);
     if name.as_ref().is_some_and(|name| name.as_str() == "box") {
         // Layers of boxes are built in environments of a platform of this name.
-        faults.add_hint(raw.platform.name.span(), "the platform name `box` is reserved for building boxes", "choose another name");
+        faults.add_hint(
+            raw.platform.name.span(),
+            "the platform name `box` is reserved for building boxes",
+            "choose another name",
+        );
     }
     let domain = raw.platform.domain.as_ref().map(|domain| check::name(faults, domain, Domain::new));
     let roles = machines::Roles::new(&raw.machines);
@@ -62,7 +66,11 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
     if let Some(domain) = &platform.domain
         && let Err(message) = names_fit(&platform, domain, MOST_LABEL)
     {
-        faults.add_hint(raw.platform.name.span(), message, "shorten the platform's name, its domain, or that machine's or site's name");
+        faults.add_hint(
+            raw.platform.name.span(),
+            message,
+            "shorten the platform's name, its domain, or that machine's or site's name",
+        );
     }
     Some(platform)
 }
@@ -116,7 +124,11 @@ fn names_apart(raw: &raw::Document, machines: &[Machine], faults: &mut Faults) {
     }
     for (site, _) in in_order(&raw.sites) {
         if MachineName::new(site.as_str()).is_ok_and(|name| seen.contains_key(&name)) {
-            faults.add_hint(site.span(), format!("site `{}` would share its DNS name with machine `{}`", **site, **site), "rename the site or the role");
+            faults.add_hint(
+                site.span(),
+                format!("site `{}` would share its DNS name with machine `{}`", **site, **site),
+                "rename the site or the role",
+            );
         }
     }
 }
@@ -131,7 +143,11 @@ fn data_set(name: &At<String>, raw: &raw::Data, roles: &machines::Roles, faults:
 
 fn target(name: &At<String>, raw: &raw::Target, roles: &machines::Roles, faults: &mut Faults) -> Option<Target> {
     if name.as_str() == "local" {
-        faults.add_hint(name.span(), "the target `local` is always the developer's own host", "name the target after its purpose, e.g. `production`");
+        faults.add_hint(
+            name.span(),
+            "the target `local` is always the developer's own host",
+            "name the target after its purpose, e.g. `production`",
+        );
     }
     let label = label(name, "target", faults);
     let provider = word(&raw.provider, "provider", faults);

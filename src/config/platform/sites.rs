@@ -15,14 +15,7 @@ use crate::config::fault::Faults;
 pub fn settle(raw: &raw::Document, roles: &Roles, faults: &mut Faults) -> Vec<Site> {
     let entries = in_order(&raw.sites);
     let names: Vec<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
-    let nodes: Vec<Node> = entries
-        .iter()
-        .map(|(name, raw)| Node {
-            name: name.as_str(),
-            to: raw.needs.iter().map(|site| site.as_str()).collect(),
-            span: raw.needs.first().map_or(name.span(), At::span),
-        })
-        .collect();
+    let nodes: Vec<Node> = entries.iter().map(|(name, raw)| Node { name: name.as_str(), to: &raw.needs }).collect();
     if let Some((cycle, span)) = check::cycle(&nodes) {
         faults.add_hint(span, format!("sites need each other: {}", cycle.join(" -> ")), "remove one of these from `needs`");
     }
@@ -71,9 +64,8 @@ fn needed(site: &At<String>, sites: &[&str], faults: &mut Faults) -> Option<Site
 }
 
 fn code(raw: &raw::Site, faults: &mut Faults) -> Option<Code> {
-    let mut program = |path: &Option<At<String>>| {
-        all(path.as_ref().map(|path| check::inner_path(faults, path, "the site's repository")))
-    };
+    let mut program =
+        |path: &Option<At<String>>| all(path.as_ref().map(|path| check::inner_path(faults, path, "the site's repository")));
     let (buildpack, predeploy, postdeploy) = (program(&raw.buildpack), program(&raw.predeploy), program(&raw.postdeploy));
     let path = all(raw.path.as_ref().map(|path| check::machine_path(faults, path)));
     let source = all(raw.source.as_ref().map(|source| address(source, faults)));

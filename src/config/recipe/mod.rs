@@ -2,7 +2,7 @@
 
 pub mod raw;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,11 @@ fn settle(name: &BoxName, raw: &raw::Document, file: &Path, faults: &mut Faults)
     let mask: Vec<_> = raw.boxed.mask.iter().filter_map(|word| unit(word, faults)).collect();
     for word in &raw.boxed.mask {
         if raw.boxed.services.iter().any(|service| same_unit(service, word)) {
-            faults.add_hint(word.span(), format!("unit `{}` is both started and masked", word.escape_debug()), "keep it in one of the two lists");
+            faults.add_hint(
+                word.span(),
+                format!("unit `{}` is both started and masked", word.escape_debug()),
+                "keep it in one of the two lists",
+            );
         }
     }
     let health = raw.health.as_ref().map(|health| settle_health(health, faults));
@@ -55,7 +59,8 @@ fn settle(name: &BoxName, raw: &raw::Document, file: &Path, faults: &mut Faults)
             faults.add_hint(key.span(), message, "use letters, digits and underscores, e.g. `document_root`");
         }
         if value.contains('\0') {
-            faults.add(value.span(), format!("the value of `{}` holds a zero byte, which no environment can", key.escape_debug()));
+            faults
+                .add(value.span(), format!("the value of `{}` holds a zero byte, which no environment can", key.escape_debug()));
         }
     }
     Some(Recipe {
@@ -128,10 +133,15 @@ fn recipe_path(word: &At<String>, faults: &mut Faults) -> Option<PathBuf> {
 
 fn suite(word: &At<String>, faults: &mut Faults) -> Option<String> {
     let starts = word.starts_with(|c: char| c.is_ascii_lowercase());
-    if starts && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-./".contains(&b)) && !word.contains("..") {
+    if starts && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-./".contains(&b)) && !word.contains("..")
+    {
         return Some(word.to_string());
     }
-    faults.add_hint(word.span(), format!("`{}` is not a Debian suite", word.escape_debug()), "write its code name, e.g. `bookworm`");
+    faults.add_hint(
+        word.span(),
+        format!("`{}` is not a Debian suite", word.escape_debug()),
+        "write its code name, e.g. `bookworm`",
+    );
     None
 }
 
@@ -146,7 +156,8 @@ fn package(word: &At<String>, faults: &mut Faults) -> Option<String> {
         // apt takes this ending for "remove" where no package has the whole name.
         && !name.ends_with('-');
     let arched = !arch.is_empty() && arch.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let pinned = rest.is_empty() || rest.len() > 1 && rest[1..].bytes().all(|b| b.is_ascii_alphanumeric() || b".+-~:".contains(&b));
+    let pinned =
+        rest.is_empty() || rest.len() > 1 && rest[1..].bytes().all(|b| b.is_ascii_alphanumeric() || b".+-~:".contains(&b));
     if named && arched && pinned {
         return Some(word.to_string());
     }
