@@ -1,5 +1,6 @@
 //! Faults of one file: collected with byte ranges, told with lines and columns.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -73,9 +74,7 @@ pub fn place(file: &Path, text: &str, span: Range<usize>) -> Place {
 /// The raw form of a document, if its syntax and its shape are right.
 pub fn parse<T: DeserializeOwned>(schema: &serde_json::Value, faults: &mut Faults) -> Option<T> {
     let (tree, errors) = DeTable::parse_recoverable(faults.text);
-    for error in errors {
-        faults.push(error.span().unwrap_or(0..0), format!("this is no TOML: {}", error.message()), syntax_hint(error.message()));
-    }
+    syntax(errors, faults);
     if !faults.is_empty() {
         return None;
     }
@@ -89,6 +88,18 @@ pub fn parse<T: DeserializeOwned>(schema: &serde_json::Value, faults: &mut Fault
         Err(error) => {
             faults.add(error.span().unwrap_or(0..0), error.message());
             None
+        }
+    }
+}
+
+/// After a mistake the parser often stumbles over the rest of the line, so only the first fault of a line is told.
+fn syntax(mut errors: Vec<toml::de::Error>, faults: &mut Faults) {
+    errors.sort_by_key(|error| error.span().map(|span| span.start));
+    let mut told = BTreeSet::new();
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        if told.insert(faults.place(span.clone()).line) {
+            faults.push(span, format!("not valid TOML: {}", error.message()), syntax_hint(error.message()));
         }
     }
 }

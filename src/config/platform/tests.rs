@@ -93,10 +93,19 @@ fn files_of_the_wrong_shape() {
     table(
         read,
         &[
-            ("[platform\n", &["1:10 this is no TOML: unclosed table, expected `]`"]),
+            ("[platform\n", &["1:10 not valid TOML: unclosed table, expected `]`"]),
             (
                 "a = b\n",
-                &["1:5 this is no TOML: string values must be quoted, expected literal string (put the value in double quotes)"],
+                &["1:5 not valid TOML: string values must be quoted, expected literal string (put the value in double quotes)"],
+            ),
+            ("a = 1\na = 2\n", &["2:1 not valid TOML: duplicate key (keep one of the two)"]),
+            ("a = [1\nb = 2\n", &["2:1 not valid TOML: missing comma between array elements, expected `,`"]),
+            (
+                "a: 1\nb 2\n",
+                &[
+                    "1:2 not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`",
+                    "2:3 not valid TOML: key with no value, expected `=`",
+                ],
             ),
             ("", &["1:1 the file lacks `platform` (add `[platform]`)"]),
             ("[platform]\n", &["1:1 `platform` lacks `name` (add `name = \"…\"`)"]),
