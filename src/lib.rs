@@ -1,4 +1,5 @@
 //! adt
+pub mod boxes;
 pub mod exec;
 pub mod model;
 pub mod network;

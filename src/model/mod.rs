@@ -7,6 +7,7 @@ pub mod failure;
 pub mod machine;
 pub mod names;
 pub mod network;
+pub mod recipe;
 pub mod request;
 pub mod response;
 pub mod step;
@@ -19,6 +20,7 @@ pub use names::{
     BadName, BoxName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName, SiteName,
 };
 pub use network::{Attachment, NetworkSpec};
+pub use recipe::{BuildStep, Parent, Recipe};
 pub use request::Request;
 pub use response::Response;
 pub use step::{Action, Plan, Step, Wave};
