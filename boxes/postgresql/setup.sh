@@ -25,6 +25,24 @@ cat >> "/etc/postgresql/$version/main/pg_hba.conf" <<'CONF'
 host    all             all             samenet                 scram-sha-256
 CONF
 
+# Debian's unit goes through pg_ctlcluster, which takes seconds to notice a server that
+# has been up for long. PostgreSQL tells systemd itself, and its log is the journal then.
+mkdir -p "/etc/systemd/system/postgresql@$version-main.service.d"
+cat > "/etc/systemd/system/postgresql@$version-main.service.d/machine.conf" <<CONF
+[Service]
+Type=notify
+User=postgres
+PIDFile=
+ExecStart=
+ExecStart=/usr/lib/postgresql/$version/bin/postgres -c config_file=/etc/postgresql/$version/main/postgresql.conf
+ExecStop=
+ExecReload=
+ExecReload=/bin/kill -HUP \$MAINPID
+KillMode=mixed
+KillSignal=SIGINT
+TimeoutStopSec=60s
+CONF
+
 systemctl daemon-reload
 systemctl start "postgresql@$version-main"
 runuser -u postgres -- psql -qAtc 'SHOW server_encoding' | grep -qx UTF8
