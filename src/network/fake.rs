@@ -1,1 +1,175 @@
-//! fake
+//! Networks in memory, for the engine's tests, with faults.
+//!
+//! A change happens in the same small steps as in the kernel, and [`Fake::on_checkpoint`]'s function is called before and
+//! after each with its name. When it panics, the state is what a SIGKILL at that place leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::address::Route;
+use super::{Error, Network, Result, Seen};
+use crate::model::{NetworkSpec, Tag};
+
+pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Clones share their state, like two processes on one host.
+#[derive(Clone, Default)]
+pub struct Fake {
+    install: String,
+    pub checkpoint: Option<Checkpoint>,
+    kernel: Arc<Mutex<Kernel>>,
+}
+
+#[derive(Default)]
+struct Kernel {
+    /// With the owner's note.
+    bridges: BTreeMap<Tag, (String, NetworkSpec)>,
+    /// The tags whose isolation is in force.
+    firewalls: BTreeSet<Tag>,
+    routes: Vec<Route>,
+    failures: Vec<String>,
+}
+
+impl Fake {
+    pub fn new(install: impl Into<String>) -> Self {
+        Self { install: install.into(), ..Self::default() }
+    }
+
+    /// The same kernel, with `checkpoint` called around each change made through the returned value.
+    pub fn on_checkpoint(&self, checkpoint: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { checkpoint: Some(Arc::new(checkpoint)), ..self.clone() }
+    }
+
+    /// The next time that `what` is reached it fails: a verb (`seen`, `list`, `connect`, `disconnect`, `routes`), or one of
+    /// their steps (`connect:bridge`, `connect:firewall`, `disconnect:bridge`, `disconnect:firewall`).
+    pub fn fail_next(&self, what: &str) {
+        self.kernel().failures.push(what.to_owned());
+    }
+
+    pub fn add_route(&self, route: Route) {
+        self.kernel().routes.push(route);
+    }
+
+    /// What a reboot leaves of networks.
+    pub fn reboot(&self) {
+        let mut kernel = self.kernel();
+        kernel.bridges.clear();
+        kernel.firewalls.clear();
+    }
+
+    /// The network that was connected for a tag, to compare it with what was wanted.
+    pub fn connected(&self, tag: &Tag) -> Option<NetworkSpec> {
+        self.kernel().bridges.get(tag).map(|(_, spec)| spec.clone())
+    }
+
+    /// A test that panics while it holds the lock is the point of this type.
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self, what: &str) -> Result<()> {
+        let mut kernel = self.kernel();
+        match kernel.failures.iter().position(|failure| failure == what) {
+            None => Ok(()),
+            Some(place) => {
+                kernel.failures.remove(place);
+                Err(Error::Io { what: format!("could not {what}"), source: std::io::Error::other("a test wants it so") })
+            }
+        }
+    }
+
+    /// The lock is not held while the checkpoint runs: it may look at this very fake.
+    fn step(&self, what: &str, change: impl FnOnce(&mut Kernel)) -> Result<()> {
+        self.reach(&format!("{what} before"));
+        self.fault(what)?;
+        change(&mut self.kernel());
+        self.reach(&format!("{what} after"));
+        Ok(())
+    }
+
+    fn reach(&self, place: &str) {
+        if let Some(checkpoint) = &self.checkpoint {
+            checkpoint(place);
+        }
+    }
+}
+
+impl Network for Fake {
+    fn seen(&self, tag: &Tag) -> Result<Seen> {
+        self.fault("seen")?;
+        let kernel = self.kernel();
+        Ok(Seen { bridge: kernel.bridges.contains_key(tag), firewall: kernel.firewalls.contains(tag) })
+    }
+
+    fn list(&self) -> Result<Vec<(Tag, String)>> {
+        self.fault("list")?;
+        Ok(self.kernel().bridges.iter().map(|(tag, (note, _))| (tag.clone(), note.clone())).collect())
+    }
+
+    fn connect(&self, spec: &NetworkSpec) -> Result<()> {
+        self.fault("connect")?;
+        let note = format!("{} {}", self.install, spec.id);
+        self.step("connect:bridge", |kernel| {
+            kernel.bridges.insert(spec.tag.clone(), (note, spec.clone()));
+        })?;
+        self.step("connect:firewall", |kernel| {
+            kernel.firewalls.insert(spec.tag.clone());
+        })
+    }
+
+    fn disconnect(&self, tag: &Tag) -> Result<()> {
+        self.fault("disconnect")?;
+        // The firewall goes last: while there is a bridge, it is isolated.
+        self.step("disconnect:bridge", |kernel| {
+            kernel.bridges.remove(tag);
+        })?;
+        self.step("disconnect:firewall", |kernel| {
+            kernel.firewalls.remove(tag);
+        })
+    }
+
+    fn routes(&self) -> Result<Vec<Route>> {
+        self.fault("routes")?;
+        Ok(self.kernel().routes.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::model::{EnvironmentId, EnvironmentName, PlatformName};
+
+    fn spec() -> NetworkSpec {
+        let id = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() };
+        NetworkSpec { tag: Tag::of("i", &id), id, v4: "10.213.0.0/26".parse().unwrap(), v6: "fd00::/64".parse().unwrap() }
+    }
+
+    #[test]
+    fn a_kill_anywhere_is_finished_by_the_next_call() {
+        let spec = spec();
+        let places = ["connect:bridge before", "connect:bridge after", "connect:firewall before", "connect:firewall after"];
+        for place in places {
+            let fake = Fake::new("i");
+            let deadly = fake.on_checkpoint(move |at| assert_ne!(at, place));
+            assert!(catch_unwind(AssertUnwindSafe(|| deadly.connect(&spec))).is_err(), "{place}");
+            assert_eq!(fake.seen(&spec.tag).unwrap().complete(), place == "connect:firewall after", "{place}");
+            fake.connect(&spec).unwrap();
+            assert!(fake.seen(&spec.tag).unwrap().complete());
+            assert_eq!(fake.list().unwrap(), [(spec.tag.clone(), "i shop/1161".to_owned())]);
+            fake.disconnect(&spec.tag).unwrap();
+            fake.disconnect(&spec.tag).unwrap();
+            assert!(fake.seen(&spec.tag).unwrap().nothing());
+        }
+    }
+
+    #[test]
+    fn a_wanted_failure_comes_once() {
+        let (fake, spec) = (Fake::new("i"), spec());
+        fake.fail_next("connect:firewall");
+        assert!(fake.connect(&spec).is_err());
+        assert_eq!(fake.seen(&spec.tag).unwrap(), Seen { bridge: true, firewall: false });
+        assert!(fake.connect(&spec).is_ok());
+    }
+}

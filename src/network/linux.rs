@@ -1,1 +1,309 @@
-//! linux
+//! Networks in the Linux kernel, through `ip` and `nft`.
+//!
+//! The bridge's alias is written last: a bridge without one was interrupted, and the next `connect` finishes it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as PlainError, StrDeserializer};
+
+use super::address::Route;
+use super::{Error, Network, Result, Seen, firewall};
+use crate::exec::Command;
+use crate::model::{NetworkSpec, Tag};
+
+/// The networks of this installation on this host.
+#[derive(Debug, Clone)]
+pub struct Linux {
+    install: String,
+}
+
+impl Linux {
+    pub fn new(install: impl Into<String>) -> Self {
+        Self { install: install.into() }
+    }
+
+    fn note(&self, spec: &NetworkSpec) -> String {
+        format!("{} {}", self.install, spec.id)
+    }
+
+    /// Bridges of another installation are routes like any other. One without a note is half made and counts as ours: the
+    /// environment whose `connect` was interrupted must not stand in its own way.
+    fn is_ours(&self, note: &str) -> bool {
+        note.is_empty() || note.split(' ').next() == Some(&self.install)
+    }
+}
+
+impl Network for Linux {
+    fn seen(&self, tag: &Tag) -> Result<Seen> {
+        let device = format!("adt{tag}");
+        let Some(note) = alias(&device)? else { return Ok(Seen::default()) };
+        let finished = !note.is_empty() && is_up(&device)?;
+        Ok(Seen { bridge: true, firewall: finished && firewall::in_force()? })
+    }
+
+    fn list(&self) -> Result<Vec<(Tag, String)>> {
+        let mut found = Vec::new();
+        for device in devices()? {
+            if let (Some(tag), Some(note)) = (tag_of(&device), alias(&device)?) {
+                found.push((tag, note));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn connect(&self, spec: &NetworkSpec) -> Result<()> {
+        let device = spec.bridge();
+        let make = |lines| ip(lines, &["-batch", "-"], &format!("make the bridge {device}"));
+        if ipv6() == Ipv6::Off {
+            // Off by default on this host, e.g. hardened; our bridge gets it, nothing else is touched.
+            if !exists(&device) {
+                make(add_line(spec))?;
+            }
+            set(&ipv6_folder(&device).join("disable_ipv6"), "0")?;
+        }
+        make(bridge_lines(spec, exists(&device), ipv6()))?;
+        if ipv6() != Ipv6::Absent {
+            settle(&device)?;
+        }
+        forward()?;
+        // After the bridge: a `disconnect` of the last other network removes the table first and then looks for bridges.
+        if !firewall::in_force()? {
+            firewall::install()?;
+        }
+        set(&class(&device).join("ifalias"), &self.note(spec))
+    }
+
+    fn disconnect(&self, tag: &Tag) -> Result<()> {
+        let bridge = format!("adt{tag}");
+        let cable = format!("{bridge}-");
+        let mine = |device: &String| *device == bridge || device.starts_with(&cable);
+        let mut left: Vec<_> = devices()?.into_iter().filter(mine).collect();
+        // Cables first, their names are longer; the other end of a veth may vanish between looking and deleting.
+        left.sort_by_key(|device| std::cmp::Reverse(device.len()));
+        if !left.is_empty() {
+            let lines = left.iter().map(|device| format!("link delete dev {device}\n")).collect();
+            let result = ip(lines, &["-force", "-batch", "-"], &format!("remove the bridge {bridge}"));
+            if left.iter().any(|device| exists(device)) {
+                result?;
+            }
+        }
+        if !any_bridge()? {
+            firewall::remove()?;
+            // Another process may have connected meanwhile and seen the old table. Its machines are not started yet, and
+            // were we killed right here, `seen` tells its next verb what is missing.
+            if any_bridge()? {
+                firewall::install()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn routes(&self) -> Result<Vec<Route>> {
+        let output = Command::new("ip")
+            .args(["-json", "route", "show", "table", "all"])
+            .run()
+            .map_err(|source| Error::Kernel { what: "list the routes".into(), source })?;
+        let mut routes = parse_routes(&output.stdout)?;
+        let ours = self.list()?.into_iter().filter(|(_, note)| self.is_ours(note));
+        let ours: BTreeSet<_> = ours.map(|(tag, _)| format!("adt{tag}")).collect();
+        routes.retain(|route| !ours.contains(&route.device));
+        Ok(routes)
+    }
+}
+
+/// What `ip -batch` is told. `replace` and `set` are fine twice; only the bridge itself is not.
+///
+/// - The bridge keeps the hardware address of host number 1. By itself it would take one of its machines' and change it
+///   whenever one comes or goes, and the others' neighbour caches would be wrong for a while.
+/// - Without spanning tree and forward delay a machine's cable carries packets at once.
+/// - Multicast snooping forgets IPv6 neighbours on a bridge where nobody sends queries.
+/// - `nodad`: the address is usable at once; nobody else can have it.
+fn bridge_lines(spec: &NetworkSpec, exists: bool, ipv6: Ipv6) -> String {
+    let device = spec.bridge();
+    let add = if exists { String::new() } else { add_line(spec) };
+    let v6 = match ipv6 {
+        Ipv6::Absent => String::new(),
+        Ipv6::Off | Ipv6::On => {
+            format!("address replace {}/{} dev {device} nodad\n", spec.gateway_v6(), spec.v6.prefix_len())
+        }
+    };
+    format!(
+        "{add}\
+         link set dev {device} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+         address replace {}/{} dev {device}\n\
+         {v6}\
+         link set dev {device} up\n",
+        spec.gateway_v4(),
+        spec.v4.prefix_len(),
+    )
+}
+
+fn add_line(spec: &NetworkSpec) -> String {
+    format!("link add name {} address {} type bridge\n", spec.bridge(), spec.attach(1).mac)
+}
+
+/// What a new device of this host gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ipv6 {
+    /// The kernel was started without it; environments then have IPv4 alone.
+    Absent,
+    Off,
+    On,
+}
+
+fn ipv6() -> Ipv6 {
+    match fs::read_to_string(ipv6_folder("default").join("disable_ipv6")) {
+        Ok(text) if text.trim() == "0" => Ipv6::On,
+        Ok(_) => Ipv6::Off,
+        Err(_) => Ipv6::Absent,
+    }
+}
+
+fn ipv6_folder(device: &str) -> PathBuf {
+    Path::new("/proc/sys/net/ipv6/conf").join(device)
+}
+
+/// The host takes no addresses and routes from its machines.
+fn settle(device: &str) -> Result<()> {
+    let folder = ipv6_folder(device);
+    set(&folder.join("accept_ra"), "0")?;
+    set(&folder.join("accept_redirects"), "0")
+}
+
+/// NAT needs forwarding. IPv6 is left alone: a host that forwards it stops listening to its router's advertisements.
+fn forward() -> Result<()> {
+    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
+    if read(path)?.is_some_and(|text| text.trim() == "0") { set(path, "1") } else { Ok(()) }
+}
+
+fn ip(lines: String, args: &[&str], what: &str) -> Result<()> {
+    let command = Command::new("ip").args(args.iter().copied()).stdin(lines);
+    command.run().map(drop).map_err(|source| Error::Kernel { what: what.to_owned(), source })
+}
+
+/// One entry of `ip -json route`; there are many more fields.
+#[derive(Deserialize)]
+struct RouteEntry {
+    dst: String,
+    dev: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+/// Routes somebody set or a device brought; the kernel's own bookkeeping (local, broadcast, multicast) follows from them.
+fn parse_routes(json: &[u8]) -> Result<Vec<Route>> {
+    // Where there are no routes at all, older versions print nothing.
+    if json.trim_ascii().is_empty() {
+        return Ok(Vec::new());
+    }
+    let entries: Vec<RouteEntry> = serde_json::from_slice(json)
+        .map_err(|source| Error::Io { what: "could not read the routes that `ip` printed".into(), source: source.into() })?;
+    Ok(entries.into_iter().filter_map(route).collect())
+}
+
+fn route(entry: RouteEntry) -> Option<Route> {
+    let kind = entry.kind.unwrap_or_else(|| "unicast".into());
+    if !["unicast", "blackhole", "unreachable", "prohibit"].contains(&kind.as_str()) {
+        return None;
+    }
+    // `default` is no network and drops out here.
+    let net: IpNet = entry.dst.parse().or_else(|_| entry.dst.parse::<IpAddr>().map(IpNet::from)).ok()?;
+    // A route over several devices has no device of its own.
+    let device = entry.dev.unwrap_or(kind);
+    (net.prefix_len() > 0 && device != "lo").then_some(Route { net, device })
+}
+
+fn class(device: &str) -> PathBuf {
+    Path::new("/sys/class/net").join(device)
+}
+
+fn exists(device: &str) -> bool {
+    class(device).exists()
+}
+
+fn devices() -> Result<Vec<String>> {
+    let what = || "could not list the network devices".to_owned();
+    let mut names = Vec::new();
+    for entry in fs::read_dir("/sys/class/net").map_err(|source| Error::Io { what: what(), source })? {
+        let entry = entry.map_err(|source| Error::Io { what: what(), source })?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn any_bridge() -> Result<bool> {
+    Ok(devices()?.iter().any(|device| tag_of(device).is_some()))
+}
+
+/// The tag in a bridge's name; `None` for cables and for other people's devices.
+fn tag_of(device: &str) -> Option<Tag> {
+    let text = device.strip_prefix("adt")?;
+    let whole = text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'v'));
+    let deserializer: StrDeserializer<PlainError> = text.into_deserializer();
+    whole.then(|| Tag::deserialize(deserializer).ok())?
+}
+
+/// The owner's note; `None` when there is no such device (any more).
+fn alias(device: &str) -> Result<Option<String>> {
+    Ok(read(&class(device).join("ifalias"))?.map(|note| note.trim_end_matches('\n').to_owned()))
+}
+
+fn is_up(device: &str) -> Result<bool> {
+    let flags = read(&class(device).join("flags"))?.unwrap_or_default();
+    let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+    Ok(flags & 1 == 1)
+}
+
+fn read(path: &Path) -> Result<Option<String>> {
+    const ENODEV: i32 = 19;
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        // The kernel answers ENODEV to a reader who opened the file of a device that is going.
+        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV) => Ok(None),
+        Err(source) => Err(Error::Io { what: format!("could not read `{}`", path.display()), source }),
+    }
+}
+
+fn set(path: &Path, value: &str) -> Result<()> {
+    fs::write(path, value).map_err(|source| Error::Io { what: format!("could not write `{}`", path.display()), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bridges_have_a_tag() {
+        assert_eq!(tag_of("adt0123abcv").map(|tag| tag.to_string()).as_deref(), Some("0123abcv"));
+        for other in ["adt", "adt0", "adt0123abcv-2", "adt0123abcz", "eth0", "adt0123ABCV"] {
+            assert_eq!(tag_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn routes_are_those_that_lead_somewhere() {
+        let json = r#"[
+            {"dst":"default","gateway":"192.0.2.1","dev":"eth0"},
+            {"dst":"0.0.0.0/0","dev":"eth0"},
+            {"dst":"10.8.0.0/16","dev":"tun0","flags":[]},
+            {"dst":"10.4.0.1","dev":"tun0"},
+            {"type":"unreachable","dst":"10.9.0.0/16","flags":[]},
+            {"type":"local","dst":"127.0.0.0/8","dev":"lo","table":"local"},
+            {"type":"broadcast","dst":"10.8.255.255","dev":"tun0","table":"local"},
+            {"dst":"fd00::/64","dev":"tun0"},
+            {"type":"multicast","dst":"ff00::/8","dev":"tun0","table":"local"}
+        ]"#;
+        let found = parse_routes(json.as_bytes()).unwrap();
+        let text: Vec<_> = found.iter().map(|route| format!("{} {}", route.net, route.device)).collect();
+        assert_eq!(text, ["10.8.0.0/16 tun0", "10.4.0.1/32 tun0", "10.9.0.0/16 unreachable", "fd00::/64 tun0"]);
+        assert!(parse_routes(b"\n").unwrap().is_empty());
+    }
+}

@@ -1,11 +1,17 @@
 //! Addresses, bridges, firewall: the network of an environment.
 //!
-//! Everything in the kernel carries the environment's tag ([`crate::model::Tag`]): the bridge `adt<tag>`, the cables
-//! `adt<tag>-<number>`, the nft table `adt_<tag>`. Nothing is remembered; [`Network::seen`] asks the kernel.
+//! An environment's devices carry its tag ([`crate::model::Tag`]): the bridge `adt<tag>`, the cables `adt<tag>-<number>`.
+//! One nft table `adt_<rules>` isolates all of them; it comes with the first network and leaves with the last. Nothing is
+//! remembered; [`Network::seen`] asks the kernel.
 
 pub mod address;
 pub mod fake;
+mod firewall;
 pub mod linux;
+mod trouble;
+
+pub use linux::Linux;
+pub use trouble::forward_trouble;
 
 use crate::model::{NetworkSpec, Tag};
 
@@ -34,7 +40,9 @@ pub enum Error {
 /// What is in the kernel for a tag.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
+    /// The bridge is there, maybe half made.
     pub bridge: bool,
+    /// The bridge is finished and up, and the rules are in force for it.
     pub firewall: bool,
 }
 
@@ -58,7 +66,7 @@ pub trait Network: Send + Sync {
     /// Bridge up with its addresses, isolation and NAT in force.
     fn connect(&self, spec: &NetworkSpec) -> Result<()>;
 
-    /// Removes bridge, cables and table.
+    /// Removes bridge and cables, and with the last network the firewall.
     fn disconnect(&self, tag: &Tag) -> Result<()>;
 
     /// Live routes of this host that are not adt's own bridges, to refuse an overlap.
