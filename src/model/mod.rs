@@ -20,8 +20,8 @@ pub use names::{
     BadName, BoxName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName, SiteName,
 };
 pub use network::{Attachment, NetworkSpec};
-pub use recipe::Recipe;
+pub use recipe::{BuildStep, Parent, Recipe};
 pub use request::Request;
 pub use response::Response;
 pub use step::{Action, Plan, Step, Wave};
-pub use topology::{BoxRef, Check, Code, DataSet, Health, Machine, Platform, Site, Target, TargetMachine};
+pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};

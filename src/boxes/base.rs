@@ -1,0 +1,148 @@
+//! The layer that stands on nothing: a suite through mmdebstrap, a packed root filesystem, or an OCI image.
+
+use std::path::{Path, PathBuf};
+
+use super::archive::{self, Mode};
+use super::layer::{Draft, remove_tree};
+use super::task::Teller;
+use super::{Error, Result, apt, cache, digest, oci, shift};
+use crate::exec::Command;
+use crate::model::{Parent, Recipe};
+
+/// What makes a suite a machine with an init, and lets it use https.
+const PACKAGES: [&str; 3] = ["systemd-sysv", "dbus", "ca-certificates"];
+
+/// Links cost no time and no space, the cache is on the same filesystem. The path comes in the environment, so that no
+/// character of it means anything to the shell.
+const USE_CACHE: &str = r#"mkdir -p "$1/var/cache/apt/archives" && find "$ADT_CACHE" -maxdepth 1 -name '*.deb' -exec ln -t "$1/var/cache/apt/archives" {} +"#;
+
+/// Makes the draft's rootfs of a recipe that starts from no box.
+pub fn make(teller: &Teller<'_>, recipe: &Recipe, draft: &Draft<'_>) -> Result<()> {
+    let rootfs = draft.rootfs();
+    match &recipe.parent {
+        Parent::Suite(suite) => teller.phase(&format!("unpack {suite}"), || from_suite(teller, recipe, suite, draft))?,
+        Parent::Rootfs(path) => teller.phase("unpack the root filesystem", || {
+            create(&rootfs)?;
+            archive::unpack(&digest::inside(recipe, path)?, &rootfs, Mode::Rootfs)?;
+            has_init(recipe, path, &rootfs)
+        })?,
+        Parent::Oci(path) => teller.phase("unpack the image", || {
+            create(&rootfs)?;
+            oci::unpack(&digest::inside(recipe, path)?, &draft.scratch()?, &rootfs)?;
+            has_init(recipe, path, &rootfs)
+        })?,
+        Parent::Box(name) => unreachable!("box `{}` stands on `{}`, it is no base", recipe.name, name.name),
+    }
+    teller.phase("give the files to the machines' ids", || shift::tree(&rootfs))
+}
+
+fn create(path: &Path) -> Result<()> {
+    std::fs::create_dir(path).map_err(Error::io("could not create", path))
+}
+
+/// Most images are of one program; a machine needs an init.
+fn has_init(recipe: &Recipe, path: &Path, rootfs: &Path) -> Result<()> {
+    if archive::follow(rootfs, "/sbin/init").is_some() {
+        return Ok(());
+    }
+    let reason = "is missing: a machine needs an init such as systemd".to_owned();
+    Err(Error::BadArchive { archive: recipe.folder.join(path), entry: "/sbin/init".to_owned(), reason })
+}
+
+fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'_>) -> Result<()> {
+    if suite.is_empty() || !suite.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) || suite.starts_with('-') {
+        return Err(Error::BadSuite { suite: suite.to_owned() });
+    }
+    let archives = cache::folder(teller.context.store, "archives");
+    cache::mounts(teller.context.store)?;
+    let lists = Path::new("/var/lib/apt/lists");
+    let sources = apt::inherited(&apt::host_sources(Path::new("/etc/apt")), suite, &|source| apt::origin(lists, source));
+    let settings = apt::host_settings();
+    let file = match sources.as_slice() {
+        [] => None,
+        sources => {
+            let file = draft.scratch()?.join("host.sources");
+            std::fs::write(&file, apt::to_deb822(sources)).map_err(Error::io("could not write", &file))?;
+            Some(file)
+        }
+    };
+    let rootfs = draft.rootfs();
+    let packages = PACKAGES.iter().map(|name| (*name).to_owned()).chain(recipe.packages.iter().cloned()).collect::<Vec<_>>();
+    let command = command(suite, &packages, &settings, &rootfs, file.as_deref()).env("ADT_CACHE", &archives);
+    command.run_lines(&mut |stream, line| teller.line(stream, line))?;
+    cache::take(&rootfs.join("var/cache/apt/archives"), &archives)?;
+    cache::take(&rootfs.join("var/lib/apt/lists"), &cache::folder(teller.context.store, "lists"))?;
+    finish(&rootfs, &sources, &settings)
+}
+
+/// Its own mounts and process ids, tied to ours: when adt is killed, everything that it started is gone with its mounts, and
+/// nothing writes into a folder that the next run removes.
+fn command(suite: &str, packages: &[String], settings: &apt::Settings, rootfs: &Path, sources: Option<&Path>) -> Command {
+    let mut command = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"])
+        .args(["--mode=root", "--format=directory", "--variant=minbase", "--skip=download/empty,essential/unlink,cleanup/apt"])
+        .arg("--aptopt=Acquire::Languages \"none\"")
+        .arg(format!("--include={}", packages.join(",")))
+        .arg(format!("--setup-hook={USE_CACHE}"));
+    for line in settings.transport.iter().chain(&settings.archive) {
+        command = command.arg(format!("--aptopt={}", line.trim_end_matches(';')));
+    }
+    let command = command.arg(suite).arg(rootfs);
+    match sources {
+        Some(file) => command.arg(file),
+        None => command,
+    }
+}
+
+/// Takes out what belongs to the making or to one machine. mmdebstrap made the tree from signed packages, so its links are
+/// Debian's own.
+fn finish(rootfs: &Path, sources: &[apt::Source], settings: &apt::Settings) -> Result<()> {
+    for path in ["var/cache/apt", "var/lib/apt/lists", "var/log/apt"] {
+        let path = rootfs.join(path);
+        remove_tree(&path)?;
+        std::fs::create_dir_all(&path).map_err(Error::io("could not create", &path))?;
+    }
+    for path in [
+        "etc/apt/apt.conf.d/99mmdebstrap",
+        "etc/hostname",
+        "etc/resolv.conf",
+        "var/log/dpkg.log",
+        "var/log/bootstrap.log",
+        "var/log/alternatives.log",
+        "var/lib/systemd/random-seed",
+    ] {
+        remove_tree(&rootfs.join(path))?;
+    }
+    write(&rootfs.join("etc/machine-id"), "")?;
+    if !settings.archive.is_empty() {
+        write(&rootfs.join("etc/apt/apt.conf.d/90host"), &format!("{}\n", settings.archive.join("\n")))?;
+    }
+    for key in sources.iter().filter_map(|source| source.signed_by.as_deref()).flat_map(str::split_whitespace) {
+        let target: PathBuf = rootfs.join(key.trim_start_matches('/'));
+        if key.starts_with('/') && !target.exists() {
+            let folder = target.parent().expect("the key's path was joined to the root");
+            std::fs::create_dir_all(folder).map_err(Error::io("could not create", folder))?;
+            std::fs::copy(key, &target).map_err(Error::io("could not copy", key))?;
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(Error::io("could not write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_carries_the_hosts_settings_and_ends_with_us() {
+        let settings = apt::Settings { transport: vec!["Acquire::http::Proxy \"http://p:1\";".into()], archive: Vec::new() };
+        let command = command("bookworm", &["nginx".into()], &settings, Path::new("/x y"), Some(Path::new("/s")));
+        let text = command.to_string();
+        assert!(text.starts_with("setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc mmdebstrap "));
+        assert!(text.contains("--include=nginx ") && text.contains("'--aptopt=Acquire::http::Proxy \"http://p:1\"'"), "{text}");
+        assert!(text.ends_with(" bookworm '/x y' /s"), "{text}");
+    }
+}

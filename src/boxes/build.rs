@@ -1,0 +1,287 @@
+//! One box over its parent, inside a machine: boot, install, the recipe's steps, units, clean, halt, commit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::layer::Draft;
+use super::task::Teller;
+use super::workshop::{Bench, BenchSpec};
+use super::{Error, Layers, Resolved, Result, apt, cache, digest, phases};
+use crate::model::{BuildStep, Exec, Failure, Recipe, Stream};
+
+/// How many lines of a failed step are kept for the message.
+const TAIL: usize = 20;
+/// Where Debian keeps the certificates that its programs trust, and those that the host's owner added.
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+const LOCAL: &str = "/usr/local/share/ca-certificates";
+
+/// Builds into the draft's rootfs. The machine is gone afterwards, whatever happens.
+pub fn make(teller: &Teller<'_>, resolved: &Resolved, layers: &Layers, draft: &Draft<'_>) -> Result<()> {
+    let parent = resolved.parent.as_ref().expect("a box without a parent is a base");
+    let store = teller.context.store;
+    let spec = BenchSpec { digest: resolved.digest.clone(), layers: layers.chain(parent)?, mounts: cache::mounts(store)? };
+    let desk = Desk::lay(teller, &resolved.recipe, draft)?;
+    let fail = |step: &str, source| bench_error(&resolved.recipe, step, source);
+    let bench = teller.phase("boot", || {
+        let bench = teller.context.workshop.open(&spec).map_err(|source| fail("boot", source))?;
+        match booted(teller, bench.as_ref(), &resolved.recipe) {
+            Ok(()) => Ok(bench),
+            Err(error) => Err(discard(teller, bench, error)),
+        }
+    })?;
+    let job = Job { teller, recipe: &resolved.recipe, bench: bench.as_ref(), desk: &desk };
+    if let Err(error) = job.all() {
+        return Err(discard(teller, bench, error));
+    }
+    teller.phase("keep the layer", || bench.commit(&draft.rootfs()).map_err(|source| fail("keep the layer", source)))
+}
+
+fn bench_error(recipe: &Recipe, step: &str, source: Failure) -> Error {
+    Error::Bench { name: recipe.name.clone(), step: step.to_owned(), source: Box::new(source) }
+}
+
+/// The machine goes; the first error is the one that matters.
+fn discard(teller: &Teller<'_>, bench: Box<dyn Bench + '_>, error: Error) -> Error {
+    if let Err(left) = bench.discard() {
+        teller.warn(format!("the machine that built `{}` is left until the next build: {left}", teller.name));
+    }
+    error
+}
+
+/// Waits until init has finished starting. A machine with a failed unit can be built in; its box's health decides later.
+fn booted(teller: &Teller<'_>, bench: &dyn Bench, recipe: &Recipe) -> Result<()> {
+    let start = Instant::now();
+    let deadline = teller.context.boot_deadline;
+    loop {
+        teller.context.check_cancelled(recipe.name.as_str())?;
+        let mut state = String::new();
+        let exec = Exec { env: phases::environment("", &BTreeMap::new(), &BTreeMap::new()), ..phases::state() };
+        let code = bench.run(&exec, None, &mut |_, line| state = line.trim().to_owned());
+        let code = code.map_err(|source| bench_error(recipe, "boot", source))?;
+        match state.as_str() {
+            "running" | "degraded" => return Ok(()),
+            _ if code == 127 || start.elapsed() >= deadline => {
+                return Err(Error::BootDeadline { name: recipe.name.clone(), seconds: deadline.as_secs(), state });
+            }
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// The files that a build brings along, laid out on the host.
+struct Desk {
+    folder: PathBuf,
+    env: Vec<(String, String)>,
+    /// Per step: what is copied in, and which file of it is run.
+    steps: Vec<(PathBuf, Option<String>)>,
+}
+
+impl Desk {
+    fn lay(teller: &Teller<'_>, recipe: &Recipe, draft: &Draft<'_>) -> Result<Self> {
+        let scratch = draft.scratch()?;
+        let folder = scratch.join("desk");
+        create(&folder)?;
+        let settings = apt::host_settings();
+        write(&folder.join("apt.conf"), phases::apt_conf(&settings).as_bytes())?;
+        write(&folder.join("vars.json"), &serde_json::to_vec(&recipe.vars).expect("variables are plain text"))?;
+        certificates(&folder, Path::new(BUNDLE), Path::new(LOCAL))?;
+        let mut steps = Vec::new();
+        for (index, step) in recipe.steps.iter().enumerate() {
+            let target = scratch.join(format!("step-{index}"));
+            let source = digest::source(recipe, step)?;
+            match step {
+                BuildStep::Files(_) => stage(teller, recipe, &source, &target)?,
+                BuildStep::Script(_) => copy_file(&source, &target, 0o755)?,
+                BuildStep::Ansible(_) | BuildStep::Salt(_) => stage_plain(&source, &target)?,
+            }
+            steps.push((target, entry(recipe, step, &source)));
+        }
+        Ok(Self { folder, env: phases::environment(recipe.name.as_str(), &recipe.vars, &proxies()), steps })
+    }
+}
+
+/// The file of a playbook or state that is run; none where the recipe names the whole folder.
+fn entry(recipe: &Recipe, step: &BuildStep, source: &Path) -> Option<String> {
+    let path = recipe.folder.join(step.path());
+    let alone = path.is_file() && source.is_dir();
+    path.file_name().filter(|_| alone).map(|name| name.to_string_lossy().into_owned())
+}
+
+/// The host's proxies, for programs other than apt. One on the host's own loopback can't be reached from a machine.
+fn proxies() -> BTreeMap<String, String> {
+    let names = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+    let values = names.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    values
+        .filter(|(name, value)| {
+            name.to_lowercase() == "no_proxy" || !["localhost", "127.0.0.1", "[::1]"].iter().any(|own| value.contains(own))
+        })
+        .collect()
+}
+
+/// One bundle for programs that take a file, and the local authorities for the machine's own store.
+fn certificates(folder: &Path, bundle: &Path, local: &Path) -> Result<()> {
+    let mut all = std::fs::read(bundle).unwrap_or_default();
+    let entries = std::fs::read_dir(local).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "crt")).collect();
+    files.sort();
+    for (index, path) in files.iter().enumerate() {
+        let text = std::fs::read(path).map_err(Error::io("could not read", path))?;
+        all.push(b'\n');
+        all.extend_from_slice(&text);
+        if index == 0 {
+            create(&folder.join("ca"))?;
+        }
+        write(&folder.join(format!("ca/adt-build-{index}.crt")), &text)?;
+    }
+    write(&folder.join("ca-bundle.crt"), &all)
+}
+
+/// A tree for `/`: `.j2` files rendered without their ending, modes as [`digest`] sees them.
+fn stage(teller: &Teller<'_>, recipe: &Recipe, source: &Path, target: &Path) -> Result<()> {
+    copy_tree(source, target, &|from, to, mode| {
+        if from.extension().is_none_or(|end| end != "j2") {
+            return copy_file(from, to, mode);
+        }
+        let text = std::fs::read_to_string(from).map_err(Error::io("could not read", from))?;
+        let render = teller.context.render;
+        let text = render(&text, from, &recipe.vars).map_err(|source| bench_error(recipe, "files", source))?;
+        let to = to.with_extension("");
+        write(&to, text.as_bytes())?;
+        set_mode(&to, mode)
+    })
+}
+
+fn stage_plain(source: &Path, target: &Path) -> Result<()> {
+    copy_tree(source, target, &copy_file)
+}
+
+type CopyFile<'a> = &'a dyn Fn(&Path, &Path, u32) -> Result<()>;
+
+fn copy_tree(source: &Path, target: &Path, copy: CopyFile<'_>) -> Result<()> {
+    for entry in digest::material(source)?.entries {
+        let (from, to) = (source.join(&entry.path), target.join(&entry.path));
+        match entry.content {
+            digest::Content::Folder => create(&to).and_then(|()| set_mode(&to, entry.mode))?,
+            digest::Content::Link(link) => std::os::unix::fs::symlink(link, &to).map_err(Error::io("could not create", &to))?,
+            digest::Content::File(_) => copy(&from, &to, entry.mode)?,
+        }
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    std::fs::copy(from, to).map_err(Error::io("could not copy", from))?;
+    set_mode(to, mode)
+}
+
+fn create(path: &Path) -> Result<()> {
+    std::fs::create_dir(path).map_err(Error::io("could not create", path))?;
+    set_mode(path, 0o755)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(Error::io("could not change", path))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(Error::io("could not write", path))
+}
+
+/// A machine that has booted, and what is to be done in it.
+struct Job<'a> {
+    teller: &'a Teller<'a>,
+    recipe: &'a Recipe,
+    bench: &'a dyn Bench,
+    desk: &'a Desk,
+}
+
+impl Job<'_> {
+    fn all(&self) -> Result<()> {
+        self.teller.phase("prepare", || {
+            self.copy("prepare", &self.desk.folder, phases::DESK)?;
+            self.run("prepare", phases::prepare())
+        })?;
+        self.packages()?;
+        for (index, step) in self.recipe.steps.iter().enumerate() {
+            self.step(index, step)?;
+        }
+        self.units()?;
+        self.teller.phase("clean", || self.run("clean", phases::clean()))?;
+        self.teller.phase("halt", || self.bench.halt().map_err(|source| bench_error(self.recipe, "halt", source)))?;
+        self.harvest();
+        self.teller.context.check_cancelled(self.recipe.name.as_str())
+    }
+
+    fn packages(&self) -> Result<()> {
+        if self.recipe.packages.is_empty() {
+            return Ok(());
+        }
+        self.teller.phase("read package lists", || self.run("read package lists", phases::update()))?;
+        let text = format!("install {} packages", self.recipe.packages.len());
+        self.teller.phase(&text, || self.run("install packages", phases::install(&self.recipe.packages)))
+    }
+
+    fn step(&self, index: usize, step: &BuildStep) -> Result<()> {
+        let name = format!("{} {}", step.word(), step.path().display());
+        if let Some(tool) = phases::Tool::of(step) {
+            let name = format!("install {}", tool.word());
+            self.teller.phase(&name, || self.run(&name, tool.install()))?;
+        }
+        self.teller.phase(&name, || {
+            let (source, file) = &self.desk.steps[index];
+            self.copy(&name, source, &phases::material(index))?;
+            self.run(&name, phases::step(step, index, file.as_deref()))
+        })?;
+        if let Some(tool) = phases::Tool::of(step) {
+            let name = format!("remove {}", tool.word());
+            self.teller.phase(&name, || self.run(&name, tool.remove()))?;
+        }
+        Ok(())
+    }
+
+    fn units(&self) -> Result<()> {
+        for (verb, units) in [("enable", &self.recipe.services), ("mask", &self.recipe.mask)] {
+            if let Some(exec) = phases::units(verb, units) {
+                let name = format!("{verb} units");
+                self.teller.phase(&name, || self.run(&name, exec))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&self, step: &str, source: &Path, target: &str) -> Result<()> {
+        self.bench.copy_in(source, target).map_err(|source| bench_error(self.recipe, step, source))
+    }
+
+    fn run(&self, step: &str, mut exec: Exec) -> Result<()> {
+        exec.env.splice(0..0, self.desk.env.iter().cloned());
+        let mut tail = VecDeque::with_capacity(TAIL);
+        let mut each = |stream: Stream, line: &str| {
+            self.teller.line(stream, line);
+            if !line.trim().is_empty() {
+                if tail.len() == TAIL {
+                    tail.pop_front();
+                }
+                tail.push_back(line.to_owned());
+            }
+        };
+        let code = self.bench.run(&exec, None, &mut each).map_err(|source| bench_error(self.recipe, step, source))?;
+        if code == 0 {
+            return Ok(());
+        }
+        Err(Error::Step { name: self.recipe.name.clone(), step: step.to_owned(), code, tail: tail.into() })
+    }
+
+    /// Only packages: apt checks a package against its signed list each time, but a list only when it comes in, so one that a
+    /// stranger's recipe wrote must not reach other builds. A cache is never a reason to fail.
+    fn harvest(&self) {
+        let (part, target) = cache::PARTS[0];
+        let taken = self.bench.harvest(target).map_err(|source| bench_error(self.recipe, "keep downloads", source));
+        let taken = taken.and_then(|upper| cache::take(&upper, &cache::folder(self.teller.context.store, part)));
+        if let Err(error) = taken {
+            self.teller.warn(format!("downloads of `{}` are not kept for the next build: {error}", self.recipe.name));
+        }
+    }
+}

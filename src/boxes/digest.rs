@@ -1,0 +1,283 @@
+//! What a layer's name is made of: everything that decides its content, and nothing else. Not the time, not the folder.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Error, Result};
+use crate::model::{BuildStep, Digest, Parent, Recipe};
+
+/// Raised when the builder makes other layers of the same recipe.
+const FORMAT: u32 = 1;
+
+/// What a file is, as far as a layer can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Below the folder that the step names.
+    pub path: PathBuf,
+    pub mode: u32,
+    pub content: Content,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    File(Digest),
+    Folder,
+    Link(PathBuf),
+}
+
+/// The files that one step (or the base archive) takes, read from disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Material {
+    pub entries: Vec<Entry>,
+}
+
+/// The digest of a recipe over its parent. Pure: `materials` are the base's archive, if any, and then the steps' files.
+pub fn of(recipe: &Recipe, architecture: &str, parent: Option<&Digest>, materials: &[Material]) -> Digest {
+    let mut hash = Fields(Sha256::new());
+    hash.field("format", FORMAT.to_string());
+    hash.field("name", recipe.name.as_str());
+    match (&recipe.parent, parent) {
+        (Parent::Suite(suite), _) => hash.field("suite", suite),
+        (Parent::Rootfs(_), _) => hash.field("rootfs", ""),
+        (Parent::Oci(_), _) => hash.field("oci", ""),
+        (Parent::Box(_), Some(parent)) => hash.field("parent", parent.as_str()),
+        (Parent::Box(above), None) => unreachable!("box `{}` was resolved without its parent `{}`", recipe.name, above.name),
+    }
+    hash.field("architecture", architecture);
+    hash.list("packages", &sorted(&recipe.packages));
+    hash.list("services", &sorted(&recipe.services));
+    hash.list("mask", &sorted(&recipe.mask));
+    hash.list("exposes", &recipe.exposes.iter().map(u16::to_string).collect::<Vec<_>>());
+    hash.field("health", serde_json::to_string(&recipe.health).expect("a health check is plain data"));
+    hash.field("vars", serde_json::to_string(&recipe.vars).expect("variables came from a file and are plain data"));
+    hash.list("steps", &recipe.steps.iter().map(step_text).collect::<Vec<_>>());
+    for material in materials {
+        hash.field("material", material.entries.len().to_string());
+        for entry in &material.entries {
+            hash.field("path", entry.path.as_os_str().as_encoded_bytes());
+            hash.field("mode", format!("{:o}", entry.mode));
+            match &entry.content {
+                Content::File(digest) => hash.field("file", digest.as_str()),
+                Content::Folder => hash.field("folder", ""),
+                Content::Link(target) => hash.field("link", target.as_os_str().as_encoded_bytes()),
+            }
+        }
+    }
+    Digest::from_bytes(&hash.0.finalize())
+}
+
+/// apt and systemd do not care for the order of names.
+fn sorted(words: &[String]) -> Vec<String> {
+    let mut words = words.to_vec();
+    words.sort();
+    words.dedup();
+    words
+}
+
+fn step_text(step: &BuildStep) -> String {
+    // Names of scripts and trees don't reach the layer; a playbook's does, it decides what is run.
+    match step {
+        BuildStep::Files(_) | BuildStep::Script(_) => step.word().to_owned(),
+        BuildStep::Ansible(_) | BuildStep::Salt(_) => format!("{} {}", step.word(), step.path().display()),
+    }
+}
+
+/// Each field carries its length, so that no two different lists of fields are the same bytes.
+struct Fields(Sha256);
+
+impl Fields {
+    fn field(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        for bytes in [name.as_bytes(), value.as_ref()] {
+            self.0.update((bytes.len() as u64).to_be_bytes());
+            self.0.update(bytes);
+        }
+    }
+
+    fn list(&mut self, name: &str, values: &[String]) {
+        self.field(name, values.len().to_string());
+        for value in values {
+            self.field(name, value);
+        }
+    }
+}
+
+/// Reads what a recipe takes from its folder.
+pub fn materials(recipe: &Recipe) -> Result<Vec<Material>> {
+    let base = match &recipe.parent {
+        Parent::Rootfs(path) | Parent::Oci(path) => Some(inside(recipe, path)?),
+        Parent::Suite(_) | Parent::Box(_) => None,
+    };
+    let steps = recipe.steps.iter().map(|step| source(recipe, step));
+    base.into_iter().map(Ok).chain(steps).map(|path| material(&path?)).collect()
+}
+
+/// The file or folder that a step takes as a whole.
+pub fn source(recipe: &Recipe, step: &BuildStep) -> Result<PathBuf> {
+    match step {
+        BuildStep::Files(path) | BuildStep::Script(path) => inside(recipe, path),
+        // A playbook and a state file use their neighbours: roles, templates, other states.
+        BuildStep::Ansible(path) | BuildStep::Salt(path) => {
+            let path = inside(recipe, path)?;
+            Ok(if path.is_dir() { path } else { path.parent().map_or_else(|| recipe.folder.clone(), Path::to_owned) })
+        }
+    }
+}
+
+/// The step's path, which may not lead out of the recipe's folder, not even by a link: what a stranger's recipe names
+/// becomes part of a machine.
+pub(super) fn inside(recipe: &Recipe, path: &Path) -> Result<PathBuf> {
+    let folder = recipe.folder.canonicalize().map_err(Error::io("could not read", &recipe.folder))?;
+    let whole = recipe.folder.join(path);
+    let real = whole.canonicalize().map_err(Error::io("could not read", &whole))?;
+    // A platform's provision scripts and archives are named by absolute paths once they are settled.
+    if real.starts_with(&folder) { Ok(real) } else { Err(Error::Outside { name: recipe.name.clone(), path: path.to_owned() }) }
+}
+
+pub fn material(root: &Path) -> Result<Material> {
+    let mut entries = Vec::new();
+    for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
+        let entry = entry.map_err(|error| {
+            let path = error.path().unwrap_or(root).to_owned();
+            Error::Io { what: "could not read", path, source: error.into() }
+        })?;
+        let path = entry.path().strip_prefix(root).expect("walkdir stays below its root").to_owned();
+        let meta = entry.metadata().map_err(|error| Error::Io {
+            what: "could not read",
+            path: entry.path().to_owned(),
+            source: error.into(),
+        })?;
+        let kind = meta.file_type();
+        let content = if kind.is_dir() {
+            Content::Folder
+        } else if kind.is_symlink() {
+            Content::Link(std::fs::read_link(entry.path()).map_err(Error::io("could not read", entry.path()))?)
+        } else if kind.is_file() {
+            Content::File(file(entry.path())?)
+        } else {
+            // A socket or pipe can't be copied into a machine either.
+            continue;
+        };
+        entries.push(Entry { path, mode: mode(&meta), content });
+    }
+    Ok(Material { entries })
+}
+
+/// Only what git keeps too: two clones under different umasks are one box.
+fn mode(meta: &std::fs::Metadata) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    if meta.is_symlink() {
+        0o777
+    } else if meta.is_dir() || meta.permissions().mode() & 0o100 != 0 {
+        0o755
+    } else {
+        0o644
+    }
+}
+
+pub fn file(path: &Path) -> Result<Digest> {
+    let mut reader = std::fs::File::open(path).map_err(Error::io("could not read", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match std::io::Read::read(&mut reader, &mut buffer) {
+            Ok(0) => return Ok(Digest::from_bytes(&hash.finalize())),
+            Ok(count) => hash.update(&buffer[..count]),
+            Err(error) => return Err(Error::io("could not read", path)(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boxes::catalogue::tests::recipe;
+    use crate::model::BoxRef;
+    use proptest::prelude::*;
+
+    fn digest(recipe: &Recipe) -> Digest {
+        of(recipe, "amd64", None, &materials(recipe).unwrap())
+    }
+
+    #[test]
+    fn the_folder_and_times_do_not_matter_but_content_and_mode_do() {
+        let one = tempfile::tempdir().unwrap();
+        let two = tempfile::tempdir().unwrap();
+        let make = |folder: &Path, text: &str| {
+            std::fs::write(folder.join("setup"), text).unwrap();
+            let mut recipe = recipe("web", Parent::Suite("bookworm".into()));
+            recipe.steps = vec![BuildStep::Script("setup".into())];
+            recipe.folder = folder.to_owned();
+            recipe
+        };
+        let first = digest(&make(one.path(), "echo"));
+        let second = make(two.path(), "echo");
+        assert_eq!(first, digest(&second));
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(two.path().join("setup"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_ne!(first, digest(&second));
+        assert_ne!(first, digest(&make(one.path(), "echo 2")));
+    }
+
+    #[test]
+    fn paths_that_leave_the_folder_are_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("box");
+        std::fs::create_dir(&inner).unwrap();
+        std::fs::write(outer.path().join("secret"), "x").unwrap();
+        std::os::unix::fs::symlink("../secret", inner.join("link")).unwrap();
+        for path in ["../secret", "link"] {
+            let mut recipe = recipe("web", Parent::Suite("bookworm".into()));
+            recipe.folder = inner.clone();
+            recipe.steps = vec![BuildStep::Script(path.into())];
+            assert!(matches!(materials(&recipe), Err(Error::Outside { .. })), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_recipe_counts() {
+        let plain = recipe("web", Parent::Suite("bookworm".into()));
+        let parent = Digest::from_bytes(&[7; 32]);
+        let mut changed = vec![plain.clone(); 7];
+        changed[0].packages.push("nginx".into());
+        changed[1].services.push("nginx".into());
+        changed[2].mask.push("nginx".into());
+        changed[3].exposes.push(80);
+        changed[4].vars.insert("a".into(), "1".into());
+        changed[5].health = Some(crate::model::Health { checks: Vec::new(), deadline_seconds: 1 });
+        changed[6].parent = Parent::Suite("trixie".into());
+        let mut seen = std::collections::BTreeSet::from([digest(&plain)]);
+        for recipe in &changed {
+            assert!(seen.insert(digest(recipe)), "{recipe:?}");
+        }
+        assert!(seen.insert(of(&plain, "arm64", None, &[])));
+        assert!(seen.insert(of(&recipe("web", Parent::Box(BoxRef::new(plain.name.clone()))), "amd64", Some(&parent), &[])));
+        let mut summary = plain.clone();
+        summary.summary = "other words".into();
+        assert_eq!(digest(&summary), digest(&plain));
+    }
+
+    proptest! {
+        #[test]
+        fn order_and_repetition_of_packages_do_not_matter(mut words in proptest::collection::vec("[a-z]{1,6}", 0..6)) {
+            let mut one = recipe("web", Parent::Suite("bookworm".into()));
+            one.packages = words.clone();
+            words.reverse();
+            words.extend(words.first().cloned());
+            let mut two = one.clone();
+            two.packages = words;
+            prop_assert_eq!(digest(&one), digest(&two));
+        }
+
+        #[test]
+        fn fields_never_run_into_each_other(a in "[a-c ]{0,4}", b in "[a-c ]{0,4}", c in "[a-c ]{0,4}", d in "[a-c ]{0,4}") {
+            let with = |packages: [&String; 2]| {
+                let mut recipe = recipe("web", Parent::Suite("bookworm".into()));
+                recipe.services = vec![packages[0].clone()];
+                recipe.mask = vec![packages[1].clone()];
+                digest(&recipe)
+            };
+            prop_assert_eq!((&a, &b) == (&c, &d), with([&a, &b]) == with([&c, &d]));
+        }
+    }
+}
