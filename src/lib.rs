@@ -1,6 +1,32 @@
-//! adt
+//! adt gives every ticket a whole private copy of a team's production: several real machines, at guessable names.
+//!
+//! ```text
+//! L0 model       names, topology, specifications, states, steps, events          std + serde only
+//! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
+//!    template    minijinja, pure                                                  model
+//!    plan        (wanted, seen) → Plan; pure                                      model
+//! L2 exec        the only place that starts processes                             model
+//!    store       state folder: database, locks, history                           model
+//!    boxes       recipe → layer                                                   model exec store template
+//!    network     addresses, bridges, firewall                                     model exec
+//!    sources     git mirrors, checkouts                                           model exec store
+//!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
+//! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
+//! L4 cli         arguments, one file per command, what a person reads             everything; nothing imports it
+//! ```
+//!
+//! What always holds:
+//! - Wanted state is in the store, seen state is asked of the kernel, the plan is the difference. There is no repair mode.
+//! - Every kernel object carries the environment's tag, so a later run finds what a killed one left.
+//! - Nothing below `cli` prints, and nothing but `exec` starts a process.
+//! - `tests/layers.rs` reads the `use crate::` lines and fails on an edge that this table does not allow.
+
 pub mod boxes;
+pub mod config;
 pub mod exec;
 pub mod model;
 pub mod network;
+pub mod plan;
 pub mod providers;
+pub mod store;
+pub mod template;

@@ -1,2 +1,7 @@
 //! The `adt` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    adt::cli::main()
+}

@@ -76,6 +76,32 @@ impl fmt::Display for Place {
     }
 }
 
+/// One thing that is wrong in what a person wrote. A file's faults are told all at once, so that nobody fixes them one by one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// A clear sentence without a place in it, e.g. "unknown key `cuont`".
+    pub message: String,
+    /// `None` for words that come from no file: a flag, a variable.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub place: Option<Place>,
+    /// An imperative, e.g. "did you mean `count`?".
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        write!(f, "{}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: Kind,
@@ -86,6 +112,9 @@ pub struct Failure {
     /// From the outermost cause to the root.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub causes: Vec<String>,
+    /// What is wrong in the files that were read, each with its place and hint; stands in the place of `causes` for these.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub faults: Vec<Fault>,
     /// The last lines of what a program or a machine's console printed.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub tail: Vec<String>,
@@ -96,7 +125,15 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(kind: Kind, sentence: impl Into<String>) -> Self {
-        Self { kind, sentence: sentence.into(), place: None, causes: Vec::new(), tail: Vec::new(), hints: Vec::new() }
+        Self {
+            kind,
+            sentence: sentence.into(),
+            place: None,
+            causes: Vec::new(),
+            faults: Vec::new(),
+            tail: Vec::new(),
+            hints: Vec::new(),
+        }
     }
 
     /// Keeps an error and all its sources as causes.
@@ -124,6 +161,15 @@ impl Failure {
         self
     }
 
+    /// Keeps every fault; the first one's place is where an editor should jump.
+    pub fn faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.faults.extend(faults);
+        if self.place.is_none() {
+            self.place = self.faults.first().and_then(|fault| fault.place.clone());
+        }
+        self
+    }
+
     pub fn tail(mut self, lines: impl IntoIterator<Item = String>) -> Self {
         self.tail.extend(lines);
         self
@@ -135,6 +181,9 @@ impl fmt::Display for Failure {
         write!(f, "could not {}", self.sentence)?;
         for cause in &self.causes {
             write!(f, ": {cause}")?;
+        }
+        for fault in &self.faults {
+            write!(f, "\n{fault}")?;
         }
         Ok(())
     }

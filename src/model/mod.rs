@@ -14,7 +14,7 @@ pub mod step;
 pub mod topology;
 
 pub use event::{Event, Stream};
-pub use failure::{Failure, Kind, Place};
+pub use failure::{Failure, Fault, Kind, Place};
 pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
 pub use names::{
     BadName, BoxName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName, SiteName,
@@ -24,4 +24,4 @@ pub use recipe::{BuildStep, Parent, Recipe};
 pub use request::Request;
 pub use response::Response;
 pub use step::{Action, Plan, Step, Wave};
-pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};
+pub use topology::{BoxRef, Check, Code, DataSet, Health, Machine, Platform, Site, Target, TargetMachine};

@@ -1,2 +1,212 @@
-//! response
-pub enum Response {}
+//! What the engine answers. `--json` prints these types as they are.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::Failure;
+use super::machine::{Limits, MachineState};
+use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
+use super::step::Plan;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Response {
+    Done(Done),
+    Check(Checklist),
+    Platforms(Vec<PlatformSummary>),
+    Environments(Vec<EnvironmentSummary>),
+    Environment(Box<EnvironmentDetail>),
+    Boxes(Vec<BoxSummary>),
+    BoxDetail(Box<BoxDetail>),
+    Built(Vec<Built>),
+}
+
+/// The end of a verb.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// One line for the user, e.g. "`shop/1161` is up".
+    pub summary: String,
+    pub changed: bool,
+    /// With a dry run: what would be done.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub plan: Option<Plan>,
+    /// What to do next, as commands.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub next: Vec<String>,
+    /// What vanishes or vanished, for destructive verbs.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub removes: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checklist {
+    pub items: Vec<CheckItem>,
+}
+
+impl Checklist {
+    pub fn healthy(&self) -> bool {
+        !self.items.iter().any(|item| item.verdict == Verdict::Fault)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Ok,
+    /// Works, but something should be known.
+    Notice,
+    Fault,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckItem {
+    /// What was probed, e.g. `web1 www http://10.213.0.3:80/healthz`.
+    pub subject: String,
+    pub verdict: Verdict,
+    /// What was seen.
+    pub seen: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub remedy: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlatformSummary {
+    pub name: PlatformName,
+    pub summary: String,
+    pub folder: PathBuf,
+    pub source: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub branch: Option<String>,
+    pub environments: usize,
+    pub up: usize,
+    /// Why its definition can't be read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fault: Option<Failure>,
+}
+
+/// One word for a whole environment, derived from its machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnvironmentState {
+    Up,
+    /// Some machines run, some don't.
+    Partial,
+    Halted,
+    Frozen,
+    /// Wanted up, but nothing runs: the host was restarted.
+    Down,
+    /// A destroy was interrupted.
+    Leaving,
+    Broken,
+}
+
+impl EnvironmentState {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Partial => "partial",
+            Self::Halted => "halted",
+            Self::Frozen => "frozen",
+            Self::Down => "down",
+            Self::Leaving => "leaving",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnvironmentSummary {
+    pub platform: PlatformName,
+    pub name: EnvironmentName,
+    pub state: EnvironmentState,
+    pub machines: BTreeMap<MachineName, String>,
+    pub sites: Vec<SiteName>,
+    pub owner: String,
+    pub created: i64,
+    pub updated: i64,
+    /// Bytes beyond its layers; `None` when it could not be read.
+    pub disk: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnvironmentDetail {
+    pub id: EnvironmentId,
+    pub state: EnvironmentState,
+    pub owner: String,
+    pub created: i64,
+    pub updated: i64,
+    pub folder: PathBuf,
+    pub network: String,
+    pub machines: Vec<MachineDetail>,
+    pub sites: Vec<SiteDetail>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachineDetail {
+    pub name: MachineName,
+    pub role: RoleName,
+    pub state: MachineState,
+    pub boxed: BoxName,
+    pub fqdn: String,
+    pub addresses: Vec<IpAddr>,
+    pub limits: Limits,
+    pub disk: Option<u64>,
+    pub layers: Vec<Digest>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteDetail {
+    pub name: SiteName,
+    pub host: String,
+    /// Where each of its machines serves it.
+    pub addresses: Vec<String>,
+    pub aliases: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BoxSummary {
+    pub name: BoxName,
+    pub summary: String,
+    /// `shipped`, `host` or the platform's name.
+    pub origin: String,
+    pub from: String,
+    pub built: bool,
+    pub digest: Option<Digest>,
+    pub size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fault: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BoxDetail {
+    #[serde(flatten)]
+    pub summary: BoxSummary,
+    pub folder: PathBuf,
+    pub packages: Vec<String>,
+    pub services: Vec<String>,
+    pub exposes: Vec<u16>,
+    /// The layers it stands on, the base first, with their sizes.
+    pub chain: Vec<(BoxName, Digest, Option<u64>)>,
+    pub used_by: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Built {
+    pub name: String,
+    pub outcome: BuildOutcome,
+    pub digest: Option<Digest>,
+    pub milliseconds: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BuildOutcome {
+    Built,
+    Unchanged,
+    Failed,
+    /// Its parent failed.
+    Skipped,
+}

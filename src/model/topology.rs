@@ -1,14 +1,16 @@
 //! A platform as it was meant: machines, sites, and what each needs. The settled form of `platform.toml`.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::failure::Place;
 use super::machine::Limits;
 use super::names::{BoxName, Domain, MachineName, PlatformName, RoleName, SiteName};
 
-/// A platform after every check: names are unique, boxes and roles that it mentions exist, `after` and `needs` have no cycle.
+/// A platform after every check of its file: names are unique, roles and sites that it mentions exist, `after` and `needs` have no cycle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Platform {
     pub name: PlatformName,
@@ -18,6 +20,12 @@ pub struct Platform {
     /// Roles in the order in which the file names them.
     pub machines: Vec<Machine>,
     pub sites: Vec<Site>,
+    /// What seeds, snapshots, forks and backups mean by "the data".
+    #[serde(default)]
+    pub data: Vec<DataSet>,
+    /// Where this platform may live besides the developer's own host.
+    #[serde(default)]
+    pub targets: Vec<Target>,
     /// The folder that holds `platform.toml`.
     pub folder: PathBuf,
 }
@@ -53,10 +61,40 @@ impl Machine {
     }
 }
 
-/// Which recipe a machine runs on.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// Which recipe a machine or another recipe builds on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BoxRef {
     pub name: BoxName,
+    /// Where it was written, for the message that no such box exists. Two references to one box are equal wherever they stand,
+    /// and a stored platform keeps no place, because the file may have changed since.
+    #[serde(skip)]
+    pub place: Option<Place>,
+}
+
+impl BoxRef {
+    pub fn new(name: BoxName) -> Self {
+        Self { name, place: None }
+    }
+}
+
+impl PartialEq for BoxRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for BoxRef {}
+
+impl PartialOrd for BoxRef {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for BoxRef {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
+    }
 }
 
 /// An application reachable as `<site>.<environment>.<platform>.<domain>`.
@@ -69,6 +107,95 @@ pub struct Site {
     pub health: String,
     /// Production's names for it, valid inside the environment.
     pub aliases: Vec<String>,
+    /// Other sites that this one calls.
+    #[serde(default)]
+    pub needs: Vec<SiteName>,
+    #[serde(default)]
+    pub code: Code,
+    /// Variables for the site's phases and processes, in the order in which the file names them; the values are templates.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+}
+
+impl Site {
+    /// A site with the values that a configuration may leave out.
+    pub fn new(name: SiteName, on: RoleName) -> Self {
+        Self {
+            name,
+            on,
+            port: 80,
+            health: "/".to_owned(),
+            aliases: Vec::new(),
+            needs: Vec::new(),
+            code: Code::default(),
+            env: Vec::new(),
+        }
+    }
+}
+
+/// Where a site's code comes from and how it gets onto its machines. A site without a source is served by its box as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    /// A git repository's address.
+    pub source: Option<String>,
+    /// A template; the branch of this name is tried first.
+    pub branch: String,
+    /// Used when there is no such branch; `None` is the branch that the repository itself names.
+    pub default_branch: Option<String>,
+    /// The symlink inside the machine that a release is switched into.
+    pub path: Option<String>,
+    /// Programs of the repository, relative to its root.
+    pub buildpack: Option<PathBuf>,
+    pub predeploy: Option<PathBuf>,
+    pub postdeploy: Option<PathBuf>,
+}
+
+impl Code {
+    /// The branch named after the ticket.
+    pub const BRANCH: &'static str = "{{ env }}";
+}
+
+impl Default for Code {
+    fn default() -> Self {
+        Self {
+            source: None,
+            branch: Self::BRANCH.to_owned(),
+            default_branch: None,
+            path: None,
+            buildpack: None,
+            predeploy: None,
+            postdeploy: None,
+        }
+    }
+}
+
+/// A named piece of a platform's data, e.g. one database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSet {
+    pub name: String,
+    pub machine: RoleName,
+    /// How it is dumped and loaded, e.g. `mariadb`; `None` copies the machine's data folders.
+    pub engine: Option<String>,
+    /// A file of the platform's folder that a new environment starts with.
+    pub seed: Option<PathBuf>,
+}
+
+/// A named place where the same machines run in other numbers and sizes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub name: String,
+    pub provider: String,
+    pub domain: Option<Domain>,
+    pub machines: Vec<TargetMachine>,
+}
+
+/// What differs from the platform's own definition of a role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetMachine {
+    pub role: RoleName,
+    pub count: Option<u32>,
+    /// The provider's word for a kind of server.
+    pub size: Option<String>,
 }
 
 /// How to tell that something answers.
@@ -78,7 +205,12 @@ pub enum Check {
     /// The port accepts a connection.
     Tcp { port: u16 },
     /// `GET path` answers 200–399.
-    Http { port: u16, path: String },
+    Http {
+        port: u16,
+        path: String,
+        /// Name to ask for; the machine's own where none is given.
+        host: Option<String>,
+    },
     /// The program exits with 0 inside the machine.
     Command { argv: Vec<String> },
     /// The machine's init has finished starting.
@@ -96,6 +228,10 @@ impl Platform {
     /// Every machine of an environment with its role.
     pub fn machines_by_name(&self) -> BTreeMap<MachineName, &Machine> {
         self.machines.iter().flat_map(|machine| machine.names().into_iter().map(move |name| (name, machine))).collect()
+    }
+
+    pub fn machine(&self, role: &RoleName) -> Option<&Machine> {
+        self.machines.iter().find(|machine| machine.role == *role)
     }
 
     pub fn domain_or<'a>(&'a self, host: &'a Domain) -> &'a Domain {

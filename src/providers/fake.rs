@@ -1,1 +1,224 @@
-//! fake
+//! Machines in memory, for tests of everything above: states are kept as exactly as the real ones, nothing runs.
+//!
+//! Each change happens in two halves with a checkpoint before, between and after. A test that panics out of a checkpoint
+//! leaves what a SIGKILL there would leave.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Capabilities, Ended, Error, Freezer, Provider, Result, Stdio};
+use crate::exec::Output;
+use crate::model::{Exec, MachineId, MachineSpec, MachineState, Stream};
+
+/// Called with the name of each point at which a real command could be killed.
+pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
+
+#[derive(Clone, Default)]
+pub struct Fake {
+    world: Arc<Mutex<World>>,
+    checkpoint: Option<Checkpoint>,
+}
+
+#[derive(Default)]
+struct World {
+    machines: BTreeMap<MachineId, Machine>,
+    failures: Vec<(String, String)>,
+    next_pid: u32,
+}
+
+#[derive(Clone)]
+struct Machine {
+    /// Missing in a machine whose creation was interrupted.
+    spec: Option<MachineSpec>,
+    state: MachineState,
+}
+
+impl Fake {
+    /// The same machines, seen through a checkpoint.
+    pub fn with_checkpoint(&self, checkpoint: Checkpoint) -> Self {
+        Self { world: Arc::clone(&self.world), checkpoint: Some(checkpoint) }
+    }
+
+    /// Makes the next call of `verb` for a machine named `machine` fail.
+    pub fn fail_next(&self, verb: &str, machine: &str) {
+        self.world().failures.push((verb.into(), machine.into()));
+    }
+
+    /// Everything stops at once, as when the host loses power.
+    pub fn power_cut(&self) {
+        for machine in self.world().machines.values_mut() {
+            if matches!(machine.state, MachineState::Running { .. } | MachineState::Frozen { .. }) {
+                machine.state = MachineState::Halted;
+            }
+        }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn point(&self, verb: &str, id: &MachineId, half: &str) {
+        if let Some(checkpoint) = &self.checkpoint {
+            checkpoint(&format!("{verb} {} {half}", id.machine));
+        }
+    }
+
+    fn refuse(&self, verb: &'static str, id: &MachineId) -> Result<()> {
+        let mut world = self.world();
+        let found = world.failures.iter().position(|(v, machine)| v == verb && machine == id.machine.as_str());
+        match found {
+            Some(index) => {
+                world.failures.remove(index);
+                let reason = "the test wanted it to".to_owned();
+                Err(Error::Failed { verb, id: id.clone(), reason, tail: vec!["last words".into()] })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn set(&self, id: &MachineId, state: MachineState) {
+        if let Some(machine) = self.world().machines.get_mut(id) {
+            machine.state = state;
+        }
+    }
+
+    fn running(&self, id: &MachineId) -> Result<()> {
+        match self.inspect(id)? {
+            MachineState::Running { .. } => Ok(()),
+            MachineState::Absent => Err(Error::Absent { id: id.clone() }),
+            state => Err(Error::NotRunning { id: id.clone(), state: state.word() }),
+        }
+    }
+}
+
+impl Provider for Fake {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { name: "fake", freeze: true, console: false, local_network: true }
+    }
+
+    fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
+        Ok(self.world().machines.iter().map(|(id, machine)| (id.clone(), machine.state.clone())).collect())
+    }
+
+    fn inspect(&self, id: &MachineId) -> Result<MachineState> {
+        Ok(self.world().machines.get(id).map_or(MachineState::Absent, |machine| machine.state.clone()))
+    }
+
+    fn create(&self, spec: &MachineSpec) -> Result<()> {
+        let id = &spec.id;
+        self.point("create", id, "before");
+        self.refuse("create", id)?;
+        if !self.world().machines.contains_key(id) {
+            let state = MachineState::Broken { reason: "its creation was interrupted".into() };
+            self.world().machines.insert(id.clone(), Machine { spec: None, state });
+        }
+        self.point("create", id, "half");
+        let mut world = self.world();
+        let machine = world.machines.get_mut(id).expect("inserted above");
+        if matches!(machine.state, MachineState::Broken { .. }) {
+            machine.state = MachineState::Halted;
+        }
+        machine.spec = Some(spec.clone());
+        drop(world);
+        self.point("create", id, "after");
+        Ok(())
+    }
+
+    fn start(&self, id: &MachineId) -> Result<()> {
+        self.point("start", id, "before");
+        self.refuse("start", id)?;
+        match self.inspect(id)? {
+            MachineState::Absent => return Err(Error::Absent { id: id.clone() }),
+            MachineState::Broken { reason } => return Err(Error::Broken { id: id.clone(), reason }),
+            MachineState::Running { .. } => {}
+            MachineState::Frozen { init_pid } => self.set(id, MachineState::Running { init_pid }),
+            MachineState::Halted => {
+                let mut world = self.world();
+                world.next_pid += 1;
+                let init_pid = world.next_pid;
+                drop(world);
+                self.set(id, MachineState::Running { init_pid });
+            }
+        }
+        self.point("start", id, "after");
+        Ok(())
+    }
+
+    fn stop(&self, id: &MachineId, _grace: Duration) -> Result<()> {
+        self.point("stop", id, "before");
+        self.refuse("stop", id)?;
+        match self.inspect(id)? {
+            MachineState::Absent | MachineState::Halted => {}
+            MachineState::Running { .. } | MachineState::Frozen { .. } => self.set(id, MachineState::Halted),
+            // What runs without a whole machine around it can only be removed.
+            MachineState::Broken { .. } => {
+                self.world().machines.remove(id);
+            }
+        }
+        self.point("stop", id, "after");
+        Ok(())
+    }
+
+    fn delete(&self, id: &MachineId) -> Result<()> {
+        self.point("delete", id, "before");
+        self.refuse("delete", id)?;
+        self.set(id, MachineState::Broken { reason: "its removal was interrupted".into() });
+        self.point("delete", id, "half");
+        self.world().machines.remove(id);
+        self.point("delete", id, "after");
+        Ok(())
+    }
+
+    fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
+        self.running(id)?;
+        self.refuse("exec", id)?;
+        let line = exec.argv.join(" ");
+        if let Stdio::Pipes { each, .. } = stdio {
+            each(Stream::Out, &line);
+        }
+        Ok(Ended { code: 0, output: Output { stdout: line.into_bytes(), stderr: Vec::new() } })
+    }
+
+    fn copy_in(&self, id: &MachineId, _source: &Path, _target: &str) -> Result<()> {
+        self.running(id)
+    }
+
+    fn copy_out(&self, id: &MachineId, _source: &str, _target: &Path) -> Result<()> {
+        self.running(id)
+    }
+
+    fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {
+        let world = self.world();
+        let spec = world.machines.get(id).and_then(|machine| machine.spec.as_ref());
+        Ok(spec.map_or_else(Vec::new, |spec| vec![spec.network.v4.into(), spec.network.v6.into()]))
+    }
+
+    fn disk(&self, _id: &MachineId) -> Result<u64> {
+        Ok(4096)
+    }
+
+    fn freezer(&self) -> Option<&dyn Freezer> {
+        Some(self)
+    }
+}
+
+impl Freezer for Fake {
+    fn freeze(&self, id: &MachineId) -> Result<()> {
+        if let MachineState::Running { init_pid } = self.inspect(id)? {
+            self.set(id, MachineState::Frozen { init_pid });
+        }
+        Ok(())
+    }
+
+    fn thaw(&self, id: &MachineId) -> Result<()> {
+        self.point("thaw", id, "before");
+        if let MachineState::Frozen { init_pid } = self.inspect(id)? {
+            self.set(id, MachineState::Running { init_pid });
+        }
+        self.point("thaw", id, "after");
+        Ok(())
+    }
+}

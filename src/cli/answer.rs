@@ -1,0 +1,270 @@
+//! The answer at the end: tables and sentences for people, the same types as JSON for programs.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::args::Global;
+use crate::model::response::{
+    BoxDetail, BoxSummary, Built, CheckItem, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, Verdict,
+};
+use crate::model::{Failure, Kind, Response};
+
+/// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
+fn told(error: std::io::Error) -> Failure {
+    Failure::new(Kind::Host, "print the answer").because(&error)
+}
+
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).expect("answers have string keys only, so they become JSON");
+    writeln!(std::io::stdout().lock(), "{text}").map_err(told)
+}
+
+/// A check that found a fault is not a success.
+pub fn exit_code(response: &Response) -> ExitCode {
+    match response {
+        Response::Check(list) if !list.healthy() => Kind::Unhealthy.exit_code().into(),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
+    if global.json {
+        return match response {
+            // The last of the JSON lines that the verb's events began.
+            Response::Done(_) | Response::Built(_) => {
+                let line = serde_json::json!({ "event": "finished", "response": response });
+                writeln!(std::io::stdout().lock(), "{line}").map_err(told)
+            }
+            listing => print_json(listing),
+        };
+    }
+    match response {
+        Response::Done(done) => finished(done, global.quiet),
+        Response::Built(built) => finished_build(built, global.quiet),
+        Response::Check(list) => data(&checklist(list)),
+        Response::Platforms(platforms) => data(&platform_table(platforms)),
+        Response::Environments(environments) => data(&environment_table(environments)),
+        Response::Environment(environment) => data(&environment_sheet(environment)),
+        Response::Boxes(boxes) => data(&box_table(boxes)),
+        Response::BoxDetail(detail) => data(&box_sheet(detail)),
+    }
+}
+
+fn data(text: &str) -> Result<(), Failure> {
+    writeln!(std::io::stdout().lock(), "{}", text.trim_end()).map_err(told)
+}
+
+fn finished(done: &Done, quiet: bool) -> Result<(), Failure> {
+    if let Some(plan) = &done.plan {
+        let steps: Vec<_> = plan.steps().map(ToString::to_string).collect();
+        data(&if steps.is_empty() { "nothing to do".to_owned() } else { steps.join("\n") })?;
+    }
+    if quiet {
+        return Ok(());
+    }
+    let mut err = std::io::stderr().lock();
+    writeln!(err, "{}", done.summary).map_err(told)?;
+    for line in &done.next {
+        writeln!(err, "  {line}").map_err(told)?;
+    }
+    Ok(())
+}
+
+fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
+    use crate::model::response::BuildOutcome;
+    if quiet {
+        return Ok(());
+    }
+    let count = |outcome| built.iter().filter(|one| one.outcome == outcome).count();
+    let text = match (count(BuildOutcome::Built), count(BuildOutcome::Unchanged)) {
+        (0, unchanged) => format!("nothing to build: {unchanged} boxes are as their recipes say"),
+        (built, 0) => format!("{built} boxes are built"),
+        (built, unchanged) => format!("{built} boxes are built, {unchanged} were as their recipes say"),
+    };
+    writeln!(std::io::stderr().lock(), "{text}").map_err(told)
+}
+
+fn table(head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head);
+    table
+}
+
+/// Without the padding that tables put at the right edge: output is compared and cut by programs.
+fn lines(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().trim_start_matches(' ').to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+fn platform_table(platforms: &[PlatformSummary]) -> String {
+    if platforms.is_empty() {
+        return "no platforms yet; add one with `adt platform:init`, e.g. `adt platform:init hello`".into();
+    }
+    let mut table = table(&["PLATFORM", "ENVIRONMENTS", "UP", "FOLDER", "SUMMARY"]);
+    for platform in platforms {
+        let summary = match &platform.fault {
+            None => platform.summary.clone(),
+            Some(failure) => format!("({})", failure.to_string().lines().next().unwrap_or_default()),
+        };
+        table.add_row([
+            platform.name.to_string(),
+            platform.environments.to_string(),
+            platform.up.to_string(),
+            platform.folder.display().to_string(),
+            summary,
+        ]);
+    }
+    lines(&table)
+}
+
+fn environment_table(environments: &[EnvironmentSummary]) -> String {
+    if environments.is_empty() {
+        return "no environments yet; make one with `adt env:init`, e.g. `adt env:init 1161`".into();
+    }
+    let now = jiff::Timestamp::now().as_second();
+    let mut table = table(&["PLATFORM", "ENV", "STATE", "MACHINES", "SITES", "AGE", "OWNER", "DISK"]);
+    for environment in environments {
+        let running = environment.machines.values().filter(|state| *state == "running").count();
+        let sites: Vec<_> = environment.sites.iter().map(ToString::to_string).collect();
+        table.add_row([
+            environment.platform.to_string(),
+            environment.name.to_string(),
+            environment.state.word().to_owned(),
+            format!("{running}/{}", environment.machines.len()),
+            sites.join(","),
+            age(now - environment.created),
+            environment.owner.clone(),
+            environment.disk.map_or_else(|| "?".into(), bytes),
+        ]);
+    }
+    lines(&table)
+}
+
+/// One unit is enough to know how old something is.
+fn age(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{}s", seconds.max(0)),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    let mut unit = "B";
+    for next in ["kB", "MB", "GB", "TB"] {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+}
+
+fn environment_sheet(environment: &EnvironmentDetail) -> String {
+    let now = jiff::Timestamp::now().as_second();
+    let mut text = format!(
+        "{}: {}\n  owner    {}\n  age      {}\n  network  {}\n  platform {}\n",
+        environment.id,
+        environment.state.word(),
+        environment.owner,
+        age(now - environment.created),
+        environment.network,
+        environment.folder.display()
+    );
+    let mut machines = table(&["MACHINE", "STATE", "ADDRESS", "BOX", "MEMORY", "CPUS", "DISK", "NAME"]);
+    for machine in &environment.machines {
+        machines.add_row([
+            machine.name.to_string(),
+            machine.state.word().to_owned(),
+            machine.addresses.first().map(ToString::to_string).unwrap_or_default(),
+            machine.boxed.to_string(),
+            machine.limits.memory_bytes.map_or_else(|| "-".into(), bytes),
+            machine.limits.cpus.map_or_else(|| "-".into(), |cpus| cpus.to_string()),
+            machine.disk.map_or_else(|| "?".into(), bytes),
+            machine.fqdn.clone(),
+        ]);
+    }
+    text.push_str(&format!("\n{}\n", lines(&machines)));
+    if !environment.sites.is_empty() {
+        let mut sites = table(&["SITE", "HOST", "SERVED AT", "ALIASES"]);
+        for site in &environment.sites {
+            sites.add_row([site.name.to_string(), site.host.clone(), site.addresses.join(" "), site.aliases.join(" ")]);
+        }
+        text.push_str(&format!("\n{}\n", lines(&sites)));
+    }
+    text
+}
+
+fn checklist(list: &Checklist) -> String {
+    let mark = |item: &CheckItem| match item.verdict {
+        Verdict::Ok => console::style("ok").green(),
+        Verdict::Notice => console::style("note").yellow(),
+        Verdict::Fault => console::style("FAULT").red(),
+    };
+    let width = list.items.iter().map(|item| item.subject.chars().count()).max().unwrap_or(0).min(60);
+    let mut text = String::new();
+    for item in &list.items {
+        text.push_str(&format!("{:<5} {:<width$}  {}\n", mark(item), item.subject, item.seen));
+        if let Some(remedy) = &item.remedy {
+            text.push_str(&format!("      {:<width$}  → {remedy}\n", ""));
+        }
+    }
+    text
+}
+
+fn box_table(boxes: &[BoxSummary]) -> String {
+    let mut table = table(&["BOX", "FROM", "ORIGIN", "BUILT", "SIZE", "SUMMARY"]);
+    for one in boxes {
+        table.add_row([
+            one.name.to_string(),
+            one.from.clone(),
+            one.origin.clone(),
+            if one.built { "yes".to_owned() } else { "no".to_owned() },
+            one.size.map_or_else(|| "-".into(), bytes),
+            one.fault.clone().unwrap_or_else(|| one.summary.clone()),
+        ]);
+    }
+    lines(&table)
+}
+
+fn box_sheet(detail: &BoxDetail) -> String {
+    let summary = &detail.summary;
+    let ports: Vec<_> = detail.exposes.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "{}: {}\n  from      {}\n  recipe    {}\n  packages  {}\n  services  {}\n  exposes   {}\n  built     {}\n  used by   {}\n\n",
+        summary.name,
+        summary.summary,
+        summary.from,
+        detail.folder.display(),
+        detail.packages.join(" "),
+        detail.services.join(" "),
+        ports.join(" "),
+        if summary.built { "yes" } else { "no" },
+        if detail.used_by.is_empty() { "nothing".to_owned() } else { detail.used_by.join(" ") },
+    );
+    let mut layers = table(&["LAYER OF", "DIGEST", "SIZE"]);
+    for (name, digest, size) in &detail.chain {
+        layers.add_row([name.to_string(), digest.short().to_owned(), size.map_or_else(|| "not built".into(), bytes)]);
+    }
+    text.push_str(&lines(&layers));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_ages_are_short() {
+        for (count, text) in [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (2_000_000_000, "2.0 GB")] {
+            assert_eq!(bytes(count), text);
+        }
+        for (seconds, text) in [(-5, "0s"), (59, "59s"), (120, "2m"), (7_200, "2h"), (200_000, "2d")] {
+            assert_eq!(age(seconds), text);
+        }
+    }
+}

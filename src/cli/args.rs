@@ -1,0 +1,329 @@
+//! The command line as one definition: help, man page and shell completions are all made from it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::HostFlags;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "adt",
+    version,
+    about = "A private copy of your team's production for every ticket",
+    long_about = "adt gives every ticket a whole private copy of a team's production on your own machine: several real \
+machines (web servers, database, queue), started in about a second, at names everyone can guess.\n\n\
+Begin with:  adt host:bootstrap,  adt platform:init hello,  adt env:init 1161",
+    after_help = "PLATFORM may be left out inside a platform's folder, with -p or ADT_PLATFORM, or when there is only one.\n\
+Doing something twice is fine and says so. Exit codes are in the README.",
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Print data only, as JSON: one document for listings and checks, one line per event for verbs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but errors and data
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// The platform that is meant where a command leaves it out
+    #[arg(short, long, global = true, env = "ADT_PLATFORM", value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// File of host settings (variable ADT_CONFIG) [default: /etc/adt/adt.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Host settings")]
+    pub config: Option<PathBuf>,
+    /// Folder that holds everything adt keeps (ADT_STORE)
+    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Host settings")]
+    pub store: Option<String>,
+    /// Last labels of every name (ADT_DOMAIN)
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Host settings")]
+    pub domain: Option<String>,
+    /// Private IPv4 network for environments (ADT_POOL_V4)
+    #[arg(long, global = true, value_name = "NETWORK", help_heading = "Host settings")]
+    pub pool_v4: Option<String>,
+    /// Name servers for machines, separated by commas (ADT_NAMESERVERS)
+    #[arg(long, global = true, value_name = "ADDRESSES", help_heading = "Host settings")]
+    pub nameservers: Option<String>,
+    /// More folders of box recipes, separated by colons (ADT_BOXES)
+    #[arg(long, global = true, value_name = "FOLDERS", help_heading = "Host settings")]
+    pub boxes: Option<String>,
+    /// What machines run on (ADT_PROVIDER)
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Host settings")]
+    pub provider: Option<String>,
+    /// Seconds that a machine may take to shut down (ADT_GRACE_SECONDS)
+    #[arg(long, global = true, value_name = "SECONDS", help_heading = "Host settings")]
+    pub grace_seconds: Option<String>,
+}
+
+impl Global {
+    pub fn host_flags(&self) -> HostFlags {
+        HostFlags {
+            config: self.config.clone(),
+            domain: self.domain.clone(),
+            store: self.store.clone(),
+            pool_v4: self.pool_v4.clone(),
+            nameservers: self.nameservers.clone(),
+            boxes: self.boxes.clone(),
+            provider: self.provider.clone(),
+            grace_seconds: self.grace_seconds.clone(),
+        }
+    }
+}
+
+/// `[PLATFORM] ENV`
+#[derive(Debug, Args)]
+pub struct EnvironmentWords {
+    /// The environment, e.g. `1161`, `shop 1161` or `shop/1161`
+    #[arg(value_name = "[PLATFORM] ENV", num_args = 0..=2)]
+    pub words: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DryRun {
+    /// Print what would be done and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Yes {
+    /// Don't ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// A platform and, where not all are meant, some of its environments.
+#[derive(Debug, Args)]
+pub struct FleetWords {
+    /// The platform, then the environments that are meant [default: all of it]
+    #[arg(value_name = "[PLATFORM] [ENV]...")]
+    pub words: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Document {
+    /// platform.toml
+    Platform,
+    /// adt.toml
+    Host,
+    /// box.toml
+    Box,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Install what machines need of this host
+    #[command(name = "host:bootstrap")]
+    HostBootstrap {
+        #[command(flatten)]
+        dry_run: DryRun,
+        /// Take adt's files out of the system's configuration again
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Show the settings, where each came from, and whether this host can run machines
+    #[command(name = "host:check")]
+    HostCheck,
+
+    /// Add a platform: from a git address, a folder, or a shipped example (hello, wordpress)
+    #[command(name = "platform:init")]
+    PlatformInit {
+        /// Git address, folder, or name of an example
+        source: String,
+        /// Folder for it [default: its name, here]
+        folder: Option<PathBuf>,
+        /// Branch or tag of the git repository
+        #[arg(short, long)]
+        branch: Option<String>,
+    },
+    /// List the platforms that this host knows
+    #[command(name = "platform:list")]
+    PlatformList,
+    /// Fetch a platform's newest definition with git
+    #[command(name = "platform:pull")]
+    PlatformPull {
+        platform: Option<String>,
+    },
+    /// Build every box of a platform
+    #[command(name = "platform:build")]
+    PlatformBuild {
+        platform: Option<String>,
+        /// Build boxes that have not changed, too
+        #[arg(long)]
+        force: bool,
+    },
+    /// Start what was up, or the named environments
+    #[command(name = "platform:up")]
+    PlatformUp {
+        #[command(flatten)]
+        words: FleetWords,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Stop environments; `platform:up` brings back exactly those that were up
+    #[command(name = "platform:halt")]
+    PlatformHalt {
+        #[command(flatten)]
+        words: FleetWords,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Destroy environments, or all of them and the platform's entry with them
+    #[command(name = "platform:destroy")]
+    PlatformDestroy {
+        #[command(flatten)]
+        words: FleetWords,
+        #[command(flatten)]
+        dry_run: DryRun,
+        #[command(flatten)]
+        yes: Yes,
+    },
+    /// Probe a platform's definition, boxes and environments
+    #[command(name = "platform:check")]
+    PlatformCheck {
+        #[command(flatten)]
+        words: FleetWords,
+    },
+
+    /// Create an environment and start it
+    #[command(name = "env:init")]
+    EnvInit {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Start an environment, repairing what an interrupted command left
+    #[command(name = "env:up")]
+    EnvUp {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Stop an environment; its files stay
+    #[command(name = "env:halt")]
+    EnvHalt {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Remove an environment and everything it had
+    #[command(name = "env:destroy")]
+    EnvDestroy {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        #[command(flatten)]
+        dry_run: DryRun,
+        #[command(flatten)]
+        yes: Yes,
+    },
+    /// Take over what changed in the platform, restarting only what changed
+    #[command(name = "env:reload")]
+    EnvReload {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Probe an environment: network, machines, services, sites
+    #[command(name = "env:check")]
+    EnvCheck {
+        #[command(flatten)]
+        words: EnvironmentWords,
+    },
+    /// List environments with state, machines, sites, age, owner and disk
+    #[command(name = "env:list")]
+    EnvList {
+        platform: Option<String>,
+    },
+    /// Show one environment in full
+    #[command(name = "env:show")]
+    EnvShow {
+        #[command(flatten)]
+        words: EnvironmentWords,
+    },
+    /// Open a shell in a machine, or run a command there
+    #[command(name = "env:ssh")]
+    EnvSsh {
+        /// The environment and the machine, e.g. `1161 web1` or `shop 1161 web1`
+        #[arg(value_name = "[PLATFORM] ENV [MACHINE]", num_args = 0..=3)]
+        words: Vec<String>,
+        /// Log in as this user of the machine
+        #[arg(short, long, default_value = "root")]
+        user: String,
+        /// Join the machine's own console instead (leave with Ctrl-] twice)
+        #[arg(long, conflicts_with = "command")]
+        console: bool,
+        /// A command instead of a shell
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Run a command on every machine of an environment, or on the named ones
+    #[command(name = "env:exec")]
+    EnvExec {
+        /// The environment and perhaps machines, e.g. `1161` or `shop 1161 web1 web2`
+        #[arg(value_name = "[PLATFORM] ENV [MACHINE]...")]
+        words: Vec<String>,
+        /// Run as this user of the machine
+        #[arg(short, long, default_value = "root")]
+        user: String,
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Copy files to or from a machine; a path there is written MACHINE:PATH
+    #[command(name = "env:cp")]
+    EnvCp {
+        /// The environment, then source and target, e.g. `1161 dump.sql db:/tmp/`
+        #[arg(value_name = "[PLATFORM] ENV SOURCE TARGET", num_args = 2..=4)]
+        words: Vec<String>,
+    },
+
+    /// List the boxes that can be built
+    #[command(name = "box:list")]
+    BoxList {
+        platform: Option<String>,
+    },
+    /// Build boxes; without names all that this host knows
+    #[command(name = "box:build")]
+    BoxBuild {
+        boxes: Vec<String>,
+        /// Build even what has not changed
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show a box's recipe, layers and users
+    #[command(name = "box:show")]
+    BoxShow {
+        name: String,
+    },
+    /// Remove layers that nothing uses, and what interrupted builds left
+    #[command(name = "box:prune")]
+    BoxPrune {
+        #[command(flatten)]
+        dry_run: DryRun,
+        #[command(flatten)]
+        yes: Yes,
+    },
+
+    /// Print the JSON Schema of a configuration file, for editors
+    Schema {
+        document: Document,
+    },
+    /// Print completions for a shell
+    Completions {
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page
+    Man,
+}

@@ -1,0 +1,312 @@
+//! The edge: words in, words out. Reads arguments, opens the engine, shows events as they come and the answer at the end.
+//!
+//! Data goes to stdout, everything else to stderr. Nothing imports this module.
+
+pub mod args;
+mod answer;
+mod complaint;
+mod progress;
+mod shell;
+mod words;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Cli, Document, Global, Verb};
+use self::progress::Reader;
+use self::words::Surroundings;
+use crate::config;
+use crate::engine::{Caller, Engine, probe};
+use crate::model::request::PlatformInit;
+use crate::model::{Failure, Kind, Request, Response};
+use crate::network::Linux;
+use crate::providers::{choose, lxc};
+use crate::store::Store;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    // Calls of liblxc happen in a process that does nothing else; see `providers::lxc`.
+    if let Some(code) = lxc::helper::entered() {
+        return code;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a wrong word.
+            let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+            return if error.print().is_ok() { code.into() } else { ExitCode::FAILURE };
+        }
+    };
+    log_to_stderr();
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            complaint::print(&failure, json);
+            failure.kind.exit_code().into()
+        }
+    }
+}
+
+/// For those who look for a bug in adt itself: `ADT_LOG=debug`.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ADT_LOG").unwrap_or_else(|_| "error".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match &cli.verb {
+        Verb::Schema { document } => return print_schema(*document),
+        Verb::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "adt", &mut std::io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Verb::Man => {
+            let page = clap_mangen::Man::new(Cli::command());
+            page.render(&mut std::io::stdout()).map_err(|error| Failure::new(Kind::Host, "print").because(&error))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::new(Kind::Privilege, "work with machines")
+            .cause("adt needs root for namespaces, mounts and bridges")
+            .hint("run the same command with `sudo`"));
+    }
+    let session = Session::open(cli.global)?;
+    session.verb(cli.verb)
+}
+
+fn print_schema(document: Document) -> Result<ExitCode, Failure> {
+    let schema = config::schema(match document {
+        Document::Platform => config::Document::Platform,
+        Document::Host => config::Document::Host,
+        Document::Box => config::Document::Recipe,
+    });
+    answer::print_json(&schema)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One run of the program with everything open.
+struct Session {
+    global: Global,
+    engine: Engine,
+    surroundings: Surroundings,
+}
+
+impl Session {
+    fn open(global: Global) -> Result<Self, Failure> {
+        let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
+        let store = Store::open(&settings.store.value)?;
+        let exe = std::env::current_exe()
+            .map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
+        let provider = choose::provider(&settings.provider.value, &store, exe)?;
+        let here = std::env::current_dir()
+            .map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
+        let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };
+        let engine = Engine {
+            network: Box::new(Linux::new(store.install())),
+            settings,
+            store,
+            provider,
+            probe: Box::new(probe::Live),
+            clock: now,
+            caller: caller(),
+            cancel: cancel_on_interrupt()?,
+        };
+        Ok(Self { global, engine, surroundings })
+    }
+
+    fn verb(&self, verb: Verb) -> Result<ExitCode, Failure> {
+        let request = match verb {
+            Verb::EnvSsh { words, user, console, command } => return self.ssh(&words, user, console, command),
+            Verb::EnvExec { words, user, command } => return self.exec(&words, &user, &command),
+            Verb::EnvDestroy { words, dry_run, yes } => {
+                let id = self.surroundings.environment(&words.words)?;
+                let request = |dry_run| Request::EnvDestroy { id: id.clone(), dry_run };
+                return self.destructive(&request, dry_run.dry_run, yes.yes);
+            }
+            Verb::PlatformDestroy { words, dry_run, yes } => {
+                let (platform, environments) = self.surroundings.fleet(&words.words)?;
+                let request = |dry_run| {
+                    let (platform, environments) = (platform.clone(), environments.clone());
+                    Request::PlatformDestroy { platform, environments, dry_run }
+                };
+                return self.destructive(&request, dry_run.dry_run, yes.yes);
+            }
+            Verb::BoxPrune { dry_run, yes } => {
+                return self.destructive(&|dry_run| Request::BoxPrune { dry_run }, dry_run.dry_run, yes.yes);
+            }
+            other => self.request(other)?,
+        };
+        self.ask(request)
+    }
+
+    /// The request that a verb without questions of its own stands for.
+    fn request(&self, verb: Verb) -> Result<Request, Failure> {
+        let around = &self.surroundings;
+        let boxes_of = |platform: Option<String>| match platform {
+            Some(word) => around.platform(Some(&word)).map(Some),
+            // Boxes exist without any platform: an undecided surrounding means those of the host alone.
+            None => Ok(around.platform(None).ok()),
+        };
+        Ok(match verb {
+            Verb::HostBootstrap { dry_run, remove } => Request::HostBootstrap { remove, dry_run: dry_run.dry_run },
+            Verb::HostCheck => Request::HostCheck,
+            Verb::PlatformInit { source, folder, branch } => {
+                let into = folder.map(|folder| around.here.join(folder));
+                Request::PlatformInit(PlatformInit { source, branch, into, here: around.here.clone() })
+            }
+            Verb::PlatformList => Request::PlatformList,
+            Verb::PlatformPull { platform } => Request::PlatformPull { platform: around.platform(platform.as_deref())? },
+            Verb::PlatformBuild { platform, force } => {
+                Request::PlatformBuild { platform: around.platform(platform.as_deref())?, force }
+            }
+            Verb::PlatformUp { words, dry_run } => {
+                let (platform, environments) = around.fleet(&words.words)?;
+                Request::PlatformUp { platform, environments, dry_run: dry_run.dry_run }
+            }
+            Verb::PlatformHalt { words, dry_run } => {
+                let (platform, environments) = around.fleet(&words.words)?;
+                Request::PlatformHalt { platform, environments, dry_run: dry_run.dry_run }
+            }
+            Verb::PlatformCheck { words } => {
+                let (platform, environments) = around.fleet(&words.words)?;
+                Request::PlatformCheck { platform, environments }
+            }
+            Verb::EnvInit { words, dry_run } => {
+                Request::EnvInit { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
+            }
+            Verb::EnvUp { words, dry_run } => {
+                Request::EnvUp { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
+            }
+            Verb::EnvHalt { words, dry_run } => {
+                Request::EnvHalt { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
+            }
+            Verb::EnvReload { words, dry_run } => {
+                Request::EnvReload { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
+            }
+            Verb::EnvCheck { words } => Request::EnvCheck { id: around.environment(&words.words)? },
+            Verb::EnvList { platform } => Request::EnvList {
+                platform: platform.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()?,
+            },
+            Verb::EnvShow { words } => Request::EnvShow { id: around.environment(&words.words)? },
+            Verb::EnvCp { words } => self.copy(&words)?,
+            Verb::BoxList { platform } => Request::BoxList { platform: boxes_of(platform)? },
+            Verb::BoxBuild { boxes, force } => {
+                let boxes: Result<Vec<_>, _> = boxes.iter().map(|word| word.parse()).collect();
+                let boxes = boxes.map_err(|error: crate::model::BadName| {
+                    Failure::new(Kind::Usage, "read the command line").because(&error)
+                })?;
+                Request::BoxBuild { platform: boxes_of(None)?, boxes, force }
+            }
+            Verb::BoxShow { name } => {
+                let name = name.parse().map_err(|error: crate::model::BadName| {
+                    Failure::new(Kind::Usage, "read the command line").because(&error)
+                })?;
+                Request::BoxShow { platform: boxes_of(None)?, name }
+            }
+            Verb::EnvSsh { .. }
+            | Verb::EnvExec { .. }
+            | Verb::EnvDestroy { .. }
+            | Verb::PlatformDestroy { .. }
+            | Verb::BoxPrune { .. }
+            | Verb::Schema { .. }
+            | Verb::Completions { .. }
+            | Verb::Man => unreachable!("answered before"),
+        })
+    }
+
+    fn ask(&self, request: Request) -> Result<ExitCode, Failure> {
+        let response = self.engine_run(request)?;
+        answer::print(&response, &self.global)?;
+        Ok(answer::exit_code(&response))
+    }
+
+    fn engine_run(&self, request: Request) -> Result<Response, Failure> {
+        let mut reader = Reader::new(&self.global);
+        let result = self.engine.run(request, &mut |event| reader.read(&event));
+        reader.finish();
+        result
+    }
+
+    /// Shows what will vanish, asks, then does it.
+    fn destructive(&self, request: &dyn Fn(bool) -> Request, dry_run: bool, yes: bool) -> Result<ExitCode, Failure> {
+        if dry_run || yes {
+            return self.ask(request(dry_run));
+        }
+        let preview = self.engine.run(request(true), &mut |_| {})?;
+        let Response::Done(preview) = preview else {
+            return Err(Failure::new(Kind::Internal, "read the preview"));
+        };
+        if preview.removes.is_empty() && preview.plan.as_ref().is_none_or(crate::model::Plan::is_empty) {
+            return self.ask(request(false));
+        }
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::new(Kind::Usage, "ask whether to go on")
+                .cause(format!("{}, and there is no terminal", preview.summary))
+                .hint("add `--yes` to do it without a question, or `--dry-run` to see what would go"));
+        }
+        let mut terminal = std::io::stderr().lock();
+        let told = |error: std::io::Error| Failure::new(Kind::Host, "ask").because(&error);
+        for line in &preview.removes {
+            writeln!(terminal, "  {line}").map_err(told)?;
+        }
+        write!(terminal, "{}. Go on? [y/N] ", preview.summary).map_err(told)?;
+        terminal.flush().map_err(told)?;
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map_err(told)?;
+        if matches!(line.trim(), "y" | "Y" | "yes") {
+            self.ask(request(false))
+        } else {
+            Err(Failure::new(Kind::Cancelled, "go on").cause("you said no; nothing was changed"))
+        }
+    }
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// The person behind sudo counts: environments and files are theirs.
+fn caller() -> Caller {
+    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let id = |name: &str| var(name).and_then(|value| value.parse::<u32>().ok());
+    let user = var("SUDO_USER").or_else(|| var("USER")).or_else(|| var("LOGNAME")).unwrap_or_else(|| "root".into());
+    let ids = id("SUDO_UID").zip(id("SUDO_GID")).filter(|(user, _)| *user != 0);
+    let home = ids.and_then(|_| home_of(&user));
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    Caller { user, ids, home, command }
+}
+
+fn home_of(user: &str) -> Option<PathBuf> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(user))?;
+    line.split(':').nth(5).map(PathBuf::from)
+}
+
+/// First Ctrl-C (or TERM): stop at the next step. Second: stop at once; the next run converges.
+fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let told = |error: std::io::Error| Failure::new(Kind::Host, "watch for Ctrl-C").because(&error);
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        // In this order: the first signal finds the flag unset and only sets it, the second ends the process.
+        let code = Kind::Cancelled.exit_code().into();
+        signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&cancel)).map_err(told)?;
+        signal_hook::flag::register(signal, Arc::clone(&cancel)).map_err(told)?;
+    }
+    let watch = Arc::clone(&cancel);
+    std::thread::spawn(move || {
+        // A signal handler can't print; somebody who pressed Ctrl-C must see that it was heard.
+        while !watch.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        eprintln!("finishing the current step; press Ctrl-C again to stop at once");
+    });
+    Ok(cancel)
+}

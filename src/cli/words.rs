@@ -1,0 +1,189 @@
+//! From the words of the command line to names: which platform is meant where it was left out.
+
+use std::path::{Path, PathBuf};
+
+use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, MachineName, PlatformName};
+use crate::store::PlatformRecord;
+
+/// What the words may mean besides what they say.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// `-p` or `ADT_PLATFORM`.
+    pub chosen: Option<String>,
+    pub here: PathBuf,
+    pub platforms: Vec<PlatformRecord>,
+}
+
+impl Surroundings {
+    /// The platform whose folder we stand in, and the first folder below it on the way here.
+    fn around(&self) -> Option<(&PlatformRecord, Option<EnvironmentName>)> {
+        // Nested platforms: the innermost folder counts.
+        let inside = self.platforms.iter().filter(|platform| self.here.starts_with(&platform.folder));
+        let platform = inside.max_by_key(|platform| platform.folder.components().count())?;
+        let below = self.here.strip_prefix(&platform.folder).unwrap_or(Path::new(""));
+        let first = below.components().next().and_then(|part| part.as_os_str().to_str()?.parse().ok());
+        Some((platform, first))
+    }
+
+    /// The platform that is meant by nothing but the surroundings.
+    pub fn platform(&self, word: Option<&str>) -> Result<PlatformName, Failure> {
+        if let Some(word) = word.or(self.chosen.as_deref()) {
+            return name(word);
+        }
+        if let Some((platform, _)) = self.around() {
+            return Ok(platform.name.clone());
+        }
+        match self.platforms.as_slice() {
+            [only] => Ok(only.name.clone()),
+            [] => Err(Failure::new(Kind::NotFound, "choose the platform")
+                .cause("this host knows none")
+                .hint("add one with `adt platform:init`, e.g. `adt platform:init hello`")),
+            several => {
+                let known: Vec<_> = several.iter().map(|platform| platform.name.to_string()).collect();
+                Err(Failure::new(Kind::Usage, "choose the platform")
+                    .cause("this host knows several")
+                    .hint(format!("name one of {}, or stand in its folder", known.join(", "))))
+            }
+        }
+    }
+
+    /// Whether a first word names a platform rather than an environment.
+    fn names_platform(&self, word: &str) -> bool {
+        self.platforms.iter().any(|platform| platform.name.as_str() == word)
+    }
+
+    /// `[PLATFORM] [ENV]...`
+    pub fn fleet(&self, words: &[String]) -> Result<(PlatformName, Vec<EnvironmentName>), Failure> {
+        let (platform, rest) = match words {
+            [first, rest @ ..] if self.names_platform(first) => (name(first)?, rest),
+            // One unknown word is more likely a platform that is not there than an environment.
+            [only] if self.chosen.is_none() && self.around().is_none() && self.platforms.len() != 1 => (name(only)?, [].as_slice()),
+            all => (self.platform(None)?, all),
+        };
+        let names: Result<Vec<EnvironmentName>, _> = rest.iter().map(|word| name(word)).collect();
+        Ok((platform, names?))
+    }
+
+    /// `[PLATFORM] ENV`, or `PLATFORM/ENV`, or nothing inside an environment's folder.
+    pub fn environment(&self, words: &[String]) -> Result<EnvironmentId, Failure> {
+        match words {
+            [] => match self.around() {
+                Some((platform, Some(environment))) => {
+                    Ok(EnvironmentId { platform: platform.name.clone(), name: environment })
+                }
+                Some((_, None)) | None => Err(Failure::new(Kind::Usage, "choose the environment")
+                    .cause("none was named, and this is no environment's folder")
+                    .hint("name it, e.g. `adt env:up 1161`; `adt env:list` shows them")),
+            },
+            [word] => match word.split_once('/') {
+                Some((platform, environment)) => {
+                    Ok(EnvironmentId { platform: name(platform)?, name: name(environment)? })
+                }
+                None => {
+                    // Checked first: what is wrong with the word itself helps more than which platform is missing.
+                    let environment = name(word)?;
+                    Ok(EnvironmentId { platform: self.platform(None)?, name: environment })
+                }
+            },
+            [platform, environment] => Ok(EnvironmentId { platform: name(platform)?, name: name(environment)? }),
+            _ => Err(Failure::new(Kind::Usage, "read the environment's name").cause("there are too many words")),
+        }
+    }
+
+    /// `[PLATFORM] ENV [MACHINE]...`: the words before the machines are recognised by what is known.
+    pub fn machines(
+        &self,
+        words: &[String],
+        known: &dyn Fn(&EnvironmentId) -> Option<Vec<MachineName>>,
+    ) -> Result<(EnvironmentId, Vec<MachineName>), Failure> {
+        let with_platform = words.len() >= 2 && self.names_platform(&words[0]) && {
+            let id = self.environment(&words[..2]);
+            // A platform and an environment of one name: the reading that finds something wins.
+            id.is_ok_and(|id| known(&id).is_some()) || words.len() > 2
+        };
+        let count = match (with_platform, words.is_empty()) {
+            (true, _) => 2,
+            (false, true) => 0,
+            (false, false) => 1,
+        };
+        let id = self.environment(&words[..count])?;
+        let machines: Result<Vec<MachineName>, _> = words[count..].iter().map(|word| name(word)).collect();
+        Ok((id, machines?))
+    }
+}
+
+fn name<T: std::str::FromStr<Err = crate::model::BadName>>(word: &str) -> Result<T, Failure> {
+    word.parse().map_err(|error: crate::model::BadName| {
+        Failure::new(Kind::Usage, "read the command line")
+            .because(&error)
+            .hint("names become part of host names: lower-case letters, digits and hyphens, e.g. `1161`")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn surroundings(here: &str, platforms: &[&str]) -> Surroundings {
+        let platforms = platforms.iter().map(|name| PlatformRecord {
+            name: name.parse().unwrap(),
+            folder: format!("/home/ada/{name}").into(),
+            source: String::new(),
+            branch: None,
+            created: 0,
+        });
+        Surroundings { chosen: None, here: here.into(), platforms: platforms.collect() }
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_platform_comes_from_words_folder_or_being_the_only_one() {
+        let cases = [
+            ("/", &["shop", "blog"][..], "shop 1161", "shop/1161"),
+            ("/", &["shop", "blog"], "blog/7", "blog/7"),
+            ("/home/ada/blog/src", &["shop", "blog"], "7", "blog/7"),
+            ("/home/ada/shop/1161/www", &["shop", "blog"], "", "shop/1161"),
+            ("/", &["shop"], "1161", "shop/1161"),
+        ];
+        for (here, platforms, text, expected) in cases {
+            let id = surroundings(here, platforms).environment(&words(text)).unwrap();
+            assert_eq!(id.to_string(), expected, "{here} {text}");
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_known_is_asked_for() {
+        for (platforms, text, kind) in [
+            (&[][..], "1161", Kind::NotFound),
+            (&["shop", "blog"], "1161", Kind::Usage),
+            (&["shop"], "", Kind::Usage),
+            (&["shop"], "A_B", Kind::Usage),
+            (&["shop"], "a b c", Kind::Usage),
+        ] {
+            let failure = surroundings("/", platforms).environment(&words(text)).unwrap_err();
+            assert_eq!(failure.kind, kind, "{text}: {failure}");
+        }
+    }
+
+    #[test]
+    fn machines_follow_the_environment_with_or_without_its_platform() {
+        let known = |id: &EnvironmentId| (id.to_string() == "shop/1161").then(Vec::new);
+        let surroundings = surroundings("/", &["shop"]);
+        for (text, machines) in [("shop 1161", 0), ("shop 1161 web1", 1), ("1161 web1", 1), ("1161", 0), ("1161 web1 web2", 2)] {
+            let (id, found) = surroundings.machines(&words(text), &known).unwrap();
+            assert_eq!((id.to_string().as_str(), found.len()), ("shop/1161", machines), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fleet_is_a_platform_and_perhaps_some_of_its_environments() {
+        let surroundings = surroundings("/", &["shop"]);
+        for (text, environments) in [("", 0), ("shop", 0), ("shop 1 2", 2), ("1 2", 2), ("1", 1)] {
+            let (platform, names) = surroundings.fleet(&words(text)).unwrap();
+            assert_eq!((platform.as_str(), names.len()), ("shop", environments), "{text}");
+        }
+    }
+}

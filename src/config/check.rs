@@ -1,0 +1,156 @@
+//! Checks that several documents share: names, paths, references and cycles.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use crate::model::BadName;
+
+use super::at::At;
+use super::fault::Faults;
+
+/// The word that was probably meant, if one is close enough to be more than a guess.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let allowed = (word.chars().count() / 3).clamp(1, 3);
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&word.to_lowercase(), candidate), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// A hint for a word that is none of `known`.
+pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone, none: &str) -> String {
+    match nearest(word, known.clone()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let all: Vec<_> = known.into_iter().map(|word| format!("`{word}`")).collect();
+            if all.is_empty() { none.to_owned() } else { format!("known here: {}", all.join(", ")) }
+        }
+    }
+}
+
+/// A name of the model, or a fault with the nearest spelling that would do.
+pub fn name<T>(faults: &mut Faults, word: &At<String>, new: impl Fn(String) -> Result<T, BadName>) -> Option<T> {
+    match new(word.to_string()) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            let near = label_like(word);
+            let hint = (near != **word && new(near.clone()).is_ok()).then(|| format!("write `{near}`"));
+            faults.push(word.span(), error.to_string(), hint);
+            None
+        }
+    }
+}
+
+fn label_like(word: &str) -> String {
+    let mapped: String =
+        word.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' }).collect();
+    mapped.trim_matches(['-', '.']).to_owned()
+}
+
+/// A path below the file's own folder: relative and without `..`.
+pub fn inner_path(faults: &mut Faults, path: &At<String>, inside: &str) -> Option<PathBuf> {
+    let reason = if path.is_empty() {
+        "is empty"
+    } else if path.chars().any(char::is_control) {
+        "holds a control character"
+    } else if Path::new(path.as_str()).is_absolute() {
+        "is absolute"
+    } else if has_parent(path) {
+        "leads outside with `..`"
+    } else {
+        return Some(PathBuf::from(path.as_str()));
+    };
+    faults.add_hint(path.span(), format!("the path `{}` {reason}", path.escape_debug()), format!("name a path inside {inside}"));
+    None
+}
+
+/// A folder or link inside a machine.
+pub fn machine_path(faults: &mut Faults, path: &At<String>) -> Option<String> {
+    let reason = if !path.starts_with('/') {
+        "is not absolute"
+    } else if has_parent(path) {
+        "holds `..`"
+    } else if Path::new(path.as_str()).components().count() == 1 {
+        "is the whole machine"
+    } else if path.chars().any(char::is_control) {
+        "holds a control character"
+    } else {
+        return Some(path.to_string());
+    };
+    faults.add_hint(
+        path.span(),
+        format!("the folder `{}` {reason}", path.escape_debug()),
+        "name it as the machine sees it, e.g. `/var/lib/mysql`",
+    );
+    None
+}
+
+fn has_parent(path: &str) -> bool {
+    Path::new(path).components().any(|part| part == Component::ParentDir)
+}
+
+/// What a health check asks a web server for.
+pub fn url_path(faults: &mut Faults, path: &At<String>) -> String {
+    if !path.starts_with('/') {
+        faults.add_hint(
+            path.span(),
+            format!("the path `{}` does not start with `/`", path.escape_debug()),
+            format!("write `/{}`", path.escape_debug()),
+        );
+    } else if path.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        faults.add_hint(path.span(), "a URL's path can't hold blanks", "write a blank as `%20`");
+    }
+    path.to_string()
+}
+
+/// A host name that is not ours, so unlike our labels it may come from anywhere; still lower case, as DNS compares it.
+pub fn is_host_name(word: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    word.len() <= 253 && word.split('.').all(label)
+}
+
+/// One name with what it refers to.
+pub struct Node<'a> {
+    pub name: &'a str,
+    pub to: &'a [At<String>],
+}
+
+/// The names of one cycle, the first again at the end, and the word that leads from the first to the second; `None` where
+/// everything can be put in an order.
+pub fn cycle<'a>(nodes: &[Node<'a>]) -> Option<(Vec<&'a str>, Range<usize>)> {
+    let mut left: BTreeMap<&str, &'a [At<String>]> = nodes.iter().map(|node| (node.name, node.to)).collect();
+    loop {
+        let names: BTreeSet<&str> = left.keys().copied().collect();
+        left.retain(|_, to| to.iter().any(|to| names.contains(to.as_str())));
+        if left.len() == names.len() {
+            break;
+        }
+    }
+    // Whatever is left refers to something that is left, so walking on must come back to where it was.
+    let next = |from: &str| left.get(from)?.iter().find(|to| left.contains_key(to.as_str()));
+    let mut path = vec![nodes.iter().find(|node| left.contains_key(node.name))?.name];
+    loop {
+        let to = next(path[path.len() - 1])?.as_str();
+        let start = path.iter().position(|name| *name == to);
+        path.push(to);
+        if let Some(start) = start {
+            let cycle = path.split_off(start);
+            let span = next(cycle[0])?.span();
+            return Some((cycle, span));
+        }
+    }
+}
+
+/// A name that a shell and a process environment take.
+pub fn is_variable(word: &str) -> bool {
+    let starts = word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    starts && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}

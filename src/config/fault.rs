@@ -1,0 +1,134 @@
+//! Faults of one file: collected with byte ranges, told with lines and columns.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use toml::de::{DeTable, Deserializer};
+
+use crate::model::{Failure, Fault, Kind, Place};
+
+use super::shape;
+
+/// The file that is being read and what was found wrong in it.
+pub struct Faults<'a> {
+    file: &'a Path,
+    text: &'a str,
+    list: Vec<Fault>,
+}
+
+impl<'a> Faults<'a> {
+    pub fn new(file: &'a Path, text: &'a str) -> Self {
+        Self { file, text, list: Vec::new() }
+    }
+
+    pub fn add(&mut self, span: Range<usize>, message: impl Into<String>) {
+        self.push(span, message.into(), None);
+    }
+
+    pub fn add_hint(&mut self, span: Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(span, message.into(), Some(hint.into()));
+    }
+
+    pub fn push(&mut self, span: Range<usize>, message: String, hint: Option<String>) {
+        let place = Some(self.place(span));
+        self.list.push(Fault { message, place, hint });
+    }
+
+    pub fn place(&self, span: Range<usize>) -> Place {
+        place(self.file, self.text, span)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// In the order of the file, as a person reads it.
+    pub fn into_list(mut self) -> Vec<Fault> {
+        self.list.sort_by_key(|fault| fault.place.as_ref().map(|place| place.span.start));
+        self.list
+    }
+}
+
+/// Lines and columns count from 1; a column is a character, as editors count it.
+pub fn place(file: &Path, text: &str, span: Range<usize>) -> Place {
+    let floor = |mut at: usize| {
+        at = at.min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let (start, end) = (floor(span.start), floor(span.end));
+    let before = &text[..start];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Place {
+        file: file.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: before[line_start..].chars().count() + 1,
+        span: start..end.max(start),
+    }
+}
+
+/// The raw form of a document, if its syntax and its shape are right.
+pub fn parse<T: DeserializeOwned>(schema: &serde_json::Value, faults: &mut Faults) -> Option<T> {
+    let (tree, errors) = DeTable::parse_recoverable(faults.text);
+    syntax(errors, faults);
+    if !faults.is_empty() {
+        return None;
+    }
+    shape::check(schema, &tree, faults);
+    if !faults.is_empty() {
+        return None;
+    }
+    match T::deserialize(Deserializer::from(tree)) {
+        Ok(raw) => Some(raw),
+        // The shape check speaks first and better; this keeps what it can't know, e.g. a number beyond 64 bits.
+        Err(error) => {
+            faults.add(error.span().unwrap_or(0..0), error.message());
+            None
+        }
+    }
+}
+
+/// After a mistake the parser often stumbles over the rest of the line, so only the first fault of a line is told.
+fn syntax(mut errors: Vec<toml::de::Error>, faults: &mut Faults) {
+    errors.sort_by_key(|error| error.span().map(|span| span.start));
+    let mut told = BTreeSet::new();
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        if told.insert(faults.place(span.clone()).line) {
+            faults.push(span, format!("not valid TOML: {}", error.message()), syntax_hint(error.message()));
+        }
+    }
+}
+
+fn syntax_hint(message: &str) -> Option<String> {
+    let hint = match message {
+        _ if message.contains("duplicate key") => "keep one of the two",
+        _ if message.contains("string values must be quoted") => "put the value in double quotes",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// The edge's form of a file's faults; completes "could not use …".
+pub fn failure(file: &Path, faults: Vec<Fault>) -> Failure {
+    Failure::new(Kind::Config, format!("use `{}`", file.display())).faults(faults)
+}
+
+/// Reads a file and parses it with `parse`.
+pub fn read<T>(file: &Path, parse: impl FnOnce(&str) -> Result<T, Vec<Fault>>) -> Result<T, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
+    parse(&text).map_err(|faults| failure(file, faults))
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => Kind::NotFound,
+        std::io::ErrorKind::PermissionDenied => Kind::Privilege,
+        _ => Kind::Config,
+    };
+    Failure::new(kind, format!("read `{}`", file.display())).because(error)
+}

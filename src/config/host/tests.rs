@@ -1,0 +1,158 @@
+use super::*;
+use crate::config::tests::{table, told};
+
+pub const EXAMPLE: &str = r#"domain = "paas.example.com"
+store = "/srv/adt"
+pool_v4 = "172.20.0.0/14"
+nameservers = ["192.0.2.53", "2001:db8::53"]
+boxes = ["/srv/boxes"]
+provider = "docker"
+grace_seconds = 30
+"#;
+
+fn read(text: &str) -> Result<HostSettings, Vec<Fault>> {
+    settle(Some((Path::new("/etc/adt/adt.toml"), text)), &|_| None, &HostFlags::default())
+}
+
+fn origins(settings: &HostSettings) -> Vec<String> {
+    settings.rows().into_iter().map(|(key, value, origin)| format!("{key} = {value} [{origin}]")).collect()
+}
+
+#[test]
+fn defaults_need_no_file() {
+    let settings = settle(None, &|_| None, &HostFlags::default()).unwrap();
+    assert_eq!(
+        origins(&settings),
+        [
+            "domain = example.test [default]",
+            "store = /var/lib/adt [default]",
+            "pool_v4 = 10.213.0.0/16 [default]",
+            "nameservers =  [default]",
+            "boxes =  [default]",
+            "provider = lxc [default]",
+            "grace_seconds = 10 [default]",
+        ]
+    );
+}
+
+#[test]
+fn a_file_gives_its_places() {
+    assert_eq!(
+        origins(&read(EXAMPLE).unwrap()),
+        [
+            "domain = paas.example.com [/etc/adt/adt.toml:1:10]",
+            "store = /srv/adt [/etc/adt/adt.toml:2:9]",
+            "pool_v4 = 172.20.0.0/14 [/etc/adt/adt.toml:3:11]",
+            "nameservers = 192.0.2.53, 2001:db8::53 [/etc/adt/adt.toml:4:15]",
+            "boxes = /srv/boxes [/etc/adt/adt.toml:5:9]",
+            "provider = docker [/etc/adt/adt.toml:6:12]",
+            "grace_seconds = 30 [/etc/adt/adt.toml:7:17]",
+        ]
+    );
+}
+
+#[test]
+fn a_flag_beats_a_variable_beats_the_file() {
+    let env = |name: &str| match name {
+        "ADT_DOMAIN" => Some("variable.test".to_owned()),
+        "ADT_BOXES" => Some("/a:/b:".to_owned()),
+        "ADT_NAMESERVERS" => Some("192.0.2.1, 192.0.2.2".to_owned()),
+        "ADT_STORE" => Some(String::new()),
+        "ADT_GRACE_SECONDS" => Some("0".to_owned()),
+        _ => None,
+    };
+    let flags = HostFlags { domain: Some("flag.test".into()), provider: Some("vm".into()), ..HostFlags::default() };
+    let settings = settle(Some((Path::new("f"), EXAMPLE)), &env, &flags).unwrap();
+    assert_eq!(
+        origins(&settings),
+        [
+            "domain = flag.test [--domain]",
+            "store = /srv/adt [f:2:9]",
+            "pool_v4 = 172.20.0.0/14 [f:3:11]",
+            "nameservers = 192.0.2.1, 192.0.2.2 [ADT_NAMESERVERS]",
+            "boxes = /a, /b [ADT_BOXES]",
+            "provider = vm [--provider]",
+            "grace_seconds = 0 [ADT_GRACE_SECONDS]",
+        ]
+    );
+}
+
+#[test]
+fn settings_that_can_not_work() {
+    table(
+        read,
+        &[
+            ("domian = \"a\"\n", &["1:1 unknown key `domian` (did you mean `domain`?)"]),
+            (
+                "domain = \"a.local\"\nstore = \"adt\"\n",
+                &[
+                    "1:10 `a.local` is not a domain: `.local` belongs to multicast DNS, so many systems never ask a name server for it \
+             (write e.g. `example.test`; `.test` is nobody's on the internet)",
+                    "2:9 the folder `adt` is not absolute (write its whole path, e.g. `/var/lib/adt`)",
+                ],
+            ),
+            (
+                "pool_v4 = \"8.8.0.0/16\"\n",
+                &[
+                    "1:11 the address pool `8.8.0.0/16` is not private (take a part of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16)",
+                ],
+            ),
+            (
+                "pool_v4 = \"10.0.0.0/7\"\n",
+                &[
+                    "1:11 the address pool `10.0.0.0/7` is not private (take a part of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16)",
+                ],
+            ),
+            ("pool_v4 = \"10.1.2.3/16\"\n", &["1:11 the address pool `10.1.2.3/16` has host bits (write `10.1.0.0/16`)"]),
+            (
+                "pool_v4 = \"10.1.2.0/27\"\n",
+                &[
+                    "1:11 the address pool `10.1.2.0/27` is too small for one environment (give it a /26 or more, e.g. `10.213.0.0/16`)",
+                ],
+            ),
+            (
+                "pool_v4 = \"fd00::/8\"\n",
+                &["1:11 the address pool `fd00::/8` is not an IPv4 network (write e.g. `10.213.0.0/16`)"],
+            ),
+            (
+                "nameservers = [\"dns.example\", \"127.0.0.53\"]\nboxes = [\"x\"]\n",
+                &[
+                    "1:16 the name server `dns.example` is not an IP address (write only IP addresses, e.g. `192.0.2.53`)",
+                    "1:31 no machine can reach the name server `127.0.0.53` (name one by an address that machines can reach)",
+                    "2:10 the folder `x` is not absolute (write its whole path, e.g. `/var/lib/adt`)",
+                ],
+            ),
+            ("grace_seconds = -1\n", &["1:17 `grace_seconds` is -1 (it must be between 0 and 3600)"]),
+        ],
+    );
+}
+
+#[test]
+fn faults_of_variables_and_flags_name_them() {
+    let env = |name: &str| (name == "ADT_GRACE_SECONDS").then(|| "soon".to_owned());
+    let flags = HostFlags { pool_v4: Some("everything".into()), ..HostFlags::default() };
+    let faults = settle(None, &env, &flags).unwrap_err();
+    assert_eq!(
+        told(&faults),
+        [
+            "--pool-v4: the address pool `everything` is not an IPv4 network (write e.g. `10.213.0.0/16`)",
+            "ADT_GRACE_SECONDS: `soon` is not a number of seconds between 0 and 3600 (write e.g. `10`)",
+        ]
+    );
+}
+
+#[test]
+fn only_a_file_that_was_named_must_exist() {
+    let missing = HostFlags { config: Some("/nowhere/adt.toml".into()), ..HostFlags::default() };
+    let failure = read_settings(&missing).unwrap_err();
+    assert!(failure.to_string().starts_with("could not read `/nowhere/adt.toml`: "), "{failure}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("adt.toml");
+    std::fs::write(&file, EXAMPLE).unwrap();
+    let found = read_settings(&HostFlags { config: Some(file), ..HostFlags::default() }).unwrap();
+    assert_eq!(found.grace_seconds.value, 30);
+}
+
+fn read_settings(flags: &HostFlags) -> Result<HostSettings, Failure> {
+    super::read(&|_| None, flags)
+}

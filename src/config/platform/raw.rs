@@ -1,0 +1,151 @@
+//! `platform.toml`, key by key. These comments are the user's documentation: the JSON Schema carries them into editors.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::at::At;
+
+/// A product's production topology: its machines, the sites on them, their data and the places where it may live.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "platform.toml")]
+pub struct Document {
+    /// What the product is called.
+    pub platform: Header,
+    /// The machines of each environment, by role: `[machines.web]`. They are listed and started in the order of this file.
+    #[serde(default)]
+    pub machines: BTreeMap<At<String>, Machine>,
+    /// The applications that are reachable by name: `[sites.www]` answers at `www.<environment>.<platform>.<domain>`.
+    #[serde(default)]
+    pub sites: BTreeMap<At<String>, Site>,
+    /// What seeds, snapshots, forks and backups mean by "the data": `[data.db]`.
+    #[serde(default)]
+    pub data: BTreeMap<At<String>, Data>,
+    /// Where this platform may live besides the developer's own host: `[targets.production]`.
+    #[serde(default)]
+    pub targets: BTreeMap<At<String>, Target>,
+}
+
+/// What the product is called.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// The platform's name, a DNS label: part of every host name below it.
+    pub name: At<String>,
+    /// One line that says what this is, shown by `platform:list`.
+    #[serde(default)]
+    pub summary: String,
+    /// The last labels of every name, e.g. `example.test`. Without it, the host's own domain.
+    pub domain: Option<At<String>>,
+}
+
+/// A role and how many machines play it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// The machine image: a folder of the platform's `boxes/`, or a box that comes with adt.
+    #[serde(rename = "box")]
+    pub boxed: At<String>,
+    /// How many machines play this role. They are named `web1`, `web2`, …; without a count there is one, named like its role.
+    #[schemars(range(min = 1, max = 61))]
+    pub count: Option<At<u32>>,
+    /// The most memory that each machine may use, e.g. `"512M"` or `"2G"`. Without it, the host's memory is the limit.
+    pub memory: Option<At<String>>,
+    /// The most processor time that each machine may use, e.g. `1.5` processors.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 4096))]
+    pub cpus: Option<f64>,
+    /// The most processes that each machine may have at a time.
+    #[schemars(range(min = 16, max = 4194304))]
+    pub processes: Option<u32>,
+    /// Roles that must answer before these machines start.
+    #[serde(default)]
+    pub after: Vec<At<String>>,
+    /// Absolute folders inside the machine that hold its data.
+    #[serde(default)]
+    pub data: Vec<At<String>>,
+    /// Scripts of the platform's folder that run once on top of the box. Their result is kept, so new environments start with it.
+    #[serde(default)]
+    pub provision: Vec<At<String>>,
+    /// One line that says what these machines do.
+    #[serde(default)]
+    pub summary: String,
+}
+
+/// An application that is reachable by name.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// The role whose machines serve it; requests are balanced over all of them.
+    pub on: At<String>,
+    /// The port on which its machines answer plain HTTP.
+    #[serde(default = "port_80")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// The path that answers 200 to 399 when the site works.
+    pub health: Option<At<String>>,
+    /// Production's names for this site. Inside an environment they lead to the environment's own copy.
+    #[serde(default)]
+    pub aliases: Vec<At<String>>,
+    /// Other sites of this platform that this one calls.
+    #[serde(default)]
+    pub needs: Vec<At<String>>,
+    /// The address of the git repository that holds the site's code. Without it, the box serves what it holds.
+    pub source: Option<At<String>>,
+    /// A template for the branch to try first; the ticket's own branch is `{{ env }}`.
+    pub branch: Option<At<String>>,
+    /// The branch to use when the first does not exist. Without it, the one that the repository names.
+    pub default_branch: Option<At<String>>,
+    /// The symlink inside its machines that a release is switched into, e.g. `/srv/www`.
+    pub path: Option<At<String>>,
+    /// A program of the repository that builds a release: runs once, may use the network.
+    pub buildpack: Option<At<String>>,
+    /// A program of the repository that runs on each machine before the switch, without network, while the old release is live.
+    pub predeploy: Option<At<String>>,
+    /// A program of the repository that runs on each machine after the switch, without network.
+    pub postdeploy: Option<At<String>>,
+    /// Variables for the site's programs. The values are templates.
+    #[serde(default)]
+    pub env: BTreeMap<At<String>, At<String>>,
+}
+
+fn port_80() -> u16 {
+    80
+}
+
+/// A named piece of the platform's data.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// The role whose machines hold it.
+    pub machine: At<String>,
+    /// How it is dumped and loaded, e.g. `mariadb`. Without it, the role's data folders are copied.
+    pub engine: Option<At<String>>,
+    /// A file of the platform's folder that a new environment starts with.
+    pub seed: Option<At<String>>,
+}
+
+/// A place where the same machines run in other numbers and sizes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// What the machines run on there.
+    pub provider: At<String>,
+    /// The last labels of the names there.
+    pub domain: Option<At<String>>,
+    /// What differs there, by role.
+    #[serde(default)]
+    pub machines: BTreeMap<At<String>, TargetMachine>,
+}
+
+/// What differs at a target from the role's own definition.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TargetMachine {
+    /// How many machines play the role there.
+    #[schemars(range(min = 1, max = 10000))]
+    pub count: Option<u32>,
+    /// The provider's word for a kind of server.
+    pub size: Option<At<String>>,
+}

@@ -1,0 +1,348 @@
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::tests::table;
+use crate::model::Site;
+use crate::model::names::{EnvironmentName, SiteName};
+use crate::model::topology::Code;
+
+/// The example of the design.
+pub const EXAMPLE: &str = r#"[platform]
+name = "shop"
+summary = "Web shop: two web servers in front of one database"
+
+[machines.web]
+box = "web-php"
+count = 2
+memory = "512M"
+cpus = 1
+after = ["db"]
+
+[machines.db]
+box = "mariadb"
+data = ["/var/lib/mysql"]
+
+[sites.www]
+source = "https://git.example.org/shop/www.git"
+branch = "{{ env }}"
+default_branch = "main"
+on = "web"
+path = "/srv/www"
+port = 80
+health = "/healthz"
+aliases = ["www.shop-production.com"]
+needs = ["api"]
+buildpack = "deploy/buildpack"
+predeploy = "deploy/predeploy"
+postdeploy = "deploy/postdeploy"
+[sites.www.env]
+DATABASE_URL = "mysql://shop:{{ secret('db') }}@db/shop"
+
+[sites.api]
+on = "web"
+
+[data.db]
+machine = "db"
+engine = "mariadb"
+seed = "seed/shop.sql.zst"
+
+[targets.production]
+provider = "exoscale"
+domain = "shop-production.com"
+machines.web = { count = 4, size = "standard.medium" }
+"#;
+
+fn read(text: &str) -> Result<Platform, Vec<Fault>> {
+    parse(Path::new("shop/platform.toml"), text)
+}
+
+/// A whole file around some lines: line 4 is the first of them.
+fn with(lines: &str) -> String {
+    format!("platform = {{ name = \"shop\" }}\n[machines.web]\nbox = \"web-php\"\n{lines}")
+}
+
+#[test]
+fn the_designs_example_settles() {
+    let platform = read(EXAMPLE).unwrap();
+    assert_eq!(platform.folder, Path::new("shop"));
+    let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).map(|name| name.to_string()).collect();
+    assert_eq!(names, ["web1", "web2", "db"], "in the order of the file");
+    let web = &platform.machines[0];
+    assert_eq!(web.limits.memory_bytes, Some(512 << 20));
+    assert_eq!(web.limits.cpus, Some(1.0));
+    assert_eq!(web.after[0].as_str(), "db");
+    let place = web.boxed.place.as_ref().unwrap();
+    assert_eq!((place.line, place.column, &EXAMPLE[place.span.clone()]), (6, 7, "\"web-php\""));
+    let www = &platform.sites[0];
+    assert_eq!(www.health, "/healthz");
+    assert_eq!(www.code.default_branch.as_deref(), Some("main"));
+    assert_eq!(www.code.buildpack, Some(PathBuf::from("deploy/buildpack")));
+    assert_eq!(www.env[0].0, "DATABASE_URL");
+    assert_eq!(platform.sites[1], Site::new(SiteName::new("api").unwrap(), RoleName::new("web").unwrap()));
+    assert_eq!(platform.sites[1].code.branch, Code::BRANCH);
+    assert_eq!(platform.data[0].engine.as_deref(), Some("mariadb"));
+    assert_eq!(platform.targets[0].machines[0].count, Some(4));
+    let stored: Platform = serde_json::from_str(&serde_json::to_string(&platform).unwrap()).unwrap();
+    assert_eq!(stored, platform, "a stored platform is the same one");
+}
+
+#[test]
+fn files_of_the_wrong_shape() {
+    table(
+        read,
+        &[
+            ("[platform\n", &["1:10 not valid TOML: unclosed table, expected `]`"]),
+            (
+                "a = b\n",
+                &["1:5 not valid TOML: string values must be quoted, expected literal string (put the value in double quotes)"],
+            ),
+            ("a = 1\na = 2\n", &["2:1 not valid TOML: duplicate key (keep one of the two)"]),
+            ("a = [1\nb = 2\n", &["2:1 not valid TOML: missing comma between array elements, expected `,`"]),
+            (
+                "a: 1\nb 2\n",
+                &[
+                    "1:2 not valid TOML: invalid unquoted key, expected letters, numbers, `-`, `_`",
+                    "2:3 not valid TOML: key with no value, expected `=`",
+                ],
+            ),
+            ("", &["1:1 the file lacks `platform` (add `[platform]`)"]),
+            ("[platform]\n", &["1:1 `platform` lacks `name` (add `name = \"…\"`)"]),
+            (
+                &with("cuont = 2\nmemory = 512\n[site.www]\n"),
+                &[
+                    "4:1 unknown key `cuont` (did you mean `count`?)",
+                    "5:10 `memory` must be text, not a whole number (write \"512\")",
+                    "6:2 unknown key `site` (did you mean `sites`?)",
+                ],
+            ),
+            (
+                &with("zzz = 2\n"),
+                &[
+                    "4:1 unknown key `zzz` (known here: `after`, `box`, `count`, `cpus`, `data`, `memory`, `processes`, `provision`, `summary`)",
+                ],
+            ),
+            (&with("count = \"2\"\n"), &["4:9 `count` must be a whole number, not text (write 2 without quotes)"]),
+            (&with("count = 0\n"), &["4:9 `count` is 0 (it must be between 1 and 61)"]),
+            (&with("count = 99999999999999999999\n"), &["4:9 `count` is too large a number"]),
+            (&with("cpus = 0\n"), &["4:8 `cpus` is 0 (it must be more than 0 and at most 4096)"]),
+            (&with("cpus = nan\n"), &["4:8 `cpus` is NaN (it must be more than 0 and at most 4096)"]),
+            (&with("cpus = -1.5\n"), &["4:8 `cpus` is -1.5 (it must be more than 0 and at most 4096)"]),
+            (&with("processes = 1\n"), &["4:13 `processes` is 1 (it must be between 16 and 4194304)"]),
+            (&with("after = \"web\"\n"), &["4:9 `after` must be a list, not text (write [\"web\"])"]),
+            (&with("data = [1]\n"), &["4:9 each entry of `data` must be text, not a whole number (write \"1\")"]),
+            (&with("[sites.www]\non = \"web\"\nport = 0\n"), &["6:8 `port` is 0 (it must be between 1 and 65535)"]),
+        ],
+    );
+}
+
+#[test]
+fn names_that_dns_or_the_platform_refuses() {
+    let long = "w".repeat(63);
+    table(
+        read,
+        &[
+            (
+                "[platform]\nname = \"box\"\n[machines.a]\nbox = \"b\"\n",
+                &["2:8 the platform name `box` is reserved for building boxes (choose another name)"],
+            ),
+            (
+                "[platform]\nname = \"My_Shop\"\ndomain = \"shop.local\"\n[machines.a]\nbox = \"B\"\n",
+                &[
+                    "2:8 `My_Shop` is not a platform name: only lower-case letters, digits and hyphens make a DNS label (write `my-shop`)",
+                    "3:10 `shop.local` is not a domain: `.local` belongs to multicast DNS, so many systems never ask a name server for it",
+                    "5:7 `B` is not a box name: only lower-case letters, digits and hyphens make a DNS label (write `b`)",
+                ],
+            ),
+            (
+                "[platform]\nname = \"shop\"\n",
+                &["2:8 the platform has no machine (add one, e.g. `[machines.web]` with `box = \"debian\"`)"],
+            ),
+            (
+                &format!("platform = {{ name = \"shop\" }}\n[machines.{long}]\nbox = \"a\"\ncount = 2\n"),
+                &[&format!(
+                    "2:11 `{long}2` is not a machine name: it is longer than the 63 characters that DNS allows \
+             (shorten the role's name: its machines carry their number after it)"
+                )],
+            ),
+            (
+                &with("[machines.web1]\nbox = \"a\"\n[machines.db]\nbox = \"a\"\ncount = 61\n"),
+                &["8:9 with `db` the platform has 63 machines, but an environment holds 61 (lower the counts)"],
+            ),
+            (
+                &with("count = 1\n[machines.web1]\nbox = \"a\"\n"),
+                &["5:11 roles `web` and `web1` would both have a machine `web1` (rename one of the two roles)"],
+            ),
+            (
+                &with("[sites.web]\non = \"web\"\n"),
+                &["4:8 site `web` would share its DNS name with machine `web` (rename the site or the role)"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn machines_that_do_not_fit_together() {
+    table(
+        read,
+        &[
+            (&with("after = [\"bd\"]\n[machines.db]\nbox = \"a\"\n"), &["4:10 there is no machine `bd` (did you mean `db`?)"]),
+            (
+                &with("after = [\"db\"]\n[machines.db]\nbox = \"a\"\nafter = [\"web\"]\n"),
+                &["4:10 machines wait for each other: web -> db -> web (remove one of these from `after`)"],
+            ),
+            (
+                &with(
+                    "after = [\"db\"]\n[machines.db]\nbox = \"a\"\nafter = [\"c\", \"d\"]\n[machines.c]\nbox = \"a\"\n[machines.d]\nbox = \"a\"\nafter = [\"db\"]",
+                ),
+                &["7:15 machines wait for each other: db -> d -> db (remove one of these from `after`)"],
+            ),
+            (&with("after = [\"web\"]\n"), &["4:10 machines wait for each other: web -> web (remove one of these from `after`)"]),
+            (&with("memory = \"12M\"\n"), &["4:10 `12M` is too little memory for a machine to start (give it \"16M\" or more)"]),
+            (
+                &with("memory = \"512\"\n"),
+                &["4:10 `512` is no amount of memory (write a whole number and K, M, G or T, e.g. \"512M\" or \"2G\")"],
+            ),
+            (
+                &with("data = [\"lib\", \"/a/../b\", \"/\", \"/a\", \"/a\"]\n"),
+                &[
+                    "4:9 the folder `lib` is not absolute (name it as the machine sees it, e.g. `/var/lib/mysql`)",
+                    "4:16 the folder `/a/../b` holds `..` (name it as the machine sees it, e.g. `/var/lib/mysql`)",
+                    "4:27 the folder `/` is the whole machine (name it as the machine sees it, e.g. `/var/lib/mysql`)",
+                    "4:38 folder `/a` is named twice (keep one of the two)",
+                ],
+            ),
+            (
+                &with("provision = [\"/etc/x\", \"../x\", \"\"]\n"),
+                &[
+                    "4:14 the path `/etc/x` is absolute (name a path inside the platform's folder)",
+                    "4:24 the path `../x` leads outside with `..` (name a path inside the platform's folder)",
+                    "4:32 the path `` is empty (name a path inside the platform's folder)",
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn sites_that_do_not_fit_together() {
+    let site = |lines: &str| with(&format!("[sites.www]\non = \"web\"\n{lines}\n"));
+    table(
+        read,
+        &[
+            (&with("[sites.www]\non = \"wbe\"\n"), &["5:6 there is no machine `wbe` (did you mean `web`?)"]),
+            (&site("needs = [\"api\"]"), &["6:10 there is no site `api` (known here: `www`)"]),
+            (
+                &site("needs = [\"api\"]\n[sites.api]\non = \"web\"\nneeds = [\"www\"]"),
+                &["6:10 sites need each other: www -> api -> www (remove one of these from `needs`)"],
+            ),
+            (&site("health = \"healthz\""), &["6:10 the path `healthz` does not start with `/` (write `/healthz`)"]),
+            (
+                &site("aliases = [\"https://x\", \"a.b\"]\n[sites.api]\non = \"web\"\naliases = [\"a.b\"]"),
+                &[
+                    "6:12 the alias `https://x` is not a host name (write only the name, in lower case, e.g. `www.example.org`)",
+                    "9:12 alias `a.b` already belongs to site `www` (keep one of the two)",
+                ],
+            ),
+            (
+                &site("source = \"ext::sh -c id\"\ndefault_branch = \"-x\"\nbuildpack = \"../x\""),
+                &[
+                    "6:10 the source `ext::sh -c id` names a remote helper, which could run any program \
+             (write a git address, e.g. `https://git.example.org/shop/www.git`)",
+                    "7:18 `-x` is not a branch that git allows (write it as `git branch` shows it, e.g. `main`)",
+                    "8:13 the path `../x` leads outside with `..` (name a path inside the site's repository)",
+                ],
+            ),
+            (
+                &site("env = { \"a-b\" = \"\" }"),
+                &["6:9 `a-b` is not the name of a variable (use letters, digits and underscores, e.g. `DATABASE_URL`)"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn data_and_targets_name_machines() {
+    table(
+        read,
+        &[
+            (
+                &with("[data.db]\nmachine = \"db\"\nseed = \"/x\"\n"),
+                &[
+                    "5:11 there is no machine `db` (known here: `web`)",
+                    "6:8 the path `/x` is absolute (name a path inside the platform's folder)",
+                ],
+            ),
+            (
+                &with("[targets.local]\nprovider = \"\"\nmachines.wbe = { count = 2 }\n"),
+                &[
+                    "4:10 the target `local` is always the developer's own host (name the target after its purpose, e.g. `production`)",
+                    "5:12 `` is not a provider name: it is empty",
+                    "6:10 there is no machine `wbe` (did you mean `web`?)",
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn whole_host_names_fit_into_dns() {
+    let (label, domain) = ("a".repeat(63), ["d"; 60].join("."));
+    let text = format!("[platform]\nname = \"{label}\"\ndomain = \"{domain}\"\n[machines.{label}]\nbox = \"b\"\n");
+    let faults = read(&text).unwrap_err();
+    assert!(faults[0].message.ends_with("has 311 characters, but DNS allows 253"), "{faults:?}");
+
+    let platform = read(&text.replace(&format!("domain = \"{domain}\"\n"), "")).unwrap();
+    let environment = |name: &str| EnvironmentId { platform: platform.name.clone(), name: EnvironmentName::new(name).unwrap() };
+    let domain = Domain::new(domain).unwrap();
+    assert!(fits(&platform, &environment("1161"), &Domain::new("example.test").unwrap()).is_ok());
+    assert!(fits(&platform, &environment("1161-again"), &domain).unwrap_err().message.contains("DNS allows 253"));
+}
+
+#[test]
+fn the_same_box_is_equal_wherever_it_is_written() {
+    let text = with("[machines.b]\n\nbox = \"web-php\"\n");
+    let platform = read(&text).unwrap();
+    assert_ne!(platform.machines[0].boxed.place, platform.machines[1].boxed.place);
+    assert_eq!(platform.machines[0].boxed, platform.machines[1].boxed);
+}
+
+fn some_platform() -> impl Strategy<Value = String> {
+    let role = ("(web1?|db|a|b|A)", prop::option::of(0..40u32), prop::option::of("(web1?|db|a|b)"));
+    let site = ("(www|api|web1?|db)", "(web1?|db|a)", prop::option::of("(www|api)"));
+    (prop::collection::vec(role, 0..5), prop::collection::vec(site, 0..4)).prop_map(|(roles, sites)| {
+        let mut text = "[platform]\nname = \"shop\"\n".to_owned();
+        for (role, count, after) in roles {
+            text += &format!("[machines.{role}]\nbox = \"x\"\n");
+            text += &count.map(|count| format!("count = {count}\n")).unwrap_or_default();
+            text += &after.map(|after| format!("after = [\"{after}\"]\n")).unwrap_or_default();
+        }
+        for (site, on, needs) in sites {
+            text += &format!("[sites.{site}]\non = \"{on}\"\n");
+            text += &needs.map(|needs| format!("needs = [\"{needs}\"]\n")).unwrap_or_default();
+        }
+        text
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_settles_keeps_the_promises_of_its_type(text in some_platform()) {
+        let Ok(platform) = read(&text) else { return Ok(()) };
+        let machines: Vec<MachineName> = platform.machines.iter().flat_map(Machine::names).collect();
+        prop_assert_eq!(platform.machines_by_name().len(), machines.len(), "machine names are unique");
+        prop_assert!((1..=MOST_MACHINES).contains(&machines.len()));
+        for site in &platform.sites {
+            prop_assert!(platform.machine(&site.on).is_some());
+            prop_assert!(machines.iter().all(|machine| machine.as_str() != site.name.as_str()));
+        }
+        // `after` has an order: starting whatever waits for nothing more starts everything.
+        let mut up: Vec<&RoleName> = Vec::new();
+        for _ in &platform.machines {
+            let next = platform.machines.iter().filter(|machine| machine.after.iter().all(|role| up.contains(&role)));
+            up = next.map(|machine| &machine.role).collect();
+        }
+        prop_assert_eq!(up.len(), platform.machines.len());
+    }
+}

@@ -1,0 +1,327 @@
+//! `host:bootstrap`: what this host must have, as a list that is compared and converged; `host:check` reads the same list.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::Engine;
+use super::events::Events;
+use crate::exec::Command;
+use crate::model::response::{CheckItem, Done, Verdict};
+use crate::model::{Event, Failure, Kind, Response};
+
+/// One thing that machines need of their host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Requirement {
+    /// A program on the path, and the Debian package that brings it.
+    Program { program: &'static str, package: &'static str },
+    /// A file that any of these patterns' folders may hold.
+    Library { name: &'static str, package: &'static str },
+    /// A file at a fixed place.
+    File { path: &'static str, package: &'static str },
+    /// A kernel setting that must be at least this; a host that allows more keeps its value.
+    Sysctl { key: &'static str, at_least: u64, why: &'static str },
+    /// A filesystem or network ability that may be a module.
+    Module { name: &'static str, sign: &'static str },
+}
+
+pub(super) const REQUIREMENTS: &[Requirement] = &[
+    Requirement::Library { name: "liblxc.so.1", package: "liblxc-common" },
+    Requirement::Program { program: "mmdebstrap", package: "mmdebstrap" },
+    Requirement::Program { program: "ip", package: "iproute2" },
+    Requirement::Program { program: "nft", package: "nftables" },
+    Requirement::Program { program: "git", package: "git" },
+    Requirement::Program { program: "tar", package: "tar" },
+    Requirement::Program { program: "zstd", package: "zstd" },
+    Requirement::Program { program: "xz", package: "xz-utils" },
+    Requirement::File { path: "/usr/share/keyrings/debian-archive-keyring.gpg", package: "debian-archive-keyring" },
+    Requirement::Module { name: "overlay", sign: "/sys/module/overlay" },
+    Requirement::Module { name: "bridge", sign: "/sys/module/bridge" },
+    Requirement::Module { name: "veth", sign: "/sys/module/veth" },
+    Requirement::Module { name: "nf_tables", sign: "/sys/module/nf_tables" },
+    Requirement::Sysctl { key: "net.ipv4.ip_forward", at_least: 1, why: "machines reach out through this host" },
+    Requirement::Sysctl { key: "fs.inotify.max_user_instances", at_least: 8192, why: "each machine's init holds several" },
+    Requirement::Sysctl { key: "fs.inotify.max_user_watches", at_least: 524_288, why: "each machine's init holds many" },
+    Requirement::Sysctl { key: "kernel.keys.maxkeys", at_least: 2000, why: "each machine's services hold keyrings" },
+    Requirement::Sysctl { key: "kernel.pty.max", at_least: 4096, why: "each machine and shell holds one" },
+];
+
+/// Kernel settings that hold after a restart too.
+const SYSCTL_FILE: &str = "/etc/sysctl.d/60-adt.conf";
+const MODULES_FILE: &str = "/etc/modules-load.d/adt.conf";
+/// What this command installed, so that its removal can say so.
+const INSTALLED_FILE: &str = "bootstrap.installed";
+
+impl Requirement {
+    fn subject(self) -> String {
+        match self {
+            Self::Program { program, .. } => format!("program {program}"),
+            Self::Library { name, .. } => format!("library {name}"),
+            Self::File { path, .. } => format!("file {path}"),
+            Self::Sysctl { key, .. } => format!("kernel setting {key}"),
+            Self::Module { name, .. } => format!("kernel module {name}"),
+        }
+    }
+
+    /// What is there; `Err` says what is missing.
+    pub(super) fn state(self) -> Result<String, String> {
+        match self {
+            Self::Program { program, .. } => {
+                let path = find_program(program).ok_or("not installed")?;
+                Ok(path.display().to_string())
+            }
+            Self::Library { name, .. } => find_library(name).ok_or_else(|| "not installed".to_owned()),
+            Self::File { path, .. } => {
+                if Path::new(path).exists() {
+                    Ok("there".to_owned())
+                } else {
+                    Err("missing".to_owned())
+                }
+            }
+            Self::Sysctl { key, at_least, why } => match read_sysctl(key) {
+                Some(value) if value >= at_least => Ok(value.to_string()),
+                Some(value) => Err(format!("is {value}, should be at least {at_least}: {why}")),
+                None => Err("this kernel does not have it".to_owned()),
+            },
+            Self::Module { name, sign } => {
+                if Path::new(sign).exists() || built_in(name) {
+                    Ok("loaded".to_owned())
+                } else {
+                    Err("not loaded".to_owned())
+                }
+            }
+        }
+    }
+
+    fn package(self) -> Option<&'static str> {
+        match self {
+            Self::Program { package, .. } | Self::Library { package, .. } | Self::File { package, .. } => Some(package),
+            Self::Sysctl { .. } | Self::Module { .. } => None,
+        }
+    }
+
+    pub(super) fn item(self) -> CheckItem {
+        match self.state() {
+            Ok(seen) => CheckItem { subject: self.subject(), verdict: Verdict::Ok, seen, remedy: None },
+            Err(seen) => {
+                let remedy = Some("adt host:bootstrap".to_owned());
+                CheckItem { subject: self.subject(), verdict: Verdict::Fault, seen, remedy }
+            }
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn host_bootstrap(&self, remove: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        if remove { self.unbootstrap(dry_run, events) } else { self.converge(dry_run, events) }
+    }
+
+    fn converge(&self, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let missing: Vec<_> = REQUIREMENTS.iter().copied().filter(|requirement| requirement.state().is_err()).collect();
+        let settings = settings_text();
+        let file_differs = std::fs::read_to_string(SYSCTL_FILE).ok().as_deref() != Some(settings.as_str());
+        for requirement in &missing {
+            events.note(format!("{}: {}", requirement.subject(), requirement.state().err().unwrap_or_default()));
+        }
+        if missing.is_empty() && !file_differs {
+            return Ok(done("this host has all that adt needs", false, Vec::new()));
+        }
+        if dry_run {
+            let count = missing.len() + usize::from(file_differs);
+            return Ok(done(format!("{count} things would be set up"), false, Vec::new()));
+        }
+        self.install_packages(&missing, events)?;
+        events.task("kernel", "kernel modules and settings", || {
+            load_modules(&missing)?;
+            if file_differs {
+                write(SYSCTL_FILE, &settings)?;
+            }
+            raise_sysctls(&missing)
+        })?;
+        let still: Vec<_> =
+            missing.iter().filter_map(|requirement| requirement.state().err().map(|seen| (requirement, seen))).collect();
+        if !still.is_empty() {
+            let mut failure = Failure::new(Kind::Host, "set up everything that adt needs")
+                .hint("`adt host:check` shows the state of each; the rest is in place");
+            for (requirement, seen) in still {
+                failure = failure.cause(format!("{} {seen}", requirement.subject()));
+            }
+            return Err(failure);
+        }
+        Ok(done("this host is ready", true, vec!["a first platform: adt platform:init hello".into()]))
+    }
+
+    fn install_packages(&self, missing: &[Requirement], events: &Events) -> Result<(), Failure> {
+        let packages: BTreeSet<_> = missing.iter().filter_map(|requirement| requirement.package()).collect();
+        if packages.is_empty() {
+            return Ok(());
+        }
+        if find_program("apt-get").is_none() {
+            return Err(Failure::new(Kind::Host, "install what is missing")
+                .cause("this host has no apt-get; adt knows Debian and Ubuntu")
+                .hint(format!("install what brings {} yourself, then run `adt host:check`", list(&packages))));
+        }
+        let apt = |args: &[&str]| {
+            let command = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive");
+            command
+                .run_lines(&mut |stream, line| {
+                    events.emit(Event::Output { source: "apt".into(), stream, line: line.into() });
+                })
+                .map_err(Failure::from)
+        };
+        let words: Vec<&str> = packages.iter().copied().collect();
+        let install = [["install", "-y", "-q", "--no-install-recommends"].as_slice(), &words].concat();
+        events.task("apt", &format!("installing {}", list(&packages)), || {
+            // Lists may be old or, on a fresh image, not there at all; without network the install itself tells why.
+            if let Err(failure) = apt(&["update", "-q"]) {
+                events.warn(format!("package lists were not refreshed: {failure}"));
+            }
+            apt(&install)
+        })?;
+        let path = self.store.folder.join(INSTALLED_FILE);
+        let mut all: BTreeSet<String> = installed_before(&path);
+        all.extend(words.iter().map(|word| (*word).to_owned()));
+        write(&path, &(all.into_iter().collect::<Vec<_>>().join("\n") + "\n"))
+    }
+
+    fn unbootstrap(&self, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let environments = self.environments(None)?;
+        if !environments.is_empty() {
+            return Err(Failure::new(Kind::Conflict, "remove adt's set-up from this host")
+                .cause(format!("{} environments still need it", environments.len()))
+                .hint("destroy them first, e.g. with `adt platform:destroy`"));
+        }
+        let files: Vec<_> = [SYSCTL_FILE, MODULES_FILE].into_iter().filter(|path| Path::new(path).exists()).collect();
+        let installed = installed_before(&self.store.folder.join(INSTALLED_FILE));
+        let mut next = Vec::new();
+        if !installed.is_empty() {
+            let words: Vec<_> = installed.iter().map(String::as_str).collect();
+            next.push(format!("packages that came with it and that others may use by now: apt-get remove {}", words.join(" ")));
+        }
+        next.push(format!("layers, caches and history: rm -r {}", self.store.folder.display()));
+        for file in &files {
+            events.note(format!("removing {file}"));
+            if !dry_run {
+                std::fs::remove_file(file)
+                    .map_err(|error| Failure::new(Kind::Host, format!("remove `{file}`")).because(&error))?;
+            }
+        }
+        let summary = match (files.is_empty(), dry_run) {
+            (true, _) => "nothing of adt's set-up is in the system's configuration",
+            (false, true) => "these files would be removed",
+            (false, false) => "adt's files are removed; kernel settings return to their own values with the next restart",
+        };
+        Ok(done(summary, !dry_run && !files.is_empty(), next))
+    }
+}
+
+fn done(summary: impl Into<String>, changed: bool, next: Vec<String>) -> Response {
+    Response::Done(Done { summary: summary.into(), changed, next, ..Done::default() })
+}
+
+fn list(words: &BTreeSet<&str>) -> String {
+    words.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
+fn installed_before(path: &Path) -> BTreeSet<String> {
+    std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+fn settings_text() -> String {
+    let mut text = String::from("# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n");
+    for requirement in REQUIREMENTS {
+        if let Requirement::Sysctl { key, at_least, .. } = requirement {
+            text.push_str(&format!("{key} = {at_least}\n"));
+        }
+    }
+    text
+}
+
+fn write(path: impl AsRef<Path>, text: &str) -> Result<(), Failure> {
+    let path = path.as_ref();
+    let told = |error: std::io::Error| Failure::new(Kind::Host, format!("write `{}`", path.display())).because(&error);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(told)?;
+    }
+    std::fs::write(path, text).map_err(told)
+}
+
+fn load_modules(missing: &[Requirement]) -> Result<(), Failure> {
+    let mut names = Vec::new();
+    for requirement in missing {
+        if let Requirement::Module { name, .. } = requirement {
+            Command::new("modprobe").arg(*name).run()?;
+            names.push(*name);
+        }
+    }
+    if names.is_empty() { Ok(()) } else { write(MODULES_FILE, &(names.join("\n") + "\n")) }
+}
+
+fn raise_sysctls(missing: &[Requirement]) -> Result<(), Failure> {
+    for requirement in missing {
+        if let Requirement::Sysctl { key, at_least, .. } = requirement {
+            write(sysctl_path(key), &at_least.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn sysctl_path(key: &str) -> std::path::PathBuf {
+    Path::new("/proc/sys").join(key.replace('.', "/"))
+}
+
+fn read_sysctl(key: &str) -> Option<u64> {
+    std::fs::read_to_string(sysctl_path(key)).ok()?.trim().parse().ok()
+}
+
+/// Filesystems and link types that are part of the kernel have no folder in /sys/module where they have no parameters.
+fn built_in(name: &str) -> bool {
+    if std::fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with(name))) {
+        return true;
+    }
+    let release = rustix::system::uname();
+    let folder = Path::new("/lib/modules").join(release.release().to_string_lossy().as_ref());
+    match std::fs::read_to_string(folder.join("modules.builtin")) {
+        Ok(text) => text.lines().any(|line| line.ends_with(&format!("/{name}.ko"))),
+        // A kernel without a folder of modules can't load any: what it can do is built in, and using it tells.
+        Err(_) => !folder.exists(),
+    }
+}
+
+pub(super) fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].into_iter().map(Into::into);
+    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// Looks where Debian keeps libraries; loading one to find out would run its code in this process.
+fn find_library(name: &str) -> Option<String> {
+    let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib"].into_iter().map(std::path::PathBuf::from);
+    let multiarch = std::fs::read_dir("/usr/lib").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let multiarch = multiarch.filter(|path| path.to_string_lossy().contains("-linux-gnu"));
+    let found = folders.chain(multiarch).map(|folder| folder.join(name)).find(|file| file.exists())?;
+    let file = std::fs::canonicalize(&found).unwrap_or(found);
+    Some(file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_file_names_every_kernel_setting() {
+        let text = settings_text();
+        assert!(text.contains("net.ipv4.ip_forward = 1\n"), "{text}");
+        assert_eq!(
+            text.lines().count() - 1,
+            REQUIREMENTS.iter().filter(|requirement| matches!(requirement, Requirement::Sysctl { .. })).count()
+        );
+    }
+
+    #[test]
+    fn what_is_missing_says_so_with_a_remedy() {
+        let item = Requirement::Program { program: "no-such-program", package: "x" }.item();
+        assert_eq!((item.verdict, item.seen.as_str()), (Verdict::Fault, "not installed"));
+        assert_eq!(item.remedy.as_deref(), Some("adt host:bootstrap"));
+        assert_eq!(Requirement::Program { program: "sh", package: "dash" }.item().verdict, Verdict::Ok);
+    }
+}

@@ -1,0 +1,329 @@
+//! `env:init`, `env:up`, `env:halt`, `env:destroy`, `env:reload`: each is a goal for one environment, reached from wherever it is.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use super::events::Events;
+use super::perform::Scene;
+use super::{Engine, wanted};
+use crate::model::request::Copy;
+use crate::model::response::Done;
+use crate::model::{
+    EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response,
+};
+use crate::network::address;
+use crate::plan::{Goal, Wanted as WantedMachines, plan};
+use crate::store::history::Entry;
+use crate::store::record::Definition;
+use crate::store::{Environment, Wanted};
+
+/// Box builds run as environments of this platform; no user's platform may have its name.
+pub(super) const WORKSHOP: &str = "box";
+
+impl Engine {
+    pub(super) fn env_init(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let platform = self.platform(&id.platform)?;
+        let _lock = self.lock_environment(id, events)?;
+        match self.store.database.environment(id)? {
+            Some(environment) if environment.wanted == Wanted::Gone => {
+                events.note(format!("finishing the interrupted destroy of `{id}` first"));
+                if !dry_run {
+                    self.drive(&environment, Goal::Gone, false, events)?;
+                }
+            }
+            Some(environment) => {
+                events.note(format!("`{id}` exists already"));
+                return self.raise(&environment, dry_run, events);
+            }
+            None => {}
+        }
+        let definition = self.definition(&platform, dry_run, events)?;
+        let environment = self.add(id, definition, dry_run)?;
+        if !dry_run {
+            self.remember("created", id);
+        }
+        self.raise(&environment, dry_run, events)
+    }
+
+    fn add(&self, id: &EnvironmentId, definition: Definition, dry_run: bool) -> Result<Environment, Failure> {
+        let routes = self.network.routes()?;
+        let pool = self.settings.pool_v4.value;
+        let choose = |taken: &[Ipv4Net]| Ok::<_, Failure>(address::allocate(pool, taken, &routes)?);
+        let now = self.now();
+        let make = |network| Environment {
+            id: id.clone(),
+            wanted: Wanted::Up,
+            created: now,
+            updated: now,
+            owner: self.caller.user.clone(),
+            network,
+            definition,
+            disk: None,
+        };
+        if dry_run {
+            return Ok(make(choose(&[])?));
+        }
+        self.store.database.add_environment(choose, make)
+    }
+
+    pub(super) fn env_up(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        let environment = self.environment(id)?;
+        if environment.wanted == Wanted::Gone {
+            return Err(Failure::new(Kind::Conflict, format!("bring up `{id}`"))
+                .cause("its destroy was interrupted")
+                .hint(format!("finish it with `adt env:destroy {} {}`", id.platform, id.name)));
+        }
+        self.raise(&environment, dry_run, events)
+    }
+
+    /// Brings an environment up from wherever it is.
+    fn raise(&self, environment: &Environment, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let id = &environment.id;
+        if !dry_run {
+            // First what is wanted, then the deed: whatever comes between, the next `up` knows where to go.
+            self.store.database.set_wanted(id, Wanted::Up, self.now())?;
+            self.store.database.set_disk(id, None)?;
+        }
+        let plan = self.drive(environment, Goal::Up, dry_run, events)?;
+        let summary = if dry_run {
+            format!("`{id}` would be brought up")
+        } else if plan.is_empty() {
+            format!("`{id}` is up already")
+        } else {
+            format!("`{id}` is up")
+        };
+        let next = if plan.is_empty() { Vec::new() } else { self.next_steps(environment) };
+        Ok(done(summary, plan, dry_run, next))
+    }
+
+    fn next_steps(&self, environment: &Environment) -> Vec<String> {
+        let id = &environment.id;
+        let network = wanted::network(self.store.install(), environment);
+        let definition = &environment.definition;
+        let mut next = Vec::new();
+        for site in &definition.platform.sites {
+            for name in definition.platform.machine(&site.on).map(crate::model::Machine::names).unwrap_or_default() {
+                let address = network.attach(definition.numbers[&name]).v4;
+                let port = if site.port == 80 { String::new() } else { format!(":{}", site.port) };
+                next.push(format!("{} on {name}: http://{address}{port}/", site.name));
+            }
+        }
+        if let Some(machine) = definition.platform.machines_by_name().keys().next() {
+            next.push(format!("a shell: adt env:ssh {} {} {machine}", id.platform, id.name));
+        }
+        next
+    }
+
+    pub(super) fn env_halt(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        let environment = self.environment(id)?;
+        let plan = self.lower(&environment, Wanted::Halted, dry_run, events)?;
+        let summary = if dry_run {
+            format!("`{id}` would be halted")
+        } else if plan.is_empty() {
+            format!("`{id}` is halted already")
+        } else {
+            format!("`{id}` is halted")
+        };
+        Ok(done(summary, plan, dry_run, Vec::new()))
+    }
+
+    /// Halts an environment for the user or with its platform; the caller holds its lock.
+    pub(super) fn lower(
+        &self,
+        environment: &Environment,
+        becomes: Wanted,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Plan, Failure> {
+        let id = &environment.id;
+        // An interrupted destroy stays one: halting it must not turn it into an environment again.
+        if !dry_run && environment.wanted != Wanted::Gone {
+            self.store.database.set_wanted(id, becomes, self.now())?;
+        }
+        let plan = self.drive(environment, Goal::Halted, dry_run, events)?;
+        if !dry_run && !plan.is_empty() {
+            self.store.database.set_disk(id, self.disk(environment))?;
+        }
+        Ok(plan)
+    }
+
+    pub(super) fn env_destroy(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        match self.store.database.environment(id)? {
+            Some(environment) => {
+                if !dry_run {
+                    self.store.database.set_wanted(id, Wanted::Gone, self.now())?;
+                }
+                let plan = self.drive(&environment, Goal::Gone, dry_run, events)?;
+                if dry_run {
+                    return Ok(gone(format!("`{id}` would be destroyed"), plan, dry_run));
+                }
+                self.remember("destroyed", id);
+                Ok(gone(format!("`{id}` is destroyed"), plan, dry_run))
+            }
+            None => self.destroy_unremembered(id, dry_run, events),
+        }
+    }
+
+    /// No record: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
+    fn destroy_unremembered(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new() };
+        let seen = self.seen(id, &wanted, false)?;
+        let plan = plan(Goal::Gone, &wanted, &seen);
+        if plan.is_empty() {
+            if self.remembers("destroyed", id) {
+                return Ok(gone(format!("`{id}` is destroyed already"), plan, dry_run));
+            }
+            return Err(self.no_environment(id));
+        }
+        events.emit(Event::Planned { plan: plan.clone() });
+        if !dry_run {
+            // Deleting and disconnecting need the name only; addresses are not looked at.
+            let nowhere = Ipv4Net::new(self.settings.pool_v4.value.network(), 26).expect("26 is a prefix length");
+            let network = crate::model::NetworkSpec {
+                id: id.clone(),
+                tag: wanted::tag(self.store.install(), id),
+                v4: nowhere,
+                v6: address::ula_subnet(self.store.install(), &nowhere),
+            };
+            self.perform(&plan, &Scene { network: &network, specs: BTreeMap::new() }, events)?;
+            self.remember("destroyed", id);
+        }
+        Ok(gone(format!("`{id}` is destroyed; the store had no record of it"), plan, dry_run))
+    }
+
+    pub(super) fn env_reload(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let platform = self.platform(&id.platform)?;
+        let _lock = self.lock_environment(id, events)?;
+        let mut environment = self.environment(id)?;
+        if environment.wanted == Wanted::Gone {
+            return Err(Failure::new(Kind::Conflict, format!("reload `{id}`")).cause("its destroy was interrupted"));
+        }
+        let before = environment.definition.clone();
+        environment.definition = self.definition_from(&platform, &before, dry_run, events)?;
+        self.keep_data(&mut environment, &before, events);
+        let changed = environment.definition != before;
+        let is_up = environment.wanted == Wanted::Up;
+        if !dry_run && changed {
+            self.store.database.set_definition(id, &environment.definition, self.now())?;
+        }
+        // A halted environment takes its new definition over when it is started next.
+        let plan = if is_up { self.drive(&environment, Goal::Up, dry_run, events)? } else { Plan::default() };
+        let summary = match (dry_run, changed || !plan.is_empty(), is_up) {
+            (true, _, _) => format!("`{id}` would be reloaded"),
+            (false, false, _) => format!("`{id}` is as its platform says; nothing to reload"),
+            (false, true, true) => format!("`{id}` is reloaded"),
+            (false, true, false) => format!("`{id}` has its new definition; it is in force at the next `env:up`"),
+        };
+        Ok(done(summary, plan, dry_run, Vec::new()))
+    }
+
+    /// A changed box means new machines, and that would lose data. Machines with data keep the box they have.
+    fn keep_data(&self, environment: &mut Environment, before: &Definition, events: &Events) {
+        for machine in &environment.definition.platform.machines {
+            let (Some(old), Some(new)) = (before.boxes.get(&machine.role), environment.definition.boxes.get(&machine.role))
+            else {
+                continue;
+            };
+            if !machine.data.is_empty() && old.layers != new.layers {
+                events.warn(format!(
+                    "`{}` has a new box but also data, so it keeps the old box; for the new one destroy and init `{}`",
+                    machine.role, environment.id
+                ));
+                environment.definition.boxes.insert(machine.role.clone(), old.clone());
+            }
+        }
+    }
+
+    /// Inspects, plans, shows, runs. Returns what was (or would be) done.
+    pub(super) fn drive(
+        &self,
+        environment: &Environment,
+        goal: Goal,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Plan, Failure> {
+        let wanted = self.wanted(environment);
+        let seen = self.seen(&environment.id, &wanted, true)?;
+        let plan = plan(goal, &wanted, &seen);
+        if plan.is_empty() {
+            return Ok(plan);
+        }
+        events.emit(Event::Planned { plan: plan.clone() });
+        if dry_run {
+            return Ok(plan);
+        }
+        let network = wanted::network(self.store.install(), environment);
+        let specs: BTreeMap<&MachineName, &MachineSpec> =
+            wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
+        self.perform(&plan, &Scene { network: &network, specs }, events)?;
+        Ok(plan)
+    }
+
+    pub(super) fn env_copy(&self, id: &EnvironmentId, machine: &MachineName, copy: &Copy) -> Result<Response, Failure> {
+        let machine = self.machine(id, machine)?;
+        let summary = match copy {
+            Copy::In { source, target } => {
+                if !source.exists() {
+                    return Err(Failure::new(Kind::NotFound, format!("find `{}` on this host", source.display())));
+                }
+                self.provider.copy_in(&machine, source, target)?;
+                format!("`{}` is at `{machine}:{target}`", source.display())
+            }
+            Copy::Out { source, target } => {
+                self.provider.copy_out(&machine, source, target)?;
+                format!("`{machine}:{source}` is at `{}`", target.display())
+            }
+        };
+        Ok(done(summary, Plan::default(), false, Vec::new()))
+    }
+
+    /// The log is for people; an environment does not fail because its line could not be written.
+    fn remember(&self, what: &str, id: &EnvironmentId) {
+        let entry = Entry { time: self.now(), user: self.caller.user.clone(), what: what.into(), environment: id.to_string() };
+        if let Err(error) = self.store.history.add(&entry) {
+            tracing::warn!(%error, "history was not written");
+        }
+    }
+
+    fn remembers(&self, what: &str, id: &EnvironmentId) -> bool {
+        self.store.history.last(id).is_some_and(|entry| entry.what == what)
+    }
+
+    /// Bytes that an environment has on disk beyond its layers.
+    pub(super) fn disk(&self, environment: &Environment) -> Option<u64> {
+        let machines = environment.definition.platform.machines_by_name();
+        machines.keys().map(|name| self.provider.disk(&environment.id.machine(name)).ok()).sum()
+    }
+
+    /// All machine states at once, for listings.
+    pub(super) fn states(&self) -> Result<BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>, Failure> {
+        let mut all: BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>> = BTreeMap::new();
+        for (id, state) in self.provider.list()? {
+            all.entry(id.environment).or_default().insert(id.machine, state);
+        }
+        Ok(all)
+    }
+
+    /// The environments that a user sees: without the ones in which boxes are built.
+    pub(super) fn environments(&self, platform: Option<&PlatformName>) -> Result<Vec<Environment>, Failure> {
+        let mut all = self.store.database.environments(platform)?;
+        all.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
+        Ok(all)
+    }
+}
+
+fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {
+    let changed = !dry_run && !plan.is_empty();
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next, removes: Vec::new() })
+}
+
+fn gone(summary: String, plan: Plan, dry_run: bool) -> Response {
+    let removes = plan.steps().filter_map(|step| step.action.machine().map(|machine| step.environment.machine(machine)));
+    let removes = removes.map(|id| id.to_string()).collect();
+    let changed = !dry_run && !plan.is_empty();
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
+}

@@ -1,0 +1,105 @@
+//! Errors of the layers below become what the user reads: one sentence, the causes, and a command that helps.
+
+use crate::model::{Failure, Kind};
+use crate::{exec, network, providers, store};
+
+const PRUNE: &str = "free some space, e.g. with `adt box:prune`, then run the same command again";
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        use store::Error;
+        let (kind, sentence, hint) = match &error {
+            Error::Newer { .. } => (Kind::Store, "use the store", Some("update adt, or choose another store with `--store`")),
+            Error::Damaged { .. } | Error::BadRow { .. } => (
+                Kind::Store,
+                "read the store",
+                Some(
+                    "move the named file away; machines' files stay in `machines/`, and `adt env:init` takes them up again",
+                ),
+            ),
+            Error::Full { .. } => (Kind::Exhausted, "write the store", Some(PRUNE)),
+            Error::Io { source, .. } if is_full(source) => (Kind::Exhausted, "write the store", Some(PRUNE)),
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                (Kind::Privilege, "open the store", Some("run it as root, e.g. with `sudo`"))
+            }
+            Error::PoolExhausted { .. } => (
+                Kind::Exhausted,
+                "find a network for the environment",
+                Some("destroy environments that nobody needs (`adt env:list`), or widen `pool_v4` in /etc/adt/adt.toml"),
+            ),
+            Error::Cancelled { .. } => (Kind::Cancelled, "wait for the lock", None),
+            Error::Io { .. } | Error::Database { .. } => (Kind::Store, "use the store", None),
+        };
+        let failure = Failure::new(kind, sentence).because(&error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<network::Error> for Failure {
+    fn from(error: network::Error) -> Self {
+        use network::Error;
+        match &error {
+            Error::Overlap { .. } => Self::new(Kind::Conflict, "connect the network")
+                .because(&error)
+                .hint("choose another `pool_v4` in /etc/adt/adt.toml, or close the other network (a VPN?)"),
+            Error::PoolExhausted { .. } => Self::new(Kind::Exhausted, "find a network for the environment").because(&error).hint(
+                "destroy environments that nobody needs (`adt env:list`), or widen `pool_v4` in /etc/adt/adt.toml",
+            ),
+            Error::Kernel { source, .. } => exec_hint(Self::new(Kind::Host, "set up the network"), source).because(&error),
+            Error::Io { .. } => Self::new(Kind::Host, "set up the network").because(&error),
+        }
+    }
+}
+
+impl From<providers::Error> for Failure {
+    fn from(error: providers::Error) -> Self {
+        use providers::Error;
+        match &error {
+            Error::HostLacks { hint, .. } => {
+                let hint = hint.clone();
+                Self::new(Kind::Host, "run machines here").because(&error).hint(hint)
+            }
+            Error::Absent { .. } => Self::new(Kind::NotFound, "find the machine").because(&error),
+            Error::NotRunning { .. } => {
+                Self::new(Kind::Conflict, "use the machine").because(&error).hint("start it with `adt env:up`")
+            }
+            Error::Broken { .. } => Self::new(Kind::Program, "use the machine")
+                .because(&error)
+                .hint("run `adt env:up`; it completes what was interrupted"),
+            Error::LayerMissing { .. } => Self::new(Kind::Store, "stack the machine's layers")
+                .because(&error)
+                .hint("rebuild it with `adt platform:build`, then run the same command again"),
+            Error::Failed { tail, .. } => {
+                let tail = tail.clone();
+                Self::new(Kind::Program, "work on the machine").because(&error).tail(tail)
+            }
+            Error::Deadline { .. } => Self::new(Kind::Deadline, "work on the machine").because(&error),
+            Error::Io { source, .. } if is_full(source) => {
+                Self::new(Kind::Exhausted, "write the machine's files").because(&error).hint(PRUNE)
+            }
+            Error::Io { .. } => Self::new(Kind::Host, "write the machine's files").because(&error),
+            Error::Exec(source) => exec_hint(Self::new(Kind::Program, "work on the machine"), source).because(&error),
+        }
+    }
+}
+
+impl From<exec::Error> for Failure {
+    fn from(error: exec::Error) -> Self {
+        exec_hint(Self::new(Kind::Program, "run a program"), &error).because(&error)
+    }
+}
+
+fn exec_hint(failure: Failure, error: &exec::Error) -> Failure {
+    match error {
+        exec::Error::Missing { .. } => failure.hint("install what is missing with `adt host:bootstrap`"),
+        exec::Error::Start { .. } => failure,
+        exec::Error::Failed { tail, .. } => failure.tail(tail.iter().cloned()),
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,162 @@
+//! `platform:up`, `platform:halt`, `platform:destroy`: one verb over many environments, a few at a time.
+//!
+//! Each environment is its own success or failure: one that can't start keeps none of the others down.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Engine;
+use super::events::Events;
+use super::perform::{combine, stopped};
+use crate::model::response::Done;
+use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, Plan, PlatformName, Response};
+use crate::store::{Environment, Wanted};
+
+/// What one environment's part of a platform verb did.
+struct Part {
+    plan: Plan,
+    removes: Vec<String>,
+}
+
+impl Engine {
+    pub(super) fn platform_up(
+        &self,
+        platform: &PlatformName,
+        names: &[EnvironmentName],
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let chosen = self.chosen(platform, names)?;
+        // Named ones are started; without names it is exactly those that were up.
+        let start = |environment: &Environment| match environment.wanted {
+            Wanted::Up | Wanted::Paused => true,
+            Wanted::Halted => !names.is_empty(),
+            Wanted::Gone => false,
+        };
+        let chosen: Vec<_> = chosen.into_iter().filter(start).collect();
+        let parts = self.each(&chosen, &|environment| part(self.env_up(&environment.id, dry_run, events)?))?;
+        Ok(told(platform, "up", &chosen, parts, dry_run))
+    }
+
+    pub(super) fn platform_halt(
+        &self,
+        platform: &PlatformName,
+        names: &[EnvironmentName],
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let chosen = self.chosen(platform, names)?;
+        let parts = self.each(&chosen, &|environment| {
+            let _lock = self.lock_environment(&environment.id, events)?;
+            let environment = self.environment(&environment.id)?;
+            let becomes = match environment.wanted {
+                Wanted::Up | Wanted::Paused => Wanted::Paused,
+                Wanted::Halted | Wanted::Gone => environment.wanted,
+            };
+            Ok(Part { plan: self.lower(&environment, becomes, dry_run, events)?, removes: Vec::new() })
+        })?;
+        Ok(told(platform, "halted", &chosen, parts, dry_run))
+    }
+
+    pub(super) fn platform_destroy(
+        &self,
+        platform: &PlatformName,
+        names: &[EnvironmentName],
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let record = self.platform(platform)?;
+        let chosen = self.chosen(platform, names)?;
+        let parts = self.each(&chosen, &|environment| part(self.env_destroy(&environment.id, dry_run, events)?))?;
+        let mut done = told(platform, "destroyed", &chosen, parts, dry_run);
+        if names.is_empty() {
+            let layers = self.forget_platform(&record, dry_run, events)?;
+            if let Response::Done(done) = &mut done {
+                done.removes.extend(layers);
+                done.summary = if dry_run {
+                    format!("platform `{platform}` would be forgotten with its {} environments", chosen.len())
+                } else {
+                    format!(
+                        "platform `{platform}` is forgotten with its {} environments; its folder `{}` is yours and stays",
+                        chosen.len(),
+                        record.folder.display()
+                    )
+                };
+                done.changed = !dry_run;
+            }
+        }
+        Ok(done)
+    }
+
+    /// The named environments of a platform, or all of them.
+    pub(super) fn chosen(
+        &self,
+        platform: &PlatformName,
+        names: &[EnvironmentName],
+    ) -> Result<Vec<Environment>, Failure> {
+        let all = self.environments(Some(platform))?;
+        if all.is_empty() {
+            self.platform(platform)?;
+        }
+        if let Some(missing) = names.iter().find(|name| !all.iter().any(|environment| environment.id.name == **name)) {
+            return Err(self.no_environment(&EnvironmentId { platform: platform.clone(), name: missing.clone() }));
+        }
+        Ok(all.into_iter().filter(|environment| names.is_empty() || names.contains(&environment.id.name)).collect())
+    }
+
+    /// Works on as many environments at once as there are processors, but at least two: starting is mostly waiting.
+    fn each(
+        &self,
+        environments: &[Environment],
+        work: &(dyn Fn(&Environment) -> Result<Part, Failure> + Sync),
+    ) -> Result<Vec<Part>, Failure> {
+        let at_once = std::thread::available_parallelism().map_or(2, usize::from).max(2).min(environments.len());
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(|| {
+                    while let Some(environment) = environments.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let result = if stopped(&self.cancel) {
+                            Err(Failure::new(Kind::Cancelled, format!("work on `{}`", environment.id)).cause("cancelled"))
+                        } else {
+                            work(environment)
+                        };
+                        results.lock().expect("no thread panics while it holds the results").push(result);
+                    }
+                });
+            }
+        });
+        let (parts, failures): (Vec<_>, Vec<_>) =
+            results.into_inner().expect("all threads have ended").into_iter().partition(Result::is_ok);
+        let failures: Vec<_> = failures.into_iter().filter_map(Result::err).collect();
+        if failures.is_empty() { Ok(parts.into_iter().filter_map(Result::ok).collect()) } else { Err(combine(failures)) }
+    }
+}
+
+fn part(response: Response) -> Result<Part, Failure> {
+    match response {
+        Response::Done(done) => {
+            let plan = done.plan.unwrap_or_default();
+            Ok(Part { plan, removes: done.removes })
+        }
+        other => Err(Failure::new(Kind::Internal, format!("read the answer {other:?}"))),
+    }
+}
+
+fn told(platform: &PlatformName, state: &str, chosen: &[Environment], parts: Vec<Part>, dry_run: bool) -> Response {
+    let names: Vec<_> = chosen.iter().map(|environment| environment.id.name.to_string()).collect();
+    let summary = match (names.len(), dry_run) {
+        (0, _) if state == "up" => format!("no environment of `{platform}` was up"),
+        (0, _) => format!("`{platform}` has no environment"),
+        (_, true) => format!("of `{platform}` these would be {state}: {}", names.join(", ")),
+        (_, false) => format!("of `{platform}` these are {state}: {}", names.join(", ")),
+    };
+    let mut plan = Plan::default();
+    let mut removes = Vec::new();
+    for part in parts {
+        plan.waves.extend(part.plan.waves);
+        removes.extend(part.removes);
+    }
+    Response::Done(Done { summary, changed: !dry_run && !names.is_empty(), plan: dry_run.then_some(plan), next: Vec::new(), removes })
+}

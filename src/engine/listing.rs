@@ -1,0 +1,110 @@
+//! `env:list` and `env:show`: one query, one pass over what runs, nothing per environment that grows with their number.
+
+use std::collections::BTreeMap;
+
+use super::{Engine, wanted};
+use crate::model::response::{EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail};
+use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
+use crate::store::{Environment, Wanted};
+
+type States = BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>;
+
+impl Engine {
+    pub(super) fn env_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
+        if let Some(platform) = platform {
+            self.platform(platform)?;
+        }
+        let states = self.states()?;
+        let environments = self.environments(platform)?;
+        Ok(Response::Environments(environments.iter().map(|environment| self.summary(environment, &states)).collect()))
+    }
+
+    fn summary(&self, environment: &Environment, states: &States) -> EnvironmentSummary {
+        let own = states.get(&environment.id);
+        let state = |name: &MachineName| own.and_then(|own| own.get(name)).unwrap_or(&MachineState::Absent).word().to_owned();
+        let platform = &environment.definition.platform;
+        EnvironmentSummary {
+            platform: environment.id.platform.clone(),
+            name: environment.id.name.clone(),
+            state: self.state(environment, states),
+            machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
+            sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
+            owner: environment.owner.clone(),
+            created: environment.created,
+            updated: environment.updated,
+            // What is halted was measured when it halted; only what runs can have changed.
+            disk: environment.disk.or_else(|| self.disk(environment)),
+        }
+    }
+
+    /// One word for an environment, from what is wanted and what its machines are.
+    pub(super) fn state(&self, environment: &Environment, states: &States) -> EnvironmentState {
+        let none = BTreeMap::new();
+        let own = states.get(&environment.id).unwrap_or(&none);
+        let names = environment.definition.platform.machines_by_name();
+        let all = |test: &dyn Fn(&MachineState) -> bool| names.keys().all(|name| own.get(name).is_some_and(test));
+        let any = |test: &dyn Fn(&MachineState) -> bool| own.values().any(test);
+        let running = |state: &MachineState| matches!(state, MachineState::Running { .. });
+        let frozen = |state: &MachineState| matches!(state, MachineState::Frozen { .. });
+        let broken = |state: &MachineState| matches!(state, MachineState::Broken { .. });
+        if environment.wanted == Wanted::Gone {
+            EnvironmentState::Leaving
+        } else if any(&broken) {
+            EnvironmentState::Broken
+        } else if all(&running) {
+            EnvironmentState::Up
+        } else if all(&frozen) {
+            EnvironmentState::Frozen
+        } else if any(&running) || any(&frozen) {
+            EnvironmentState::Partial
+        } else if environment.wanted == Wanted::Up {
+            EnvironmentState::Down
+        } else {
+            EnvironmentState::Halted
+        }
+    }
+
+    pub(super) fn env_show(&self, id: &EnvironmentId) -> Result<Response, Failure> {
+        let environment = self.environment(id)?;
+        let states = self.states()?;
+        let network = wanted::network(self.store.install(), &environment);
+        let definition = &environment.definition;
+        let own = states.get(id);
+        let machines = definition.platform.machines_by_name().into_iter().map(|(name, machine)| {
+            let machine_id = id.machine(&name);
+            let attachment = network.attach(definition.numbers[&name]);
+            MachineDetail {
+                role: machine.role.clone(),
+                state: own.and_then(|own| own.get(&name)).cloned().unwrap_or(MachineState::Absent),
+                boxed: machine.boxed.name.clone(),
+                fqdn: machine_id.fqdn(&definition.domain),
+                addresses: vec![attachment.v4.into(), attachment.v6.into()],
+                limits: machine.limits.clone(),
+                disk: self.provider.disk(&machine_id).ok(),
+                layers: definition.boxes.get(&machine.role).map(|boxed| boxed.layers.clone()).unwrap_or_default(),
+                name,
+            }
+        });
+        let sites = definition.platform.sites.iter().map(|site| {
+            let served = definition.platform.machine(&site.on).map(crate::model::Machine::names).unwrap_or_default();
+            let address = |name: &MachineName| format!("{}:{}", network.attach(definition.numbers[name]).v4, site.port);
+            SiteDetail {
+                name: site.name.clone(),
+                host: format!("{}.{}", site.name, id.fqdn(&definition.domain)),
+                addresses: served.iter().map(address).collect(),
+                aliases: site.aliases.clone(),
+            }
+        });
+        Ok(Response::Environment(Box::new(EnvironmentDetail {
+            id: id.clone(),
+            state: self.state(&environment, &states),
+            owner: environment.owner.clone(),
+            created: environment.created,
+            updated: environment.updated,
+            folder: definition.platform.folder.clone(),
+            network: environment.network.to_string(),
+            machines: machines.collect(),
+            sites: sites.collect(),
+        })))
+    }
+}

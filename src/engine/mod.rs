@@ -1,0 +1,157 @@
+//! The verbs. Each one inspects, plans, shows the plan and runs it; what a user sees of it are events and one response.
+//!
+//! The engine decides nothing that [`crate::plan`] can decide, and touches the world only through the provider, the
+//! network, the boxes and the store. It prints nothing.
+
+mod bootstrap;
+mod boxes;
+mod check;
+mod definition;
+mod environment;
+mod events;
+mod failure;
+mod fleet;
+mod listing;
+mod look;
+mod perform;
+mod platform;
+pub mod probe;
+mod wanted;
+mod workshop;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::time::Duration;
+
+pub use events::Events;
+
+use crate::config::host::HostSettings;
+use crate::model::{EnvironmentId, Event, Failure, MachineId, MachineName, Request, Response};
+use crate::network::Network;
+use crate::providers::Provider;
+use crate::store::{Holder, Lock, Store};
+
+/// Everything that verbs work with.
+pub struct Engine {
+    pub settings: HostSettings,
+    pub store: Store,
+    pub provider: Box<dyn Provider>,
+    pub network: Box<dyn Network>,
+    pub probe: Box<dyn probe::Probe>,
+    pub clock: fn() -> i64,
+    pub caller: Caller,
+    /// Set by the first Ctrl-C; looked at between steps.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// Who asks, and with which words.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The person, also behind sudo.
+    pub user: String,
+    /// Whom new folders of the user's own belong to.
+    pub ids: Option<(u32, u32)>,
+    /// `env:up shop 1161`
+    pub command: String,
+    /// Whose git and ssh settings count.
+    pub home: Option<PathBuf>,
+}
+
+impl Engine {
+    /// Runs a request to its end. Events arrive on the calling thread, in order.
+    pub fn run(&self, request: Request, each: &mut dyn FnMut(Event)) -> Result<Response, Failure> {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let work = scope.spawn(move || {
+                let events = Events::new(sender);
+                self.answer(request, &events)
+            });
+            for event in receiver {
+                each(event);
+            }
+            work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {
+        match request {
+            Request::HostBootstrap { remove, dry_run } => self.host_bootstrap(remove, dry_run, events),
+            Request::HostCheck => self.host_check(),
+            Request::PlatformInit(init) => self.platform_init(&init, events),
+            Request::PlatformList => self.platform_list(),
+            Request::PlatformPull { platform } => self.platform_pull(&platform, events),
+            Request::PlatformBuild { platform, force } => self.platform_build(&platform, force, events),
+            Request::PlatformUp { platform, environments, dry_run } => {
+                self.platform_up(&platform, &environments, dry_run, events)
+            }
+            Request::PlatformHalt { platform, environments, dry_run } => {
+                self.platform_halt(&platform, &environments, dry_run, events)
+            }
+            Request::PlatformDestroy { platform, environments, dry_run } => {
+                self.platform_destroy(&platform, &environments, dry_run, events)
+            }
+            Request::PlatformCheck { platform, environments } => self.platform_check(&platform, &environments),
+            Request::EnvInit { id, dry_run } => self.env_init(&id, dry_run, events),
+            Request::EnvUp { id, dry_run } => self.env_up(&id, dry_run, events),
+            Request::EnvHalt { id, dry_run } => self.env_halt(&id, dry_run, events),
+            Request::EnvDestroy { id, dry_run } => self.env_destroy(&id, dry_run, events),
+            Request::EnvReload { id, dry_run } => self.env_reload(&id, dry_run, events),
+            Request::EnvCheck { id } => self.env_check(&id),
+            Request::EnvList { platform } => self.env_list(platform.as_ref()),
+            Request::EnvShow { id } => self.env_show(&id),
+            Request::EnvCopy { id, machine, copy } => self.env_copy(&id, &machine, &copy),
+            Request::BoxList { platform } => self.box_list(platform.as_ref()),
+            Request::BoxBuild { platform, boxes, force } => self.box_build(platform.as_ref(), &boxes, force, events),
+            Request::BoxShow { platform, name } => self.box_show(platform.as_ref(), &name),
+            Request::BoxPrune { dry_run } => self.box_prune(dry_run, events),
+        }
+    }
+
+    fn now(&self) -> i64 {
+        (self.clock)()
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_secs(self.settings.grace_seconds.value.into())
+    }
+
+    fn holder(&self) -> Holder {
+        Holder {
+            user: self.caller.user.clone(),
+            command: self.caller.command.clone(),
+            pid: std::process::id(),
+            since: self.now(),
+        }
+    }
+
+    /// Waits until nobody else works on `name`, telling for whom.
+    fn lock(&self, name: &str, on: &str, events: &Events) -> Result<Lock, Failure> {
+        let request = self.store.lock(name, &self.holder());
+        let now = self.now();
+        Ok(request.wait(&self.cancel, &mut |holder| {
+            let holder = match holder {
+                Some(holder) => format!("{holder}, since {} s", now.saturating_sub(holder.since)),
+                None => "another command".to_owned(),
+            };
+            events.emit(Event::Waiting { on: on.to_owned(), holder });
+        })?)
+    }
+
+    fn lock_environment(&self, id: &EnvironmentId, events: &Events) -> Result<Lock, Failure> {
+        self.lock(&format!("{}.{}", id.platform, id.name), &id.to_string(), events)
+    }
+
+    /// For programs that need the caller's own terminal: they can't travel as a request.
+    pub fn machine(&self, id: &EnvironmentId, machine: &MachineName) -> Result<MachineId, Failure> {
+        let environment = self.environment(id)?;
+        let known = environment.definition.platform.machines_by_name();
+        if known.contains_key(machine) {
+            return Ok(id.machine(machine));
+        }
+        let names: Vec<_> = known.keys().map(ToString::to_string).collect();
+        Err(Failure::new(crate::model::Kind::NotFound, format!("find the machine `{machine}` in `{id}`"))
+            .hint(format!("its machines are {}", names.join(", "))))
+    }
+}

@@ -1,0 +1,161 @@
+//! Runs a plan: wave after wave, the chains of a wave at the same time, each step told by events.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::events::{Events, milliseconds};
+use super::{Engine, probe};
+use crate::model::{
+    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, Step,
+};
+use crate::network::address;
+use crate::providers::Stdio;
+
+/// What the steps of one environment need to know.
+pub struct Scene<'a> {
+    pub network: &'a NetworkSpec,
+    pub specs: BTreeMap<&'a MachineName, &'a MachineSpec>,
+}
+
+impl Engine {
+    /// Runs all that can be run. Where a chain fails, the others of its wave finish, later waves don't begin.
+    pub(super) fn perform(&self, plan: &Plan, scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
+        for wave in &plan.waves {
+            let failures: Vec<Failure> = std::thread::scope(|scope| {
+                let chains: Vec<_> =
+                    wave.chains.iter().map(|chain| scope.spawn(|| self.chain(chain, scene, events))).collect();
+                chains.into_iter().filter_map(|chain| join(chain).err()).collect()
+            });
+            if !failures.is_empty() {
+                return Err(combine(failures));
+            }
+        }
+        Ok(())
+    }
+
+    fn chain(&self, chain: &[Step], scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
+        for step in chain {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(cancelled(step));
+            }
+            events.emit(Event::StepStarted { step: step.clone() });
+            let since = Instant::now();
+            if let Err(failure) = self.step(step, scene) {
+                events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
+                return Err(failure);
+            }
+            events.emit(Event::StepDone { step: step.clone(), milliseconds: milliseconds(since) });
+        }
+        Ok(())
+    }
+
+    fn step(&self, step: &Step, scene: &Scene<'_>) -> Result<(), Failure> {
+        let id = |machine: &MachineName| step.environment.machine(machine);
+        let spec = |machine: &MachineName| {
+            *scene.specs.get(machine).expect("the planner names only machines that are wanted here")
+        };
+        match &step.action {
+            Action::Connect => {
+                address::check_free(scene.network.v4, &self.network.routes()?)?;
+                self.network.connect(scene.network)?;
+            }
+            Action::Disconnect => self.network.disconnect(&scene.network.tag)?,
+            Action::Create { machine } => {
+                self.provider.create(spec(machine))?;
+                self.store.database.put_applied(spec(machine))?;
+            }
+            Action::Start { machine } => self.provider.start(&id(machine))?,
+            Action::Thaw { machine } => match self.provider.freezer() {
+                Some(freezer) => freezer.thaw(&id(machine))?,
+                None => self.provider.start(&id(machine))?,
+            },
+            Action::Await { machine } => self.await_answer(spec(machine))?,
+            Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
+            Action::Delete { machine } => {
+                self.provider.delete(&id(machine))?;
+                self.store.database.forget_applied(&id(machine))?;
+            }
+            Action::Forget => self.store.database.forget_environment(&step.environment)?,
+        }
+        Ok(())
+    }
+
+    fn await_answer(&self, spec: &MachineSpec) -> Result<(), Failure> {
+        let deadline = Duration::from_secs(spec.health.deadline_seconds.into());
+        let (kind, cause) = match probe::wait(&*self.probe, &*self.provider, spec, deadline, &self.cancel) {
+            Ok(()) => return Ok(()),
+            Err(probe::NoAnswer::Cancelled) => {
+                return Err(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled"));
+            }
+            Err(probe::NoAnswer::Deadline(reason)) => {
+                (Kind::Deadline, format!("it did not answer within {} s: {reason}", deadline.as_secs()))
+            }
+            Err(probe::NoAnswer::Died(state)) => (Kind::Program, format!("it went {} while starting", state.word())),
+        };
+        let mut failure = Failure::new(kind, format!("bring up `{}`", spec.id)).cause(cause);
+        failure.causes.extend(self.failed_units(spec));
+        let console = self.provider.console().and_then(|console| console.tail(&spec.id, 20).ok());
+        let environment = &spec.id.environment;
+        Err(failure
+            .tail(console.unwrap_or_default())
+            .hint(format!(
+                "look inside with `adt env:ssh {} {} {}`; the other machines stay usable",
+                environment.platform, environment.name, spec.id.machine
+            ))
+            .hint(format!("when it is mended, `adt env:up {} {}` goes on", environment.platform, environment.name)))
+    }
+
+    /// The units of a machine that failed, asked of its init.
+    pub(super) fn failed_units(&self, spec: &MachineSpec) -> Vec<String> {
+        if !matches!(self.provider.inspect(&spec.id), Ok(MachineState::Running { .. })) {
+            return Vec::new();
+        }
+        let list = Exec::new(["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"]);
+        let mut units = Vec::new();
+        let each = &mut |_, line: &str| {
+            units.extend(line.split_whitespace().next().map(|unit| format!("unit `{unit}` failed")));
+        };
+        match self.provider.exec(&spec.id, &list, Stdio::Pipes { stdin: None, each }) {
+            Ok(ended) if ended.code == 0 => units,
+            Ok(_) | Err(_) => Vec::new(),
+        }
+    }
+}
+
+fn cancelled(step: &Step) -> Failure {
+    let id = &step.environment;
+    Failure::new(Kind::Cancelled, format!("{}", step.action))
+        .cause("cancelled before it began; what was done so far is kept")
+        .hint(format!("`adt env:up {0} {1}` goes on, `adt env:destroy {0} {1}` removes it", id.platform, id.name))
+}
+
+/// A panic on a thread is a bug that must not pass for success.
+fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// One failure stands for itself; several are told together.
+pub(super) fn combine(mut failures: Vec<Failure>) -> Failure {
+    if failures.len() == 1 {
+        return failures.remove(0);
+    }
+    let cancelled = failures.iter().all(|failure| failure.kind == Kind::Cancelled);
+    let kind = if cancelled { Kind::Cancelled } else { Kind::Partial };
+    let mut all = Failure::new(kind, format!("finish {} of the parts", failures.len()));
+    for failure in failures {
+        all.causes.push(failure.to_string());
+        all.tail.extend(failure.tail);
+        for hint in failure.hints {
+            if !all.hints.contains(&hint) {
+                all.hints.push(hint);
+            }
+        }
+    }
+    all
+}
+
+/// Whether the user asked to stop.
+pub(super) fn stopped(cancel: &AtomicBool) -> bool {
+    cancel.load(Ordering::Relaxed)
+}

@@ -1,0 +1,118 @@
+//! Does a machine answer? Checks are asked from the host, over the same cable that its users come through.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::model::{Check, Exec, MachineSpec, MachineState};
+use crate::providers::{Provider, Stdio};
+
+/// Asks once whether a check holds; the reason why not is for people.
+pub trait Probe: Send + Sync {
+    fn ask(&self, provider: &dyn Provider, spec: &MachineSpec, check: &Check) -> Result<(), String>;
+}
+
+/// Connects for real.
+#[derive(Debug, Clone, Copy)]
+pub struct Live;
+
+/// A service that takes longer than this for one answer does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Probe for Live {
+    fn ask(&self, provider: &dyn Provider, spec: &MachineSpec, check: &Check) -> Result<(), String> {
+        match check {
+            Check::Tcp { port } => connect(spec, *port).map(drop),
+            Check::Http { port, path, host } => get(spec, *port, path, host.as_deref().unwrap_or(&spec.fqdn)),
+            Check::Command { argv } => run(provider, spec, argv),
+            Check::Booted => booted(provider, spec),
+        }
+    }
+}
+
+fn connect(spec: &MachineSpec, port: u16) -> Result<TcpStream, String> {
+    let address = SocketAddr::from((spec.network.v4, port));
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).map_err(|error| format!("{address}: {error}"))
+}
+
+/// Reads the status line only: what a health check needs of HTTP.
+fn get(spec: &MachineSpec, port: u16, path: &str, host: &str) -> Result<(), String> {
+    let mut stream = connect(spec, port)?;
+    let told = |error: std::io::Error| format!("http://{host}:{port}{path}: {error}");
+    stream.set_read_timeout(Some(PATIENCE)).map_err(told)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: adt\r\nConnection: close\r\n\r\n").map_err(told)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).map_err(told)?;
+    match line.split_whitespace().nth(1).and_then(|code| code.parse::<u16>().ok()) {
+        Some(200..=399) => Ok(()),
+        Some(code) => Err(format!("http://{host}:{port}{path} answers {code}")),
+        None => Err(format!("http://{host}:{port}{path} closes without an answer")),
+    }
+}
+
+fn run(provider: &dyn Provider, spec: &MachineSpec, argv: &[String]) -> Result<(), String> {
+    let mut last = String::new();
+    let stdio = Stdio::Pipes { stdin: None, each: &mut |_, line| line.clone_into(&mut last) };
+    let ended = provider.exec(&spec.id, &Exec::new(argv), stdio).map_err(|error| error.to_string())?;
+    match ended.code {
+        0 => Ok(()),
+        code => Err(format!("`{}` exits with {code}: {last}", argv.join(" "))),
+    }
+}
+
+fn booted(provider: &dyn Provider, spec: &MachineSpec) -> Result<(), String> {
+    let mut state = String::new();
+    let stdio = Stdio::Pipes { stdin: None, each: &mut |_, line| line.clone_into(&mut state) };
+    provider.exec(&spec.id, &Exec::new(["systemctl", "is-system-running"]), stdio).map_err(|error| error.to_string())?;
+    match state.as_str() {
+        // A unit that failed is told by `env:check`; the machine itself is there.
+        "running" | "degraded" => Ok(()),
+        other => Err(format!("its init is {}", if other.is_empty() { "not up yet" } else { other })),
+    }
+}
+
+/// Why waiting ended without an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// The last thing that did not hold.
+    Deadline(String),
+    Died(MachineState),
+    Cancelled,
+}
+
+/// Asks until all checks hold.
+pub fn wait(
+    probe: &dyn Probe,
+    provider: &dyn Provider,
+    spec: &MachineSpec,
+    deadline: Duration,
+    cancel: &AtomicBool,
+) -> Result<(), NoAnswer> {
+    let since = Instant::now();
+    let mut inspected = since;
+    for check in &spec.health.checks {
+        while let Err(reason) = probe.ask(provider, spec, check) {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(NoAnswer::Cancelled);
+            }
+            if inspected.elapsed() > Duration::from_millis(200) {
+                match provider.inspect(&spec.id) {
+                    Ok(MachineState::Running { .. }) | Err(_) => inspected = Instant::now(),
+                    Ok(state) => return Err(NoAnswer::Died(state)),
+                }
+            }
+            if since.elapsed() > deadline {
+                return Err(NoAnswer::Deadline(reason));
+            }
+            // Early on every millisecond counts; later nobody notices fifty.
+            std::thread::sleep((since.elapsed() / 20).clamp(Duration::from_millis(4), Duration::from_millis(50)));
+        }
+    }
+    Ok(())
+}
+
+/// One round of all checks; the reasons of those that do not hold.
+pub fn once(probe: &dyn Probe, provider: &dyn Provider, spec: &MachineSpec) -> Result<(), String> {
+    spec.health.checks.iter().try_for_each(|check| probe.ask(provider, spec, check))
+}

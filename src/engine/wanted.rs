@@ -1,0 +1,123 @@
+//! From an environment's record to its machines' specifications. Pure: the same record gives the same machines, so what a
+//! crashed command was about to create is known to the next one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use crate::model::{Check, EnvironmentId, Health, Machine, MachineName, MachineSpec, NetworkSpec, Tag};
+use crate::network::address;
+use crate::plan::{Wanted, WantedMachine};
+use crate::store::Environment;
+
+pub fn network(install: &str, environment: &Environment) -> NetworkSpec {
+    NetworkSpec {
+        id: environment.id.clone(),
+        tag: Tag::of(install, &environment.id),
+        v4: environment.network,
+        v6: address::ula_subnet(install, &environment.network),
+    }
+}
+
+pub fn wanted(install: &str, nameservers: &[IpAddr], environment: &Environment) -> Wanted {
+    let network = network(install, environment);
+    let definition = &environment.definition;
+    let hosts = Hosts { environment, network: &network };
+    let machines = definition
+        .platform
+        .machines_by_name()
+        .into_iter()
+        .map(|(name, machine)| {
+            let number = definition.numbers[&name];
+            let id = environment.id.machine(&name);
+            let boxed = &definition.boxes[&machine.role];
+            let spec = MachineSpec {
+                hostname: name.to_string(),
+                fqdn: id.fqdn(&definition.domain),
+                layers: boxed.layers.clone(),
+                limits: machine.limits.clone(),
+                network: network.attach(number),
+                hosts: hosts.text(&name),
+                nameservers: nameservers.to_vec(),
+                search: vec![environment.id.fqdn(&definition.domain)],
+                mounts: Vec::new(),
+                health: health(environment, machine, &boxed.health),
+                id,
+            };
+            (name, WantedMachine { spec, after: after(environment, machine) })
+        })
+        .collect();
+    Wanted { id: environment.id.clone(), machines }
+}
+
+/// The machines of the roles that this one waits for.
+fn after(environment: &Environment, machine: &Machine) -> Vec<MachineName> {
+    let roles = environment.definition.platform.machines.iter().filter(|other| machine.after.contains(&other.role));
+    roles.flat_map(Machine::names).collect()
+}
+
+/// What its box promises, and each of its sites; where neither says anything, that its init is through.
+fn health(environment: &Environment, machine: &Machine, boxed: &Health) -> Health {
+    let mut checks = boxed.checks.clone();
+    let sites = environment.definition.platform.sites.iter().filter(|site| site.on == machine.role);
+    for site in sites {
+        // A site's own check asks more than the box's check of the same port.
+        checks.retain(|check| !matches!(check, Check::Tcp { port } | Check::Http { port, .. } if *port == site.port));
+        checks.push(Check::Http {
+            port: site.port,
+            path: site.health.clone(),
+            host: Some(format!("{}.{}", site.name, environment.id.fqdn(&environment.definition.domain))),
+        });
+    }
+    if checks.is_empty() {
+        checks.push(Check::Booted);
+    }
+    Health { checks, deadline_seconds: boxed.deadline_seconds }
+}
+
+/// Names inside an environment, as a file: they hold while every daemon is down.
+struct Hosts<'a> {
+    environment: &'a Environment,
+    network: &'a NetworkSpec,
+}
+
+impl Hosts<'_> {
+    fn text(&self, own: &MachineName) -> String {
+        let definition = &self.environment.definition;
+        let id = &self.environment.id;
+        let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+        let machines = definition.platform.machines_by_name();
+        for name in machines.keys() {
+            let attachment = self.network.attach(definition.numbers[name]);
+            let names = format!("{} {name}", id.machine(name).fqdn(&definition.domain));
+            writeln!(text, "{} {names}", attachment.v4).expect("a string takes any text");
+            writeln!(text, "{} {names}", attachment.v6).expect("a string takes any text");
+        }
+        for (address, names) in self.sites(own) {
+            let names: Vec<_> = names.into_iter().collect();
+            writeln!(text, "{address} {}", names.join(" ")).expect("a string takes any text");
+        }
+        writeln!(text, "{} gateway.{}", self.network.gateway_v4(), id.fqdn(&definition.domain)).expect("as above");
+        text
+    }
+
+    /// A site's names lead to the asking machine itself where it serves the site, else to the first that does.
+    fn sites(&self, own: &MachineName) -> BTreeMap<IpAddr, BTreeSet<String>> {
+        let definition = &self.environment.definition;
+        let mut lines: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
+        for site in &definition.platform.sites {
+            let role = definition.platform.machines.iter().find(|machine| machine.role == site.on);
+            let names = role.map(Machine::names).unwrap_or_default();
+            let Some(server) = names.iter().find(|name| *name == own).or(names.first()) else { continue };
+            let entry = lines.entry(self.network.attach(definition.numbers[server]).v4.into()).or_default();
+            entry.insert(format!("{}.{}", site.name, self.environment.id.fqdn(&definition.domain)));
+            entry.extend(site.aliases.iter().cloned());
+        }
+        lines
+    }
+}
+
+/// The name that locks, files and messages use for an environment's kernel objects.
+pub fn tag(install: &str, id: &EnvironmentId) -> Tag {
+    Tag::of(install, id)
+}

@@ -1,0 +1,220 @@
+//! From what is wanted and what is seen to what is to be done. Pure: the same function plans a first start, a repair
+//! after a crash and a dry run.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Action, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, Step};
+
+/// Where an environment is meant to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    Up,
+    Halted,
+    Gone,
+}
+
+/// What the definition says of an environment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    pub id: EnvironmentId,
+    pub machines: BTreeMap<MachineName, WantedMachine>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct WantedMachine {
+    pub spec: MachineSpec,
+    /// Machines that must answer before this one starts; acyclic.
+    pub after: Vec<MachineName>,
+}
+
+/// What is there.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    pub network: SeenNetwork,
+    pub machines: BTreeMap<MachineName, SeenMachine>,
+    /// The store has a row for it.
+    pub remembered: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SeenNetwork {
+    #[default]
+    Nothing,
+    /// Something of it is there. Machines' cables survive only as long as the bridge does.
+    Partly {
+        bridge: bool,
+    },
+    Complete,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeenMachine {
+    pub state: MachineState,
+    /// The specification that it was created with; unknown for what was made by an interrupted or foreign hand.
+    pub applied: Option<MachineSpec>,
+    /// Whether its health checks hold; only asked of running machines.
+    pub answers: bool,
+}
+
+/// What a difference between two specifications costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    None,
+    /// Files that a running machine sees change.
+    Live,
+    Restart,
+    /// Other layers: its own files no longer fit.
+    Recreate,
+}
+
+impl Change {
+    pub fn between(applied: &MachineSpec, wanted: &MachineSpec) -> Self {
+        if applied == wanted {
+            Self::None
+        } else if applied.layers != wanted.layers {
+            Self::Recreate
+        } else {
+            let mut live = applied.clone();
+            live.hosts.clone_from(&wanted.hosts);
+            live.nameservers.clone_from(&wanted.nameservers);
+            live.search.clone_from(&wanted.search);
+            live.health.clone_from(&wanted.health);
+            if live == *wanted { Self::Live } else { Self::Restart }
+        }
+    }
+}
+
+/// What leads from `seen` to `goal`; empty when it is reached.
+pub fn plan(goal: Goal, wanted: &Wanted, seen: &Seen) -> Plan {
+    let steps = Steps { wanted, seen };
+    match goal {
+        Goal::Up => steps.up(),
+        Goal::Halted => steps.halted(),
+        Goal::Gone => steps.gone(),
+    }
+}
+
+/// The machines in waves: each wave needs only machines of the waves before it.
+pub fn waves(wanted: &Wanted) -> Vec<Vec<MachineName>> {
+    let mut waves: Vec<Vec<MachineName>> = Vec::new();
+    let mut depth: BTreeMap<&MachineName, usize> = BTreeMap::new();
+    // As many rounds as machines are enough for the longest chain; a cycle would only be cut short, never endless.
+    for _ in 0..wanted.machines.len() {
+        for (name, machine) in &wanted.machines {
+            let below = machine.after.iter().filter_map(|other| depth.get(other).map(|d| d + 1)).max();
+            depth.insert(name, below.unwrap_or(0));
+        }
+    }
+    for (name, depth) in depth {
+        while waves.len() <= depth {
+            waves.push(Vec::new());
+        }
+        waves[depth].push(name.clone());
+    }
+    waves
+}
+
+struct Steps<'a> {
+    wanted: &'a Wanted,
+    seen: &'a Seen,
+}
+
+impl Steps<'_> {
+    fn step(&self, action: Action) -> Step {
+        Step { environment: self.wanted.id.clone(), action }
+    }
+
+    fn chain(&self, actions: impl IntoIterator<Item = Action>) -> Vec<Step> {
+        actions.into_iter().map(|action| self.step(action)).collect()
+    }
+
+    fn up(&self) -> Plan {
+        let mut plan = Plan::default();
+        let surplus = self.seen.machines.keys().filter(|name| !self.wanted.machines.contains_key(*name));
+        plan.then(surplus.map(|machine| self.chain([Action::Delete { machine: machine.clone() }])));
+        if self.seen.network != SeenNetwork::Complete {
+            plan.then([self.chain([Action::Connect])]);
+        }
+        for wave in waves(self.wanted) {
+            plan.then(wave.iter().map(|name| self.chain(self.raise(name))));
+        }
+        plan
+    }
+
+    /// What brings one machine up from wherever it is.
+    fn raise(&self, name: &MachineName) -> Vec<Action> {
+        let machine = || name.clone();
+        let create = Action::Create { machine: machine() };
+        let start = Action::Start { machine: machine() };
+        let wait = Action::Await { machine: machine() };
+        let stop = Action::Stop { machine: machine() };
+        let delete = Action::Delete { machine: machine() };
+        let Some(seen) = self.seen.machines.get(name) else {
+            return vec![create, start, wait];
+        };
+        let change = match &seen.applied {
+            Some(applied) => Change::between(applied, &self.wanted.machines[name].spec),
+            None => Change::Restart,
+        };
+        match (&seen.state, change) {
+            (MachineState::Absent, _) => vec![create, start, wait],
+            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) => vec![delete, create, start, wait],
+            (MachineState::Halted, Change::None | Change::Live | Change::Restart) => vec![create, start, wait],
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) => vec![delete, create, start, wait],
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Restart) => vec![stop, create, start, wait],
+            // Cables hang on the bridge: where it went, they went with it.
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::None | Change::Live)
+                if !self.bridge_is_there() =>
+            {
+                vec![stop, create, start, wait]
+            }
+            (MachineState::Frozen { .. }, Change::None) => vec![Action::Thaw { machine: machine() }, wait],
+            (MachineState::Frozen { .. }, Change::Live) => vec![create, Action::Thaw { machine: machine() }, wait],
+            (MachineState::Running { .. }, Change::Live) => vec![create, wait],
+            (MachineState::Running { .. }, Change::None) if seen.answers => Vec::new(),
+            (MachineState::Running { .. }, Change::None) => vec![wait],
+        }
+    }
+
+    fn bridge_is_there(&self) -> bool {
+        match self.seen.network {
+            SeenNetwork::Nothing => false,
+            SeenNetwork::Partly { bridge } => bridge,
+            SeenNetwork::Complete => true,
+        }
+    }
+
+    fn halted(&self) -> Plan {
+        let mut plan = Plan::default();
+        let runs = |name: &MachineName| match self.seen.machines.get(name).map(|seen| &seen.state) {
+            Some(MachineState::Running { .. } | MachineState::Frozen { .. } | MachineState::Broken { .. }) => true,
+            Some(MachineState::Absent | MachineState::Halted) | None => false,
+        };
+        let mut order = waves(self.wanted);
+        order.push(self.seen.machines.keys().filter(|name| !self.wanted.machines.contains_key(*name)).cloned().collect());
+        for wave in order.iter().rev() {
+            let running = wave.iter().filter(|name| runs(name));
+            plan.then(running.map(|machine| self.chain([Action::Stop { machine: machine.clone() }])));
+        }
+        if self.seen.network != SeenNetwork::Nothing {
+            plan.then([self.chain([Action::Disconnect])]);
+        }
+        plan
+    }
+
+    fn gone(&self) -> Plan {
+        let mut plan = Plan::default();
+        let there = self.seen.machines.iter().filter(|(_, seen)| seen.state != MachineState::Absent);
+        plan.then(there.map(|(machine, _)| self.chain([Action::Delete { machine: machine.clone() }])));
+        if self.seen.network != SeenNetwork::Nothing {
+            plan.then([self.chain([Action::Disconnect])]);
+        }
+        if self.seen.remembered {
+            plan.then([self.chain([Action::Forget])]);
+        }
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests;

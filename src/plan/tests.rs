@@ -1,0 +1,193 @@
+//! Every state a machine can be in, and every goal: applying the plan reaches the goal, and then there is nothing to do.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{Digest, EnvironmentName, Health, Limits, NetworkSpec, PlatformName, Tag};
+
+fn id() -> EnvironmentId {
+    EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() }
+}
+
+fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineSpec {
+    let id = id();
+    let network = NetworkSpec {
+        tag: Tag::of("test", &id),
+        id: id.clone(),
+        v4: "10.9.0.0/26".parse().unwrap(),
+        v6: "fd00::/64".parse().unwrap(),
+    };
+    MachineSpec {
+        id: id.machine(&MachineName::new(name).unwrap()),
+        hostname: name.into(),
+        fqdn: format!("{name}.1161.shop.example.test"),
+        layers: vec![Digest::from_bytes(&[layer; 32])],
+        limits: Limits { memory_bytes: Some(memory), ..Limits::default() },
+        network: network.attach(number),
+        hosts: hosts.into(),
+        nameservers: Vec::new(),
+        search: Vec::new(),
+        mounts: Vec::new(),
+        health: Health { checks: Vec::new(), deadline_seconds: 60 },
+    }
+}
+
+fn wanted() -> Wanted {
+    let machine = |name: &str, number, after: &[&str]| {
+        let after = after.iter().map(|name| MachineName::new(*name).unwrap()).collect();
+        (MachineName::new(name).unwrap(), WantedMachine { spec: spec(name, number, 1, 512, "a"), after })
+    };
+    Wanted { id: id(), machines: [machine("db", 2, &[]), machine("web1", 3, &["db"]), machine("web2", 4, &["db"])].into() }
+}
+
+/// What the engine and the world make of a step.
+fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
+    let entry = |state: MachineState, applied, answers| SeenMachine { state, applied, answers };
+    match &step.action {
+        Action::Connect => seen.network = SeenNetwork::Complete,
+        Action::Disconnect => seen.network = SeenNetwork::Nothing,
+        Action::Forget => seen.remembered = false,
+        Action::Create { machine } => {
+            let state = match seen.machines.get(machine).map(|seen| seen.state.clone()) {
+                None | Some(MachineState::Absent | MachineState::Broken { .. }) => MachineState::Halted,
+                Some(state) => state,
+            };
+            let applied = Some(wanted.machines[machine].spec.clone());
+            seen.machines.insert(machine.clone(), entry(state, applied, false));
+        }
+        Action::Start { machine } => {
+            let seen = seen.machines.get_mut(machine).expect("only created machines are started");
+            assert_eq!(seen.state, MachineState::Halted, "a start must find a halted machine");
+            seen.state = MachineState::Running { init_pid: 1 };
+        }
+        Action::Thaw { machine } => {
+            seen.machines.get_mut(machine).unwrap().state = MachineState::Running { init_pid: 1 };
+        }
+        Action::Await { machine } => {
+            let seen = seen.machines.get_mut(machine).unwrap();
+            assert!(matches!(seen.state, MachineState::Running { .. }), "only running machines answer");
+            seen.answers = true;
+        }
+        Action::Stop { machine } => {
+            let seen = seen.machines.get_mut(machine).unwrap();
+            seen.answers = false;
+            seen.state = MachineState::Halted;
+        }
+        Action::Delete { machine } => {
+            seen.machines.remove(machine);
+        }
+    }
+}
+
+fn any_state() -> impl Strategy<Value = MachineState> {
+    prop_oneof![
+        Just(MachineState::Absent),
+        Just(MachineState::Halted),
+        Just(MachineState::Running { init_pid: 1 }),
+        Just(MachineState::Frozen { init_pid: 1 }),
+        Just(MachineState::Broken { reason: "x".into() }),
+    ]
+}
+
+fn any_machine(name: &'static str) -> impl Strategy<Value = (MachineName, SeenMachine)> {
+    (any_state(), prop::option::of((1..3u8, 512..514u64, "[ab]")), any::<bool>()).prop_map(move |(state, applied, answers)| {
+        let applied = applied.map(|(layer, memory, hosts)| spec(name, 2, layer, memory, &hosts));
+        let answers = answers && matches!(state, MachineState::Running { .. });
+        (MachineName::new(name).unwrap(), SeenMachine { state, applied, answers })
+    })
+}
+
+fn any_seen() -> impl Strategy<Value = Seen> {
+    let network = prop_oneof![
+        Just(SeenNetwork::Nothing),
+        any::<bool>().prop_map(|bridge| SeenNetwork::Partly { bridge }),
+        Just(SeenNetwork::Complete),
+    ];
+    let machines = (
+        prop::option::of(any_machine("db")),
+        prop::option::of(any_machine("web1")),
+        prop::option::of(any_machine("web2")),
+        prop::option::of(any_machine("surplus")),
+    );
+    (network, machines, any::<bool>()).prop_map(|(network, (a, b, c, d), remembered)| Seen {
+        network,
+        machines: [a, b, c, d].into_iter().flatten().collect(),
+        remembered,
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_plan_reaches_its_goal_and_then_has_nothing_to_do(seen in any_seen(), goal in 0..3usize) {
+        let goal = [Goal::Up, Goal::Halted, Goal::Gone][goal];
+        let wanted = wanted();
+        let mut now = seen;
+        for step in plan(goal, &wanted, &now.clone()).steps() {
+            apply(&mut now, &wanted, step);
+        }
+        prop_assert!(plan(goal, &wanted, &now).is_empty(), "{now:?}");
+        if goal == Goal::Gone {
+            prop_assert!(now.machines.values().all(|machine| machine.state == MachineState::Absent));
+            prop_assert!(!now.remembered && now.network == SeenNetwork::Nothing);
+        }
+    }
+
+    #[test]
+    fn a_plan_cut_off_anywhere_is_finished_by_the_next(seen in any_seen(), goal in 0..3usize, cut in 0..20usize) {
+        let goal = [Goal::Up, Goal::Halted, Goal::Gone][goal];
+        let wanted = wanted();
+        let mut now = seen;
+        for step in plan(goal, &wanted, &now.clone()).steps().take(cut) {
+            apply(&mut now, &wanted, step);
+        }
+        for step in plan(goal, &wanted, &now.clone()).steps() {
+            apply(&mut now, &wanted, step);
+        }
+        prop_assert!(plan(goal, &wanted, &now).is_empty(), "{now:?}");
+    }
+}
+
+#[test]
+fn machines_start_after_those_they_need_and_stop_before_them() {
+    let wanted = wanted();
+    let up = plan(Goal::Up, &wanted, &Seen::default());
+    let text: Vec<Vec<String>> =
+        up.waves.iter().map(|wave| wave.chains.iter().map(|chain| chain[0].action.to_string()).collect()).collect();
+    assert_eq!(text, [vec!["connect the network"], vec!["create db"], vec!["create web1", "create web2"]]);
+
+    let mut now = Seen::default();
+    for step in up.steps() {
+        apply(&mut now, &wanted, step);
+    }
+    let down = plan(Goal::Halted, &wanted, &now);
+    assert_eq!(down.waves[0].chains.len(), 2);
+    assert_eq!(down.waves[1].chains[0][0].action.to_string(), "stop db");
+}
+
+#[test]
+fn only_what_changed_is_touched() {
+    let mut wanted = wanted();
+    let mut now = Seen::default();
+    for step in plan(Goal::Up, &wanted, &now.clone()).steps() {
+        apply(&mut now, &wanted, step);
+    }
+    for machine in wanted.machines.values_mut() {
+        machine.spec.hosts = "b".into();
+    }
+    let db = wanted.machines.get_mut(&MachineName::new("db").unwrap()).unwrap();
+    db.spec.limits.memory_bytes = Some(1024);
+    let steps: Vec<_> = plan(Goal::Up, &wanted, &now).steps().map(|step| step.action.to_string()).collect();
+    assert_eq!(
+        steps,
+        [
+            "stop db",
+            "create db",
+            "start db",
+            "wait until db answers",
+            "create web1",
+            "wait until web1 answers",
+            "create web2",
+            "wait until web2 answers"
+        ]
+    );
+}

@@ -1,0 +1,86 @@
+//! git as its users have set it up: the system's program, with their credentials, agents and helpers.
+
+use std::path::{Path, PathBuf};
+
+use super::{Error, Result};
+use crate::exec::Command;
+
+/// For whom git works: behind sudo the person, whose keys and folders these are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Person {
+    pub ids: Option<(u32, u32)>,
+    pub home: Option<PathBuf>,
+}
+
+/// Whether a word can only be meant as a git address.
+pub fn is_address(word: &str) -> bool {
+    let scp_like = || {
+        let Some((host, path)) = word.split_once(':') else { return false };
+        !path.is_empty() && !host.contains('/') && host.contains(['@', '.'])
+    };
+    word.contains("://") || word.ends_with(".git") || scp_like()
+}
+
+/// Clones into `folder`, which does not exist yet.
+pub fn clone(person: &Person, address: &str, branch: Option<&str>, folder: &Path) -> Result<()> {
+    let mut command = git(person).arg("clone").arg("--quiet");
+    if let Some(branch) = branch {
+        command = command.arg(format!("--branch={branch}"));
+    }
+    command.arg("--").arg(address).arg(folder).run().map_err(|source| Error::Fetch {
+        address: address.to_owned(),
+        branch: branch.map(str::to_owned),
+        source,
+    })?;
+    Ok(())
+}
+
+/// Fast-forwards a checkout; what the user changed stays, a conflict is git's error. Returns what it printed.
+pub fn pull(person: &Person, folder: &Path) -> Result<String> {
+    if !folder.join(".git").exists() {
+        return Err(Error::NoCheckout { folder: folder.to_owned() });
+    }
+    let before = head(person, folder)?;
+    git(person).arg("-C").arg(folder).args(["pull", "--quiet", "--ff-only"]).run().map_err(|source| Error::Fetch {
+        address: folder.display().to_string(),
+        branch: None,
+        source,
+    })?;
+    let after = head(person, folder)?;
+    Ok(if before == after { format!("already at {after}") } else { format!("{before} → {after}") })
+}
+
+fn head(person: &Person, folder: &Path) -> Result<String> {
+    Ok(git(person).arg("-C").arg(folder).args(["rev-parse", "--short", "HEAD"]).run()?.text().trim().to_owned())
+}
+
+fn git(person: &Person) -> Command {
+    let mut command = Command::new("git")
+        // `ext::` and friends would run programs that an address names.
+        .env("GIT_ALLOW_PROTOCOL", "file:git:http:https:ssh")
+        // There is nobody at our pipe to type a password: a helper or an agent has it, or git says so at once.
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes");
+    if let Some((user, group)) = person.ids {
+        command = command.ids(user, group);
+    }
+    if let Some(home) = &person.home {
+        command = command.env("HOME", home);
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_names_and_folders() {
+        for address in ["https://git.example.org/shop.git", "git@git.example.org:shop", "ssh://x/y", "file:///x", "host.org:a/b"] {
+            assert!(is_address(address), "{address}");
+        }
+        for word in ["hello", "./hello", "/srv/shop", "a/b:c", "shop"] {
+            assert!(!is_address(word), "{word}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Where platforms come from: git repositories, folders, and the examples inside this binary.
+
+pub mod git;
+pub mod shipped;
+
+use std::path::PathBuf;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("git could not fetch `{address}`{}", branch.as_ref().map(|branch| format!(" at branch `{branch}`")).unwrap_or_default())]
+    Fetch {
+        address: String,
+        branch: Option<String>,
+        #[source]
+        source: crate::exec::Error,
+    },
+    #[error("`{folder}` is no git checkout, so there is nothing to pull")]
+    NoCheckout { folder: PathBuf },
+    #[error("`{folder}` exists already and is not empty")]
+    Occupied { folder: PathBuf },
+    #[error("{what} `{path}`")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Exec(#[from] crate::exec::Error),
+}

@@ -1,0 +1,345 @@
+//! Wanted state in SQLite: one file, transactions, readable by anybody's tools when something is odd.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+
+use super::record::{Definition, Environment, PlatformRecord, Wanted};
+use super::{Error, Result};
+use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName};
+
+/// Raised with every change that an older adt could not read.
+const FORMAT: i64 = 1;
+
+const SCHEMA: &str = "
+    CREATE TABLE install (id TEXT NOT NULL);
+    INSERT INTO install VALUES (lower(hex(randomblob(8))));
+    CREATE TABLE platforms (
+        name TEXT PRIMARY KEY, folder TEXT NOT NULL, source TEXT NOT NULL, branch TEXT, created INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE environments (
+        platform TEXT NOT NULL, name TEXT NOT NULL,
+        wanted TEXT NOT NULL, created INTEGER NOT NULL, updated INTEGER NOT NULL, owner TEXT NOT NULL,
+        network TEXT NOT NULL UNIQUE, definition TEXT NOT NULL, disk INTEGER,
+        PRIMARY KEY (platform, name)
+    ) STRICT;
+    -- The specification that a machine was last created with; the difference to what is wanted is what a reload does.
+    CREATE TABLE applied (
+        platform TEXT NOT NULL, environment TEXT NOT NULL, machine TEXT NOT NULL, spec TEXT NOT NULL,
+        PRIMARY KEY (platform, environment, machine)
+    ) STRICT;
+";
+
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    install: String,
+    /// Steps of one environment run on several threads.
+    connection: Mutex<Connection>,
+}
+
+impl Database {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let fail = |source| classify(path, source);
+        let mut connection = Connection::open(path).map_err(fail)?;
+        connection.busy_timeout(Duration::from_secs(30)).map_err(fail)?;
+        let mut found = version(&connection).map_err(fail)?;
+        if found == 0 {
+            connection.pragma_update(None, "journal_mode", "wal").map_err(fail)?;
+            found = create(&mut connection).map_err(fail)?;
+        }
+        if found > FORMAT {
+            return Err(Error::Newer { path: path.to_owned(), found, known: FORMAT });
+        }
+        let install = connection.query_row("SELECT id FROM install", [], |row| row.get(0)).map_err(fail)?;
+        Ok(Self { path: path.to_owned(), install, connection: Mutex::new(connection) })
+    }
+
+    pub(super) fn install(&self) -> &str {
+        &self.install
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A thread that panicked in the middle of a transaction rolled it back when it dropped it.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, source: rusqlite::Error) -> Error {
+        classify(&self.path, source)
+    }
+
+    fn bad_row(&self, what: impl ToString) -> Error {
+        Error::BadRow { path: self.path.clone(), what: what.to_string() }
+    }
+
+    pub fn platforms(&self) -> Result<Vec<PlatformRecord>> {
+        let connection = self.connection();
+        let mut statement = connection
+            .prepare("SELECT name, folder, source, branch, created FROM platforms ORDER BY name")
+            .map_err(|e| self.fail(e))?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+            .map_err(|e| self.fail(e))?;
+        rows.map(|row| {
+            let (name, folder, source, branch, created): (String, String, _, _, _) = row.map_err(|e| self.fail(e))?;
+            let name = PlatformName::new(name).map_err(|e| self.bad_row(e))?;
+            Ok(PlatformRecord { name, folder: folder.into(), source, branch, created })
+        })
+        .collect()
+    }
+
+    pub fn platform(&self, name: &PlatformName) -> Result<Option<PlatformRecord>> {
+        Ok(self.platforms()?.into_iter().find(|platform| platform.name == *name))
+    }
+
+    pub fn put_platform(&self, platform: &PlatformRecord) -> Result<()> {
+        self.connection()
+            .execute(
+                "INSERT OR REPLACE INTO platforms VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    platform.name.as_str(),
+                    platform.folder.to_string_lossy(),
+                    platform.source,
+                    platform.branch,
+                    platform.created
+                ],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    pub fn forget_platform(&self, name: &PlatformName) -> Result<()> {
+        self.connection().execute("DELETE FROM platforms WHERE name = ?1", [name.as_str()]).map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    /// All environments, or those of one platform.
+    pub fn environments(&self, platform: Option<&PlatformName>) -> Result<Vec<Environment>> {
+        let connection = self.connection();
+        let mut statement = connection
+            .prepare(
+                "SELECT platform, name, wanted, created, updated, owner, network, definition, disk FROM environments
+                 WHERE ?1 IS NULL OR platform = ?1 ORDER BY platform, name",
+            )
+            .map_err(|e| self.fail(e))?;
+        let rows = statement.query_map([platform.map(PlatformName::as_str)], RawEnvironment::read).map_err(|e| self.fail(e))?;
+        rows.map(|row| row.map_err(|e| self.fail(e))?.settle(self)).collect()
+    }
+
+    pub fn environment(&self, id: &EnvironmentId) -> Result<Option<Environment>> {
+        let connection = self.connection();
+        let row = connection
+            .query_row(
+                "SELECT platform, name, wanted, created, updated, owner, network, definition, disk FROM environments
+                 WHERE platform = ?1 AND name = ?2",
+                [id.platform.as_str(), id.name.as_str()],
+                RawEnvironment::read,
+            )
+            .optional()
+            .map_err(|e| self.fail(e))?;
+        row.map(|row| row.settle(self)).transpose()
+    }
+
+    /// Adds an environment, choosing its network in the same transaction: two that are made at once never get the same one.
+    pub fn add_environment<E: From<Error>>(
+        &self,
+        choose: impl FnOnce(&[Ipv4Net]) -> std::result::Result<Ipv4Net, E>,
+        make: impl FnOnce(Ipv4Net) -> Environment,
+    ) -> std::result::Result<Environment, E> {
+        let mut connection = self.connection();
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|e| E::from(self.fail(e)))?;
+        let taken = self.networks(&transaction)?;
+        let environment = make(choose(&taken)?);
+        transaction
+            .execute(
+                "INSERT INTO environments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                params![
+                    environment.id.platform.as_str(),
+                    environment.id.name.as_str(),
+                    environment.wanted.word(),
+                    environment.created,
+                    environment.updated,
+                    environment.owner,
+                    environment.network.to_string(),
+                    json(&environment.definition),
+                    environment.disk.and_then(|bytes| i64::try_from(bytes).ok()),
+                ],
+            )
+            .map_err(|e| E::from(self.fail(e)))?;
+        transaction.commit().map_err(|e| E::from(self.fail(e)))?;
+        Ok(environment)
+    }
+
+    fn networks(&self, connection: &Connection) -> Result<Vec<Ipv4Net>> {
+        let mut statement = connection.prepare("SELECT network FROM environments").map_err(|e| self.fail(e))?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0)).map_err(|e| self.fail(e))?;
+        rows.map(|row| Ipv4Net::from_str(&row.map_err(|e| self.fail(e))?).map_err(|e| self.bad_row(e))).collect()
+    }
+
+    pub fn set_wanted(&self, id: &EnvironmentId, wanted: Wanted, now: i64) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE environments SET wanted = ?3, updated = ?4 WHERE platform = ?1 AND name = ?2",
+                params![id.platform.as_str(), id.name.as_str(), wanted.word(), now],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    pub fn set_definition(&self, id: &EnvironmentId, definition: &Definition, now: i64) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE environments SET definition = ?3, updated = ?4 WHERE platform = ?1 AND name = ?2",
+                params![id.platform.as_str(), id.name.as_str(), json(definition), now],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    pub fn set_disk(&self, id: &EnvironmentId, bytes: Option<u64>) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE environments SET disk = ?3 WHERE platform = ?1 AND name = ?2",
+                params![id.platform.as_str(), id.name.as_str(), bytes.and_then(|bytes| i64::try_from(bytes).ok())],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    /// Removes every row of an environment.
+    pub fn forget_environment(&self, id: &EnvironmentId) -> Result<()> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|e| self.fail(e))?;
+        let key = [id.platform.as_str(), id.name.as_str()];
+        transaction.execute("DELETE FROM applied WHERE platform = ?1 AND environment = ?2", key).map_err(|e| self.fail(e))?;
+        transaction.execute("DELETE FROM environments WHERE platform = ?1 AND name = ?2", key).map_err(|e| self.fail(e))?;
+        transaction.commit().map_err(|e| self.fail(e))
+    }
+
+    pub fn put_applied(&self, spec: &MachineSpec) -> Result<()> {
+        let id = &spec.id;
+        self.connection()
+            .execute(
+                "INSERT OR REPLACE INTO applied VALUES (?1, ?2, ?3, ?4)",
+                params![id.environment.platform.as_str(), id.environment.name.as_str(), id.machine.as_str(), json(spec)],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    pub fn forget_applied(&self, id: &MachineId) -> Result<()> {
+        self.connection()
+            .execute(
+                "DELETE FROM applied WHERE platform = ?1 AND environment = ?2 AND machine = ?3",
+                [id.environment.platform.as_str(), id.environment.name.as_str(), id.machine.as_str()],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    /// The specifications that this environment's machines were created with; of all environments with `None`.
+    pub fn applied(&self, id: Option<&EnvironmentId>) -> Result<Vec<(MachineName, MachineSpec)>> {
+        let connection = self.connection();
+        let mut statement = connection
+            .prepare("SELECT machine, spec FROM applied WHERE ?1 IS NULL OR (platform = ?1 AND environment = ?2)")
+            .map_err(|e| self.fail(e))?;
+        let rows = statement
+            .query_map([id.map(|id| id.platform.as_str()), id.map(|id| id.name.as_str())], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+            })
+            .map_err(|e| self.fail(e))?;
+        let mut applied = Vec::new();
+        for row in rows {
+            let (machine, spec) = row.map_err(|e| self.fail(e))?;
+            // A specification of another format reads as "never applied": the machine is configured anew, its files stay.
+            if let Ok(spec) = serde_json::from_str(&spec) {
+                applied.push((MachineName::new(machine).map_err(|e| self.bad_row(e))?, spec));
+            }
+        }
+        Ok(applied)
+    }
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Makes the tables, unless another process was faster.
+fn create(connection: &mut Connection) -> rusqlite::Result<i64> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    let found = version(&transaction)?;
+    if found == 0 {
+        transaction.execute_batch(SCHEMA)?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+        transaction.commit()?;
+        return Ok(FORMAT);
+    }
+    Ok(found)
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("our own types have string keys only, so they always become JSON")
+}
+
+fn classify(path: &Path, source: rusqlite::Error) -> Error {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Error::Full { path },
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::Damaged { path, source },
+        _ if matches!(&source, rusqlite::Error::SqliteFailure(_, Some(text)) if text.starts_with("no such")) => {
+            Error::Damaged { path, source }
+        }
+        _ => Error::Database { path, source },
+    }
+}
+
+/// A row before its words are checked.
+struct RawEnvironment {
+    platform: String,
+    name: String,
+    wanted: String,
+    created: i64,
+    updated: i64,
+    owner: String,
+    network: String,
+    definition: String,
+    disk: Option<i64>,
+}
+
+impl RawEnvironment {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            platform: row.get(0)?,
+            name: row.get(1)?,
+            wanted: row.get(2)?,
+            created: row.get(3)?,
+            updated: row.get(4)?,
+            owner: row.get(5)?,
+            network: row.get(6)?,
+            definition: row.get(7)?,
+            disk: row.get(8)?,
+        })
+    }
+
+    fn settle(self, database: &Database) -> Result<Environment> {
+        Ok(Environment {
+            id: EnvironmentId {
+                platform: PlatformName::new(self.platform).map_err(|e| database.bad_row(e))?,
+                name: EnvironmentName::new(self.name).map_err(|e| database.bad_row(e))?,
+            },
+            wanted: Wanted::from_word(&self.wanted)
+                .ok_or_else(|| database.bad_row(format!("unknown wanted state `{}`", self.wanted)))?,
+            created: self.created,
+            updated: self.updated,
+            owner: self.owner,
+            network: Ipv4Net::from_str(&self.network).map_err(|e| database.bad_row(e))?,
+            definition: serde_json::from_str(&self.definition).map_err(|e| database.bad_row(e))?,
+            disk: self.disk.and_then(|bytes| u64::try_from(bytes).ok()),
+        })
+    }
+}

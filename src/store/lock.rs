@@ -1,0 +1,162 @@
+//! Locks that name their holder and vanish with the process.
+//!
+//! A lock is an flock on a file that holds the holder's name as text. The kernel frees it when the process ends, however
+//! it ends. The file is removed on release, so the one who gets the lock checks that the file is still the one in the folder.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result};
+
+/// Who works on something, in the words that the next one reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub user: String,
+    pub command: String,
+    pub pid: u32,
+    /// Seconds since 1970.
+    pub since: i64,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` of {} (process {})", self.command, self.user, self.pid)
+    }
+}
+
+/// A lock not yet held.
+#[derive(Debug)]
+pub struct Request {
+    path: PathBuf,
+    holder: Holder,
+}
+
+/// A held lock; dropping it frees it and removes its file.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Removed before the flock ends with the file: whoever waits on the old file sees that it left the folder.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+impl Request {
+    pub(super) fn new(path: PathBuf, holder: Holder) -> Self {
+        Self { path, holder }
+    }
+
+    /// Waits until the lock is free. `waiting` is told once for each holder that is in the way.
+    pub fn wait(&self, cancel: &AtomicBool, waiting: &mut dyn FnMut(Option<Holder>)) -> Result<Lock> {
+        let mut told = None;
+        loop {
+            match self.attempt()? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) => {
+                    if told.as_ref() != Some(&holder) {
+                        waiting(holder.clone());
+                        told = Some(holder);
+                    }
+                }
+            }
+            if cancel.load(Ordering::Relaxed) {
+                let what = self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(Error::Cancelled { what });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Takes the lock if it is free, else tells who holds it (nobody's name where that one has not written it yet).
+    pub fn attempt(&self) -> Result<std::result::Result<Lock, Option<Holder>>> {
+        let io = |source| Error::Io { what: "lock", path: self.path.clone(), source };
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file = rustix::fs::open(&self.path, flags, Mode::from_raw_mode(0o600)).map_err(|e| io(e.into()))?;
+            let mut file = File::from(file);
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let mut text = String::new();
+                    file.read_to_string(&mut text).map_err(io)?;
+                    return Ok(Err(serde_json::from_str(&text).ok()));
+                }
+                Err(errno) => return Err(io(errno.into())),
+            }
+            if !self.still_there(&file) {
+                continue;
+            }
+            file.set_len(0).map_err(io)?;
+            file.rewind().map_err(io)?;
+            let text = serde_json::to_string(&self.holder).expect("a holder is plain text and numbers");
+            file.write_all(text.as_bytes()).map_err(io)?;
+            return Ok(Ok(Lock { path: self.path.clone(), _file: file }));
+        }
+    }
+
+    fn still_there(&self, file: &File) -> bool {
+        match (rustix::fs::fstat(file), rustix::fs::stat(&self.path)) {
+            (Ok(ours), Ok(there)) => ours.st_ino == there.st_ino && ours.st_dev == there.st_dev,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(path: &std::path::Path, command: &str) -> Request {
+        let holder = Holder { user: "ada".into(), command: command.into(), pid: 7, since: 0 };
+        Request::new(path.join("x.lock"), holder)
+    }
+
+    #[test]
+    fn the_second_learns_whom_it_waits_for_and_gets_it_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = request(folder.path(), "env:up").attempt().unwrap().unwrap();
+        let second = request(folder.path(), "env:halt");
+        let holder = second.attempt().unwrap().unwrap_err().unwrap();
+        assert_eq!(holder.to_string(), "`env:up` of ada (process 7)");
+        let (told, heard) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let told = told;
+                second.wait(&AtomicBool::new(false), &mut |holder| told.send(holder).unwrap()).is_ok()
+            });
+            assert!(heard.recv().unwrap().is_some());
+            drop(first);
+            assert!(waiter.join().unwrap());
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_hundred_threads_hold_it_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        let request = request(folder.path(), "x");
+                        let lock = request.wait(&AtomicBool::new(false), &mut |_| {}).unwrap();
+                        assert!(!inside.swap(true, Ordering::SeqCst));
+                        inside.store(false, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+    }
+}

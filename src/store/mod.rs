@@ -1,0 +1,133 @@
+//! The state folder: what is wanted, kept so that a crash at any instant leaves the old truth or the new one.
+//!
+//! ```text
+//! <store>/
+//!   adt.db      wanted state (SQLite, write-ahead log); see `database`
+//!   history.log who made and destroyed what
+//!   locks/      one flock'ed file per environment or build while a command works on it; see `lock`
+//!   layers/     box layers, immutable, named by content
+//!   machines/   machines' own files, kept by the provider
+//!   cache/      what can be fetched again
+//!   shipped/    recipes and platforms that came with this binary
+//! ```
+//! Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
+
+pub mod database;
+pub mod history;
+pub mod lock;
+pub mod record;
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+
+pub use database::Database;
+pub use lock::{Holder, Lock};
+pub use record::{Environment, PlatformRecord, Wanted};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} `{path}`")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the store `{path}` was written by a newer adt (format {found}, this one knows {known})")]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("the store's database `{path}` is damaged")]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error("the store's database `{path}` holds a row that this adt can't read: {what}")]
+    BadRow { path: PathBuf, what: String },
+    #[error("there is no space left for the store `{path}`")]
+    Full { path: PathBuf },
+    #[error("use the store's database `{path}`")]
+    Database {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error("no free network is left in the pool {pool}: all {count} are taken")]
+    PoolExhausted { pool: String, count: usize },
+    #[error("cancelled while waiting for `{what}`")]
+    Cancelled { what: String },
+}
+
+/// An opened store.
+#[derive(Debug)]
+pub struct Store {
+    pub folder: PathBuf,
+    pub database: Database,
+    pub history: history::History,
+}
+
+impl Store {
+    /// Opens the store, making it where there is none.
+    pub fn open(folder: &Path) -> Result<Self> {
+        for name in ["", "locks", "layers", "machines", "cache", "shipped"] {
+            make_folder(&folder.join(name))?;
+        }
+        let database = Database::open(&folder.join("adt.db"))?;
+        let history = history::History::new(folder.join("history.log"));
+        Ok(Self { folder: folder.to_owned(), database, history })
+    }
+
+    /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
+    pub fn install(&self) -> &str {
+        self.database.install()
+    }
+
+    pub fn lock(&self, name: &str, holder: &Holder) -> lock::Request {
+        lock::Request::new(self.folder.join("locks").join(format!("{name}.lock")), holder.clone())
+    }
+}
+
+/// Others may pass through (machines' shifted root must reach its own files below) but not list.
+fn make_folder(path: &Path) -> Result<()> {
+    let io = |source| Error::Io { what: "make the folder", path: path.to_owned(), source };
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path).map_err(io)?;
+    rustix::fs::chmod(path, Mode::from_raw_mode(0o711)).map_err(|errno| io(errno.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_made_once_and_keeps_its_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/store");
+        let install = Store::open(&path).unwrap().install().to_owned();
+        assert_eq!(install.len(), 16);
+        assert_eq!(Store::open(&path).unwrap().install(), install);
+    }
+
+    #[test]
+    fn a_newer_store_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        Store::open(folder.path()).unwrap();
+        let raw = rusqlite::Connection::open(folder.path().join("adt.db")).unwrap();
+        raw.pragma_update(None, "user_version", 999).unwrap();
+        drop(raw);
+        let error = Store::open(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Newer { found: 999, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_store_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("adt.db"), "this is no database, it is a text of some length".repeat(40)).unwrap();
+        let error = Store::open(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    }
+}

@@ -1,0 +1,82 @@
+//! What the store remembers of a platform and of an environment.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Digest, Domain, EnvironmentId, Health, MachineName, Platform, PlatformName, RoleName};
+
+/// A platform this host knows: where its folder is and where that came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformRecord {
+    pub name: PlatformName,
+    pub folder: PathBuf,
+    /// Git address, folder or name of a shipped example.
+    pub source: String,
+    pub branch: Option<String>,
+    /// Seconds since 1970.
+    pub created: i64,
+}
+
+/// What the user wants of an environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wanted {
+    Up,
+    Halted,
+    /// Halted with its platform; `platform:up` brings exactly these back.
+    Paused,
+    /// A destroy has begun and must be finished.
+    Gone,
+}
+
+impl Wanted {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Halted => "halted",
+            Self::Paused => "paused",
+            Self::Gone => "gone",
+        }
+    }
+
+    pub(super) fn from_word(word: &str) -> Option<Self> {
+        [Self::Up, Self::Halted, Self::Paused, Self::Gone].into_iter().find(|wanted| wanted.word() == word)
+    }
+}
+
+/// An environment as it was created or last reloaded. Machines are derived from this alone, so that a change in the
+/// platform's folder is in force after `env:reload` and not before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    pub id: EnvironmentId,
+    pub wanted: Wanted,
+    pub created: i64,
+    pub updated: i64,
+    /// The person who made it.
+    pub owner: String,
+    pub network: Ipv4Net,
+    pub definition: Definition,
+    /// Bytes on disk when it was last halted; unknown while it may change.
+    pub disk: Option<u64>,
+}
+
+/// The frozen copy of the platform that an environment runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Definition {
+    pub platform: Platform,
+    pub domain: Domain,
+    pub boxes: BTreeMap<RoleName, BoxInUse>,
+    /// Host numbers within the network; a machine keeps its own for life.
+    pub numbers: BTreeMap<MachineName, u8>,
+}
+
+/// The layers that a role's machines stand on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BoxInUse {
+    /// The base first.
+    pub layers: Vec<Digest>,
+    pub health: Health,
+}
