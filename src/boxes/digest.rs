@@ -251,7 +251,7 @@ mod tests {
             assert!(seen.insert(digest(recipe)), "{recipe:?}");
         }
         assert!(seen.insert(of(&plain, "arm64", None, &[])));
-        assert!(seen.insert(of(&recipe("web", Parent::Box(BoxRef { name: plain.name.clone() })), "amd64", Some(&parent), &[])));
+        assert!(seen.insert(of(&recipe("web", Parent::Box(BoxRef::new(plain.name.clone()))), "amd64", Some(&parent), &[])));
         let mut summary = plain.clone();
         summary.summary = "other words".into();
         assert_eq!(digest(&summary), digest(&plain));

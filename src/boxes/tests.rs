@@ -77,7 +77,7 @@ impl Site {
 }
 
 fn on(name: &str, parent: &str) -> Recipe {
-    recipe(name, Parent::Box(BoxRef { name: BoxName::new(parent).unwrap() }))
+    recipe(name, Parent::Box(BoxRef::new(BoxName::new(parent).unwrap())))
 }
 
 fn whole(folder: &Path) -> Recipe {
