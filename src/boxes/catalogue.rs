@@ -69,22 +69,23 @@ impl<'a> Catalogue<'a> {
 
     /// The recipe of one box.
     pub fn recipe(&self, name: &BoxName) -> Result<Recipe> {
-        self.find(name, None)
+        self.find(&BoxRef::new(name.clone()))
     }
 
-    fn find(&self, name: &BoxName, wanted_by: Option<&BoxName>) -> Result<Recipe> {
+    fn find(&self, wanted: &BoxRef) -> Result<Recipe> {
+        let name = &wanted.name;
         let mut files = self.files()?;
         let Some(path) = files.remove(name) else {
             let known: Vec<_> = files.into_keys().collect();
             let nearest = nearest(name.as_str(), &known);
-            return Err(Error::Unknown { name: name.clone(), wanted_by: wanted_by.cloned(), nearest, known });
+            return Err(Error::Unknown { name: name.clone(), place: wanted.place.clone().map(Box::new), nearest, known });
         };
         (self.parse)(&path).map_err(|source| Error::Recipe { path, source: Box::new(source) })
     }
 
     /// A box with everything that it stands on, the base first.
     pub fn resolve(&self, name: &BoxName) -> Result<Vec<Resolved>> {
-        self.resolve_recipe(self.find(name, None)?)
+        self.resolve_recipe(self.recipe(name)?)
     }
 
     /// The same for a recipe that no folder holds: a platform's golden layer.
@@ -95,8 +96,7 @@ impl<'a> Catalogue<'a> {
                 let names = chain[start..].iter().map(|recipe| recipe.name.to_string()).chain([parent.name.to_string()]);
                 return Err(Error::Cycle { chain: names.collect() });
             }
-            let child = chain.last().expect("the chain starts with one recipe").name.clone();
-            chain.push(self.find(&parent.name, Some(&child))?);
+            chain.push(self.find(&parent)?);
         }
         let last = chain.pop().expect("the chain starts with one recipe");
         chain.extend(split(last).into_iter().rev());
@@ -297,7 +297,6 @@ pub(crate) mod tests {
         let error = catalogue.resolve(&name("shop")).unwrap_err();
         assert_eq!(error.to_string(), "no box is called `web-phb`");
         assert_eq!(error.hints(), ["did you mean `web-php`?", "known are: mariadb, shop, web-php"]);
-        assert!(matches!(error, Error::Unknown { wanted_by: Some(by), .. } if by == name("shop")));
         let error = catalogue.resolve(&name("zzzzzz")).unwrap_err();
         assert!(matches!(error, Error::Unknown { nearest: None, .. }));
     }

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::model::{BoxName, Digest, Event, Failure, Kind};
+use crate::model::{BoxName, Digest, Event, Failure, Kind, Place};
 
 pub use catalogue::{Catalogue, Resolved};
 pub use layer::{Layer, Layers};
@@ -67,7 +67,7 @@ impl Context<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("no box is called `{name}`")]
-    Unknown { name: BoxName, wanted_by: Option<BoxName>, nearest: Option<BoxName>, known: Vec<BoxName> },
+    Unknown { name: BoxName, place: Option<Box<Place>>, nearest: Option<BoxName>, known: Vec<BoxName> },
     #[error("boxes stand on each other in a circle: {}", chain.join(" -> "))]
     Cycle { chain: Vec<String> },
     #[error("the recipe `{path}` can't be used")]
@@ -168,9 +168,11 @@ impl Error {
     /// For the edge: what could not be done, with this error and its sources as causes.
     pub fn failure(&self, sentence: impl Into<String>) -> Failure {
         let mut failure = Failure::new(self.kind(), sentence).because(self).tail(self.tail().iter().cloned());
-        if let Self::Recipe { source, .. } | Self::Bench { source, .. } = self {
-            failure.place = source.place.clone();
-        }
+        failure.place = match self {
+            Self::Recipe { source, .. } | Self::Bench { source, .. } => source.place.clone(),
+            Self::Unknown { place, .. } => place.as_deref().cloned(),
+            _ => None,
+        };
         failure.hints = self.hints();
         failure
     }

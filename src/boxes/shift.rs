@@ -95,7 +95,7 @@ fn namespaced(value: &[u8]) -> Option<Vec<u8>> {
 fn shifted_list(value: &[u8]) -> Option<Vec<u8>> {
     const VERSION: u32 = 2;
     const NAMED: [u16; 2] = [0x02, 0x08];
-    if u32::from_le_bytes(value.first_chunk::<4>().copied()?) != VERSION || (value.len() - 4) % 8 != 0 {
+    if u32::from_le_bytes(value.first_chunk::<4>().copied()?) != VERSION || !(value.len() - 4).is_multiple_of(8) {
         return None;
     }
     let mut new = value.to_vec();
