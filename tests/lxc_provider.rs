@@ -193,7 +193,8 @@ impl World {
         traces.extend(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|l| l.contains(&store)).map(String::from));
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&line).contains(&store) {
+            let line_text = String::from_utf8_lossy(&line);
+            if line_text.contains(&store) || line_text.contains(&tag) {
                 traces.push(format!("process {}", String::from_utf8_lossy(&line)));
             }
         }

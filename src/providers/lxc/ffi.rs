@@ -17,6 +17,17 @@ type Put = unsafe extern "C" fn(*mut lxc_container) -> std::ffi::c_int;
 const ATTACH_DEFAULT: i32 = 0x0000_FFFF;
 const ATTACH_CLEAR_ENV: u32 = 1;
 
+/// Calls a function pointer of the object; liblxc fills them all in, in every version that has them.
+macro_rules! call {
+    ($self:ident . $name:ident ( $($arg:expr),* )) => {{
+        // SAFETY: `raw` points to a live object whose table liblxc filled; the arguments are what its header asks for.
+        unsafe {
+            let function = (*$self.raw).$name.expect(concat!("liblxc has ", stringify!($name)));
+            function($self.raw, $($arg),*)
+        }
+    }};
+}
+
 #[derive(Debug)]
 pub struct Lxc {
     new: New,
@@ -33,16 +44,21 @@ impl Lxc {
         unsafe { Ok(Self { new: *library.get::<New>(b"lxc_container_new\0")?, put: *library.get::<Put>(b"lxc_container_put\0")? }) }
     }
 
-    /// A machine by its name and the folder that holds its folder. Reads its `config`, connects to nothing.
-    pub fn container(&self, name: &str, home: &Path) -> io::Result<Container> {
+    /// A machine by its name and the folder after which its sockets are called. Reads `config`, connects to nothing.
+    pub fn container(&self, name: &str, home: &Path, config: &Path) -> io::Result<Container> {
         let name = CString::new(name)?;
         let home = CString::new(home.as_os_str().as_encoded_bytes())?;
+        let config = CString::new(config.as_os_str().as_encoded_bytes())?;
         // SAFETY: both strings end with NUL and outlive the call, which copies them.
         let raw = unsafe { (self.new)(name.as_ptr(), home.as_ptr()) };
         if raw.is_null() {
-            return Err(io::Error::other("liblxc could not read the machine's configuration"));
+            return Err(io::Error::other("liblxc has no memory"));
         }
-        Ok(Container { raw, put: self.put })
+        let container = Container { raw, put: self.put };
+        if !call!(container.load_config(config.as_ptr())) {
+            return Err(io::Error::other("liblxc does not understand the machine's configuration"));
+        }
+        Ok(container)
     }
 }
 
@@ -57,17 +73,6 @@ impl Drop for Container {
         // SAFETY: `raw` is the one reference that `lxc_container_new` gave.
         unsafe { (self.put)(self.raw) };
     }
-}
-
-/// Calls a function pointer of the object; liblxc fills them all in, in every version that has them.
-macro_rules! call {
-    ($self:ident . $name:ident ( $($arg:expr),* )) => {{
-        // SAFETY: `raw` points to a live object whose table liblxc filled; the arguments are what its header asks for.
-        unsafe {
-            let function = (*$self.raw).$name.expect(concat!("liblxc has ", stringify!($name)));
-            function($self.raw, $($arg),*)
-        }
-    }};
 }
 
 impl Container {

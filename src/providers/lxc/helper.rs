@@ -20,7 +20,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Command;
-use crate::model::{Exec, MachineSpec};
+use crate::model::{Exec, MachineSpec, Tag};
 
 use super::ffi;
 use super::folder::Folder;
@@ -31,9 +31,17 @@ pub const VERB: &str = "internal:lxc";
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    Start { store: PathBuf, spec: MachineSpec },
-    Exec { store: PathBuf, spec: MachineSpec, exec: Exec, terminal: Option<Terminal> },
-    Console { store: PathBuf, spec: MachineSpec },
+    Start { target: Target },
+    Exec { target: Target, exec: Exec, terminal: Option<Terminal> },
+    Console { target: Target },
+}
+
+/// The machine that is meant.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Target {
+    pub store: PathBuf,
+    pub tag: Tag,
+    pub spec: MachineSpec,
 }
 
 /// What the caller's terminal is like.
@@ -116,28 +124,33 @@ fn serve(request: Request, file: &mut File) -> Reply {
         return Reply::Failed { reason: error.to_string() };
     }
     let done = match request {
-        Request::Start { store, spec } => start(&lxc, &store, &spec),
-        Request::Exec { store, spec, exec, terminal } => {
-            container(&lxc, &store, &spec).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
+        Request::Start { target } => start(&lxc, &target),
+        Request::Exec { target, exec, terminal } => {
+            container(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
         }
-        Request::Console { store, spec } => container(&lxc, &store, &spec).and_then(|container| console::join(&container)),
+        Request::Console { target } => container(&lxc, &target).and_then(|container| console::join(&container)),
     };
     done.unwrap_or_else(|reason| Reply::Failed { reason })
 }
 
-fn container(lxc: &ffi::Lxc, store: &Path, spec: &MachineSpec) -> Result<ffi::Container, String> {
-    let folder = Folder::new(store, &spec.id);
-    let home = folder.path.parent().expect("a machine lies in its environment's folder");
-    lxc.container(spec.id.machine.as_str(), home).map_err(|error| error.to_string())
+/// liblxc names its sockets after a home folder and insists that the machine's root can walk to it. It gets one in the
+/// helper's own `/run/lxc`, always the same for a machine, so that the store can stay closed and may have a long path.
+fn container(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> {
+    let home = Path::new(overlay::RUN).join("adt").join(target.tag.as_str());
+    let name = target.spec.id.machine.as_str();
+    let config = Folder::new(&target.store, &target.spec.id).join("config");
+    let container = fs::create_dir_all(home.join(name)).and_then(|()| lxc.container(name, &home, &config));
+    container.map_err(|error| error.to_string())
 }
 
-fn start(lxc: &ffi::Lxc, store: &Path, spec: &MachineSpec) -> Result<Reply, String> {
+fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     // From here on the start goes on to its end, even if the caller is killed: liblxc's monitor must not be orphaned halfway.
     set_parent_process_death_signal(None).map_err(|error| error.to_string())?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     hide_idmap_programs();
+    let Target { store, spec, .. } = target;
     overlay::assemble(store, &Folder::new(store, &spec.id), spec).map_err(|error| error.to_string())?;
-    let container = container(lxc, store, spec)?;
+    let container = container(lxc, target)?;
     if container.start() || container.is_running() {
         return Ok(Reply::Done);
     }

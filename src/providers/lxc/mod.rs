@@ -47,7 +47,7 @@ use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Resu
 use cgroup::Hierarchies;
 use down::Running;
 use folder::Folder;
-use helper::{Call, Reply, Request};
+use helper::{Call, Reply, Request, Target};
 
 /// Where machines live and with what they are run.
 #[derive(Debug, Clone)]
@@ -171,7 +171,7 @@ impl Machine<'_> {
         }
         self.clear_leftovers(&spec)?;
         self.folder.turn_logs().map_err(failed_io("turn the logs in", &self.folder.path))?;
-        let request = Request::Start { store: self.home.store.clone(), spec: spec.clone() };
+        let request = Request::Start { target: self.target(spec.clone()) };
         let call = self.call(&request)?;
         let (_, output) = call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
@@ -228,6 +228,10 @@ impl Machine<'_> {
             true => Ok(()),
             false => Err(self.deadline(verb, 10)),
         }
+    }
+
+    fn target(&self, spec: MachineSpec) -> Target {
+        Target { store: self.home.store.clone(), tag: Tag::of(&self.home.install, &self.id.environment), spec }
     }
 
     fn call(&self, request: &Request) -> Result<Call> {

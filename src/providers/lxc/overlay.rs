@@ -20,7 +20,7 @@ use super::config::{FIRST_ID, ROOT};
 use super::folder::Folder;
 
 /// liblxc keeps locks below `/run/lxc`; in the helper's namespace it is an own filesystem, so none stays behind.
-const RUN: &str = "/run/lxc";
+pub const RUN: &str = "/run/lxc";
 
 /// A step that failed, in words.
 #[derive(Debug, thiserror::Error)]

@@ -26,7 +26,7 @@ impl Machine<'_> {
     }
 
     pub fn join_console(&self) -> Result<()> {
-        let request = Request::Console { store: self.home.store.clone(), spec: self.running_spec()? };
+        let request = Request::Console { target: self.target(self.running_spec()?) };
         let call = self.call(&request)?;
         let _saved = Saved::now();
         self.wait_direct(&call, "console")?;
@@ -37,8 +37,8 @@ impl Machine<'_> {
     }
 
     fn exec_call(&self, exec: &Exec, terminal: Option<Terminal>) -> Result<Call> {
-        let spec = self.running_spec()?;
-        self.call(&Request::Exec { store: self.home.store.clone(), spec, exec: exec.clone(), terminal })
+        let target = self.target(self.running_spec()?);
+        self.call(&Request::Exec { target, exec: exec.clone(), terminal })
     }
 
     fn exec_piped(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
