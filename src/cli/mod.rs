@@ -25,15 +25,11 @@ use crate::engine::{Caller, Engine, probe};
 use crate::model::request::PlatformInit;
 use crate::model::{Failure, Kind, Request, Response};
 use crate::network::Linux;
-use crate::providers::{choose, lxc};
+use crate::providers::choose;
 use crate::store::Store;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    // Calls of liblxc happen in a process that does nothing else; see `providers::lxc`.
-    if let Some(code) = lxc::helper::entered() {
-        return code;
-    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

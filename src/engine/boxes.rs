@@ -1,9 +1,9 @@
 //! `box:list`, `box:build`, `box:show`, `box:prune`, `platform:build`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::environment::WORKSHOP;
@@ -17,16 +17,26 @@ use crate::model::{BoxName, Digest, Event, Failure, Kind, Parent, Platform, Plat
 use crate::store::PlatformRecord;
 use crate::template;
 
+/// A machine to build in boots in a second; a host under load may need longer, a broken one never gets there.
+const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+
 impl Engine {
     /// Builds boxes with all that they stand on; unchanged ones cost nothing.
     pub(super) fn build(&self, all: &[Resolved], force: &BTreeSet<BoxName>, events: &Events) -> Result<Vec<Built>, Failure> {
         let shop = MachineShop { engine: self };
-        let render = |text: &str, file: &Path, values: &std::collections::BTreeMap<String, serde_json::Value>| {
+        let render = |text: &str, file: &Path, values: &BTreeMap<String, String>| {
             let facts = serde_json::to_value(values).expect("maps with string keys become JSON");
             template::render(&file.display().to_string(), text, &facts).map_err(Failure::from)
         };
         let emit = |event: Event| events.emit(event);
-        let context = Context { store: &self.store.folder, workshop: &shop, render: &render, emit: &emit, cancel: &self.cancel };
+        let context = Context {
+            store: &self.store.folder,
+            workshop: &shop,
+            render: &render,
+            emit: &emit,
+            boot_deadline: BOOT_DEADLINE,
+            cancel: &self.cancel,
+        };
         let jobs = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let in_use = self.layers_in_use()?;
         let since = Instant::now();

@@ -166,10 +166,10 @@ fn golden(platform: &Platform, machine: &Machine) -> Recipe {
 fn unusable(platform: &Platform, machine: &Machine, error: &boxes::Error) -> Failure {
     let file = platform.folder.join("platform.toml");
     match error {
-        boxes::Error::Unknown { name, wanted_by: None, .. } => {
+        boxes::Error::Unknown { name, place: Some(place), .. } => {
             let fault = Fault {
                 message: format!("unknown box `{name}`"),
-                place: machine.boxed.place.clone(),
+                place: Some((**place).clone()),
                 hint: Some(error.hints().join("; ")),
             };
             Failure::new(Kind::Config, format!("use `{}`", file.display())).faults([fault])
