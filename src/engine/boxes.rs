@@ -25,7 +25,7 @@ impl Engine {
     pub(super) fn build(&self, all: &[Resolved], force: &BTreeSet<BoxName>, events: &Events) -> Result<Vec<Built>, Failure> {
         let shop = MachineShop { engine: self };
         let render = |text: &str, file: &Path, values: &BTreeMap<String, String>| {
-            let facts = serde_json::to_value(values).expect("maps with string keys become JSON");
+            let facts = serde_json::json!({ "vars": values });
             template::render(&file.display().to_string(), text, &facts).map_err(Failure::from)
         };
         let emit = |event: Event| events.emit(event);

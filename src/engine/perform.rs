@@ -148,16 +148,8 @@ pub(super) fn combine(mut failures: Vec<Failure>) -> Failure {
     }
     let cancelled = failures.iter().all(|failure| failure.kind == Kind::Cancelled);
     let kind = if cancelled { Kind::Cancelled } else { Kind::Partial };
-    let mut all = Failure::new(kind, format!("finish {} of the parts", failures.len()));
-    for failure in failures {
-        all.causes.push(failure.to_string());
-        all.tail.extend(failure.tail);
-        for hint in failure.hints {
-            if !all.hints.contains(&hint) {
-                all.hints.push(hint);
-            }
-        }
-    }
+    let mut all = Failure::new(kind, format!("finish {} parts of this", failures.len()));
+    all.parts = failures;
     all
 }
 
