@@ -68,7 +68,9 @@ fn only_exec_starts_processes() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut wrong = Vec::new();
     for entry in walkdir::WalkDir::new(&source).into_iter().flatten().filter(|entry| entry.file_type().is_file()) {
-        if entry.path().starts_with(source.join("exec")) {
+        // Inside a machine, behind liblxc's attach, the helper is the program that starts the other.
+        let inside = source.join("providers/lxc/attach.rs");
+        if entry.path().starts_with(source.join("exec")) || entry.path() == inside {
             continue;
         }
         let text = std::fs::read_to_string(entry.path()).expect("sources are text");
