@@ -10,11 +10,12 @@
 //! ```
 //! Version 1 has a tree per controller, version 2 one for all, and hosts in between have both.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal};
 
 use crate::model::{MachineId, Tag};
@@ -204,8 +205,23 @@ impl Hierarchies {
         self.folders(group).fold(true, |gone, folder| remove_tree(&folder) && gone)
     }
 
+    /// Keeps the groups that machines share from being removed while one is starting. Held on the tree itself, so it counts
+    /// for every installation on the host, leaves no file and ends with the process.
+    pub fn hold(&self) -> io::Result<Option<File>> {
+        self.lock(FlockOperation::LockShared)
+    }
+
+    fn lock(&self, how: FlockOperation) -> io::Result<Option<File>> {
+        let Some(census) = self.census() else { return Ok(None) };
+        let file = File::open(&census.root)?;
+        flock(&file, how)?;
+        Ok(Some(file))
+    }
+
     /// Removes the environment's group and the top when nothing uses them.
     pub fn prune(&self, group: &str) {
+        // liblxc makes `adt/<tag>/<machine>` step by step; taking a step away meanwhile would fail its start.
+        let Ok(_lock) = self.lock(FlockOperation::LockExclusive) else { return };
         let environment = group.rsplit_once('/').map_or(group, |(environment, _)| environment);
         for hierarchy in &self.0 {
             let _ = fs::remove_dir(hierarchy.root.join(environment));
@@ -280,20 +296,23 @@ fn remove_tree(folder: &Path) -> bool {
     }
 }
 
-/// Whether a process is alive and number 1 of a process namespace directly below ours.
+/// The kernel's mark of a process that was forked and has not yet become another program.
+const NOT_YET_ITSELF: u64 = 0x40;
+
+/// Whether a process is alive, number 1 of a process namespace directly below ours, and past liblxc's preparations.
 fn is_init(pid: Pid) -> bool {
-    let Some(status) = read(Path::new(&format!("/proc/{pid}")), "status") else { return false };
-    let mut dead = false;
-    for line in status.lines() {
-        if let Some(state) = line.strip_prefix("State:") {
-            dead = state.trim_start().starts_with(['Z', 'X']);
-        }
-        if let Some(pids) = line.strip_prefix("NSpid:") {
-            let mut pids = pids.split_whitespace().skip(1);
-            return !dead && pids.next() == Some("1") && pids.next().is_none();
-        }
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    let Some(status) = read(&folder, "status") else { return false };
+    let Some(pids) = status.lines().find_map(|line| line.strip_prefix("NSpid:")) else { return false };
+    if pids.split_whitespace().skip(1).collect::<Vec<_>>() != ["1"] {
+        return false;
     }
-    false
+    let stat = read(&folder, "stat").unwrap_or_default();
+    // The name, in brackets, may hold anything; state and flags are the first and seventh field behind it.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let dead = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
+    let flags = fields.nth(5).and_then(|flags| flags.parse::<u64>().ok());
+    !dead && flags.is_some_and(|flags| flags & NOT_YET_ITSELF == 0)
 }
 
 #[cfg(test)]

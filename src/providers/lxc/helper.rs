@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::exec::Command;
 use crate::model::{Exec, MachineSpec, Tag};
 
+use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
 use super::{attach, console, overlay};
@@ -144,12 +145,17 @@ fn container(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> 
 }
 
 fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
-    // From here on the start goes on to its end, even if the caller is killed: liblxc's monitor must not be orphaned halfway.
+    let Target { store, spec, .. } = target;
+    let folder = Folder::new(store, &spec.id);
+    let failed = |error: io::Error| error.to_string();
+    let _groups = Hierarchies::detect().and_then(|hierarchies| hierarchies.hold()).map_err(failed)?;
+    let _machine = folder.lock().map_err(failed)?;
+    // From here on the start goes on to its end, even if the caller is killed: liblxc's monitor must not be left halfway.
+    // Whoever comes next for this machine waits at the lock.
     set_parent_process_death_signal(None).map_err(|error| error.to_string())?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     hide_idmap_programs();
-    let Target { store, spec, .. } = target;
-    overlay::assemble(store, &Folder::new(store, &spec.id), spec).map_err(|error| error.to_string())?;
+    overlay::assemble(store, &folder, spec).map_err(|error| error.to_string())?;
     let container = container(lxc, target)?;
     if container.start() || container.is_running() {
         return Ok(Reply::Done);

@@ -45,7 +45,7 @@ use crate::model::{EnvironmentId, Exec, MachineId, MachineSpec, MachineState, Ta
 
 use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
 use cgroup::Hierarchies;
-use down::Running;
+use down::{Asked, Running};
 use folder::Folder;
 use helper::{Call, Reply, Request, Target};
 
@@ -103,6 +103,9 @@ impl Machine<'_> {
     fn state(&self) -> MachineState {
         let broken = |reason: &str| MachineState::Broken { reason: reason.into() };
         let init = self.hierarchies.init(&self.group);
+        if let Err(error) = self.folder.spec() {
+            return broken(&format!("its spec.json is unreadable: {error}"));
+        }
         if !self.folder.is_whole() {
             return match (self.folder.exists(), init) {
                 (true, None) => broken("its creation was interrupted"),
@@ -163,11 +166,14 @@ impl Machine<'_> {
     }
 
     fn start(&self) -> Result<()> {
+        self.await_orphan()?;
         let spec = self.spec()?;
         match self.state() {
-            MachineState::Running { .. } => return Ok(()),
-            MachineState::Frozen { .. } => return self.freeze(false),
-            MachineState::Halted | MachineState::Absent | MachineState::Broken { .. } => {}
+            // Without its monitor the machine is about to end with it.
+            MachineState::Running { .. } if self.running().has_monitor() => return Ok(()),
+            MachineState::Frozen { .. } if self.running().has_monitor() => return self.freeze(false),
+            MachineState::Running { .. } | MachineState::Frozen { .. } | MachineState::Halted => {}
+            MachineState::Absent | MachineState::Broken { .. } => {}
         }
         self.clear_leftovers(&spec)?;
         self.folder.turn_logs().map_err(failed_io("turn the logs in", &self.folder.path))?;
@@ -184,21 +190,32 @@ impl Machine<'_> {
         }
     }
 
+    /// A killed adt may have left a helper in the middle of a start; it ends within a moment.
+    fn await_orphan(&self) -> Result<()> {
+        self.folder.lock().map(drop).map_err(failed_io("lock", &self.folder.path))
+    }
+
     /// What a start or stop that was cut off left behind.
     fn clear_leftovers(&self, spec: &MachineSpec) -> Result<()> {
-        if self.running().anything_left() && !self.running().kill_monitor() {
+        if self.running().anything_left() && !self.running().clear() {
             return Err(self.deadline("stop", 20));
         }
         Ok(down::remove_link(&spec.network.host_link)?)
     }
 
     fn stop(&self, grace: Duration) -> Result<()> {
+        self.await_orphan()?;
         let running = self.running();
         if !running.anything_left() {
             return Ok(());
         }
-        let gone = !grace.is_zero() && running.ask(grace).map_err(failed_io("wait for", &self.folder.path))?;
-        let clean = if gone { running.settle() } else { running.kill() };
+        let asked = if grace.is_zero() { Asked::Stays } else { running.ask(grace).map_err(failed_io("ask", &self.folder.path))? };
+        let clean = match asked {
+            Asked::Gone => running.settle(),
+            Asked::Stays => running.kill(),
+            // Whatever is there is no machine: a start or stop that was cut off.
+            Asked::Nobody => running.clear(),
+        };
         if !clean {
             return Err(self.deadline("stop", 20));
         }
