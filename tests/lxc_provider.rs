@@ -102,10 +102,8 @@ impl World {
         let home = LxcHome { store: store.path().to_owned(), install: install.clone(), exe: store.path().join("adt") };
         // A path of its own, so that this store's helpers can be told from others'.
         symlink(EXE, store.path().join("adt")).unwrap();
-        let environment = EnvironmentId {
-            platform: PlatformName::new("shop").unwrap(),
-            name: EnvironmentName::new("1161").unwrap(),
-        };
+        let environment =
+            EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() };
         let world = Self { store, install, lxc: Lxc::new(home), environment, net };
         ip(&["link", "add", &world.bridge(), "type", "bridge"]);
         ip(&["addr", "add", &format!("10.213.{net}.1/24"), "dev", &world.bridge()]);
@@ -192,7 +190,8 @@ impl World {
             }
         }
         let store = self.store.path().to_string_lossy().into_owned();
-        traces.extend(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|l| l.contains(&store)).map(String::from));
+        traces
+            .extend(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|l| l.contains(&store)).map(String::from));
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line_text = String::from_utf8_lossy(&line);
@@ -275,7 +274,10 @@ fn the_contract_from_create_to_delete() {
     assert_eq!(world.text(&id, &["hostname"]), "web1");
     assert_eq!(world.text(&id, &["cat", "/etc/hostname"]), "web1");
     let identity = world.text(&id, &["cat", "/etc/machine-id"]);
-    assert_eq!(world.text(&id, &["ip", "-o", "-4", "addr", "show", "eth0"]).split_whitespace().nth(3), Some(format!("10.213.{}.2/24", world.net).as_str()));
+    assert_eq!(
+        world.text(&id, &["ip", "-o", "-4", "addr", "show", "eth0"]).split_whitespace().nth(3),
+        Some(format!("10.213.{}.2/24", world.net).as_str())
+    );
     assert!(world.text(&id, &["ip", "route"]).contains(&format!("default via 10.213.{}.1", world.net)));
     assert!(lxc.disk(&id).unwrap() > 0);
     assert!(!lxc.console().unwrap().tail(&id, 5).unwrap().is_empty());
@@ -322,7 +324,8 @@ fn programs_inside() {
         BTreeSet::from(["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"])
     );
     assert_eq!(world.text(&id, &["pwd"]), "/root");
-    let exec = Exec { user: Some("daemon".into()), cwd: Some("/usr".into()), ..Exec::new(["sh", "-c", "id -un; id -Gn; pwd; echo $A"]) };
+    let exec =
+        Exec { user: Some("daemon".into()), cwd: Some("/usr".into()), ..Exec::new(["sh", "-c", "id -un; id -Gn; pwd; echo $A"]) };
     let exec = Exec { env: vec![("A".into(), "b c".into())], ..exec };
     assert_eq!(world.run_as(&id, &exec).output.text(), "daemon\ndaemon\n/usr\nb c\n");
     let unknown = Exec { user: Some("nobody-here".into()), ..Exec::new(["true"]) };
@@ -332,10 +335,11 @@ fn programs_inside() {
     let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     let mut lines = Vec::new();
     let ended = lxc
-        .exec(&id, &Exec::new(["sh", "-c", "echo one >&2; cat"]), Stdio::Pipes {
-            stdin: Some(&bytes),
-            each: &mut |stream, line| lines.push((stream, line.len())),
-        })
+        .exec(
+            &id,
+            &Exec::new(["sh", "-c", "echo one >&2; cat"]),
+            Stdio::Pipes { stdin: Some(&bytes), each: &mut |stream, line| lines.push((stream, line.len())) },
+        )
         .unwrap();
     assert_eq!(ended.output.stdout, bytes);
     assert!(lines.contains(&(Stream::Err, 3)));
@@ -507,9 +511,9 @@ fn a_start_that_is_killed_anywhere_is_repeated_or_undone() {
             killed += kill_helpers(&world);
             let _ = start.join().unwrap();
         });
-        lxc.start(&id).unwrap_or_else(|error| panic!("after {milliseconds} ms: {error}"));
+        lxc.start(&id).unwrap_or_else(|error| panic!("after {milliseconds} ms: {error:#?}"));
         assert!(is_running(&lxc.inspect(&id).unwrap()), "after {milliseconds} ms");
-        assert_eq!(world.run(&id, &["true"]).code, 0, "after {milliseconds} ms");
+        assert_eq!(world.run(&id, &["true"]).code, 0);
         lxc.stop(&id, Duration::ZERO).unwrap();
     }
     assert!(killed > 5, "the test killed next to nothing: {killed}");
@@ -526,6 +530,11 @@ fn kill_helpers(world: &World) -> usize {
         if marks.iter().any(|mark| line.contains(mark)) {
             let pid = entry.file_name();
             killed += usize::from(Command::new("kill").arg("-9").arg(pid).stderr(Pipe::null()).status().unwrap().success());
+            // A signal is only sent; what it ends takes its time.
+            until(GRACE, || {
+                let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+                (stat.is_empty() || stat.contains(") Z ")).then_some(())
+            });
         }
     }
     killed

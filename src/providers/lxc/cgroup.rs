@@ -7,6 +7,7 @@
 //!   <tag>/                  an environment
 //!     <machine>/            its processes; systemd makes groups of its own below
 //!     <machine>.monitor/    liblxc's monitor of it
+//!     <machine>.helper/     who is starting it: empty once the monitor has taken over
 //! ```
 //! Version 1 has a tree per controller, version 2 one for all, and hosts in between have both.
 
@@ -31,6 +32,12 @@ pub fn group(install: &str, id: &MachineId) -> String {
 /// The group of a machine's monitor. A machine's name has no dot, so the two never meet.
 pub fn monitor(group: &str) -> String {
     format!("{group}.monitor")
+}
+
+/// The group of whoever starts a machine. liblxc moves the monitor out of it, so that what is in there is always a start
+/// that goes on or was cut off.
+pub fn helper(group: &str) -> String {
+    format!("{group}.helper")
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +103,9 @@ impl Hierarchies {
     fn census(&self) -> Option<&Hierarchy> {
         ["freezer", "pids", "memory"]
             .iter()
-            .find_map(|controller| self.0.iter().find(|h| h.version == Version::Legacy && h.controllers.iter().any(|c| c == controller)))
+            .find_map(|controller| {
+                self.0.iter().find(|h| h.version == Version::Legacy && h.controllers.iter().any(|c| c == controller))
+            })
             .or_else(|| self.0.iter().find(|h| h.version == Version::Unified))
             .or_else(|| self.0.first())
     }
@@ -131,6 +140,10 @@ impl Hierarchies {
         pids.sort_by_key(|pid| pid.as_raw_nonzero());
         pids.dedup();
         pids
+    }
+
+    pub fn has_living(&self, group: &str) -> bool {
+        self.processes(group).into_iter().any(is_alive)
     }
 
     pub fn is_frozen(&self, group: &str) -> bool {
@@ -209,6 +222,14 @@ impl Hierarchies {
     /// for every installation on the host, leaves no file and ends with the process.
     pub fn hold(&self) -> io::Result<Option<File>> {
         self.lock(FlockOperation::LockShared)
+    }
+
+    /// Moves this process and what it starts into a group.
+    pub fn enter(&self, group: &str) -> io::Result<()> {
+        let Some(census) = self.census() else { return Ok(()) };
+        let folder = census.root.join(group);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("cgroup.procs"), "0")
     }
 
     fn lock(&self, how: FlockOperation) -> io::Result<Option<File>> {
@@ -298,6 +319,8 @@ fn remove_tree(folder: &Path) -> bool {
 
 /// The kernel's mark of a process that was forked and has not yet become another program.
 const NOT_YET_ITSELF: u64 = 0x40;
+/// The kernel's mark of a process on its way out, from the first step to the corpse that its parent has not yet fetched.
+const ENDING: u64 = 0x4;
 
 /// Whether a process is alive, number 1 of a process namespace directly below ours, and past liblxc's preparations.
 fn is_init(pid: Pid) -> bool {
@@ -307,12 +330,19 @@ fn is_init(pid: Pid) -> bool {
     if pids.split_whitespace().skip(1).collect::<Vec<_>>() != ["1"] {
         return false;
     }
-    let stat = read(&folder, "stat").unwrap_or_default();
-    // The name, in brackets, may hold anything; state and flags are the first and seventh field behind it.
-    let mut fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-    let dead = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
-    let flags = fields.nth(5).and_then(|flags| flags.parse::<u64>().ok());
-    !dead && flags.is_some_and(|flags| flags & NOT_YET_ITSELF == 0)
+    flags(pid).is_some_and(|flags| flags & (NOT_YET_ITSELF | ENDING) == 0)
+}
+
+/// Whether a process is more than a corpse.
+fn is_alive(pid: Pid) -> bool {
+    flags(pid).is_some_and(|flags| flags & ENDING == 0)
+}
+
+/// The kernel's flags of a process.
+fn flags(pid: Pid) -> Option<u64> {
+    let stat = read(Path::new(&format!("/proc/{pid}")), "stat")?;
+    // The name, in brackets, may hold anything; the flags are the seventh field behind it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse().ok()
 }
 
 #[cfg(test)]

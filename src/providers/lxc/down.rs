@@ -59,6 +59,7 @@ impl Running<'_> {
 
     /// Ends the machine by force, then its monitor, and removes the groups. False when something can't be killed.
     pub fn kill(&self) -> bool {
+        self.clear_helper();
         let Some((_, init)) = self.init() else { return self.clear() };
         self.hierarchies.set_frozen(self.group, false, Duration::from_secs(1)).ok();
         // The kernel ends every process of the machine with its init.
@@ -77,20 +78,29 @@ impl Running<'_> {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        self.hierarchies.clear(self.group, KILL) && self.hierarchies.clear(&monitor, KILL)
+        self.clear()
     }
 
     pub fn has_monitor(&self) -> bool {
-        !self.hierarchies.processes(&cgroup::monitor(self.group)).is_empty()
+        self.hierarchies.has_living(&cgroup::monitor(self.group))
     }
 
-    /// Ends whatever there is, the monitor first, so that it starts nothing more.
+    /// Ends whatever there is, who starts something first.
     pub fn clear(&self) -> bool {
-        self.hierarchies.clear(&cgroup::monitor(self.group), KILL) && self.hierarchies.clear(self.group, KILL)
+        self.groups().iter().all(|group| self.hierarchies.clear(group, KILL))
+    }
+
+    /// Ends what is left of a start that has succeeded or been given up.
+    pub fn clear_helper(&self) -> bool {
+        self.hierarchies.clear(&cgroup::helper(self.group), KILL)
+    }
+
+    fn groups(&self) -> [String; 3] {
+        [cgroup::helper(self.group), cgroup::monitor(self.group), self.group.to_owned()]
     }
 
     pub fn anything_left(&self) -> bool {
-        self.hierarchies.exists(self.group) || self.hierarchies.exists(&cgroup::monitor(self.group))
+        self.groups().iter().any(|group| self.hierarchies.exists(group))
     }
 
     /// Init with a descriptor that can't come to mean another process.

@@ -19,7 +19,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName};
@@ -35,23 +34,12 @@ pub struct Folder {
 impl Folder {
     pub fn new(store: &Path, id: &MachineId) -> Self {
         let environment = &id.environment;
-        let path =
-            machines(store).join(environment.platform.as_str()).join(environment.name.as_str()).join(id.machine.as_str());
+        let path = machines(store).join(environment.platform.as_str()).join(environment.name.as_str()).join(id.machine.as_str());
         Self { store: store.to_owned(), path }
     }
 
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
-    }
-
-    /// Waits for a start that goes on after its caller was killed; held while the returned file is open.
-    pub fn lock(&self) -> io::Result<Option<File>> {
-        let file = match File::open(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        flock(&file, FlockOperation::LockExclusive)?;
-        Ok(Some(file))
     }
 
     pub fn exists(&self) -> bool {

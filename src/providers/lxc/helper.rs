@@ -25,7 +25,7 @@ use crate::model::{Exec, MachineSpec, Tag};
 use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
-use super::{attach, console, overlay};
+use super::{attach, cgroup, console, overlay};
 
 /// The verb that nobody types.
 pub const VERB: &str = "internal:lxc";
@@ -42,6 +42,7 @@ pub enum Request {
 pub struct Target {
     pub store: PathBuf,
     pub tag: Tag,
+    pub group: String,
     pub spec: MachineSpec,
 }
 
@@ -148,10 +149,11 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     let Target { store, spec, .. } = target;
     let folder = Folder::new(store, &spec.id);
     let failed = |error: io::Error| error.to_string();
-    let _groups = Hierarchies::detect().and_then(|hierarchies| hierarchies.hold()).map_err(failed)?;
-    let _machine = folder.lock().map_err(failed)?;
-    // From here on the start goes on to its end, even if the caller is killed: liblxc's monitor must not be left halfway.
-    // Whoever comes next for this machine waits at the lock.
+    let hierarchies = Hierarchies::detect().map_err(failed)?;
+    let _lock = hierarchies.hold().map_err(failed)?;
+    hierarchies.enter(&cgroup::helper(&target.group)).map_err(failed)?;
+    // From here on whoever comes next finds and ends us by our group, and what liblxc forks with us. Ended by the caller's
+    // death alone, we would leave that behind halfway.
     set_parent_process_death_signal(None).map_err(|error| error.to_string())?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     hide_idmap_programs();

@@ -166,7 +166,6 @@ impl Machine<'_> {
     }
 
     fn start(&self) -> Result<()> {
-        self.await_orphan()?;
         let spec = self.spec()?;
         match self.state() {
             // Without its monitor the machine is about to end with it.
@@ -181,18 +180,16 @@ impl Machine<'_> {
         let call = self.call(&request)?;
         let (_, output) = call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
-            Some(Reply::Done) => Ok(()),
+            Some(Reply::Done) => {
+                self.running().clear_helper();
+                Ok(())
+            }
             other => {
                 let error = self.failed("start", other, &output.stderr);
                 let _ = self.clear_leftovers(&spec);
                 Err(error)
             }
         }
-    }
-
-    /// A killed adt may have left a helper in the middle of a start; it ends within a moment.
-    fn await_orphan(&self) -> Result<()> {
-        self.folder.lock().map(drop).map_err(failed_io("lock", &self.folder.path))
     }
 
     /// What a start or stop that was cut off left behind.
@@ -204,12 +201,12 @@ impl Machine<'_> {
     }
 
     fn stop(&self, grace: Duration) -> Result<()> {
-        self.await_orphan()?;
         let running = self.running();
         if !running.anything_left() {
             return Ok(());
         }
-        let asked = if grace.is_zero() { Asked::Stays } else { running.ask(grace).map_err(failed_io("ask", &self.folder.path))? };
+        let asked =
+            if grace.is_zero() { Asked::Stays } else { running.ask(grace).map_err(failed_io("ask", &self.folder.path))? };
         let clean = match asked {
             Asked::Gone => running.settle(),
             Asked::Stays => running.kill(),
@@ -248,7 +245,8 @@ impl Machine<'_> {
     }
 
     fn target(&self, spec: MachineSpec) -> Target {
-        Target { store: self.home.store.clone(), tag: Tag::of(&self.home.install, &self.id.environment), spec }
+        let tag = Tag::of(&self.home.install, &self.id.environment);
+        Target { store: self.home.store.clone(), tag, group: self.group.clone(), spec }
     }
 
     fn call(&self, request: &Request) -> Result<Call> {
@@ -269,7 +267,7 @@ impl Machine<'_> {
             Some(Reply::Done | Reply::Ended { .. }) | None => "its helper was ended".into(),
         };
         let mut tail: Vec<String> = String::from_utf8_lossy(stderr).lines().map(str::to_owned).collect();
-        if verb == "start" {
+        if reason.starts_with("liblxc") {
             let log = fs::read_to_string(self.folder.join("lxc.log")).unwrap_or_default();
             tail.extend(console::complaints(&log));
         }
@@ -379,7 +377,7 @@ impl Lxc {
         let known: BTreeSet<MachineId> = found.iter().map(|(id, _)| id.clone()).collect();
         for (environment, groups) in environments {
             for group in groups.iter().flatten() {
-                let name = group.strip_suffix(".monitor").unwrap_or(group);
+                let name = group.split('.').next().unwrap_or(group);
                 let Ok(name) = name.parse() else { continue };
                 let id = environment.machine(&name);
                 if !known.contains(&id) && !found.iter().any(|(other, _)| *other == id) {
