@@ -215,7 +215,7 @@ impl Hierarchies {
 
     /// Removes empty groups, the inner ones first. True when none is left.
     fn remove(&self, group: &str) -> bool {
-        self.folders(group).fold(true, |gone, folder| remove_tree(&folder) && gone)
+        self.folders(group).filter(|folder| !remove_tree(folder)).count() == 0
     }
 
     /// Keeps the groups that machines share from being removed while one is starting. Held on the tree itself, so it counts
