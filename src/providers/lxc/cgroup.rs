@@ -7,15 +7,17 @@
 //!   <tag>/                  an environment
 //!     <machine>/            its processes; systemd makes groups of its own below
 //!     <machine>.monitor/    liblxc's monitor of it
+//!     <machine>.helper/     who is starting it: empty once the monitor has taken over
 //! ```
 //! Version 1 has a tree per controller, version 2 one for all, and hosts in between have both.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal};
 
 use crate::model::{MachineId, Tag};
@@ -31,6 +33,12 @@ pub fn group(install: &str, id: &MachineId) -> String {
 /// The group of a machine's monitor. A machine's name has no dot, so the two never meet.
 pub fn monitor(group: &str) -> String {
     format!("{group}.monitor")
+}
+
+/// The group of whoever starts a machine. liblxc moves the monitor out of it, so that what is in there is always a start
+/// that goes on or was cut off.
+pub fn helper(group: &str) -> String {
+    format!("{group}.helper")
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +158,10 @@ impl Hierarchies {
         pids
     }
 
+    pub fn has_living(&self, group: &str) -> bool {
+        self.processes(group).into_iter().any(is_alive)
+    }
+
     pub fn is_frozen(&self, group: &str) -> bool {
         let Some((folder, version)) = self.freezer(group) else { return false };
         match version {
@@ -219,11 +231,34 @@ impl Hierarchies {
 
     /// Removes empty groups, the inner ones first. True when none is left.
     fn remove(&self, group: &str) -> bool {
-        self.folders(group).fold(true, |gone, folder| remove_tree(&folder) && gone)
+        self.folders(group).filter(|folder| !remove_tree(folder)).count() == 0
+    }
+
+    /// Keeps the groups that machines share from being removed while one is starting. Held on the tree itself, so it counts
+    /// for every installation on the host, leaves no file and ends with the process.
+    pub fn hold(&self) -> io::Result<Option<File>> {
+        self.lock(FlockOperation::LockShared)
+    }
+
+    /// Moves this process and what it starts into a group.
+    pub fn enter(&self, group: &str) -> io::Result<()> {
+        let Some(census) = self.census() else { return Ok(()) };
+        let folder = census.root.join(group);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("cgroup.procs"), "0")
+    }
+
+    fn lock(&self, how: FlockOperation) -> io::Result<Option<File>> {
+        let Some(census) = self.census() else { return Ok(None) };
+        let file = File::open(&census.root)?;
+        flock(&file, how)?;
+        Ok(Some(file))
     }
 
     /// Removes the environment's group and the top when nothing uses them.
     pub fn prune(&self, group: &str) {
+        // liblxc makes `adt/<tag>/<machine>` step by step; taking a step away meanwhile would fail its start.
+        let Ok(_lock) = self.lock(FlockOperation::LockExclusive) else { return };
         let environment = group.rsplit_once('/').map_or(group, |(environment, _)| environment);
         for hierarchy in &self.0 {
             let _ = fs::remove_dir(hierarchy.root.join(environment));
@@ -298,20 +333,32 @@ fn remove_tree(folder: &Path) -> bool {
     }
 }
 
-/// Whether a process is alive and number 1 of a process namespace directly below ours.
+/// The kernel's mark of a process that was forked and has not yet become another program.
+const NOT_YET_ITSELF: u64 = 0x40;
+/// The kernel's mark of a process on its way out, from the first step to the corpse that its parent has not yet fetched.
+const ENDING: u64 = 0x4;
+
+/// Whether a process is alive, number 1 of a process namespace directly below ours, and past liblxc's preparations.
 fn is_init(pid: Pid) -> bool {
-    let Some(status) = read(Path::new(&format!("/proc/{pid}")), "status") else { return false };
-    let mut dead = false;
-    for line in status.lines() {
-        if let Some(state) = line.strip_prefix("State:") {
-            dead = state.trim_start().starts_with(['Z', 'X']);
-        }
-        if let Some(pids) = line.strip_prefix("NSpid:") {
-            let mut pids = pids.split_whitespace().skip(1);
-            return !dead && pids.next() == Some("1") && pids.next().is_none();
-        }
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    let Some(status) = read(&folder, "status") else { return false };
+    let Some(pids) = status.lines().find_map(|line| line.strip_prefix("NSpid:")) else { return false };
+    if pids.split_whitespace().skip(1).collect::<Vec<_>>() != ["1"] {
+        return false;
     }
-    false
+    flags(pid).is_some_and(|flags| flags & (NOT_YET_ITSELF | ENDING) == 0)
+}
+
+/// Whether a process is more than a corpse.
+fn is_alive(pid: Pid) -> bool {
+    flags(pid).is_some_and(|flags| flags & ENDING == 0)
+}
+
+/// The kernel's flags of a process.
+fn flags(pid: Pid) -> Option<u64> {
+    let stat = read(Path::new(&format!("/proc/{pid}")), "stat")?;
+    // The name, in brackets, may hold anything; the flags are the seventh field behind it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse().ok()
 }
 
 #[cfg(test)]

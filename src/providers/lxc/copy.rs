@@ -3,12 +3,13 @@
 //! What comes out of a machine is not trusted: nothing of it may land outside of the target, be a device or carry a set-id
 //! bit, whatever its `tar` says.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use tar::{Archive, Builder, EntryType, Header};
+use tar::{Archive, Builder, Entry, EntryType, Header};
 
 /// Writes `source` as an archive whose only top entry is `name`. Everything in it belongs to root.
 pub fn pack(source: &Path, name: &str, to: impl Write) -> io::Result<()> {
@@ -52,30 +53,21 @@ pub fn unpack(from: impl Read, name: &str, folder: &Path, new_name: &str) -> io:
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = renamed(&entry.path()?, name, new_name)?;
-        let target = folder.join(&path);
+        let (mode, time) = (entry.header().mode()? & 0o777, entry.header().mtime()?);
         match entry.header().entry_type() {
             EntryType::Directory => {
                 make_folder(&folder, &path)?;
-                folders.push((target, entry.header().mode()? & 0o777, entry.header().mtime()?));
-            }
-            EntryType::Symlink => {
-                let link = entry.link_name()?.ok_or_else(|| refused(&path, "is a link to nowhere"))?;
-                clear(&folder, &path)?;
-                std::os::unix::fs::symlink(link, &target)?;
+                folders.push((folder.join(path), mode, time));
             }
             EntryType::Link => {
-                let link = entry.link_name()?.ok_or_else(|| refused(&path, "is a link to nowhere"))?;
-                let link = renamed(&link, name, new_name)?;
+                let link = renamed(&target_of(&entry, &path)?, name, new_name)?;
                 check_parents(&folder, &link)?;
-                clear(&folder, &path)?;
-                fs::hard_link(folder.join(link), &target)?;
+                fs::hard_link(folder.join(link), clear(&folder, &path)?)?;
             }
+            EntryType::Symlink => std::os::unix::fs::symlink(target_of(&entry, &path)?, clear(&folder, &path)?)?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                clear(&folder, &path)?;
-                // Unpacking the body alone: the crate keeps mode (without set-id bits) and time.
-                entry.set_preserve_permissions(false);
+                let target = clear(&folder, &path)?;
                 entry.set_preserve_mtime(true);
-                let mode = entry.header().mode()? & 0o777;
                 entry.unpack(&target)?;
                 fs::set_permissions(&target, PermissionsExt::from_mode(mode))?;
             }
@@ -89,6 +81,10 @@ pub fn unpack(from: impl Read, name: &str, folder: &Path, new_name: &str) -> io:
         opened.set_modified(time)?;
     }
     Ok(())
+}
+
+fn target_of(entry: &Entry<'_, impl Read>, path: &Path) -> io::Result<PathBuf> {
+    entry.link_name()?.map(Cow::into_owned).ok_or_else(|| refused(path, "is a link to nowhere"))
 }
 
 fn refused(path: &Path, why: &str) -> io::Error {
@@ -123,14 +119,14 @@ fn check_parents(folder: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes room for a new entry. An existing file is replaced, never written through.
-fn clear(folder: &Path, path: &Path) -> io::Result<()> {
+/// Makes room for a new entry and says where. An existing file is replaced, never written through.
+fn clear(folder: &Path, path: &Path) -> io::Result<PathBuf> {
     check_parents(folder, path)?;
     let target = folder.join(path);
     match fs::symlink_metadata(&target) {
         Ok(meta) if meta.is_dir() => Err(refused(path, "would replace a folder")),
-        Ok(_) => fs::remove_file(target),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => fs::remove_file(&target).map(|()| target),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(target),
         Err(error) => Err(error),
     }
 }

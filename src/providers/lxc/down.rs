@@ -20,6 +20,13 @@ const MONITOR: Duration = Duration::from_secs(5);
 /// systemd: halt. SIGRTMIN+3 as glibc counts, which is what systemd does.
 const HALT: i32 = 37;
 
+/// What became of a request to shut down.
+pub enum Asked {
+    Gone,
+    Stays,
+    Nobody,
+}
+
 /// The machine's processes as the kernel has them.
 pub struct Running<'a> {
     pub hierarchies: &'a Hierarchies,
@@ -27,36 +34,44 @@ pub struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Asks init to shut down and waits. True when it is gone.
-    pub fn ask(&self, grace: Duration) -> io::Result<bool> {
+    /// Asks init to shut down and waits for its end.
+    pub fn ask(&self, grace: Duration) -> io::Result<Asked> {
         let until = Instant::now() + grace;
-        let Some((pid, init)) = self.init() else { return Ok(true) };
+        let Some((pid, init)) = self.init() else { return Ok(Asked::Nobody) };
         self.hierarchies.set_frozen(self.group, false, Duration::from_secs(1)).ok();
         // Process 1 of a namespace never sees a signal that it has no handler for, and it needs a moment to set up its own.
         while !listens(pid, HALT) {
             if wait(&init, Duration::from_millis(5))? {
-                return Ok(true);
+                return Ok(Asked::Gone);
             }
             if Instant::now() > until {
-                return Ok(false);
+                return Ok(Asked::Stays);
             }
         }
         // SAFETY: 37 is a real-time signal that no libc keeps for itself.
         let halt = unsafe { Signal::from_raw_unchecked(HALT) };
         if pidfd_send_signal(&init, halt).is_err() {
-            return Ok(true);
+            return Ok(Asked::Gone);
         }
-        wait(&init, until.saturating_duration_since(Instant::now()))
+        let gone = wait(&init, until.saturating_duration_since(Instant::now()))?;
+        Ok(if gone { Asked::Gone } else { Asked::Stays })
     }
 
     /// Ends the machine by force, then its monitor, and removes the groups. False when something can't be killed.
     pub fn kill(&self) -> bool {
-        if let Some((_, init)) = self.init() {
-            self.hierarchies.set_frozen(self.group, false, Duration::from_secs(1)).ok();
-            // The kernel ends every process of the machine with its init.
-            let _ = pidfd_send_signal(&init, Signal::KILL);
-            let _ = wait(&init, KILL);
+        self.clear_helper();
+        let Some((_, init)) = self.init() else { return self.clear() };
+        self.hierarchies.set_frozen(self.group, false, Duration::from_secs(1)).ok();
+        // The kernel ends every process of the machine with its init.
+        let _ = pidfd_send_signal(&init, Signal::KILL);
+        // What the monitor would tidy up (groups, the cable) we and the kernel do faster; only a profile of AppArmor's is
+        // known to it alone.
+        if !super::has_apparmor() {
+            for pid in self.hierarchies.processes(&cgroup::monitor(self.group)) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
+        let _ = wait(&init, KILL);
         self.settle()
     }
 
@@ -70,16 +85,29 @@ impl Running<'_> {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        self.hierarchies.clear(self.group, KILL) && self.hierarchies.clear(&monitor, KILL)
+        self.clear()
     }
 
-    /// Kills a monitor that has no machine.
-    pub fn kill_monitor(&self) -> bool {
-        self.hierarchies.clear(&cgroup::monitor(self.group), KILL) && self.hierarchies.clear(self.group, KILL)
+    pub fn has_monitor(&self) -> bool {
+        self.hierarchies.has_living(&cgroup::monitor(self.group))
+    }
+
+    /// Ends whatever there is, who starts something first.
+    pub fn clear(&self) -> bool {
+        self.groups().iter().all(|group| self.hierarchies.clear(group, KILL))
+    }
+
+    /// Ends what is left of a start that has succeeded or been given up.
+    pub fn clear_helper(&self) -> bool {
+        self.hierarchies.clear(&cgroup::helper(self.group), KILL)
+    }
+
+    fn groups(&self) -> [String; 3] {
+        [cgroup::helper(self.group), cgroup::monitor(self.group), self.group.to_owned()]
     }
 
     pub fn anything_left(&self) -> bool {
-        self.hierarchies.exists(self.group) || self.hierarchies.exists(&cgroup::monitor(self.group))
+        self.groups().iter().any(|group| self.hierarchies.exists(group))
     }
 
     /// Init with a descriptor that can't come to mean another process.

@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
 use crate::exec::Command;
 use crate::model::{Exec, MachineSpec, Tag};
 
+use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
-use super::{attach, console, overlay};
+use super::{attach, cgroup, console, overlay};
 
 /// The verb that nobody types.
 pub const VERB: &str = "internal:lxc";
@@ -51,6 +52,7 @@ pub enum Request {
 pub struct Target {
     pub store: PathBuf,
     pub tag: Tag,
+    pub group: String,
     pub spec: MachineSpec,
 }
 
@@ -156,12 +158,18 @@ fn container(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> 
 }
 
 fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
-    // From here on the start goes on to its end, even if the caller is killed: liblxc's monitor must not be orphaned halfway.
+    let Target { store, spec, .. } = target;
+    let folder = Folder::new(store, &spec.id);
+    let failed = |error: io::Error| error.to_string();
+    let hierarchies = Hierarchies::detect().map_err(failed)?;
+    let _lock = hierarchies.hold().map_err(failed)?;
+    hierarchies.enter(&cgroup::helper(&target.group)).map_err(failed)?;
+    // From here on whoever comes next finds and ends us by our group, and what liblxc forks with us. Ended by the caller's
+    // death alone, we would leave that behind halfway.
     set_parent_process_death_signal(None).map_err(|error| error.to_string())?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     hide_idmap_programs();
-    let Target { store, spec, .. } = target;
-    overlay::assemble(store, &Folder::new(store, &spec.id), spec).map_err(|error| error.to_string())?;
+    overlay::assemble(store, &folder, spec).map_err(|error| error.to_string())?;
     let container = container(lxc, target)?;
     if container.start() || container.is_running() {
         return Ok(Reply::Done);

@@ -45,7 +45,7 @@ use crate::model::{EnvironmentId, Exec, MachineId, MachineSpec, MachineState, Ta
 
 use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
 use cgroup::Hierarchies;
-use down::Running;
+use down::{Asked, Running};
 use folder::Folder;
 use helper::{Call, Reply, Request, Target};
 
@@ -103,6 +103,9 @@ impl Machine<'_> {
     fn state(&self) -> MachineState {
         let broken = |reason: &str| MachineState::Broken { reason: reason.into() };
         let init = self.hierarchies.init(&self.group);
+        if let Err(error) = self.folder.spec() {
+            return broken(&format!("its spec.json is unreadable: {error}"));
+        }
         if !self.folder.is_whole() {
             return match (self.folder.exists(), init) {
                 (true, None) => broken("its creation was interrupted"),
@@ -165,9 +168,11 @@ impl Machine<'_> {
     fn start(&self) -> Result<()> {
         let spec = self.spec()?;
         match self.state() {
-            MachineState::Running { .. } => return Ok(()),
-            MachineState::Frozen { .. } => return self.freeze(false),
-            MachineState::Halted | MachineState::Absent | MachineState::Broken { .. } => {}
+            // Without its monitor the machine is about to end with it.
+            MachineState::Running { .. } if self.running().has_monitor() => return Ok(()),
+            MachineState::Frozen { .. } if self.running().has_monitor() => return self.freeze(false),
+            MachineState::Running { .. } | MachineState::Frozen { .. } | MachineState::Halted => {}
+            MachineState::Absent | MachineState::Broken { .. } => {}
         }
         self.clear_leftovers(&spec)?;
         self.folder.turn_logs().map_err(failed_io("turn the logs in", &self.folder.path))?;
@@ -175,7 +180,10 @@ impl Machine<'_> {
         let call = self.call(&request)?;
         let (_, output) = call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
-            Some(Reply::Done) => Ok(()),
+            Some(Reply::Done) => {
+                self.running().clear_helper();
+                Ok(())
+            }
             other => {
                 let error = self.failed("start", other, &output.stderr);
                 let _ = self.clear_leftovers(&spec);
@@ -186,7 +194,7 @@ impl Machine<'_> {
 
     /// What a start or stop that was cut off left behind.
     fn clear_leftovers(&self, spec: &MachineSpec) -> Result<()> {
-        if self.running().anything_left() && !self.running().kill_monitor() {
+        if self.running().anything_left() && !self.running().clear() {
             return Err(self.deadline("stop", 20));
         }
         Ok(down::remove_link(&spec.network.host_link)?)
@@ -197,8 +205,14 @@ impl Machine<'_> {
         if !running.anything_left() {
             return Ok(());
         }
-        let gone = !grace.is_zero() && running.ask(grace).map_err(failed_io("wait for", &self.folder.path))?;
-        let clean = if gone { running.settle() } else { running.kill() };
+        let asked =
+            if grace.is_zero() { Asked::Stays } else { running.ask(grace).map_err(failed_io("ask", &self.folder.path))? };
+        let clean = match asked {
+            Asked::Gone => running.settle(),
+            Asked::Stays => running.kill(),
+            // Whatever is there is no machine: a start or stop that was cut off.
+            Asked::Nobody => running.clear(),
+        };
         if !clean {
             return Err(self.deadline("stop", 20));
         }
@@ -231,7 +245,8 @@ impl Machine<'_> {
     }
 
     fn target(&self, spec: MachineSpec) -> Target {
-        Target { store: self.home.store.clone(), tag: Tag::of(&self.home.install, &self.id.environment), spec }
+        let tag = Tag::of(&self.home.install, &self.id.environment);
+        Target { store: self.home.store.clone(), tag, group: self.group.clone(), spec }
     }
 
     fn call(&self, request: &Request) -> Result<Call> {
@@ -252,7 +267,7 @@ impl Machine<'_> {
             Some(Reply::Done | Reply::Ended { .. } | Reply::Version(_)) | None => "its helper was ended".into(),
         };
         let mut tail: Vec<String> = String::from_utf8_lossy(stderr).lines().map(str::to_owned).collect();
-        if verb == "start" {
+        if reason.starts_with("liblxc") {
             let log = fs::read_to_string(self.folder.join("lxc.log")).unwrap_or_default();
             tail.extend(console::complaints(&log));
         }
@@ -372,7 +387,7 @@ impl Lxc {
         let known: BTreeSet<MachineId> = found.iter().map(|(id, _)| id.clone()).collect();
         for (environment, groups) in environments {
             for group in groups.iter().flatten() {
-                let name = group.strip_suffix(".monitor").unwrap_or(group);
+                let name = group.split('.').next().unwrap_or(group);
                 let Ok(name) = name.parse() else { continue };
                 let id = environment.machine(&name);
                 if !known.contains(&id) && !found.iter().any(|(other, _)| *other == id) {

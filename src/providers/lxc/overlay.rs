@@ -81,7 +81,12 @@ fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize) -> Result
         MountMode::ReadOnly => mount_bind(&mount.source, &place).saying("mount", &mount.source)?,
         MountMode::CopyOnWrite => {
             let place = PathBuf::from(&place);
-            overlay(&format!("mount{number}"), &[mount.source.clone()], &folder.copy_on_write(&mount.target), &place)?;
+            overlay(
+                &format!("mount{number}"),
+                std::slice::from_ref(&mount.source),
+                &folder.copy_on_write(&mount.target),
+                &place,
+            )?;
         }
     }
     if mount.mode != MountMode::CopyOnWrite {
