@@ -1,1 +1,419 @@
-//! lxc
+//! Machines on LXC: a library and the kernel, no daemon.
+//!
+//! Owns the machine folders, their mounts, control groups and links. Must never know what runs inside, how addresses are
+//! chosen or where layers come from.
+//!
+//! - Starting, entering and the console need liblxc, which only a short-lived helper loads ([`helper`]). Everything else
+//!   (seeing, stopping, freezing, deleting) asks the kernel directly and works without it.
+//! - A machine's mounts live in the mount namespace of its own processes ([`overlay`]): nothing to clean up, nothing to see
+//!   on the host.
+//! - Whether a machine runs is read from its control group ([`cgroup`]), never from a file of ours.
+//!
+//! ```text
+//! absent ─create→ halted ─start→ running ⇄ frozen
+//!    ↑               ↑______stop_____|________|
+//!    └──────────── delete, from everywhere ───┘
+//! ```
+//!
+//! Not chosen: mounts in the host's namespace, as liblxc and Incus do it, because every killed start then leaves one; a PID
+//! file, because it lies after a crash; `lxc-*` programs, because their messages and exit codes are not an interface.
+
+mod attach;
+mod cgroup;
+mod config;
+mod console;
+mod copy;
+mod down;
+mod ffi;
+mod folder;
+pub mod helper;
+mod overlay;
+mod passing;
+mod program;
+mod terminal;
+mod upper;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::model::{EnvironmentId, Exec, MachineId, MachineSpec, MachineState, Tag};
+
+use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
+use cgroup::Hierarchies;
+use down::Running;
+use folder::Folder;
+use helper::{Call, Reply, Request, Target};
+
+/// Where machines live and with what they are run.
+#[derive(Debug, Clone)]
+pub struct LxcHome {
+    /// Holds `layers/` and `machines/`.
+    pub store: PathBuf,
+    /// Tells this installation's machines from another's on the same host.
+    pub install: String,
+    /// The adt program, run again as the helper.
+    pub exe: PathBuf,
+}
+
+#[derive(Debug)]
+pub struct Lxc {
+    home: LxcHome,
+    hierarchies: OnceLock<Hierarchies>,
+}
+
+impl Lxc {
+    pub fn new(home: LxcHome) -> Self {
+        Self { home, hierarchies: OnceLock::new() }
+    }
+
+    /// What the kernel offers does not change while we run; what is in it is read each time.
+    fn hierarchies(&self) -> Result<&Hierarchies> {
+        if let Some(found) = self.hierarchies.get() {
+            return Ok(found);
+        }
+        let found = Hierarchies::detect().map_err(failed_io("read", Path::new("/proc/mounts")))?;
+        Ok(self.hierarchies.get_or_init(|| found))
+    }
+
+    fn machine<'a>(&'a self, id: &'a MachineId) -> Result<Machine<'a>> {
+        let group = cgroup::group(&self.home.install, id);
+        Ok(Machine { home: &self.home, id, folder: Folder::new(&self.home.store, id), group, hierarchies: self.hierarchies()? })
+    }
+}
+
+/// One machine, for the length of one verb.
+struct Machine<'a> {
+    home: &'a LxcHome,
+    id: &'a MachineId,
+    folder: Folder,
+    group: String,
+    hierarchies: &'a Hierarchies,
+}
+
+impl Machine<'_> {
+    fn running(&self) -> Running<'_> {
+        Running { hierarchies: self.hierarchies, group: &self.group }
+    }
+
+    fn state(&self) -> MachineState {
+        let broken = |reason: &str| MachineState::Broken { reason: reason.into() };
+        let init = self.hierarchies.init(&self.group);
+        if !self.folder.is_whole() {
+            return match (self.folder.exists(), init) {
+                (true, None) => broken("its creation was interrupted"),
+                (_, Some(_)) => broken("its processes run but its files are gone"),
+                (false, None) if self.running().anything_left() => broken("its files are gone but not its control groups"),
+                (false, None) => MachineState::Absent,
+            };
+        }
+        match init.map(|pid| pid.as_raw_nonzero().get().unsigned_abs()) {
+            None => MachineState::Halted,
+            Some(init_pid) if self.hierarchies.is_frozen(&self.group) => MachineState::Frozen { init_pid },
+            Some(init_pid) => MachineState::Running { init_pid },
+        }
+    }
+
+    /// The spec of a machine that is there and whole.
+    fn spec(&self) -> Result<MachineSpec> {
+        match self.folder.spec() {
+            Ok(Some(spec)) => Ok(spec),
+            Ok(None) if self.folder.exists() => {
+                Err(Error::Broken { id: self.id.clone(), reason: "its creation was interrupted".into() })
+            }
+            Ok(None) => Err(Error::Absent { id: self.id.clone() }),
+            Err(error) => Err(Error::Broken { id: self.id.clone(), reason: format!("its spec.json is unreadable: {error}") }),
+        }
+    }
+
+    /// The spec of a machine that can run programs now.
+    fn running_spec(&self) -> Result<MachineSpec> {
+        let spec = self.spec()?;
+        match self.state() {
+            MachineState::Running { .. } => Ok(spec),
+            state => Err(Error::NotRunning { id: self.id.clone(), state: state.word() }),
+        }
+    }
+
+    fn create(&self, spec: &MachineSpec) -> Result<()> {
+        for digest in &spec.layers {
+            if !self.home.store.join("layers").join(digest.as_str()).join("rootfs").is_dir() {
+                return Err(Error::LayerMissing { id: self.id.clone(), digest: digest.to_string() });
+            }
+        }
+        self.write(spec).map_err(failed_io("write the machine's folder", &self.folder.path))?;
+        // A machine that runs gets its new limits at once. It may end meanwhile, and the next start reads them anyway.
+        let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, self.hierarchies));
+        Ok(())
+    }
+
+    fn write(&self, spec: &MachineSpec) -> io::Result<()> {
+        self.folder.make(spec)?;
+        upper::write_identity(&self.folder.join("upper"), &self.home.install, spec)?;
+        self.folder.write_shared("hosts", &spec.hosts)?;
+        self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
+        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
+        let text = config::text(spec, &self.folder.path, &self.group, host);
+        folder::write_atomically(&self.folder.join("config"), text.as_bytes())?;
+        self.folder.write_spec(spec)
+    }
+
+    fn start(&self) -> Result<()> {
+        let spec = self.spec()?;
+        match self.state() {
+            MachineState::Running { .. } => return Ok(()),
+            MachineState::Frozen { .. } => return self.freeze(false),
+            MachineState::Halted | MachineState::Absent | MachineState::Broken { .. } => {}
+        }
+        self.clear_leftovers(&spec)?;
+        self.folder.turn_logs().map_err(failed_io("turn the logs in", &self.folder.path))?;
+        let request = Request::Start { target: self.target(spec.clone()) };
+        let call = self.call(&request)?;
+        let (_, output) = call.command.run_any(&mut |_, _| {})?;
+        match call.reply() {
+            Some(Reply::Done) => Ok(()),
+            other => {
+                let error = self.failed("start", other, &output.stderr);
+                let _ = self.clear_leftovers(&spec);
+                Err(error)
+            }
+        }
+    }
+
+    /// What a start or stop that was cut off left behind.
+    fn clear_leftovers(&self, spec: &MachineSpec) -> Result<()> {
+        if self.running().anything_left() && !self.running().kill_monitor() {
+            return Err(self.deadline("stop", 20));
+        }
+        Ok(down::remove_link(&spec.network.host_link)?)
+    }
+
+    fn stop(&self, grace: Duration) -> Result<()> {
+        let running = self.running();
+        if !running.anything_left() {
+            return Ok(());
+        }
+        let gone = !grace.is_zero() && running.ask(grace).map_err(failed_io("wait for", &self.folder.path))?;
+        let clean = if gone { running.settle() } else { running.kill() };
+        if !clean {
+            return Err(self.deadline("stop", 20));
+        }
+        self.hierarchies.prune(&self.group);
+        Ok(())
+    }
+
+    fn delete(&self) -> Result<()> {
+        self.stop(Duration::ZERO)?;
+        if let Ok(Some(spec)) = self.folder.spec() {
+            down::remove_link(&spec.network.host_link)?;
+        }
+        self.hierarchies.prune(&self.group);
+        self.folder.remove().map_err(failed_io("remove", &self.folder.path))
+    }
+
+    fn freeze(&self, frozen: bool) -> Result<()> {
+        let verb = if frozen { "freeze" } else { "thaw" };
+        self.spec()?;
+        match (self.state(), frozen) {
+            (MachineState::Running { .. }, true) | (MachineState::Frozen { .. }, false) => {}
+            (MachineState::Running { .. }, false) | (MachineState::Frozen { .. }, true) => return Ok(()),
+            (state, _) => return Err(Error::NotRunning { id: self.id.clone(), state: state.word() }),
+        }
+        let done = self.hierarchies.set_frozen(&self.group, frozen, Duration::from_secs(10));
+        match done.map_err(failed_io(verb, &self.folder.path))? {
+            true => Ok(()),
+            false => Err(self.deadline(verb, 10)),
+        }
+    }
+
+    fn target(&self, spec: MachineSpec) -> Target {
+        Target { store: self.home.store.clone(), tag: Tag::of(&self.home.install, &self.id.environment), spec }
+    }
+
+    fn call(&self, request: &Request) -> Result<Call> {
+        Call::new(&self.home.exe, request).map_err(failed_io("call the helper", &self.home.exe))
+    }
+
+    fn deadline(&self, verb: &'static str, seconds: u64) -> Error {
+        Error::Deadline { verb, id: self.id.clone(), seconds }
+    }
+
+    /// The error behind a reply that is no success, with what liblxc's log says.
+    fn failed(&self, verb: &'static str, reply: Option<Reply>, stderr: &[u8]) -> Error {
+        let reason = match reply {
+            Some(Reply::LibraryMissing) => {
+                return Error::HostLacks { what: "liblxc".into(), hint: "run `adt host:bootstrap`".into() };
+            }
+            Some(Reply::Failed { reason }) => reason,
+            Some(Reply::Done | Reply::Ended { .. }) | None => "its helper was ended".into(),
+        };
+        let mut tail: Vec<String> = String::from_utf8_lossy(stderr).lines().map(str::to_owned).collect();
+        if verb == "start" {
+            let log = fs::read_to_string(self.folder.join("lxc.log")).unwrap_or_default();
+            tail.extend(console::complaints(&log));
+        }
+        tail.drain(..tail.len().saturating_sub(10));
+        Error::Failed { verb, id: self.id.clone(), reason, tail }
+    }
+}
+
+fn has_apparmor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
+}
+
+fn failed_io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
+}
+
+impl Provider for Lxc {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { name: "lxc", freeze: true, console: true, local_network: true }
+    }
+
+    fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
+        let machines = folder::list(&self.home.store).map_err(failed_io("list the machines in", &self.home.store))?;
+        let hierarchies = self.hierarchies()?;
+        // Most environments do not run: one look at the groups spares a look for each of their machines.
+        let live: BTreeSet<String> = hierarchies.children(cgroup::TOP).into_iter().collect();
+        let mut environments: BTreeMap<EnvironmentId, Option<Vec<String>>> = BTreeMap::new();
+        let mut found = Vec::with_capacity(machines.len());
+        for id in machines {
+            let groups = environments.entry(id.environment.clone()).or_insert_with(|| {
+                let tag = Tag::of(&self.home.install, &id.environment);
+                live.contains(tag.as_str()).then(|| hierarchies.children(&format!("{}/{tag}", cgroup::TOP)))
+            });
+            let state = match groups {
+                None if Folder::new(&self.home.store, &id).is_whole() => MachineState::Halted,
+                _ => self.machine(&id)?.state(),
+            };
+            found.push((id, state));
+        }
+        self.add_without_folder(&environments, &mut found)?;
+        Ok(found)
+    }
+
+    fn inspect(&self, id: &MachineId) -> Result<MachineState> {
+        Ok(self.machine(id)?.state())
+    }
+
+    fn create(&self, spec: &MachineSpec) -> Result<()> {
+        folder::sweep(&self.home.store);
+        self.machine(&spec.id)?.create(spec)
+    }
+
+    fn start(&self, id: &MachineId) -> Result<()> {
+        self.machine(id)?.start()
+    }
+
+    fn stop(&self, id: &MachineId, grace: Duration) -> Result<()> {
+        self.machine(id)?.stop(grace)
+    }
+
+    fn delete(&self, id: &MachineId) -> Result<()> {
+        self.machine(id)?.delete()
+    }
+
+    fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
+        self.machine(id)?.exec(exec, stdio)
+    }
+
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()> {
+        self.machine(id)?.copy_in(source, target)
+    }
+
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
+        self.machine(id)?.copy_out(source, target)
+    }
+
+    fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {
+        let spec = self.machine(id)?.folder.spec().map_err(failed_io("read the spec of", &self.home.store))?;
+        Ok(spec.map_or_else(Vec::new, |spec| vec![spec.network.v4.into(), spec.network.v6.into()]))
+    }
+
+    fn disk(&self, id: &MachineId) -> Result<u64> {
+        Ok(self.machine(id)?.folder.disk())
+    }
+
+    fn freezer(&self) -> Option<&dyn Freezer> {
+        Some(self)
+    }
+
+    fn console(&self) -> Option<&dyn Console> {
+        Some(self)
+    }
+
+    fn layers(&self) -> Option<&dyn Layers> {
+        Some(self)
+    }
+}
+
+impl Lxc {
+    /// Machines of known environments of which only processes or groups are left.
+    fn add_without_folder(
+        &self,
+        environments: &BTreeMap<EnvironmentId, Option<Vec<String>>>,
+        found: &mut Vec<(MachineId, MachineState)>,
+    ) -> Result<()> {
+        let known: BTreeSet<MachineId> = found.iter().map(|(id, _)| id.clone()).collect();
+        for (environment, groups) in environments {
+            for group in groups.iter().flatten() {
+                let name = group.strip_suffix(".monitor").unwrap_or(group);
+                let Ok(name) = name.parse() else { continue };
+                let id = environment.machine(&name);
+                if !known.contains(&id) && !found.iter().any(|(other, _)| *other == id) {
+                    let state = self.machine(&id)?.state();
+                    found.push((id, state));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Freezer for Lxc {
+    fn freeze(&self, id: &MachineId) -> Result<()> {
+        self.machine(id)?.freeze(true)
+    }
+
+    fn thaw(&self, id: &MachineId) -> Result<()> {
+        self.machine(id)?.freeze(false)
+    }
+}
+
+impl Console for Lxc {
+    fn attach(&self, id: &MachineId) -> Result<()> {
+        self.machine(id)?.join_console()
+    }
+
+    fn tail(&self, id: &MachineId, lines: usize) -> Result<Vec<String>> {
+        let machine = self.machine(id)?;
+        if !machine.folder.exists() {
+            return Err(Error::Absent { id: id.clone() });
+        }
+        let path = machine.folder.join("console.log");
+        console::tail(&path, lines).map_err(failed_io("read the console log", &path))
+    }
+}
+
+impl Layers for Lxc {
+    fn commit(&self, id: &MachineId, target: &Path) -> Result<()> {
+        let machine = self.machine(id)?;
+        machine.spec()?;
+        if machine.hierarchies.init(&machine.group).is_some() {
+            return Err(Error::Failed { verb: "commit", id: id.clone(), reason: "it is running".into(), tail: Vec::new() });
+        }
+        // Its last processes may still hold the mount.
+        machine.stop(Duration::ZERO)?;
+        if target.exists() {
+            let reason = format!("`{}` exists", target.display());
+            return Err(Error::Failed { verb: "commit", id: id.clone(), reason, tail: Vec::new() });
+        }
+        fs::rename(machine.folder.join("upper"), target).map_err(failed_io("move the machine's files to", target))?;
+        machine.delete()
+    }
+}

@@ -1,0 +1,222 @@
+//! Files in and out of a running machine, as tar streams: the machine's `tar` at its end, ours at the host's.
+//!
+//! What comes out of a machine is not trusted: nothing of it may land outside of the target, be a device or carry a set-id
+//! bit, whatever its `tar` says.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use tar::{Archive, Builder, EntryType, Header};
+
+/// Writes `source` as an archive whose only top entry is `name`. Everything in it belongs to root.
+pub fn pack(source: &Path, name: &str, to: impl Write) -> io::Result<()> {
+    let mut builder = Builder::new(BufWriter::with_capacity(128 * 1024, to));
+    for entry in walkdir::WalkDir::new(source) {
+        let entry = entry.map_err(io::Error::from)?;
+        let below = entry.path().strip_prefix(source).expect("the walk stays below its start");
+        let inside = if below.as_os_str().is_empty() { PathBuf::from(name) } else { Path::new(name).join(below) };
+        append(&mut builder, entry.path(), &inside)?;
+    }
+    builder.into_inner()?.flush()
+}
+
+fn append(builder: &mut Builder<impl Write>, path: &Path, inside: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    let mut header = Header::new_gnu();
+    header.set_metadata(&meta);
+    header.set_uid(0);
+    header.set_gid(0);
+    if meta.is_symlink() {
+        header.set_size(0);
+        builder.append_link(&mut header, inside, fs::read_link(path)?)
+    } else if meta.is_dir() {
+        header.set_size(0);
+        builder.append_data(&mut header, inside, io::empty())
+    } else if meta.is_file() {
+        // A file that grows meanwhile would break the archive; one that shrinks ends it with an error.
+        builder.append_data(&mut header, inside, File::open(path)?.take(meta.len()))
+    } else {
+        // Sockets, pipes and devices have no content to copy.
+        Ok(())
+    }
+}
+
+/// Unpacks an archive whose only top entry is `name` into `folder`, where it is called `new_name`.
+pub fn unpack(from: impl Read, name: &str, folder: &Path, new_name: &str) -> io::Result<()> {
+    let mut archive = Archive::new(BufReader::with_capacity(128 * 1024, from));
+    let folder = folder.canonicalize()?;
+    // Modes of folders come last, or a read-only one could not be filled.
+    let mut folders = Vec::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = renamed(&entry.path()?, name, new_name)?;
+        let target = folder.join(&path);
+        match entry.header().entry_type() {
+            EntryType::Directory => {
+                make_folder(&folder, &path)?;
+                folders.push((target, entry.header().mode()? & 0o777, entry.header().mtime()?));
+            }
+            EntryType::Symlink => {
+                let link = entry.link_name()?.ok_or_else(|| refused(&path, "is a link to nowhere"))?;
+                clear(&folder, &path)?;
+                std::os::unix::fs::symlink(link, &target)?;
+            }
+            EntryType::Link => {
+                let link = entry.link_name()?.ok_or_else(|| refused(&path, "is a link to nowhere"))?;
+                let link = renamed(&link, name, new_name)?;
+                check_parents(&folder, &link)?;
+                clear(&folder, &path)?;
+                fs::hard_link(folder.join(link), &target)?;
+            }
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                clear(&folder, &path)?;
+                // Unpacking the body alone: the crate keeps mode (without set-id bits) and time.
+                entry.set_preserve_permissions(false);
+                entry.set_preserve_mtime(true);
+                let mode = entry.header().mode()? & 0o777;
+                entry.unpack(&target)?;
+                fs::set_permissions(&target, PermissionsExt::from_mode(mode))?;
+            }
+            _ => return Err(refused(&path, "is neither file, folder nor link")),
+        }
+    }
+    for (target, mode, time) in folders.into_iter().rev() {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time);
+        let opened = File::open(&target)?;
+        opened.set_permissions(PermissionsExt::from_mode(mode))?;
+        opened.set_modified(time)?;
+    }
+    Ok(())
+}
+
+fn refused(path: &Path, why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the machine sent `{}`, which {why}", path.display()))
+}
+
+/// The path of an entry below its new name; refuses every path that could lead elsewhere.
+fn renamed(path: &Path, name: &str, new_name: &str) -> io::Result<PathBuf> {
+    let mut parts = path.components().filter(|part| *part != Component::CurDir).peekable();
+    if name != "." && parts.next() != Some(Component::Normal(name.as_ref())) {
+        return Err(refused(path, "was not asked for"));
+    }
+    let mut renamed = PathBuf::from(new_name);
+    for part in parts {
+        match part {
+            Component::Normal(part) => renamed.push(part),
+            _ => return Err(refused(path, "leads out of the copy")),
+        }
+    }
+    Ok(renamed)
+}
+
+/// Fails when a parent of `path` is anything but a real folder: an earlier entry may have made a link there.
+fn check_parents(folder: &Path, path: &Path) -> io::Result<()> {
+    let mut walked = folder.to_owned();
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        walked.push(part);
+        if !fs::symlink_metadata(&walked)?.is_dir() {
+            return Err(refused(path, "leads through a link"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes room for a new entry. An existing file is replaced, never written through.
+fn clear(folder: &Path, path: &Path) -> io::Result<()> {
+    check_parents(folder, path)?;
+    let target = folder.join(path);
+    match fs::symlink_metadata(&target) {
+        Ok(meta) if meta.is_dir() => Err(refused(path, "would replace a folder")),
+        Ok(_) => fs::remove_file(target),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn make_folder(folder: &Path, path: &Path) -> io::Result<()> {
+    check_parents(folder, path)?;
+    let target = folder.join(path);
+    match fs::symlink_metadata(&target) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(refused(path, "would replace a file")),
+        Err(_) => fs::create_dir(target),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An archive as a hostile machine makes it: the crate's own checks of names are gone around.
+    fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
+        let mut builder = Builder::new(Vec::new());
+        for (path, kind, text) in entries {
+            let mut header = Header::new_gnu();
+            header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_mode(0o4755);
+            header.set_mtime(1_000_000_000);
+            let is_file = *kind == EntryType::Regular;
+            if !is_file {
+                header.as_old_mut().linkname[..text.len()].copy_from_slice(text.as_bytes());
+            }
+            header.set_size(if is_file { text.len() as u64 } else { 0 });
+            header.set_cksum();
+            builder.append(&header, if is_file { text.as_bytes() } else { &[] }).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_tree_goes_through() {
+        let from = tempfile::tempdir().unwrap();
+        let tree = from.path().join("tree");
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        fs::write(tree.join("a/b/file"), [0, 255, 10]).unwrap();
+        fs::set_permissions(tree.join("a/b/file"), PermissionsExt::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", tree.join("link")).unwrap();
+        let mut bytes = Vec::new();
+        pack(&tree, "copy", &mut bytes).unwrap();
+        let to = tempfile::tempdir().unwrap();
+        unpack(&bytes[..], "copy", to.path(), "new").unwrap();
+        let new = to.path().join("new");
+        assert_eq!(fs::read(new.join("a/b/file")).unwrap(), [0, 255, 10]);
+        let (old, new_meta) = (fs::metadata(tree.join("a/b/file")).unwrap(), fs::metadata(new.join("a/b/file")).unwrap());
+        assert_eq!(new_meta.permissions().mode() & 0o7777, 0o640);
+        assert_eq!(
+            old.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(),
+            new_meta.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+        );
+        assert_eq!(fs::read_link(new.join("link")).unwrap(), Path::new("/etc/passwd"));
+    }
+
+    #[test]
+    fn set_id_bits_stay_behind() {
+        let to = tempfile::tempdir().unwrap();
+        unpack(&archive(&[("x", EntryType::Regular, "text")])[..], "x", to.path(), "x").unwrap();
+        assert_eq!(fs::metadata(to.path().join("x")).unwrap().permissions().mode() & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn a_hostile_machine_writes_nowhere_else() {
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().to_str().unwrap();
+        let cases: [&[(&str, EntryType, &str)]; 7] = [
+            &[("x/../../escaped", EntryType::Regular, "text")],
+            &[("/etc/escaped", EntryType::Regular, "text")],
+            &[("other", EntryType::Regular, "text")],
+            &[("x", EntryType::Directory, ""), ("x/l", EntryType::Symlink, target), ("x/l/escaped", EntryType::Regular, "text")],
+            &[("x", EntryType::Symlink, target), ("x/escaped", EntryType::Regular, "text")],
+            &[("x", EntryType::Directory, ""), ("x/l", EntryType::Link, "../../etc/passwd")],
+            &[("x", EntryType::Char, "")],
+        ];
+        for entries in cases {
+            let to = tempfile::tempdir().unwrap();
+            let error = unpack(&archive(entries)[..], "x", to.path(), "x").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{entries:?}: {error}");
+            assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0, "{entries:?}");
+        }
+    }
+}

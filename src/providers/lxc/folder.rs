@@ -1,0 +1,222 @@
+//! A machine's folder. Root's alone (0700): the machine reaches its files through mounts that root makes.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `spec.json` | what is wanted of the machine; written last, so a folder that has it is whole |
+//! | `config` | liblxc's configuration, made from it |
+//! | `upper/` | the machine's own files on top of its layers |
+//! | `work/` | overlayfs' own |
+//! | `mounts/<key>/upper`, `…/work` | the same for each copy-on-write mount |
+//! | `hosts`, `resolv.conf` | shown inside as those of `/etc`; rewritten in place, so a running machine sees it |
+//! | `console.log`, `console.log.1` | what the console showed since the last start, and before it |
+//! | `lxc.log` | what liblxc has to say about the last start |
+//!
+//! Machines lie at `machines/<platform>/<environment>/<machine>`; what is being deleted in `machines/.trash`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::model::{EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName};
+
+use super::config::FIRST_ID;
+
+#[derive(Debug, Clone)]
+pub struct Folder {
+    store: PathBuf,
+    pub path: PathBuf,
+}
+
+impl Folder {
+    pub fn new(store: &Path, id: &MachineId) -> Self {
+        let environment = &id.environment;
+        let path =
+            machines(store).join(environment.platform.as_str()).join(environment.name.as_str()).join(id.machine.as_str());
+        Self { store: store.to_owned(), path }
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.join("spec.json").exists()
+    }
+
+    /// `None` when there is no whole machine.
+    pub fn spec(&self) -> io::Result<Option<MachineSpec>> {
+        match fs::read(self.join("spec.json")) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn write_spec(&self, spec: &MachineSpec) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(spec).map_err(io::Error::other)?;
+        write_atomically(&self.join("spec.json"), &text)
+    }
+
+    /// Makes the folders. `upper` belongs to the machine's root, or it could not write in its own `/`.
+    pub fn make(&self, spec: &MachineSpec) -> io::Result<()> {
+        private_folder(&self.path)?;
+        overlay_pair(&self.path)?;
+        for mount in &spec.mounts {
+            if mount.mode == crate::model::machine::MountMode::CopyOnWrite {
+                overlay_pair(&self.copy_on_write(&mount.target))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the changes to a copy-on-write mount are kept: by its target, so that the order of mounts may change.
+    pub fn copy_on_write(&self, target: &str) -> PathBuf {
+        self.path.join("mounts").join(hex(&Sha256::digest(target.as_bytes())[..8]))
+    }
+
+    /// A file that the machine's root may write, replaced in place: it is mounted inside by its inode.
+    pub fn write_shared(&self, name: &str, text: &str) -> io::Result<()> {
+        let path = self.join(name);
+        if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+            return Ok(());
+        }
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(&path)?;
+        fchown(&file, Some(FIRST_ID), Some(FIRST_ID))?;
+        // The new text first and the cut after it: no reader ever finds the file empty.
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)
+    }
+
+    /// Keeps the console of the boot before; begins liblxc's log anew, so that it tells of one start only.
+    pub fn turn_logs(&self) -> io::Result<()> {
+        let console = self.join("console.log");
+        if console.exists() {
+            fs::rename(&console, self.join("console.log.1"))?;
+        }
+        match fs::remove_file(self.join("lxc.log")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes everything. One rename makes it gone at once; files follow.
+    pub fn remove(&self) -> io::Result<()> {
+        if self.exists() {
+            let trash = trash(&self.store);
+            private_folder(&trash)?;
+            fs::rename(&self.path, trash.join(unique()))?;
+        }
+        for parent in self.path.ancestors().skip(1).take(2) {
+            // Other machines may still be there.
+            let _ = fs::remove_dir(parent);
+        }
+        sweep(&self.store);
+        Ok(())
+    }
+
+    /// Bytes on disk.
+    pub fn disk(&self) -> u64 {
+        let mut linked = std::collections::HashSet::new();
+        walkdir::WalkDir::new(&self.path)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.metadata().ok())
+            .filter(|meta| meta.is_dir() || meta.nlink() == 1 || linked.insert((meta.dev(), meta.ino())))
+            .map(|meta| meta.blocks() * 512)
+            .sum()
+    }
+}
+
+fn machines(store: &Path) -> PathBuf {
+    store.join("machines")
+}
+
+/// No platform's name starts with a dot.
+fn trash(store: &Path) -> PathBuf {
+    machines(store).join(".trash")
+}
+
+/// Removes what an interrupted delete left. Another process may be at the same, so nothing here is an error.
+pub fn sweep(store: &Path) {
+    let trash = trash(store);
+    if let Ok(entries) = fs::read_dir(&trash) {
+        for entry in entries.flatten() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+        let _ = fs::remove_dir(&trash);
+    }
+}
+
+/// Every machine's folder, whole or not.
+pub fn list(store: &Path) -> io::Result<Vec<MachineId>> {
+    let mut ids = Vec::new();
+    let machines = machines(store);
+    for platform in names(&machines)?.into_iter().filter_map(|name| PlatformName::new(name).ok()) {
+        let folder = machines.join(platform.as_str());
+        for name in names(&folder)?.into_iter().filter_map(|name| EnvironmentName::new(name).ok()) {
+            let environment = crate::model::EnvironmentId { platform: platform.clone(), name };
+            let machines = names(&folder.join(environment.name.as_str()))?;
+            let machines = machines.into_iter().filter_map(|name| MachineName::new(name).ok());
+            ids.extend(machines.map(|machine| environment.machine(&machine)));
+        }
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+/// The names in a folder; one that vanished meanwhile has none.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn overlay_pair(folder: &Path) -> io::Result<()> {
+    private_folder(&folder.join("work"))?;
+    let upper = folder.join("upper");
+    if !upper.exists() {
+        private_folder(&upper)?;
+        let opened = File::open(&upper)?;
+        opened.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        fchown(&opened, Some(FIRST_ID), Some(FIRST_ID))?;
+    }
+    Ok(())
+}
+
+/// A reader finds the old text or the new, also after a power cut.
+pub fn write_atomically(path: &Path, text: &[u8]) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let folder = path.parent().expect("a file lies in a folder");
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// A name that no other process or thread makes.
+fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    format!("{}-{}-{time}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

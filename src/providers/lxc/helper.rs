@@ -1,0 +1,173 @@
+//! The short-lived process that calls liblxc: `adt` run again under a hidden verb.
+//!
+//! liblxc forks, closes descriptors and leaves a monitor behind that keeps whatever memory its parent had; from a small
+//! process with one thread that is quick and clean. Asked and answered over a memory file that the caller holds and the
+//! helper opens as `/proc/<caller>/fd/<n>`: descriptors 0, 1 and 2 stay free for the program inside, nothing shows up in
+//! the process list, and nothing is left when either side is killed.
+//!
+//! ```text
+//! caller: request → memory file → `adt internal:lxc /proc/123/fd/7` → helper: reads it, empties it, acts, writes the reply
+//! ```
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::exec::Command;
+use crate::model::{Exec, MachineSpec, Tag};
+
+use super::ffi;
+use super::folder::Folder;
+use super::{attach, console, overlay};
+
+/// The verb that nobody types.
+pub const VERB: &str = "internal:lxc";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    Start { target: Target },
+    Exec { target: Target, exec: Exec, terminal: Option<Terminal> },
+    Console { target: Target },
+}
+
+/// The machine that is meant.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Target {
+    pub store: PathBuf,
+    pub tag: Tag,
+    pub spec: MachineSpec,
+}
+
+/// What the caller's terminal is like.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Terminal {
+    pub kind: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    Done,
+    /// The program inside ended.
+    Ended {
+        code: i32,
+    },
+    LibraryMissing,
+    Failed {
+        reason: String,
+    },
+}
+
+/// The caller's end.
+pub struct Call {
+    file: File,
+    pub command: Command,
+}
+
+impl Call {
+    pub fn new(exe: &Path, request: &Request) -> io::Result<Self> {
+        let mut file = File::from(memfd_create("adt-lxc", MemfdFlags::CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(request).map_err(io::Error::other)?)?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        Ok(Self { file, command: Command::new(exe).arg(VERB).arg(path) })
+    }
+
+    /// The answer of a helper that has ended; `None` when it was cut off.
+    pub fn reply(mut self) -> Option<Reply> {
+        let mut text = Vec::new();
+        self.file.rewind().ok()?;
+        self.file.read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+}
+
+/// The helper's `main`. Its arguments are those behind the verb.
+pub fn main(mut arguments: impl Iterator<Item = OsString>) -> i32 {
+    let Some(path) = arguments.next() else { return 2 };
+    // A caller that is killed takes us along, and we what we started for it.
+    if set_parent_process_death_signal(Some(Signal::TERM)).is_err() {
+        return 2;
+    }
+    // When the caller is gone already, so is its memory file.
+    let Ok(mut file) = OpenOptions::new().read(true).write(true).open(path) else { return 2 };
+    let reply = match read(&mut file) {
+        Ok(request) => serve(request, &mut file),
+        Err(error) => Reply::Failed { reason: format!("the request is unreadable: {error}") },
+    };
+    // What the program's side of `attach` wrote about itself is nearer to the cause.
+    if file.metadata().is_ok_and(|meta| meta.len() == 0) && write(&mut file, &reply).is_err() {
+        return 2;
+    }
+    0
+}
+
+fn read(file: &mut File) -> io::Result<Request> {
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    file.set_len(0)?;
+    file.rewind()?;
+    serde_json::from_slice(&text).map_err(io::Error::other)
+}
+
+pub fn write(file: &mut File, reply: &Reply) -> io::Result<()> {
+    file.write_all(&serde_json::to_vec(reply).map_err(io::Error::other)?)
+}
+
+fn serve(request: Request, file: &mut File) -> Reply {
+    let Ok(lxc) = ffi::Lxc::load() else { return Reply::LibraryMissing };
+    if let Err(error) = overlay::leave_host() {
+        return Reply::Failed { reason: error.to_string() };
+    }
+    let done = match request {
+        Request::Start { target } => start(&lxc, &target),
+        Request::Exec { target, exec, terminal } => {
+            container(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
+        }
+        Request::Console { target } => container(&lxc, &target).and_then(|container| console::join(&container)),
+    };
+    done.unwrap_or_else(|reason| Reply::Failed { reason })
+}
+
+/// liblxc names its sockets after a home folder and insists that the machine's root can walk to it. It gets one in the
+/// helper's own `/run/lxc`, always the same for a machine, so that the store can stay closed and may have a long path.
+fn container(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> {
+    let home = Path::new(overlay::RUN).join("adt").join(target.tag.as_str());
+    let name = target.spec.id.machine.as_str();
+    let config = Folder::new(&target.store, &target.spec.id).join("config");
+    let container = fs::create_dir_all(home.join(name)).and_then(|()| lxc.container(name, &home, &config));
+    container.map_err(|error| error.to_string())
+}
+
+fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
+    // From here on the start goes on to its end, even if the caller is killed: liblxc's monitor must not be orphaned halfway.
+    set_parent_process_death_signal(None).map_err(|error| error.to_string())?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    hide_idmap_programs();
+    let Target { store, spec, .. } = target;
+    overlay::assemble(store, &Folder::new(store, &spec.id), spec).map_err(|error| error.to_string())?;
+    let container = container(lxc, target)?;
+    if container.start() || container.is_running() {
+        return Ok(Reply::Done);
+    }
+    Err(container.error().unwrap_or_else(|| "liblxc gave up".into()))
+}
+
+/// With `newuidmap` in its path liblxc uses it and fails where `/etc/subuid` does not list root; without, root maps ids itself.
+fn hide_idmap_programs() {
+    let folders = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+    let path = folders.into_iter().filter(|folder| !fs::exists(Path::new(folder).join("newuidmap")).unwrap_or(true));
+    let path = path.collect::<Vec<_>>().join(":");
+    let path = if path.is_empty() { "/nonexistent".to_owned() } else { path };
+    // SAFETY: the helper has a single thread, so nobody reads the environment meanwhile.
+    unsafe {
+        for (name, _) in std::env::vars_os() {
+            std::env::remove_var(name);
+        }
+        std::env::set_var("PATH", path);
+    }
+}

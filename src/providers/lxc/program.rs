@@ -1,0 +1,145 @@
+//! Programs inside a machine, seen from the caller: what goes in and out, and what their end means.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio as Pipe;
+
+use crate::exec::Output;
+use crate::model::{Exec, Stream};
+
+use super::helper::{Call, Reply, Request, Terminal};
+use super::terminal::Saved;
+use super::{Ended, Error, Machine, Result, Stdio, copy, failed_io};
+
+impl Machine<'_> {
+    pub fn exec(&self, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
+        match stdio {
+            Stdio::Pipes { stdin, each } => self.exec_piped(exec, stdin, each),
+            Stdio::Inherit => self.exec_direct(self.exec_call(exec, None)?, "exec"),
+            Stdio::Terminal => {
+                let kind = std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".into());
+                // Should the helper be killed, the terminal is still put back.
+                let _saved = Saved::now();
+                self.exec_direct(self.exec_call(exec, Some(Terminal { kind }))?, "exec")
+            }
+        }
+    }
+
+    pub fn join_console(&self) -> Result<()> {
+        let request = Request::Console { target: self.target(self.running_spec()?) };
+        let call = self.call(&request)?;
+        let _saved = Saved::now();
+        self.wait_direct(&call, "console")?;
+        match call.reply() {
+            Some(Reply::Done) => Ok(()),
+            other => Err(self.failed("console", other, &[])),
+        }
+    }
+
+    fn exec_call(&self, exec: &Exec, terminal: Option<Terminal>) -> Result<Call> {
+        let target = self.target(self.running_spec()?);
+        self.call(&Request::Exec { target, exec: exec.clone(), terminal })
+    }
+
+    fn exec_piped(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
+        let mut call = self.exec_call(exec, None)?;
+        call.command.stdin = stdin.map(<[u8]>::to_vec);
+        let (_, output) = call.command.run_any(each)?;
+        self.ended(call, "exec", output)
+    }
+
+    fn exec_direct(&self, call: Call, verb: &'static str) -> Result<Ended> {
+        self.wait_direct(&call, verb)?;
+        self.ended(call, verb, Output::default())
+    }
+
+    /// The helper gets our own descriptors and stays in our process group: on a terminal only that may read keys.
+    fn wait_direct(&self, call: &Call, verb: &'static str) -> Result<()> {
+        let started = call.command.to_std().status();
+        started.map(drop).map_err(failed_io(verb, &self.home.exe))
+    }
+
+    fn ended(&self, call: Call, verb: &'static str, output: Output) -> Result<Ended> {
+        match call.reply() {
+            Some(Reply::Ended { code }) => Ok(Ended { code, output }),
+            other => Err(self.failed(verb, other, &output.stderr)),
+        }
+    }
+
+    pub fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
+        fs::symlink_metadata(source).map_err(failed_io("read", source))?;
+        let (folder, name) = if self.is_folder(target)? {
+            let contents = source.as_os_str().as_encoded_bytes().ends_with(b"/.");
+            let own = source.file_name().map(|name| name.to_string_lossy().into_owned());
+            (target.to_owned(), if contents { ".".into() } else { own.unwrap_or_else(|| ".".into()) })
+        } else {
+            split(target)
+        };
+        let argv = ["tar", "--extract", "--preserve-permissions", "--same-owner", "--directory", &folder, "--file", "-"];
+        let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
+        let mut child = self.spawn(&call, Pipe::piped(), Pipe::null())?;
+        let stdin = child.stdin.take().expect("stdin was piped");
+        // A `tar` inside that fails closes the pipe; its own words say more than that.
+        let packed = copy::pack(source, &name, stdin);
+        self.finish_tar("copy to", call, child)?;
+        packed.map_err(failed_io("copy", source))
+    }
+
+    pub fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
+        let (folder, name) = split(source);
+        let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
+        let (into, new_name) = if target.is_dir() {
+            (target, own)
+        } else {
+            let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            (parent, target.file_name().map_or(own, |name| name.to_string_lossy().into_owned()))
+        };
+        let argv = ["tar", "--create", "--directory", &folder, "--file", "-", "--", &name];
+        let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
+        let mut child = self.spawn(&call, Pipe::null(), Pipe::piped())?;
+        let stdout = child.stdout.take().expect("stdout was piped");
+        let unpacked = copy::unpack(stdout, &name, into, &new_name);
+        // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
+        if let Err(error) = unpacked {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(failed_io("copy to", target)(error));
+        }
+        self.finish_tar("copy from", call, child)
+    }
+
+    fn spawn(&self, call: &Call, stdin: Pipe, stdout: Pipe) -> Result<std::process::Child> {
+        let mut command = call.command.to_std();
+        command.stdin(stdin).stdout(stdout).stderr(Pipe::piped());
+        command.spawn().map_err(failed_io("run", &self.home.exe))
+    }
+
+    fn finish_tar(&self, verb: &'static str, call: Call, child: std::process::Child) -> Result<()> {
+        let output = child.wait_with_output().map_err(failed_io("run", &self.home.exe))?;
+        match call.reply() {
+            Some(Reply::Ended { code: 0 }) => Ok(()),
+            Some(Reply::Ended { code }) => {
+                let reason = format!("`tar` in the machine ended with exit code {code}");
+                let tail = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
+                Err(Error::Failed { verb, id: self.id.clone(), reason, tail })
+            }
+            other => Err(self.failed(verb, other, &output.stderr)),
+        }
+    }
+
+    fn is_folder(&self, path: &str) -> Result<bool> {
+        let test = Exec { cwd: Some("/".into()), ..Exec::new(["test", "-d", path]) };
+        Ok(self.exec_piped(&test, None, &mut |_, _| {})?.code == 0)
+    }
+}
+
+/// Folder and name of a path inside a machine.
+fn split(path: &str) -> (String, String) {
+    let path = if path.ends_with("/.") { path } else { path.trim_end_matches('/') };
+    match path.rsplit_once('/') {
+        Some(("", "")) | None if path.is_empty() => ("/".into(), ".".into()),
+        Some(("", name)) => ("/".into(), name.into()),
+        Some((folder, name)) => (folder.into(), name.into()),
+        None => ("/".into(), path.into()),
+    }
+}
