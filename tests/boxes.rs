@@ -342,13 +342,34 @@ fn inside(lab: &Lab, digest: &Digest) {
     assert_eq!(shell("stat -c '%u %a' /bin/hello /etc/colour").1, "0 644\n0 644\n");
     assert_eq!(shell("test -L /bin && ls /var/lib/apt/lists /var/cache/apt/archives /tmp | grep -c 'deb$\\|Packages'").1, "0\n");
     assert_eq!(shell("find / -xdev -nouser -o -xdev -nogroup | head").1, "");
-    assert_eq!(shell("grep -rl build /etc/hostname /usr/local/share/ca-certificates").0, 0, "the provider names the machine");
+    assert_eq!(shell("ls /usr/local/share/ca-certificates /etc/ssl/certs | grep adt-build").1, "");
     // Without groups that may ping, only the file capability lets it.
     shell("sysctl -w net.ipv4.ping_group_range='1 0'");
     let ping = Exec { user: Some("nobody".into()), cwd: Some("/".into()), ..Exec::new(["ping", "-c", "1", "127.0.0.1"]) };
     let (code, text) = lab.exec(&id, &ping);
     assert_eq!(code, 0, "{text}");
     lab.sweep(&id.environment);
+}
+
+#[test]
+fn playbooks_and_states_leave_their_result_and_not_their_tools() {
+    apart("playbooks_and_states_leave_their_result_and_not_their_tools", None, |lab| {
+        let boxes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boxes");
+        let boxes = lab.resolve(&boxes, &["with-ansible", "with-salt"]);
+        let outcomes = lab.build(&boxes);
+        assert!(outcomes.iter().all(Outcome::is_there), "{outcomes:?}");
+        lab.assert_nothing_left();
+        let layers = Layers::open(&lab.store).unwrap();
+        for (name, path) in [("with-ansible", "/etc/with-ansible"), ("with-salt", "/etc/with-salt")] {
+            let one = boxes.iter().find(|one| one.recipe.name.as_str() == name).unwrap();
+            let id = lab.machine("check", layers.chain(&one.digest).unwrap(), Vec::new()).unwrap();
+            let shell = |script: &str| lab.exec(&id, &Exec::new(["sh", "-c", script]));
+            assert_eq!(shell(&format!("test -f {path}")).0, 0, "{name}");
+            let tools = "command -v ansible-playbook salt-call python3; ls -d /opt/adt-salt /root/.ansible 2>/dev/null";
+            assert_eq!(shell(tools).1, "", "{name}");
+            lab.sweep(&id.environment);
+        }
+    });
 }
 
 #[test]

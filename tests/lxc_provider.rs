@@ -100,10 +100,8 @@ impl World {
         let net = NEXT.fetch_add(1, Ordering::Relaxed);
         let install = format!("test-{}-{net}", std::process::id());
         let home = LxcHome { store: store.path().to_owned(), install: install.clone(), exe: EXE.into() };
-        let environment = EnvironmentId {
-            platform: PlatformName::new("shop").unwrap(),
-            name: EnvironmentName::new("1161").unwrap(),
-        };
+        let environment =
+            EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() };
         let world = Self { store, install, lxc: Lxc::new(home), environment, net };
         ip(&["link", "add", &world.bridge(), "type", "bridge"]);
         ip(&["addr", "add", &format!("10.213.{net}.1/24"), "dev", &world.bridge()]);
@@ -190,7 +188,8 @@ impl World {
             }
         }
         let store = self.store.path().to_string_lossy().into_owned();
-        traces.extend(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|l| l.contains(&store)).map(String::from));
+        traces
+            .extend(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|l| l.contains(&store)).map(String::from));
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line_text = String::from_utf8_lossy(&line);
@@ -320,7 +319,8 @@ fn programs_inside() {
         BTreeSet::from(["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"])
     );
     assert_eq!(world.text(&id, &["pwd"]), "/root");
-    let exec = Exec { user: Some("daemon".into()), cwd: Some("/usr".into()), ..Exec::new(["sh", "-c", "id -un; id -Gn; pwd; echo $A"]) };
+    let exec =
+        Exec { user: Some("daemon".into()), cwd: Some("/usr".into()), ..Exec::new(["sh", "-c", "id -un; id -Gn; pwd; echo $A"]) };
     let exec = Exec { env: vec![("A".into(), "b c".into())], ..exec };
     assert_eq!(world.run_as(&id, &exec).output.text(), "daemon\ndaemon\n/usr\nb c\n");
     let unknown = Exec { user: Some("nobody-here".into()), ..Exec::new(["true"]) };
@@ -330,10 +330,11 @@ fn programs_inside() {
     let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     let mut lines = Vec::new();
     let ended = lxc
-        .exec(&id, &Exec::new(["sh", "-c", "echo one >&2; cat"]), Stdio::Pipes {
-            stdin: Some(&bytes),
-            each: &mut |stream, line| lines.push((stream, line.len())),
-        })
+        .exec(
+            &id,
+            &Exec::new(["sh", "-c", "echo one >&2; cat"]),
+            Stdio::Pipes { stdin: Some(&bytes), each: &mut |stream, line| lines.push((stream, line.len())) },
+        )
         .unwrap();
     assert_eq!(ended.output.stdout, bytes);
     assert!(lines.contains(&(Stream::Err, 3)));

@@ -237,8 +237,7 @@ impl Job<'_> {
             return Ok(());
         }
         self.teller.phase("read package lists", || self.run("read package lists", phases::update()))?;
-        let text = format!("install {} packages", self.recipe.packages.len());
-        self.teller.phase(&text, || self.run("install packages", phases::install(&self.recipe.packages)))
+        self.teller.phase("install packages", || self.run("install packages", phases::install(&self.recipe.packages)))
     }
 
     fn step(&self, index: usize, step: &BuildStep) -> Result<()> {

@@ -62,14 +62,18 @@ pub fn state() -> Exec {
     Exec::new(["systemctl", "is-system-running"])
 }
 
-/// The first thing on a new machine: nothing of its own uses apt meanwhile, and it trusts whom the host trusts.
+/// The first thing on a new machine: nothing of its own uses apt meanwhile, and it trusts whom the host trusts. The bundle is
+/// extended by hand, because `update-ca-certificates` takes seconds and writes 300 links into the layer.
 pub fn prepare() -> Exec {
     shell(
         "systemctl stop apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service 2>/dev/null
          if [ -d /run/adt/ca ]; then
              mkdir -p /usr/local/share/ca-certificates
              cp /run/adt/ca/*.crt /usr/local/share/ca-certificates/
-             if command -v update-ca-certificates >/dev/null; then update-ca-certificates; fi
+             if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
+                 cp -p /etc/ssl/certs/ca-certificates.crt /run/adt/ca-before.crt
+                 cat /run/adt/ca/*.crt >> /etc/ssl/certs/ca-certificates.crt
+             fi
          fi
          exit 0",
         [],
@@ -211,7 +215,11 @@ pub fn clean() -> Exec {
         "rm -f /var/cache/apt/*.bin /var/cache/debconf/*-old /var/lib/dpkg/*-old
          if [ -d /run/adt/ca ]; then
              (cd /run/adt/ca && for file in *.crt; do rm -f \"/usr/local/share/ca-certificates/$file\"; done)
-             if command -v update-ca-certificates >/dev/null; then update-ca-certificates --fresh >/dev/null 2>&1; fi
+             if [ -L /etc/ssl/certs/adt-build-0.pem ]; then
+                 update-ca-certificates --fresh >/dev/null
+             elif [ -f /run/adt/ca-before.crt ]; then
+                 cp -p /run/adt/ca-before.crt /etc/ssl/certs/ca-certificates.crt
+             fi
          fi
          if [ -x /usr/sbin/sshd ]; then
              rm -f /etc/ssh/ssh_host_*

@@ -62,9 +62,7 @@ fn wait(pid: Pid, signals: &terminal::Signals) -> io::Result<i32> {
 pub fn ended(pid: Pid) -> io::Result<Option<i32>> {
     match waitpid(Some(pid), WaitOptions::NOHANG) {
         Ok(None) | Err(rustix::io::Errno::INTR) => Ok(None),
-        Ok(Some((_, status))) => {
-            Ok(status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)))
-        }
+        Ok(Some((_, status))) => Ok(status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))),
         Err(error) => Err(error.into()),
     }
 }

@@ -95,7 +95,9 @@ impl Hierarchies {
     fn census(&self) -> Option<&Hierarchy> {
         ["freezer", "pids", "memory"]
             .iter()
-            .find_map(|controller| self.0.iter().find(|h| h.version == Version::Legacy && h.controllers.iter().any(|c| c == controller)))
+            .find_map(|controller| {
+                self.0.iter().find(|h| h.version == Version::Legacy && h.controllers.iter().any(|c| c == controller))
+            })
             .or_else(|| self.0.iter().find(|h| h.version == Version::Unified))
             .or_else(|| self.0.first())
     }

@@ -147,11 +147,8 @@ pub(super) mod tests {
     use crate::model::{Attachment, EnvironmentId, EnvironmentName, Health, MachineName, PlatformName};
 
     pub fn spec() -> MachineSpec {
-        let id = EnvironmentId {
-            platform: PlatformName::new("shop").unwrap(),
-            name: EnvironmentName::new("1161").unwrap(),
-        }
-        .machine(&MachineName::new("web1").unwrap());
+        let id = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() }
+            .machine(&MachineName::new("web1").unwrap());
         MachineSpec {
             id,
             hostname: "web1".into(),

@@ -41,7 +41,9 @@ impl Lxc {
         let library = unsafe { Library::new("liblxc.so.1") }?;
         let library: &'static Library = Box::leak(Box::new(library));
         // SAFETY: the two signatures are those of lxccontainer.h, unchanged since LXC 1.0.
-        unsafe { Ok(Self { new: *library.get::<New>(b"lxc_container_new\0")?, put: *library.get::<Put>(b"lxc_container_put\0")? }) }
+        unsafe {
+            Ok(Self { new: *library.get::<New>(b"lxc_container_new\0")?, put: *library.get::<Put>(b"lxc_container_put\0")? })
+        }
     }
 
     /// A machine by its name and the folder after which its sockets are called. Reads `config`, connects to nothing.

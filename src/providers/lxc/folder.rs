@@ -34,8 +34,7 @@ pub struct Folder {
 impl Folder {
     pub fn new(store: &Path, id: &MachineId) -> Self {
         let environment = &id.environment;
-        let path =
-            machines(store).join(environment.platform.as_str()).join(environment.name.as_str()).join(id.machine.as_str());
+        let path = machines(store).join(environment.platform.as_str()).join(environment.name.as_str()).join(id.machine.as_str());
         Self { store: store.to_owned(), path }
     }
 
