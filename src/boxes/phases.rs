@@ -170,7 +170,8 @@ impl Tool {
                          systemctl disable --now salt-minion
                          exit 0
                      fi
-                     apt-get install -q -y --no-install-recommends python3-venv python3-pip
+                     # Some of what it stands on comes as source only.
+                     apt-get install -q -y --no-install-recommends python3-venv python3-dev gcc libc6-dev
                      python3 -m venv /opt/adt-salt
                      /opt/adt-salt/bin/pip install -q salt"
                 ),
@@ -183,7 +184,7 @@ impl Tool {
     pub fn remove(self) -> Exec {
         let (names, folder) = match self {
             Self::Ansible => ("ansible-core", "/root/.ansible"),
-            Self::Salt => ("salt-minion python3-venv python3-pip", "/opt/adt-salt"),
+            Self::Salt => ("salt-minion python3-venv python3-dev gcc libc6-dev", "/opt/adt-salt"),
         };
         shell(
             "set -e
@@ -193,7 +194,7 @@ impl Tool {
              for name in $1; do
                  if dpkg-query -W \"$name\" >/dev/null 2>&1 && ! grep -qx \"$name\" packages-before; then apt-get purge -q -y \"$name\"; fi
              done
-             apt-get -s autoremove | sed -n 's/^Remv \\([^ ]*\\) .*/\\1/p' | sort > packages-idle
+             apt-get -s -o APT::AutoRemove::RecommendsImportant=0 -o APT::AutoRemove::SuggestsImportant=0 autoremove | sed -n 's/^Remv \\([^ ]*\\) .*/\\1/p' | sort > packages-idle
              comm -13 packages-before packages-idle > packages-gone
              if [ -s packages-gone ]; then xargs apt-get purge -q -y < packages-gone; fi
              rm packages-before",
