@@ -22,11 +22,14 @@
 //! - `tests/layers.rs` reads the `use crate::` lines and fails on an edge that this table does not allow.
 
 pub mod boxes;
+pub mod cli;
 pub mod config;
+pub mod engine;
 pub mod exec;
 pub mod model;
 pub mod network;
 pub mod plan;
 pub mod providers;
+pub mod sources;
 pub mod store;
 pub mod template;

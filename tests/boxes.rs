@@ -236,14 +236,8 @@ impl Bench for LabBench<'_> {
     }
 
     fn harvest(&self, target: &str) -> Result<PathBuf> {
-        // What the provider documents of a machine's folder.
-        let mounts = self.lab.store.join("machines/box").join(self.id.environment.name.as_str()).join("build/mounts");
-        let key = target.trim_matches('/').replace('/', "-");
-        let found = std::fs::read_dir(&mounts).into_iter().flatten().flatten().map(|entry| entry.path());
-        let found: Vec<_> = found.collect();
-        let own = found.iter().find(|path| path.file_name().unwrap().to_string_lossy().contains(&key));
-        // The mounts are in the order in which they were asked for.
-        Ok(own.or(found.first()).cloned().unwrap_or(mounts).join("upper"))
+        let layers = self.lab.provider.layers().expect("LXC has layers");
+        layers.written(&self.id, target).map_err(|error| self.fail(&error))
     }
 
     fn commit(self: Box<Self>, target: &Path) -> Result<()> {

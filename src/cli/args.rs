@@ -150,9 +150,7 @@ pub enum Verb {
     PlatformList,
     /// Fetch a platform's newest definition with git
     #[command(name = "platform:pull")]
-    PlatformPull {
-        platform: Option<String>,
-    },
+    PlatformPull { platform: Option<String> },
     /// Build every box of a platform
     #[command(name = "platform:build")]
     PlatformBuild {
@@ -244,9 +242,7 @@ pub enum Verb {
     },
     /// List environments with state, machines, sites, age, owner and disk
     #[command(name = "env:list")]
-    EnvList {
-        platform: Option<String>,
-    },
+    EnvList { platform: Option<String> },
     /// Show one environment in full
     #[command(name = "env:show")]
     EnvShow {
@@ -291,9 +287,7 @@ pub enum Verb {
 
     /// List the boxes that can be built
     #[command(name = "box:list")]
-    BoxList {
-        platform: Option<String>,
-    },
+    BoxList { platform: Option<String> },
     /// Build boxes; without names all that this host knows
     #[command(name = "box:build")]
     BoxBuild {
@@ -304,9 +298,7 @@ pub enum Verb {
     },
     /// Show a box's recipe, layers and users
     #[command(name = "box:show")]
-    BoxShow {
-        name: String,
-    },
+    BoxShow { name: String },
     /// Remove layers that nothing uses, and what interrupted builds left
     #[command(name = "box:prune")]
     BoxPrune {
@@ -317,13 +309,9 @@ pub enum Verb {
     },
 
     /// Print the JSON Schema of a configuration file, for editors
-    Schema {
-        document: Document,
-    },
+    Schema { document: Document },
     /// Print completions for a shell
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
     /// Print the man page
     Man,
 }

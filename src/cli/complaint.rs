@@ -36,6 +36,9 @@ fn text(failure: &Failure) -> String {
             None => text.push_str(&format!("  {fault}\n")),
         }
     }
+    for part in &failure.parts {
+        text.push_str(&self::text(part));
+    }
     if failure.faults.is_empty() {
         if let Some(place) = &failure.place {
             text.push_str(&format!("  at {place}\n"));

@@ -2,8 +2,8 @@
 //!
 //! Data goes to stdout, everything else to stderr. Nothing imports this module.
 
-pub mod args;
 mod answer;
+pub mod args;
 mod complaint;
 mod progress;
 mod shell;
@@ -25,15 +25,11 @@ use crate::engine::{Caller, Engine, probe};
 use crate::model::request::PlatformInit;
 use crate::model::{Failure, Kind, Request, Response};
 use crate::network::Linux;
-use crate::providers::{choose, lxc};
+use crate::providers::choose;
 use crate::store::Store;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    // Calls of liblxc happen in a process that does nothing else; see `providers::lxc`.
-    if let Some(code) = lxc::helper::entered() {
-        return code;
-    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -103,11 +99,11 @@ impl Session {
     fn open(global: Global) -> Result<Self, Failure> {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
         let store = Store::open(&settings.store.value)?;
-        let exe = std::env::current_exe()
-            .map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
-        let provider = choose::provider(&settings.provider.value, &store, exe)?;
-        let here = std::env::current_dir()
-            .map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
+        let exe =
+            std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
+        let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), exe)?;
+        let here =
+            std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
         let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };
         let engine = Engine {
             network: Box::new(Linux::new(store.install())),
@@ -182,9 +178,7 @@ impl Session {
             Verb::EnvInit { words, dry_run } => {
                 Request::EnvInit { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
             }
-            Verb::EnvUp { words, dry_run } => {
-                Request::EnvUp { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
-            }
+            Verb::EnvUp { words, dry_run } => Request::EnvUp { id: around.environment(&words.words)?, dry_run: dry_run.dry_run },
             Verb::EnvHalt { words, dry_run } => {
                 Request::EnvHalt { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
             }
@@ -200,15 +194,14 @@ impl Session {
             Verb::BoxList { platform } => Request::BoxList { platform: boxes_of(platform)? },
             Verb::BoxBuild { boxes, force } => {
                 let boxes: Result<Vec<_>, _> = boxes.iter().map(|word| word.parse()).collect();
-                let boxes = boxes.map_err(|error: crate::model::BadName| {
-                    Failure::new(Kind::Usage, "read the command line").because(&error)
-                })?;
+                let boxes = boxes
+                    .map_err(|error: crate::model::BadName| Failure::new(Kind::Usage, "read the command line").because(&error))?;
                 Request::BoxBuild { platform: boxes_of(None)?, boxes, force }
             }
             Verb::BoxShow { name } => {
-                let name = name.parse().map_err(|error: crate::model::BadName| {
-                    Failure::new(Kind::Usage, "read the command line").because(&error)
-                })?;
+                let name = name
+                    .parse()
+                    .map_err(|error: crate::model::BadName| Failure::new(Kind::Usage, "read the command line").because(&error))?;
                 Request::BoxShow { platform: boxes_of(None)?, name }
             }
             Verb::EnvSsh { .. }

@@ -9,13 +9,7 @@ use crate::model::{EnvironmentId, Exec, Failure, Kind, MachineId, MachineName, R
 use crate::providers::Stdio;
 
 impl Session {
-    pub(super) fn ssh(
-        &self,
-        words: &[String],
-        user: String,
-        console: bool,
-        command: Vec<String>,
-    ) -> Result<ExitCode, Failure> {
+    pub(super) fn ssh(&self, words: &[String], user: String, console: bool, command: Vec<String>) -> Result<ExitCode, Failure> {
         let (id, machines) = self.machines(words)?;
         let machine = match machines.as_slice() {
             [one] => self.engine.machine(&id, one)?,

@@ -57,7 +57,9 @@ impl Surroundings {
         let (platform, rest) = match words {
             [first, rest @ ..] if self.names_platform(first) => (name(first)?, rest),
             // One unknown word is more likely a platform that is not there than an environment.
-            [only] if self.chosen.is_none() && self.around().is_none() && self.platforms.len() != 1 => (name(only)?, [].as_slice()),
+            [only] if self.chosen.is_none() && self.around().is_none() && self.platforms.len() != 1 => {
+                (name(only)?, [].as_slice())
+            }
             all => (self.platform(None)?, all),
         };
         let names: Result<Vec<EnvironmentName>, _> = rest.iter().map(|word| name(word)).collect();
@@ -68,17 +70,13 @@ impl Surroundings {
     pub fn environment(&self, words: &[String]) -> Result<EnvironmentId, Failure> {
         match words {
             [] => match self.around() {
-                Some((platform, Some(environment))) => {
-                    Ok(EnvironmentId { platform: platform.name.clone(), name: environment })
-                }
+                Some((platform, Some(environment))) => Ok(EnvironmentId { platform: platform.name.clone(), name: environment }),
                 Some((_, None)) | None => Err(Failure::new(Kind::Usage, "choose the environment")
                     .cause("none was named, and this is no environment's folder")
                     .hint("name it, e.g. `adt env:up 1161`; `adt env:list` shows them")),
             },
             [word] => match word.split_once('/') {
-                Some((platform, environment)) => {
-                    Ok(EnvironmentId { platform: name(platform)?, name: name(environment)? })
-                }
+                Some((platform, environment)) => Ok(EnvironmentId { platform: name(platform)?, name: name(environment)? }),
                 None => {
                     // Checked first: what is wrong with the word itself helps more than which platform is missing.
                     let environment = name(word)?;

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use super::bootstrap::REQUIREMENTS;
 use super::Engine;
+use super::bootstrap::REQUIREMENTS;
 use crate::config;
 use crate::model::response::{CheckItem, Checklist, Verdict};
-use crate::model::{
-    Check, EnvironmentId, EnvironmentName, Exec, Failure, MachineSpec, MachineState, PlatformName, Response,
-};
+use crate::model::{Check, EnvironmentId, EnvironmentName, Exec, Failure, MachineSpec, MachineState, PlatformName, Response};
 use crate::network::{address, forward_trouble};
 use crate::plan::{Seen, SeenNetwork};
 use crate::providers::Stdio;
@@ -66,7 +64,11 @@ impl Engine {
             Ok(stat) => {
                 let free = stat.f_bavail * stat.f_frsize;
                 let seen = format!("{:.1} GB free", free as f64 / 1e9);
-                if free < LOW_SPACE { item(subject, Verdict::Notice, seen, Some("adt box:prune".into())) } else { ok(subject, seen) }
+                if free < LOW_SPACE {
+                    item(subject, Verdict::Notice, seen, Some("adt box:prune".into()))
+                } else {
+                    ok(subject, seen)
+                }
             }
             Err(error) => fault(subject, error.to_string(), "choose another `store` in /etc/adt/adt.toml"),
         }
@@ -102,11 +104,7 @@ impl Engine {
         Ok(Response::Check(Checklist { items: self.probe_environment(&environment)? }))
     }
 
-    pub(super) fn platform_check(
-        &self,
-        platform: &PlatformName,
-        names: &[EnvironmentName],
-    ) -> Result<Response, Failure> {
+    pub(super) fn platform_check(&self, platform: &PlatformName, names: &[EnvironmentName]) -> Result<Response, Failure> {
         let record = self.platform(platform)?;
         let file = record.folder.join("platform.toml");
         let mut items = vec![match config::platform::read(&file) {

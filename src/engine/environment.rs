@@ -9,9 +9,7 @@ use super::perform::Scene;
 use super::{Engine, wanted};
 use crate::model::request::Copy;
 use crate::model::response::Done;
-use crate::model::{
-    EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response,
-};
+use crate::model::{EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response};
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
 use crate::store::history::Entry;
@@ -239,13 +237,7 @@ impl Engine {
     }
 
     /// Inspects, plans, shows, runs. Returns what was (or would be) done.
-    pub(super) fn drive(
-        &self,
-        environment: &Environment,
-        goal: Goal,
-        dry_run: bool,
-        events: &Events,
-    ) -> Result<Plan, Failure> {
+    pub(super) fn drive(&self, environment: &Environment, goal: Goal, dry_run: bool, events: &Events) -> Result<Plan, Failure> {
         let wanted = self.wanted(environment);
         let seen = self.seen(&environment.id, &wanted, true)?;
         let plan = plan(goal, &wanted, &seen);
@@ -297,6 +289,11 @@ impl Engine {
     pub(super) fn disk(&self, environment: &Environment) -> Option<u64> {
         let machines = environment.definition.platform.machines_by_name();
         machines.keys().map(|name| self.provider.disk(&environment.id.machine(name)).ok()).sum()
+    }
+
+    /// The machines of an environment, in order.
+    pub fn machine_names(&self, id: &EnvironmentId) -> Result<Vec<MachineName>, Failure> {
+        Ok(self.environment(id)?.definition.platform.machines_by_name().into_keys().collect())
     }
 
     /// All machine states at once, for listings.

@@ -1,6 +1,6 @@
 //! The way of an event from any thread of a running verb to the one reader.
 
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Instant;
 
 use crate::model::Event;
@@ -11,6 +11,12 @@ pub struct Events(Sender<Event>);
 impl Events {
     pub(super) fn new(sender: Sender<Event>) -> Self {
         Self(sender)
+    }
+
+    /// For work whose steps are nobody's business, e.g. the machine behind a box build.
+    pub(super) fn unread() -> (Self, Receiver<Event>) {
+        let (sender, receiver) = mpsc::channel();
+        (Self(sender), receiver)
     }
 
     /// A reader that went away is no reason to stop working.
@@ -27,12 +33,7 @@ impl Events {
     }
 
     /// Runs something that is no step of an environment and tells its beginning and end.
-    pub fn task<T, E: std::fmt::Display>(
-        &self,
-        task: &str,
-        text: &str,
-        work: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub fn task<T, E: std::fmt::Display>(&self, task: &str, text: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let (task, text) = (task.to_owned(), text.to_owned());
         self.emit(Event::TaskStarted { task: task.clone(), text: text.clone() });
         let since = Instant::now();

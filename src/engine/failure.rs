@@ -13,9 +13,7 @@ impl From<store::Error> for Failure {
             Error::Damaged { .. } | Error::BadRow { .. } => (
                 Kind::Store,
                 "read the store",
-                Some(
-                    "move the named file away; machines' files stay in `machines/`, and `adt env:init` takes them up again",
-                ),
+                Some("move the named file away; machines' files stay in `machines/`, and `adt env:init` takes them up again"),
             ),
             Error::Full { .. } => (Kind::Exhausted, "write the store", Some(PRUNE)),
             Error::Io { source, .. } if is_full(source) => (Kind::Exhausted, "write the store", Some(PRUNE)),
@@ -45,9 +43,9 @@ impl From<network::Error> for Failure {
             Error::Overlap { .. } => Self::new(Kind::Conflict, "connect the network")
                 .because(&error)
                 .hint("choose another `pool_v4` in /etc/adt/adt.toml, or close the other network (a VPN?)"),
-            Error::PoolExhausted { .. } => Self::new(Kind::Exhausted, "find a network for the environment").because(&error).hint(
-                "destroy environments that nobody needs (`adt env:list`), or widen `pool_v4` in /etc/adt/adt.toml",
-            ),
+            Error::PoolExhausted { .. } => Self::new(Kind::Exhausted, "find a network for the environment")
+                .because(&error)
+                .hint("destroy environments that nobody needs (`adt env:list`), or widen `pool_v4` in /etc/adt/adt.toml"),
             Error::Kernel { source, .. } => exec_hint(Self::new(Kind::Host, "set up the network"), source).because(&error),
             Error::Io { .. } => Self::new(Kind::Host, "set up the network").because(&error),
         }

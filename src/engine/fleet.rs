@@ -89,11 +89,7 @@ impl Engine {
     }
 
     /// The named environments of a platform, or all of them.
-    pub(super) fn chosen(
-        &self,
-        platform: &PlatformName,
-        names: &[EnvironmentName],
-    ) -> Result<Vec<Environment>, Failure> {
+    pub(super) fn chosen(&self, platform: &PlatformName, names: &[EnvironmentName]) -> Result<Vec<Environment>, Failure> {
         let all = self.environments(Some(platform))?;
         if all.is_empty() {
             self.platform(platform)?;
@@ -158,5 +154,11 @@ fn told(platform: &PlatformName, state: &str, chosen: &[Environment], parts: Vec
         plan.waves.extend(part.plan.waves);
         removes.extend(part.removes);
     }
-    Response::Done(Done { summary, changed: !dry_run && !names.is_empty(), plan: dry_run.then_some(plan), next: Vec::new(), removes })
+    Response::Done(Done {
+        summary,
+        changed: !dry_run && !names.is_empty(),
+        plan: dry_run.then_some(plan),
+        next: Vec::new(),
+        removes,
+    })
 }

@@ -84,9 +84,7 @@ impl Engine {
         });
         std::thread::scope(|scope| {
             let asking: Vec<_> = asked
-                .map(|(name, spec)| {
-                    (name, scope.spawn(|| probe::once(&*self.probe, &*self.provider, spec).is_ok()))
-                })
+                .map(|(name, spec)| (name, scope.spawn(|| probe::once(&*self.probe, &*self.provider, spec).is_ok())))
                 .collect();
             asking.into_iter().map(|(name, asking)| (name, asking.join().unwrap_or(false))).collect()
         })

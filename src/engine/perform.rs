@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
-use crate::model::{
-    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, Step,
-};
+use crate::model::{Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, Step};
 use crate::network::address;
 use crate::providers::Stdio;
 
@@ -21,10 +19,19 @@ pub struct Scene<'a> {
 impl Engine {
     /// Runs all that can be run. Where a chain fails, the others of its wave finish, later waves don't begin.
     pub(super) fn perform(&self, plan: &Plan, scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
+        self.waves(plan, scene, events, &self.cancel)
+    }
+
+    /// For cleaning up after a cancelled command: Ctrl-C asked for exactly this.
+    pub(super) fn perform_uncancelled(&self, plan: &Plan, scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
+        self.waves(plan, scene, events, &AtomicBool::new(false))
+    }
+
+    fn waves(&self, plan: &Plan, scene: &Scene<'_>, events: &Events, cancel: &AtomicBool) -> Result<(), Failure> {
         for wave in &plan.waves {
             let failures: Vec<Failure> = std::thread::scope(|scope| {
                 let chains: Vec<_> =
-                    wave.chains.iter().map(|chain| scope.spawn(|| self.chain(chain, scene, events))).collect();
+                    wave.chains.iter().map(|chain| scope.spawn(|| self.chain(chain, scene, events, cancel))).collect();
                 chains.into_iter().filter_map(|chain| join(chain).err()).collect()
             });
             if !failures.is_empty() {
@@ -34,9 +41,9 @@ impl Engine {
         Ok(())
     }
 
-    fn chain(&self, chain: &[Step], scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
+    fn chain(&self, chain: &[Step], scene: &Scene<'_>, events: &Events, cancel: &AtomicBool) -> Result<(), Failure> {
         for step in chain {
-            if self.cancel.load(Ordering::Relaxed) {
+            if stopped(cancel) {
                 return Err(cancelled(step));
             }
             events.emit(Event::StepStarted { step: step.clone() });
@@ -52,9 +59,8 @@ impl Engine {
 
     fn step(&self, step: &Step, scene: &Scene<'_>) -> Result<(), Failure> {
         let id = |machine: &MachineName| step.environment.machine(machine);
-        let spec = |machine: &MachineName| {
-            *scene.specs.get(machine).expect("the planner names only machines that are wanted here")
-        };
+        let spec =
+            |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
         match &step.action {
             Action::Connect => {
                 address::check_free(scene.network.v4, &self.network.routes()?)?;
@@ -142,16 +148,8 @@ pub(super) fn combine(mut failures: Vec<Failure>) -> Failure {
     }
     let cancelled = failures.iter().all(|failure| failure.kind == Kind::Cancelled);
     let kind = if cancelled { Kind::Cancelled } else { Kind::Partial };
-    let mut all = Failure::new(kind, format!("finish {} of the parts", failures.len()));
-    for failure in failures {
-        all.causes.push(failure.to_string());
-        all.tail.extend(failure.tail);
-        for hint in failure.hints {
-            if !all.hints.contains(&hint) {
-                all.hints.push(hint);
-            }
-        }
-    }
+    let mut all = Failure::new(kind, format!("finish {} parts of this", failures.len()));
+    all.parts = failures;
     all
 }
 

@@ -167,7 +167,10 @@ impl Engine {
                 format!("platform `{name}` is here already, in `{place}`")
             },
             changed,
-            next: vec![format!("build its boxes: adt platform:build {name}"), format!("a first environment: adt env:init {name} 1161")],
+            next: vec![
+                format!("build its boxes: adt platform:build {name}"),
+                format!("a first environment: adt env:init {name} 1161"),
+            ],
             ..Done::default()
         }))
     }

@@ -115,6 +115,9 @@ pub struct Failure {
     /// What is wrong in the files that were read, each with its place and hint; stands in the place of `causes` for these.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub faults: Vec<Fault>,
+    /// Where several things failed, each of them whole.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub parts: Vec<Failure>,
     /// The last lines of what a program or a machine's console printed.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub tail: Vec<String>,
@@ -131,6 +134,7 @@ impl Failure {
             place: None,
             causes: Vec::new(),
             faults: Vec::new(),
+            parts: Vec::new(),
             tail: Vec::new(),
             hints: Vec::new(),
         }
@@ -184,6 +188,9 @@ impl fmt::Display for Failure {
         }
         for fault in &self.faults {
             write!(f, "\n{fault}")?;
+        }
+        for part in &self.parts {
+            write!(f, "\n{part}")?;
         }
         Ok(())
     }

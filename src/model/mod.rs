@@ -24,4 +24,4 @@ pub use recipe::{BuildStep, Parent, Recipe};
 pub use request::Request;
 pub use response::Response;
 pub use step::{Action, Plan, Step, Wave};
-pub use topology::{BoxRef, Check, Code, DataSet, Health, Machine, Platform, Site, Target, TargetMachine};
+pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};

@@ -99,6 +99,10 @@ impl Provider for Fake {
         Capabilities { name: "fake", freeze: true, console: false, local_network: true }
     }
 
+    fn ready(&self) -> Result<String> {
+        Ok("in memory".to_owned())
+    }
+
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
         Ok(self.world().machines.iter().map(|(id, machine)| (id.clone(), machine.state.clone())).collect())
     }

@@ -82,6 +82,9 @@ pub struct Ended {
 pub trait Provider: Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
+    /// What it needs of this host is there: its version in words. Costs more than the verbs; for checks.
+    fn ready(&self) -> Result<String>;
+
     /// Every machine of this installation, running or not, with its state; one cheap pass, whatever their number.
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>>;
 
@@ -148,4 +151,7 @@ pub trait Console {
 pub trait Layers {
     /// Moves the machine's changes to `target` (a path on the same filesystem that does not exist) and deletes the machine.
     fn commit(&self, id: &MachineId, target: &Path) -> Result<()>;
+
+    /// The host folder with what a halted machine wrote beside its copy-on-write mount `target`; files may be moved out.
+    fn written(&self, id: &MachineId, target: &str) -> Result<std::path::PathBuf>;
 }

@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn addresses_are_told_from_names_and_folders() {
-        for address in ["https://git.example.org/shop.git", "git@git.example.org:shop", "ssh://x/y", "file:///x", "host.org:a/b"] {
+        for address in ["https://git.example.org/shop.git", "git@git.example.org:shop", "ssh://x/y", "file:///x", "host.org:a/b"]
+        {
             assert!(is_address(address), "{address}");
         }
         for word in ["hello", "./hello", "/srv/shop", "a/b:c", "shop"] {

@@ -10,6 +10,7 @@
 //! ```
 //! Version 1 has a tree per controller, version 2 one for all, and hosts in between have both.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,21 @@ pub struct Hierarchy {
 /// What this host offers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hierarchies(Vec<Hierarchy>);
+
+/// For `host:check`: which version serves each limit, and which limit can't be kept here.
+impl fmt::Display for Hierarchies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "control groups")?;
+        for controller in ["memory", "cpu", "pids"] {
+            match self.version_of(controller) {
+                Some(Version::Legacy) => write!(f, " {controller}:v1")?,
+                Some(Version::Unified) => write!(f, " {controller}:v2")?,
+                None => write!(f, " {controller}:none (its limit is not kept)")?,
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Hierarchies {
     pub fn detect() -> io::Result<Self> {

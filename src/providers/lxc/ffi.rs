@@ -11,6 +11,7 @@ use lxc_sys::{lxc_attach_options_t, lxc_container};
 use rustix::process::Pid;
 
 type New = unsafe extern "C" fn(*const std::ffi::c_char, *const std::ffi::c_char) -> *mut lxc_container;
+type Version = unsafe extern "C" fn() -> *const std::ffi::c_char;
 type Put = unsafe extern "C" fn(*mut lxc_container) -> std::ffi::c_int;
 
 /// Values of `attach_options.h`; bindgen makes them an unnamed enum whose name differs between its versions.
@@ -32,6 +33,7 @@ macro_rules! call {
 pub struct Lxc {
     new: New,
     put: Put,
+    version: Version,
 }
 
 impl Lxc {
@@ -40,10 +42,19 @@ impl Lxc {
         // SAFETY: liblxc's initialisers only set up its log; no code of ours depends on what they do.
         let library = unsafe { Library::new("liblxc.so.1") }?;
         let library: &'static Library = Box::leak(Box::new(library));
-        // SAFETY: the two signatures are those of lxccontainer.h, unchanged since LXC 1.0.
+        // SAFETY: the signatures are those of lxccontainer.h, unchanged since LXC 1.0.
         unsafe {
-            Ok(Self { new: *library.get::<New>(b"lxc_container_new\0")?, put: *library.get::<Put>(b"lxc_container_put\0")? })
+            Ok(Self {
+                new: *library.get::<New>(b"lxc_container_new\0")?,
+                put: *library.get::<Put>(b"lxc_container_put\0")?,
+                version: *library.get::<Version>(b"lxc_get_version\0")?,
+            })
         }
+    }
+
+    pub fn version(&self) -> String {
+        // SAFETY: liblxc returns a constant string of its own that ends with NUL.
+        unsafe { CStr::from_ptr((self.version)()) }.to_string_lossy().into_owned()
     }
 
     /// A machine by its name and the folder after which its sockets are called. Reads `config`, connects to nothing.

@@ -31,9 +31,19 @@ pub const VERB: &str = "internal:lxc";
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    Start { target: Target },
-    Exec { target: Target, exec: Exec, terminal: Option<Terminal> },
-    Console { target: Target },
+    Start {
+        target: Target,
+    },
+    Exec {
+        target: Target,
+        exec: Exec,
+        terminal: Option<Terminal>,
+    },
+    Console {
+        target: Target,
+    },
+    /// Which liblxc there is.
+    Version,
 }
 
 /// The machine that is meant.
@@ -57,6 +67,7 @@ pub enum Reply {
     Ended {
         code: i32,
     },
+    Version(String),
     LibraryMissing,
     Failed {
         reason: String,
@@ -128,6 +139,7 @@ fn serve(request: Request, file: &mut File) -> Reply {
         Request::Exec { target, exec, terminal } => {
             container(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
         }
+        Request::Version => Ok(Reply::Version(lxc.version())),
         Request::Console { target } => container(&lxc, &target).and_then(|container| console::join(&container)),
     };
     done.unwrap_or_else(|reason| Reply::Failed { reason })

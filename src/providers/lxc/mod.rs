@@ -249,7 +249,7 @@ impl Machine<'_> {
                 return Error::HostLacks { what: "liblxc".into(), hint: "run `adt host:bootstrap`".into() };
             }
             Some(Reply::Failed { reason }) => reason,
-            Some(Reply::Done | Reply::Ended { .. }) | None => "its helper was ended".into(),
+            Some(Reply::Done | Reply::Ended { .. } | Reply::Version(_)) | None => "its helper was ended".into(),
         };
         let mut tail: Vec<String> = String::from_utf8_lossy(stderr).lines().map(str::to_owned).collect();
         if verb == "start" {
@@ -273,6 +273,16 @@ fn failed_io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error
 impl Provider for Lxc {
     fn capabilities(&self) -> Capabilities {
         Capabilities { name: "lxc", freeze: true, console: true, local_network: true }
+    }
+
+    fn ready(&self) -> Result<String> {
+        let lacks = |what: &str| Error::HostLacks { what: what.into(), hint: "run `adt host:bootstrap`".into() };
+        let call = Call::new(&self.home.exe, &Request::Version).map_err(failed_io("call the helper", &self.home.exe))?;
+        call.command.run_any(&mut |_, _| {})?;
+        match call.reply() {
+            Some(Reply::Version(version)) => Ok(format!("liblxc {version}, {}", self.hierarchies()?)),
+            Some(Reply::Done | Reply::Ended { .. } | Reply::LibraryMissing | Reply::Failed { .. }) | None => Err(lacks("liblxc")),
+        }
     }
 
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
@@ -401,6 +411,10 @@ impl Console for Lxc {
 }
 
 impl Layers for Lxc {
+    fn written(&self, id: &MachineId, target: &str) -> Result<PathBuf> {
+        Ok(self.machine(id)?.folder.copy_on_write(target).join("upper"))
+    }
+
     fn commit(&self, id: &MachineId, target: &Path) -> Result<()> {
         let machine = self.machine(id)?;
         machine.spec()?;

@@ -1,0 +1,179 @@
+//! From a platform's folder to what an environment runs: every role's layers, built where they are missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::Engine;
+use super::events::Events;
+use crate::boxes::{self, Catalogue, Layers, Resolved};
+use crate::config;
+use crate::model::{BoxName, BoxRef, BuildStep, Failure, Fault, Kind, Machine, MachineName, Parent, Platform, Recipe, RoleName};
+use crate::network::address;
+use crate::store::PlatformRecord;
+use crate::store::record::{BoxInUse, Definition};
+
+/// Every box that a platform needs, and which of them each role stands on.
+pub(super) struct PlatformBoxes {
+    /// Parents before children.
+    pub all: Vec<Resolved>,
+    /// The last of each role's chain: its golden layer, or its box where the platform adds nothing.
+    pub roles: BTreeMap<RoleName, Resolved>,
+}
+
+impl Engine {
+    /// The definition as the platform's folder has it now, for an environment that is made now.
+    pub(super) fn definition(&self, record: &PlatformRecord, dry_run: bool, events: &Events) -> Result<Definition, Failure> {
+        self.define(record, &BTreeMap::new(), dry_run, events)
+    }
+
+    /// The same for an environment that exists: machines that stay keep their addresses.
+    pub(super) fn definition_from(
+        &self,
+        record: &PlatformRecord,
+        before: &Definition,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Definition, Failure> {
+        self.define(record, &before.numbers, dry_run, events)
+    }
+
+    fn define(
+        &self,
+        record: &PlatformRecord,
+        numbers: &BTreeMap<MachineName, u8>,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Definition, Failure> {
+        let platform = config::platform::read(&record.folder.join("platform.toml"))?;
+        if platform.name != record.name {
+            return Err(Failure::new(Kind::Conflict, format!("use the platform `{}`", record.name))
+                .cause(format!("its folder `{}` now holds the platform `{}`", record.folder.display(), platform.name))
+                .hint(format!("add it under its new name with `adt platform:init {}`", record.folder.display())));
+        }
+        let needed = self.platform_boxes(&platform)?;
+        self.build_missing(&needed, dry_run, events)?;
+        let mut in_use = BTreeMap::new();
+        for (role, resolved) in &needed.roles {
+            let chain = needed.chain(resolved);
+            in_use.insert(role.clone(), BoxInUse { layers: chain, health: resolved.health.clone() });
+        }
+        let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
+        Ok(Definition {
+            domain: platform.domain_or(&self.settings.domain.value).clone(),
+            numbers: address::host_numbers(numbers, &names),
+            boxes: in_use,
+            platform,
+        })
+    }
+
+    fn build_missing(&self, needed: &PlatformBoxes, dry_run: bool, events: &Events) -> Result<(), Failure> {
+        let layers = self.layers()?;
+        let missing: Vec<_> = needed.all.iter().filter(|one| !layers.has(&one.digest)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = missing.iter().map(|one| one.recipe.name.to_string()).collect();
+        events.note(format!("these boxes are not built yet and come first, once: {}", names.join(", ")));
+        if dry_run {
+            return Ok(());
+        }
+        self.build(&needed.all, &BTreeSet::new(), events).map(drop)
+    }
+
+    /// Every box of a platform by name, and whether it is built as its recipe says now.
+    pub(super) fn boxes_of(&self, platform: &Platform) -> Result<Vec<(BoxName, bool)>, Failure> {
+        let layers = self.layers()?;
+        let needed = self.platform_boxes(platform)?;
+        Ok(needed.all.iter().map(|one| (one.recipe.name.clone(), layers.has(&one.digest))).collect())
+    }
+
+    pub(super) fn layers(&self) -> Result<Layers, Failure> {
+        Layers::open(&self.store.folder).map_err(|error| error.failure("open the layers"))
+    }
+
+    pub(super) fn platform_boxes(&self, platform: &Platform) -> Result<PlatformBoxes, Failure> {
+        self.with_catalogue(Some(platform), |catalogue| {
+            let mut all = Vec::new();
+            let mut roles = BTreeMap::new();
+            for machine in &platform.machines {
+                let chain = resolve(catalogue, platform, machine)?;
+                let last = chain.last().expect("a resolved chain holds at least the box itself").clone();
+                roles.insert(machine.role.clone(), last);
+                boxes::catalogue::merge(&mut all, chain);
+            }
+            Ok(PlatformBoxes { all, roles })
+        })
+    }
+
+    /// The recipes that are visible from a platform, or from the host alone.
+    pub(super) fn with_catalogue<T>(
+        &self,
+        platform: Option<&Platform>,
+        work: impl FnOnce(&Catalogue<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut folders: Vec<PathBuf> = platform.iter().map(|platform| platform.folder.join("boxes")).collect();
+        folders.extend(self.settings.boxes.value.iter().cloned());
+        let catalogue = Catalogue::open(&self.store.folder, &folders, &config::recipe::read)
+            .map_err(|error| error.failure("find the recipes of boxes"))?;
+        work(&catalogue)
+    }
+}
+
+impl PlatformBoxes {
+    /// The layers below and including one of them, the base first.
+    fn chain(&self, last: &Resolved) -> Vec<crate::model::Digest> {
+        let mut chain = vec![last.digest.clone()];
+        let mut next = last.parent.as_ref();
+        while let Some(parent) = next {
+            chain.push(parent.clone());
+            next = self.all.iter().find(|one| one.digest == *parent).and_then(|one| one.parent.as_ref());
+        }
+        chain.reverse();
+        chain
+    }
+}
+
+/// A role's chain: its box, and what the platform's own scripts make of it.
+fn resolve(catalogue: &Catalogue<'_>, platform: &Platform, machine: &Machine) -> Result<Vec<Resolved>, Failure> {
+    let chain = if machine.provision.is_empty() {
+        catalogue.resolve(&machine.boxed.name)
+    } else {
+        catalogue.resolve_recipe(golden(platform, machine))
+    };
+    chain.map_err(|error| unusable(platform, machine, &error))
+}
+
+/// What a platform adds to a box for one role, in the form of a recipe: built, cached and pruned like any other.
+fn golden(platform: &Platform, machine: &Machine) -> Recipe {
+    let name = format!("{}-{}", platform.name, machine.role);
+    Recipe {
+        name: BoxName::new(name.chars().take(63).collect::<String>().trim_end_matches('-'))
+            .expect("two labels with a hyphen between them, cut to a label's length, are a label"),
+        summary: format!("{} of {}", machine.role, platform.name),
+        parent: Parent::Box(BoxRef::new(machine.boxed.name.clone())),
+        packages: Vec::new(),
+        services: Vec::new(),
+        mask: Vec::new(),
+        exposes: Vec::new(),
+        health: None,
+        vars: BTreeMap::new(),
+        steps: machine.provision.iter().cloned().map(BuildStep::Script).collect(),
+        folder: platform.folder.clone(),
+    }
+}
+
+/// A box that can't be used is a fault at the line that names it.
+fn unusable(platform: &Platform, machine: &Machine, error: &boxes::Error) -> Failure {
+    let file = platform.folder.join("platform.toml");
+    match error {
+        boxes::Error::Unknown { name, place: Some(place), .. } => {
+            let fault = Fault {
+                message: format!("unknown box `{name}`"),
+                place: Some((**place).clone()),
+                hint: Some(error.hints().join("; ")),
+            };
+            Failure::new(Kind::Config, format!("use `{}`", file.display())).faults([fault])
+        }
+        error => error.failure(format!("use the box of machine `{}`", machine.role)),
+    }
+}

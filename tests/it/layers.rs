@@ -1,0 +1,83 @@
+//! The architecture as a rule: which module may use which. See the crate's documentation.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Each top module with what it may use of the others.
+fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
+    const LOWER: &[&str] =
+        &["model", "config", "template", "plan", "exec", "store", "boxes", "network", "sources", "providers", "engine"];
+    BTreeMap::from([
+        ("model", &[][..]),
+        ("config", &["model"][..]),
+        ("template", &["model"][..]),
+        ("plan", &["model"][..]),
+        ("exec", &["model"][..]),
+        ("store", &["model"][..]),
+        ("boxes", &["model", "exec", "store", "template"][..]),
+        ("network", &["model", "exec"][..]),
+        ("sources", &["model", "exec", "store"][..]),
+        ("providers", &["model", "exec", "network", "template"][..]),
+        ("engine", &LOWER[..10]),
+        ("cli", LOWER),
+    ])
+}
+
+/// `module` and the modules that a line of it uses.
+fn uses(line: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (at, word) in line.match_indices("crate::") {
+        let rest = &line[at + word.len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => found.extend(group.split(',').filter_map(|part| part.trim().split([':', '}', ' ']).next())),
+            None => found.extend(rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()),
+        }
+    }
+    found
+}
+
+#[test]
+fn no_module_uses_one_above_it() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let allowed = allowed();
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for entry in walkdir::WalkDir::new(&source).into_iter().flatten() {
+        let path = entry.path().strip_prefix(&source).expect("it is below");
+        if path.extension().is_none_or(|kind| kind != "rs") || path.components().count() < 2 {
+            continue;
+        }
+        let module = path.iter().next().and_then(|name| name.to_str()).expect("module names are ASCII");
+        let may = allowed.get(module).unwrap_or_else(|| panic!("`{module}` is a new module: give it a place in this table"));
+        let text = std::fs::read_to_string(entry.path()).expect("sources are text");
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for used in uses(line).into_iter().filter(|used| allowed.contains_key(used) && *used != module) {
+                seen += 1;
+                if !may.contains(&used) {
+                    wrong.push(format!("{}:{}: {module} must not use {used}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} uses were found: this test reads the sources wrongly");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_exec_starts_processes() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for entry in walkdir::WalkDir::new(&source).into_iter().flatten().filter(|entry| entry.file_type().is_file()) {
+        // Inside a machine, behind liblxc's attach, the helper is the program that starts the other.
+        let inside = source.join("providers/lxc/attach.rs");
+        if entry.path().starts_with(source.join("exec")) || entry.path() == inside {
+            continue;
+        }
+        let text = std::fs::read_to_string(entry.path()).expect("sources are text");
+        let code = text.split("#[cfg(test)]").next().expect("a split has a first part");
+        if code.contains("process::Command") {
+            wrong.push(entry.path().display().to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "these start processes themselves: {}", wrong.join(", "));
+}
