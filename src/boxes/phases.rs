@@ -173,14 +173,15 @@ impl Tool {
                      # Some of what it stands on comes as source only.
                      apt-get install -q -y --no-install-recommends python3-venv python3-dev gcc libc6-dev
                      python3 -m venv /opt/adt-salt
-                     /opt/adt-salt/bin/pip install -q salt"
+                     /opt/adt-salt/bin/pip install --progress-bar off salt"
                 ),
                 [],
             ),
         }
     }
 
-    /// Takes the tool and what came with it away again, but nothing that the step's own packages need.
+    /// Takes the tool and what came with it away again, but nothing that was there before or that the step's own packages need:
+    /// what apt calls idle once the tool counts as brought in by others.
     pub fn remove(self) -> Exec {
         let (names, folder) = match self {
             Self::Ansible => ("ansible-core", "/root/.ansible"),
@@ -192,9 +193,9 @@ impl Tool {
              if [ ! -f /run/adt/packages-before ]; then exit 0; fi
              cd /run/adt
              for name in $1; do
-                 if dpkg-query -W \"$name\" >/dev/null 2>&1 && ! grep -qx \"$name\" packages-before; then apt-get purge -q -y \"$name\"; fi
+                 if dpkg-query -W \"$name\" >/dev/null 2>&1 && ! grep -qx \"$name\" packages-before; then apt-mark -qq auto \"$name\"; fi
              done
-             apt-get -s -o APT::AutoRemove::RecommendsImportant=0 -o APT::AutoRemove::SuggestsImportant=0 autoremove | sed -n 's/^Remv \\([^ ]*\\) .*/\\1/p' | sort > packages-idle
+             apt-get -s -o APT::AutoRemove::RecommendsImportant=0 -o APT::AutoRemove::SuggestsImportant=0 autoremove | sed -n 's/^Remv \\([^ :]*\\).*/\\1/p' | sort > packages-idle
              comm -13 packages-before packages-idle > packages-gone
              if [ -s packages-gone ]; then xargs apt-get purge -q -y < packages-gone; fi
              rm packages-before",
