@@ -140,8 +140,9 @@ impl Engine {
         let last = chain.last().expect("a resolved chain holds at least the box itself");
         let layers = self.layers()?;
         let layer = layers.get(&last.digest).ok();
-        // A recipe from a suite may be split in two; what the user wrote is the beginning of the chain.
-        let from = match &chain.iter().rev().find(|one| one.recipe.folder == last.recipe.folder).unwrap_or(last).recipe.parent {
+        // A recipe from a suite is split in two; what its author wrote is the lower one's beginning.
+        let written = chain.iter().find(|one| one.recipe.folder == last.recipe.folder).unwrap_or(last);
+        let from = match &written.recipe.parent {
             Parent::Box(parent) => parent.name.to_string(),
             Parent::Suite(suite) => format!("suite {suite}"),
             Parent::Rootfs(path) => format!("rootfs {}", path.display()),

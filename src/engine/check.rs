@@ -34,7 +34,7 @@ impl Engine {
             .rows()
             .into_iter()
             .map(|(key, value, origin)| {
-                let value = if value.is_empty() { "the host's own".to_owned() } else { value };
+                let value = if value.is_empty() { "none".to_owned() } else { value };
                 ok(format!("setting {key}"), format!("{value} ({origin})"))
             })
             .collect();

@@ -1,0 +1,54 @@
+# What a contributor types. `make demo` and `make test` need nothing but git, make, curl and Rust on Debian or Ubuntu.
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
+# Headers of liblxc and the C compiler for SQLite; the program itself finds liblxc when it runs.
+BUILD_PACKAGES := gcc libc6-dev libclang-dev lxc-dev pkg-config
+# What tests use besides adt's own needs: real clients and servers.
+TEST_PACKAGES := bsdutils curl iputils-ping iproute2 util-linux
+
+.PHONY: help demo test check fmt clippy bench build-packages test-packages nextest clean-tests
+
+help:
+	@echo "make demo    install, build, and show environment 1161 of the example platform"
+	@echo "make test    install what the tests need and run all of them"
+	@echo "make check   what CI runs: format, lints, tests"
+	@echo "make bench   measure against peers; prints the README's table"
+
+# Installs only what is missing, so that a second run needs neither network nor time.
+define install
+	@missing=$$(for package in $(1); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
+	if [ -n "$$missing" ]; then $(APT) update -qq && $(APT) install -y -qq --no-install-recommends $$missing; fi
+endef
+
+build-packages:
+	$(call install,$(BUILD_PACKAGES))
+
+test-packages:
+	$(call install,$(TEST_PACKAGES))
+
+nextest:
+	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+
+demo: build-packages
+	cargo build --release --quiet
+	@$(SUDO) ./demo target/release/adt
+
+test: build-packages test-packages nextest
+	cargo build --quiet
+	$(SUDO) target/debug/adt host:bootstrap
+	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
+		cargo nextest run --no-fail-fast
+
+fmt:
+	cargo fmt --check
+
+clippy: build-packages
+	cargo clippy --quiet --all-targets -- -D warnings
+
+check: fmt clippy test
+
+bench: build-packages
+	cargo build --release --quiet
+	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" \
+		cargo bench --quiet --bench environments
