@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::layer::Draft;
+use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::workshop::{Bench, BenchSpec};
 use super::{Error, Layers, Resolved, Result, apt, cache, digest, phases};
@@ -34,7 +34,10 @@ pub fn make(teller: &Teller<'_>, resolved: &Resolved, layers: &Layers, draft: &D
     if let Err(error) = job.all() {
         return Err(discard(teller, bench, error));
     }
-    teller.phase("keep the layer", || bench.commit(&draft.rootfs()).map_err(|source| fail("keep the layer", source)))
+    teller.phase("keep the layer", || {
+        bench.commit(&draft.rootfs()).map_err(|source| fail("keep the layer", source))?;
+        forget_machine(&draft.rootfs())
+    })
 }
 
 fn bench_error(recipe: &Recipe, step: &str, source: Failure) -> Error {
@@ -47,6 +50,21 @@ fn discard(teller: &Teller<'_>, bench: Box<dyn Bench + '_>, error: Error) -> Err
         teller.warn(format!("the machine that built `{}` is left until the next build: {left}", teller.name));
     }
     error
+}
+
+/// A machine's name and neighbours are written by its provider, from outside; the next machine gets its own.
+fn forget_machine(rootfs: &Path) -> Result<()> {
+    let etc = rootfs.join("etc");
+    // A link here would lead to the host's own files.
+    if std::fs::symlink_metadata(&etc).is_ok_and(|meta| meta.is_dir()) {
+        for name in ["hostname", "hosts", "resolv.conf"] {
+            let path = etc.join(name);
+            if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+                remove_tree(&path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Waits until init has finished starting. A machine with a failed unit can be built in; its box's health decides later.
@@ -219,8 +237,7 @@ impl Job<'_> {
             return Ok(());
         }
         self.teller.phase("read package lists", || self.run("read package lists", phases::update()))?;
-        let text = format!("install {} packages", self.recipe.packages.len());
-        self.teller.phase(&text, || self.run("install packages", phases::install(&self.recipe.packages)))
+        self.teller.phase("install packages", || self.run("install packages", phases::install(&self.recipe.packages)))
     }
 
     fn step(&self, index: usize, step: &BuildStep) -> Result<()> {

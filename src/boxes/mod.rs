@@ -101,6 +101,13 @@ pub enum Error {
     BootDeadline { name: BoxName, seconds: u64, state: String },
     #[error("`{archive}` holds an entry that can't be taken: `{entry}` {reason}")]
     BadArchive { archive: PathBuf, entry: String, reason: String },
+    #[error("the disk of `{store}` is full; box `{name}` is not built", store = store.display())]
+    Full {
+        name: BoxName,
+        store: PathBuf,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("building box `{name}` was stopped")]
     Cancelled { name: String },
     #[error("{what} `{path}`")]
@@ -131,9 +138,9 @@ impl Error {
             Self::Step { .. } => Kind::Program,
             Self::BootDeadline { .. } => Kind::Deadline,
             Self::Cancelled { .. } => Kind::Cancelled,
+            Self::Full { .. } => Kind::Exhausted,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
             Self::Exec(crate::exec::Error::Missing { .. }) => Kind::Host,
-            Self::Exec(error) if error.tail().iter().any(|line| line.contains("No space left on device")) => Kind::Exhausted,
             Self::Io { .. } => Kind::Internal,
             Self::Exec(_) => Kind::Program,
         }
@@ -145,6 +152,7 @@ impl Error {
             Self::Step { tail, .. } => tail,
             Self::Recipe { source, .. } | Self::Bench { source, .. } => &source.tail,
             Self::Exec(error) => error.tail(),
+            Self::Full { source, .. } => source.tail(),
             _ => &[],
         }
     }

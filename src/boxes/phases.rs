@@ -62,14 +62,18 @@ pub fn state() -> Exec {
     Exec::new(["systemctl", "is-system-running"])
 }
 
-/// The first thing on a new machine: nothing of its own uses apt meanwhile, and it trusts whom the host trusts.
+/// The first thing on a new machine: nothing of its own uses apt meanwhile, and it trusts whom the host trusts. The bundle is
+/// extended by hand, because `update-ca-certificates` takes seconds and writes 300 links into the layer.
 pub fn prepare() -> Exec {
     shell(
         "systemctl stop apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service 2>/dev/null
          if [ -d /run/adt/ca ]; then
              mkdir -p /usr/local/share/ca-certificates
              cp /run/adt/ca/*.crt /usr/local/share/ca-certificates/
-             if command -v update-ca-certificates >/dev/null; then update-ca-certificates; fi
+             if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
+                 cp -p /etc/ssl/certs/ca-certificates.crt /run/adt/ca-before.crt
+                 cat /run/adt/ca/*.crt >> /etc/ssl/certs/ca-certificates.crt
+             fi
          fi
          exit 0",
         [],
@@ -166,20 +170,22 @@ impl Tool {
                          systemctl disable --now salt-minion
                          exit 0
                      fi
-                     apt-get install -q -y --no-install-recommends python3-venv python3-pip
+                     # Some of what it stands on comes as source only.
+                     apt-get install -q -y --no-install-recommends python3-venv python3-dev gcc libc6-dev
                      python3 -m venv /opt/adt-salt
-                     /opt/adt-salt/bin/pip install -q salt"
+                     /opt/adt-salt/bin/pip install --progress-bar off salt"
                 ),
                 [],
             ),
         }
     }
 
-    /// Takes the tool and what came with it away again, but nothing that the step's own packages need.
+    /// Takes the tool and what came with it away again, but nothing that was there before or that the step's own packages need:
+    /// what apt calls idle once the tool counts as brought in by others.
     pub fn remove(self) -> Exec {
         let (names, folder) = match self {
             Self::Ansible => ("ansible-core", "/root/.ansible"),
-            Self::Salt => ("salt-minion python3-venv python3-pip", "/opt/adt-salt"),
+            Self::Salt => ("salt-minion python3-venv python3-dev gcc libc6-dev", "/opt/adt-salt"),
         };
         shell(
             "set -e
@@ -187,9 +193,9 @@ impl Tool {
              if [ ! -f /run/adt/packages-before ]; then exit 0; fi
              cd /run/adt
              for name in $1; do
-                 if dpkg-query -W \"$name\" >/dev/null 2>&1 && ! grep -qx \"$name\" packages-before; then apt-get purge -q -y \"$name\"; fi
+                 if dpkg-query -W \"$name\" >/dev/null 2>&1 && ! grep -qx \"$name\" packages-before; then apt-mark -qq auto \"$name\"; fi
              done
-             apt-get -s autoremove | sed -n 's/^Remv \\([^ ]*\\) .*/\\1/p' | sort > packages-idle
+             apt-get -s -o APT::AutoRemove::RecommendsImportant=0 -o APT::AutoRemove::SuggestsImportant=0 autoremove | sed -n 's/^Remv \\([^ :]*\\).*/\\1/p' | sort > packages-idle
              comm -13 packages-before packages-idle > packages-gone
              if [ -s packages-gone ]; then xargs apt-get purge -q -y < packages-gone; fi
              rm packages-before",
@@ -211,7 +217,11 @@ pub fn clean() -> Exec {
         "rm -f /var/cache/apt/*.bin /var/cache/debconf/*-old /var/lib/dpkg/*-old
          if [ -d /run/adt/ca ]; then
              (cd /run/adt/ca && for file in *.crt; do rm -f \"/usr/local/share/ca-certificates/$file\"; done)
-             if command -v update-ca-certificates >/dev/null; then update-ca-certificates --fresh >/dev/null 2>&1; fi
+             if [ -L /etc/ssl/certs/adt-build-0.pem ]; then
+                 update-ca-certificates --fresh >/dev/null
+             elif [ -f /run/adt/ca-before.crt ]; then
+                 cp -p /run/adt/ca-before.crt /etc/ssl/certs/ca-certificates.crt
+             fi
          fi
          if [ -x /usr/sbin/sshd ]; then
              rm -f /etc/ssh/ssh_host_*

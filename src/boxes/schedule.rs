@@ -93,7 +93,7 @@ fn skip_orphans(boxes: &[Resolved], outcomes: &mut [Option<Outcome>]) {
 /// One box, unless its layer is there.
 fn one(context: Context<'_>, layers: &Layers, resolved: &Resolved, options: &Options<'_>) -> Result<Outcome> {
     let Resolved { recipe, digest, parent, .. } = resolved;
-    let teller = Teller { context, name: &recipe.name };
+    let teller = Teller::new(context, &recipe.name);
     let force = options.force.contains(&recipe.name);
     context.check_cancelled(recipe.name.as_str())?;
     if let Some(layer) = unchanged(layers, &teller, digest, force) {
@@ -107,13 +107,14 @@ fn one(context: Context<'_>, layers: &Layers, resolved: &Resolved, options: &Opt
     }
     let children = if layers.has(digest) { replaceable(layers, resolved, options.in_use)? } else { Vec::new() };
     let draft = layers.begin(digest, lock)?;
-    match parent {
-        None => base::make(&teller, recipe, &draft)?,
-        Some(_) => build::make(&teller, resolved, layers, &draft)?,
-    }
+    let made = match parent {
+        None => base::make(&teller, recipe, &draft),
+        Some(_) => build::make(&teller, resolved, layers, &draft),
+    };
+    made.map_err(|error| teller.explain(error))?;
     // What stood on the old files doesn't fit the new ones.
     children.iter().try_for_each(|child| layers.remove(child))?;
-    draft.finish(describe(resolved)).map(Outcome::Built)
+    draft.finish(describe(resolved)).map(Outcome::Built).map_err(|error| teller.explain(error))
 }
 
 /// A damaged layer is as good as none: it is built again.

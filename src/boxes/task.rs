@@ -1,18 +1,26 @@
 //! How a build tells what it does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::{Context, Result};
-use crate::model::{BoxName, Event, Stream};
+use super::{Context, Error, Result};
+use crate::model::{BoxName, Event, Kind, Stream};
 
 /// The phases of one box, each told when it starts and when it ends.
-#[derive(Clone, Copy)]
 pub struct Teller<'a> {
     pub context: Context<'a>,
     pub name: &'a BoxName,
+    full: AtomicBool,
 }
 
-impl Teller<'_> {
+/// How programs say `ENOSPC` under the C locale.
+const FULL: &str = "No space left on device";
+
+impl<'a> Teller<'a> {
+    pub fn new(context: Context<'a>, name: &'a BoxName) -> Self {
+        Self { context, name, full: AtomicBool::new(false) }
+    }
+
     /// One phase: told, timed, and not begun once the build is cancelled.
     pub fn phase<T>(&self, text: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.context.check_cancelled(self.name.as_str())?;
@@ -30,7 +38,19 @@ impl Teller<'_> {
         result
     }
 
+    /// Names the disk as the cause where a program complained about it, however long ago: what it says last is seldom that.
+    pub fn explain(&self, error: Error) -> Error {
+        if self.full.load(Ordering::Relaxed) || error.kind() == Kind::Exhausted {
+            Error::Full { name: self.name.clone(), store: self.context.store.to_owned(), source: Box::new(error) }
+        } else {
+            error
+        }
+    }
+
     pub fn line(&self, stream: Stream, line: &str) {
+        if line.contains(FULL) {
+            self.full.store(true, Ordering::Relaxed);
+        }
         (self.context.emit)(Event::Output { source: self.name.to_string(), stream, line: line.to_owned() });
     }
 
