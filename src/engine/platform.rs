@@ -83,13 +83,15 @@ impl Engine {
         fill(&content)?;
         let mut platform = self.sound(&content)?;
         let folder = init.into.clone().unwrap_or_else(|| init.here.join(platform.name.as_str()));
-        if let Some(known) = self.store.database.platform(&platform.name)? {
-            if known.folder == folder && known.source == source && folder.join("platform.toml").exists() {
-                return Ok(Response::Done(Done {
-                    summary: format!("platform `{}` is here already, in `{}`", platform.name, folder.display()),
-                    ..Done::default()
-                }));
-            }
+        if let Some(known) = self.store.database.platform(&platform.name)?
+            && known.folder == folder
+            && known.source == source
+            && folder.join("platform.toml").exists()
+        {
+            return Ok(Response::Done(Done {
+                summary: format!("platform `{}` is here already, in `{}`", platform.name, folder.display()),
+                ..Done::default()
+            }));
         }
         if folder.exists() && std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(sources::Error::Occupied { folder }.into());
