@@ -46,7 +46,9 @@ impl Site {
         let chain = Catalogue::of_folders(vec![boxes], &parse).resolve_recipe(recipe).unwrap();
         let layers = self.layers();
         if !layers.has(&chain[0].digest) {
-            let draft = layers.begin(&chain[0].digest, layers.lock(&chain[0].digest, None, &|| {}).unwrap()).unwrap();
+            let draft = layers
+                .begin(&chain[0].digest, layers.lock(&chain[0].digest, None, &AtomicBool::new(false), &|| {}).unwrap())
+                .unwrap();
             std::fs::create_dir(draft.rootfs()).unwrap();
             draft.finish(super::Layer { digest: chain[0].digest.clone(), ..layer(1, None) }).unwrap();
         }
