@@ -96,9 +96,11 @@ impl Hosts<'_> {
         let machines = definition.platform.machines_by_name();
         for name in machines.keys() {
             let attachment = self.network.attach(definition.numbers[name]);
-            let names = format!("{} {name}", id.machine(name).fqdn(&definition.domain));
-            writeln!(text, "{} {names}", attachment.v4).expect("a string takes any text");
-            writeln!(text, "{} {names}", attachment.v6).expect("a string takes any text");
+            let long = id.machine(name).fqdn(&definition.domain);
+            writeln!(text, "{} {long} {name}", attachment.v4).expect("a string takes any text");
+            // The long name only: a new machine's IPv6 address is "tentative" for a second or two, and a service that tries
+            // it first while everything starts would wait that long for its database.
+            writeln!(text, "{} {long}", attachment.v6).expect("a string takes any text");
         }
         for (address, names) in self.sites(own) {
             let names: Vec<_> = names.into_iter().collect();
