@@ -253,6 +253,15 @@ pub enum Verb {
         #[command(flatten)]
         words: EnvironmentWords,
     },
+    /// Print the addresses of an environment's pages, or try each the way a browser would
+    #[command(name = "env:urls")]
+    EnvUrls {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        /// Try each: name, address, certificate, page
+        #[arg(long)]
+        check: bool,
+    },
     /// Open a shell in a machine, or run a command there
     #[command(name = "env:ssh")]
     EnvSsh {

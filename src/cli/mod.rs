@@ -189,6 +189,7 @@ impl Session {
             Verb::EnvList { platform } => Request::EnvList {
                 platform: platform.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()?,
             },
+            Verb::EnvUrls { words, check } => Request::EnvUrls { id: around.environment(&words.words)?, check },
             Verb::EnvShow { words } => Request::EnvShow { id: around.environment(&words.words)? },
             Verb::EnvCp { words } => self.copy(&words)?,
             Verb::BoxList { platform } => Request::BoxList { platform: boxes_of(platform)? },

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Engine, wanted};
-use crate::model::response::{EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail};
+use super::{Engine, path, routes, wanted};
+use crate::model::response::{
+    Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail, Url,
+};
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
 use crate::store::{Environment, Wanted};
 
@@ -62,6 +64,22 @@ impl Engine {
         } else {
             EnvironmentState::Halted
         }
+    }
+
+    pub(super) fn env_urls(&self, id: &EnvironmentId, check: bool) -> Result<Response, Failure> {
+        let route = routes::environment(self.store.install(), &self.environment(id)?);
+        if check {
+            let walks: Vec<_> = std::thread::scope(|scope| {
+                let listen = self.settings.listen.value;
+                let walks: Vec<_> =
+                    route.sites.iter().map(|site| scope.spawn(move || path::walk(site, listen, path::system_trust()))).collect();
+                walks.into_iter().map(|walk| walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            });
+            return Ok(Response::Check(Checklist { items: walks.into_iter().flatten().collect() }));
+        }
+        let home = Url { site: None, url: format!("https://{}/", route.host()) };
+        let sites = route.sites.iter().map(|site| Url { site: Some(site.name.clone()), url: format!("https://{}/", site.host) });
+        Ok(Response::Urls(std::iter::once(home).chain(sites).collect()))
     }
 
     pub(super) fn env_show(&self, id: &EnvironmentId) -> Result<Response, Failure> {

@@ -13,6 +13,7 @@ mod failure;
 mod fleet;
 mod listing;
 mod look;
+mod path;
 mod perform;
 mod platform;
 pub mod probe;
@@ -102,6 +103,7 @@ impl Engine {
             Request::EnvCheck { id } => self.env_check(&id),
             Request::EnvList { platform } => self.env_list(platform.as_ref()),
             Request::EnvShow { id } => self.env_show(&id),
+            Request::EnvUrls { id, check } => self.env_urls(&id, check),
             Request::EnvCopy { id, machine, copy } => self.env_copy(&id, &machine, &copy),
             Request::BoxList { platform } => self.box_list(platform.as_ref()),
             Request::BoxBuild { platform, boxes, force } => self.box_build(platform.as_ref(), &boxes, force, events),

@@ -25,7 +25,7 @@ pub fn routes(store: &Store, domain: &Domain) -> Result<Routes, Failure> {
         let definition = &environment.definition;
         platform.summary.clone_from(&definition.platform.summary);
         platform.domain.clone_from(&definition.domain);
-        platform.environments.push(environment_route(store.install(), &environment));
+        platform.environments.push(self::environment(store.install(), &environment));
     }
     Ok(Routes { domain: domain.clone(), platforms: platforms.into_values().collect() })
 }
@@ -34,7 +34,8 @@ fn empty(name: PlatformName, domain: &Domain) -> PlatformRoute {
     PlatformRoute { name, summary: String::new(), domain: domain.clone(), environments: Vec::new() }
 }
 
-fn environment_route(install: &str, environment: &Environment) -> EnvironmentRoute {
+/// What of one environment can be reached.
+pub fn environment(install: &str, environment: &Environment) -> EnvironmentRoute {
     let definition = &environment.definition;
     let network = wanted::network(install, environment);
     let machines = definition.numbers.iter().map(|(name, number)| {

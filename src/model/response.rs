@@ -19,6 +19,7 @@ pub enum Response {
     Platforms(Vec<PlatformSummary>),
     Environments(Vec<EnvironmentSummary>),
     Environment(Box<EnvironmentDetail>),
+    Urls(Vec<Url>),
     Boxes(Vec<BoxSummary>),
     BoxDetail(Box<BoxDetail>),
     Built(Vec<Built>),
@@ -164,6 +165,14 @@ pub struct SiteDetail {
     /// Where each of its machines serves it.
     pub addresses: Vec<String>,
     pub aliases: Vec<String>,
+}
+
+/// A page of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Url {
+    /// `None` is the environment's own homepage.
+    pub site: Option<SiteName>,
+    pub url: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
