@@ -12,6 +12,7 @@
 //!    sources     git mirrors, checkouts                                           model exec store
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
+//!    dns         routes → answers; forwards for machines                        model template
 //! L4 cli         arguments, one file per command, what a person reads             everything; nothing imports it
 //! ```
 //!
@@ -24,6 +25,7 @@
 pub mod boxes;
 pub mod cli;
 pub mod config;
+pub mod dns;
 pub mod engine;
 pub mod exec;
 pub mod model;

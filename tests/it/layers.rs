@@ -19,6 +19,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("sources", &["model", "exec", "store"][..]),
         ("providers", &["model", "exec", "network", "template"][..]),
         ("engine", &LOWER[..10]),
+        ("dns", &["model", "template"][..]),
         ("cli", LOWER),
     ])
 }

@@ -4,5 +4,6 @@
 //! loudly, and in CI they fail.
 
 mod adt;
+mod dns;
 mod layers;
 mod real_hello;

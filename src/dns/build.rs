@@ -1,0 +1,231 @@
+//! From routes to a zone.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+use hickory_proto::rr::{Name, RecordType};
+
+use crate::model::route::{EnvironmentRoute, Routes, SiteRoute};
+
+use super::ready::{self, Body, Key, Set};
+use super::zone::{Front, Inside, Names, Node, Sets, Zone, network_v4, network_v6};
+
+impl Zone {
+    pub fn new(routes: &Routes, front: &Front) -> Self {
+        let mut build = Build::new(front);
+        let domains: Vec<_> = routes.domains().into_iter().filter_map(|domain| absolute(domain.as_str())).collect();
+        let reverse = routes.environments().flat_map(reverse_origins);
+        for origin in domains.iter().cloned().chain(reverse) {
+            build.origin(&origin);
+        }
+        for name in domains.iter().cloned().chain(routes.platforms.iter().filter_map(|platform| absolute(&platform.host()))) {
+            build.name(&name, Vec::new()).proxied = true;
+        }
+        for environment in routes.environments() {
+            build.environment(environment);
+        }
+        if let Some(home) = absolute(routes.domain.as_str()) {
+            build.proxy_pointers(&home);
+        }
+        for (place, environment) in routes.environments().enumerate() {
+            build.inside(place, environment);
+        }
+        build.zone
+    }
+}
+
+struct Build<'a> {
+    front: &'a Front,
+    /// Where each zone starts, with the place of its negative answer.
+    origins: HashMap<Box<[u8]>, usize>,
+    /// The same of zones of one name.
+    alone: HashMap<Box<[u8]>, usize>,
+    zone: Zone,
+}
+
+impl<'a> Build<'a> {
+    fn new(front: &'a Front) -> Self {
+        let zone = Zone {
+            names: HashMap::new(),
+            inside: Vec::new(),
+            networks: HashMap::new(),
+            proxy: addresses(&Name::root(), &front.addresses()),
+            negatives: Vec::new(),
+        };
+        Self { front, origins: HashMap::new(), alone: HashMap::new(), zone }
+    }
+
+    fn negative(&mut self, origin: &Name) -> usize {
+        self.zone.negatives.push(Body::negative(origin, self.front.serial));
+        self.zone.negatives.len() - 1
+    }
+
+    fn origin(&mut self, name: &Name) {
+        let key = Key::of(name);
+        if self.origins.contains_key(key.bytes()) {
+            return;
+        }
+        let place = self.negative(name);
+        self.origins.insert(key.bytes().into(), place);
+        let soa = Set::new(name, &[ready::soa(name, self.front.serial)]);
+        let ns = Set::new(name, &[ready::ns(name)]);
+        self.name(name, vec![(RecordType::SOA, soa), (RecordType::NS, ns)]);
+    }
+
+    /// The zone that a name is in, if it is in any.
+    fn zone_of(&self, key: &[u8]) -> Option<usize> {
+        ready::ladder(key).find_map(|step| self.origins.get(step).copied())
+    }
+
+    /// Adds a name to its zone, and the names between the two: these exist, without records (RFC 4592).
+    fn name(&mut self, name: &Name, sets: Sets) -> &mut Node {
+        let key = Key::of(name);
+        for step in ready::ladder(key.bytes()) {
+            if self.zone.names.contains_key(step) {
+                break;
+            }
+            let Some(zone) = self.zone_of(step) else { break };
+            self.zone.names.insert(step.into(), Node::bare(zone));
+        }
+        let node = self.zone.names.get_mut(key.bytes()).expect("a name is added after its zone");
+        for set in sets {
+            if !node.sets.iter().any(|(kind, _)| *kind == set.0) {
+                node.sets.push(set);
+            }
+        }
+        node
+    }
+
+    fn environment(&mut self, environment: &EnvironmentRoute) {
+        for machine in &environment.machines {
+            let addresses = [machine.v4.into(), machine.v6.into()];
+            self.host(&environment.machine_host(machine), &addresses);
+        }
+        // A machine of that name comes before it, because its records are there already.
+        self.host(&gateway_host(environment), &[environment.gateway_v4.into(), environment.gateway_v6.into()]);
+        if let Some(name) = absolute(&environment.host()) {
+            self.name(&name, Vec::new()).proxied = true;
+        }
+        for name in environment.sites.iter().filter_map(|site| absolute(&site.host)) {
+            let node = self.name(&name, Vec::new());
+            node.proxied = true;
+            node.wildcard = true;
+        }
+    }
+
+    /// A name with addresses of its own, and the way back from these.
+    fn host(&mut self, host: &str, all: &[IpAddr]) {
+        let Some(name) = absolute(host) else { return };
+        self.name(&name, addresses(&name, all));
+        for address in all {
+            let reverse = Name::from(*address);
+            let pointer = Set::new(&reverse, &[ready::pointer(name.clone())]);
+            // A machine outside of its gateway's network has no reverse zone to be in.
+            if self.zone_of(Key::of(&reverse).bytes()).is_some() {
+                self.name(&reverse, vec![(RecordType::PTR, pointer)]);
+            }
+        }
+    }
+
+    /// The proxy's addresses may be the host's own: nothing but they are claimed, not the network that they are in.
+    fn proxy_pointers(&mut self, home: &Name) {
+        for address in self.front.addresses() {
+            let reverse = Name::from(address);
+            let key = Key::of(&reverse);
+            let sets = vec![(RecordType::PTR, Set::new(&reverse, &[ready::pointer(home.clone())]))];
+            if self.zone_of(key.bytes()).is_some() {
+                self.name(&reverse, sets);
+            } else {
+                let zone = self.negative(&reverse);
+                self.zone.names.insert(key.bytes().into(), Node { alone: true, sets, ..Node::bare(zone) });
+            }
+        }
+    }
+
+    fn inside(&mut self, place: usize, environment: &EnvironmentRoute) {
+        let gateways = [IpAddr::V4(environment.gateway_v4), IpAddr::V6(environment.gateway_v6)];
+        self.zone.networks.insert(network_v4(environment.gateway_v4).into(), place);
+        self.zone.networks.insert(network_v6(environment.gateway_v6).into(), place);
+        let mut names = HashMap::new();
+        for machine in &environment.machines {
+            self.lone(&mut names, machine.name.as_str(), &[machine.v4.into(), machine.v6.into()]);
+        }
+        for site in &environment.sites {
+            self.site_inside(&mut names, environment, site);
+        }
+        // A loopback address would lead a machine to itself. The proxy listens at the gateway too.
+        let proxy = if self.front.proxy_v4.is_loopback() { vec![gateways[0]] } else { self.front.addresses() };
+        self.zone.inside.push(Inside { names, proxy: addresses(&Name::root(), &proxy), gateways });
+    }
+
+    /// Inside, a site's names lead to the machines that serve it, so they hold while the proxy is down, as in /etc/hosts.
+    fn site_inside(&mut self, names: &mut Names, environment: &EnvironmentRoute, site: &SiteRoute) {
+        let serves = |name| site.backends.iter().any(|backend| backend.machine == name);
+        let machines = environment.machines.iter().filter(|machine| serves(machine.name.clone()));
+        let all: Vec<IpAddr> = machines.flat_map(|machine| [machine.v4.into(), machine.v6.into()]).collect();
+        if all.is_empty() {
+            return;
+        }
+        if let Some(name) = absolute(&site.host) {
+            let key = Key::of(&name);
+            let zone = self.zone_of(key.bytes()).expect("a site's host is in its environment's domain");
+            let sets = addresses(&name, &all);
+            names.insert(key.bytes().into(), Node { wildcard: true, sets, ..Node::bare(zone) });
+        }
+        for alias in &site.aliases {
+            self.lone(names, alias, &all);
+        }
+    }
+
+    /// A name that stands for itself, with nothing of adt's above or below it.
+    fn lone(&mut self, names: &mut Names, text: &str, all: &[IpAddr]) {
+        let Some(name) = absolute(text) else { return };
+        let key = Key::of(&name);
+        let known = self.zone_of(key.bytes()).or_else(|| self.alone.get(key.bytes()).copied());
+        let zone = known.unwrap_or_else(|| self.negative(&name));
+        if known.is_none() {
+            self.alone.insert(key.bytes().into(), zone);
+        }
+        let sets = addresses(&name, all);
+        names.entry(key.bytes().into()).or_insert(Node { alone: true, sets, ..Node::bare(zone) });
+    }
+}
+
+impl Front {
+    fn addresses(&self) -> Vec<IpAddr> {
+        let v6 = self.proxy_v6.map(IpAddr::V6);
+        std::iter::once(IpAddr::V4(self.proxy_v4)).chain(v6).collect()
+    }
+}
+
+impl Node {
+    fn bare(zone: usize) -> Self {
+        Self { zone, proxied: false, wildcard: false, alone: false, sets: Vec::new() }
+    }
+}
+
+/// Nothing for what DNS can't say: four labels of 63 characters each are legal names of things, but not a legal name together.
+fn absolute(text: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(text).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+fn gateway_host(environment: &EnvironmentRoute) -> String {
+    format!("gateway.{}", environment.host())
+}
+
+/// Reverse zones end at whole labels: of v4 the /24 around the network, of v6 its /64.
+fn reverse_origins(environment: &EnvironmentRoute) -> [Name; 2] {
+    let v6 = Ipv6Addr::from(network_v6(environment.gateway_v6));
+    [Name::from(environment.gateway_v4).base_name(), Name::from(v6).trim_to(18)]
+}
+
+fn addresses(name: &Name, all: &[IpAddr]) -> Sets {
+    let mut data: Vec<(RecordType, Vec<_>)> = vec![(RecordType::A, Vec::new()), (RecordType::AAAA, Vec::new())];
+    for address in all {
+        data[usize::from(address.is_ipv6())].1.push(ready::address(*address));
+    }
+    data.retain(|(_, data)| !data.is_empty());
+    data.iter().map(|(kind, data)| (*kind, Set::new(name, data))).collect()
+}

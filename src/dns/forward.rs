@@ -1,0 +1,125 @@
+//! Names that aren't adt's, for machines: asked of the host's name servers, and handed on as they answer.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use hickory_proto::op::{Header, Message, MessageType, Query, ResponseCode};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::front::Transport;
+use super::stats::Stats;
+
+/// A machine's resolver waits five seconds for each of its own tries.
+const PATIENCE: Duration = Duration::from_millis(1200);
+/// Each server is asked this often.
+const ROUNDS: usize = 2;
+/// Each takes a socket.
+const IN_FLIGHT: usize = 256;
+
+pub(super) struct Forwarder {
+    servers: Vec<SocketAddr>,
+    places: Semaphore,
+}
+
+impl Forwarder {
+    pub(super) fn new(servers: Vec<SocketAddr>) -> Self {
+        Self { servers, places: Semaphore::new(IN_FLIGHT) }
+    }
+
+    pub(super) fn any(&self) -> bool {
+        !self.servers.is_empty()
+    }
+
+    /// The answer with the asker's id, or nothing when no server gave one, or when too many questions are open.
+    pub(super) async fn ask(&self, packet: &[u8], transport: Transport, stats: &Stats) -> Option<Vec<u8>> {
+        stats.forwarded.fetch_add(1, Relaxed);
+        let answer = self.tries(packet, transport).await;
+        if answer.is_none() {
+            stats.unanswered.fetch_add(1, Relaxed);
+        }
+        answer
+    }
+
+    async fn tries(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let _place = self.places.try_acquire().ok()?;
+        let mut failed = None;
+        for server in self.servers.iter().cycle().take(self.servers.len() * ROUNDS) {
+            let Some(answer) = ask_one(*server, packet, transport).await else { continue };
+            // Another server may do better. If none does, the first one's word is passed on.
+            if !matches!(answer.code, ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp) {
+                return Some(answer.bytes);
+            }
+            failed.get_or_insert(answer.bytes);
+        }
+        failed
+    }
+}
+
+struct Answer {
+    bytes: Vec<u8>,
+    code: ResponseCode,
+    truncated: bool,
+}
+
+async fn ask_one(server: SocketAddr, packet: &[u8], transport: Transport) -> Option<Answer> {
+    let answer = timeout(PATIENCE, over_udp(server, packet)).await.ok()?.ok().flatten()?;
+    if !answer.truncated || transport == Transport::Udp {
+        // Over UDP, the asker comes again by TCP: what it can take is what the server was told.
+        return Some(answer);
+    }
+    timeout(PATIENCE, over_tcp(server, packet)).await.ok()?.ok().flatten().or(Some(answer))
+}
+
+/// A new socket, so a new port of the kernel's choice, and a new id: a forged answer has to guess both.
+async fn over_udp(server: SocketAddr, packet: &[u8]) -> std::io::Result<Option<Answer>> {
+    let any: SocketAddr = match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(server).await?;
+    let question = with_id(packet, Message::query().id);
+    socket.send(&question).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        if let Some(answer) = accept(&question, packet, &buffer[..length]) {
+            return Ok(Some(answer));
+        }
+    }
+}
+
+async fn over_tcp(server: SocketAddr, packet: &[u8]) -> std::io::Result<Option<Answer>> {
+    let mut stream = TcpStream::connect(server).await?;
+    let question = with_id(packet, Message::query().id);
+    let Ok(length) = u16::try_from(question.len()) else { return Ok(None) };
+    stream.write_all(&[&length.to_be_bytes(), question.as_slice()].concat()).await?;
+    let mut buffer = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut buffer).await?;
+    Ok(accept(&question, packet, &buffer))
+}
+
+/// The same message under another id, which is its first two bytes.
+fn with_id(packet: &[u8], id: u16) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    packet[..2].copy_from_slice(&id.to_be_bytes());
+    packet
+}
+
+/// An answer counts when it has our id and repeats our question. The asker gets it under its own id.
+fn accept(asked: &[u8], original: &[u8], answer: &[u8]) -> Option<Answer> {
+    let (mine, theirs) = (opening(asked)?, opening(answer)?);
+    let fits = theirs.0.message_type == MessageType::Response && theirs.0.id == mine.0.id && theirs.1 == mine.1;
+    let id = opening(original)?.0.id;
+    fits.then(|| Answer { bytes: with_id(answer, id), code: theirs.0.response_code, truncated: theirs.0.truncation })
+}
+
+fn opening(packet: &[u8]) -> Option<(Header, Query)> {
+    let mut decoder = BinDecoder::new(packet);
+    Some((Header::read(&mut decoder).ok()?, Query::read(&mut decoder).ok()?))
+}

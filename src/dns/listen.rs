@@ -1,0 +1,64 @@
+//! Sockets, bound so that nobody else's port is shared by accident and no bridge has to be up first.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+
+/// What one address is served with.
+pub(super) struct Sockets {
+    pub(super) address: SocketAddr,
+    pub(super) udp: Vec<UdpSocket>,
+    pub(super) tcp: TcpListener,
+}
+
+impl Sockets {
+    /// Port 0 takes a port that is free for both protocols.
+    pub(super) fn open(address: SocketAddr, udp: usize) -> io::Result<Self> {
+        let tries = if address.port() == 0 { 20 } else { 1 };
+        let mut last = io::ErrorKind::AddrInUse.into();
+        for _ in 0..tries {
+            match Self::once(address, udp) {
+                Ok(sockets) => return Ok(sockets),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn once(address: SocketAddr, count: usize) -> io::Result<Self> {
+        let tcp = TcpListener::from(socket(address, SocketType::STREAM)?);
+        sockopt::set_socket_reuseaddr(&tcp, true)?;
+        bind(&tcp, &address)?;
+        listen(&tcp, 1024)?;
+        let address = tcp.local_addr()?;
+        let mut udp = Vec::with_capacity(count);
+        for number in 0..count {
+            let socket = socket(address, SocketType::DGRAM)?;
+            // The first is bound while it shares with nobody, so that a second adt gets an error and not half of our packets.
+            sockopt::set_socket_reuseport(&socket, number > 0)?;
+            bind(&socket, &address)?;
+            sockopt::set_socket_reuseport(&socket, count > 1)?;
+            if count > 1 {
+                // The kernel's limit may be lower; then it takes that.
+                sockopt::set_socket_recv_buffer_size(&socket, 1 << 20)?;
+            }
+            udp.push(UdpSocket::from(socket));
+        }
+        Ok(Self { address, udp, tcp })
+    }
+}
+
+/// May be bound to an address that no interface has yet: bridges come after their environment's record.
+fn socket(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    if address.is_ipv4() {
+        sockopt::set_ip_freebind(socket.as_fd(), true)?;
+    } else {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+        sockopt::set_ipv6_freebind(socket.as_fd(), true)?;
+    }
+    Ok(socket)
+}

@@ -1,0 +1,138 @@
+//! The addresses that are listened at: adt's own, which stay, and the environments' gateways, which come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::model::route::Routes;
+
+use super::listen::Sockets;
+use super::server::{Error, Shared};
+use super::{tcp, udp};
+
+/// A gateway that could not be listened at is tried again this often.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Ends when its post is closed or dropped.
+#[derive(Clone)]
+pub(super) struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    pub(super) async fn stopped(&mut self) {
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
+
+/// One address with the tasks that serve it.
+struct Post {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Post {
+    fn open(address: SocketAddr, udp: usize, shared: &Arc<Shared>) -> Result<Self, Error> {
+        Self::serve(address, udp, shared).map_err(|source| Error::at(address, source))
+    }
+
+    fn serve(address: SocketAddr, udp: usize, shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let sockets = Sockets::open(address, udp)?;
+        let (stop, stopped) = watch::channel(false);
+        let stopped = Stop(stopped);
+        let tcp = TcpListener::from_std(sockets.tcp)?;
+        let udp = sockets.udp.into_iter().map(UdpSocket::from_std).collect::<Result<Vec<_>, _>>()?;
+        let mut tasks = vec![tokio::spawn(tcp::serve(tcp, shared.clone(), stopped.clone()))];
+        tasks.extend(udp.into_iter().map(|socket| tokio::spawn(udp::serve(socket, shared.clone(), stopped.clone()))));
+        Ok(Self { address: sockets.address, stop, tasks })
+    }
+}
+
+pub(super) struct Posts {
+    shared: Arc<Shared>,
+    /// Routes change on threads that aren't the runtime's.
+    runtime: Handle,
+    gateway_port: u16,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    own: Vec<Post>,
+    wanted: BTreeSet<Ipv4Addr>,
+    gateways: BTreeMap<Ipv4Addr, Post>,
+    closed: bool,
+}
+
+impl Posts {
+    /// One UDP socket per core for our own addresses: the kernel spreads askers over them.
+    pub(super) fn open(shared: Arc<Shared>, listen: &[SocketAddr], gateway_port: u16) -> Result<Self, Error> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let own = listen.iter().map(|address| Post::open(*address, cores, &shared)).collect::<Result<Vec<_>, _>>()?;
+        let first = own.first().map_or(53, |post| post.address.port());
+        let gateway_port = if gateway_port == 0 { first } else { gateway_port };
+        let state = Mutex::new(State { own, ..State::default() });
+        Ok(Self { shared, runtime: Handle::current(), gateway_port, state })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.state().own.iter().map(|post| post.address).collect()
+    }
+
+    /// Listens at the gateways of `routes` and no others.
+    pub(super) fn follow(&self, routes: &Routes) -> Vec<Error> {
+        let mut state = self.state();
+        state.wanted = routes.environments().map(|environment| environment.gateway_v4).collect();
+        let State { wanted, gateways, .. } = &mut *state;
+        gateways.retain(|address, _| wanted.contains(address));
+        drop(state);
+        self.open_missing()
+    }
+
+    pub(super) fn open_missing(&self) -> Vec<Error> {
+        let _runtime = self.runtime.enter();
+        let mut state = self.state();
+        if state.closed {
+            return Vec::new();
+        }
+        let missing: Vec<_> = state.wanted.iter().filter(|address| !state.gateways.contains_key(address)).copied().collect();
+        let mut errors = Vec::new();
+        for address in missing {
+            match Post::open((address, self.gateway_port).into(), 1, &self.shared) {
+                Ok(post) => drop(state.gateways.insert(address, post)),
+                Err(error) => errors.push(error),
+            }
+        }
+        errors
+    }
+
+    pub(super) async fn retry(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            self.open_missing();
+        }
+    }
+
+    /// Tells all tasks to end, and returns them.
+    pub(super) fn close(&self) -> Vec<JoinHandle<()>> {
+        let mut state = self.state();
+        state.closed = true;
+        let own = std::mem::take(&mut state.own);
+        let posts = own.into_iter().chain(std::mem::take(&mut state.gateways).into_values());
+        posts
+            .flat_map(|post| {
+                post.stop.send_replace(true);
+                post.tasks
+            })
+            .collect()
+    }
+}

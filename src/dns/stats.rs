@@ -1,0 +1,48 @@
+//! What the name server has done so far.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use hickory_proto::op::ResponseCode;
+
+/// Counters for `/metrics`; they only grow.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// By response code: 0 to 5 as in RFC 1035, 16 BADVERS; what is higher counts as the last.
+    codes: [AtomicU64; 17],
+    pub(super) forwarded: AtomicU64,
+    pub(super) unanswered: AtomicU64,
+    pub(super) dropped: AtomicU64,
+    pub(super) connections: AtomicU64,
+}
+
+impl Stats {
+    pub(super) fn count(&self, code: ResponseCode) {
+        let place = usize::from(u16::from(code)).min(self.codes.len() - 1);
+        self.codes[place].fetch_add(1, Relaxed);
+    }
+
+    /// Each response code with how many queries adt itself answered so.
+    pub fn by_code(&self) -> impl Iterator<Item = (ResponseCode, u64)> {
+        self.codes.iter().zip(0u16..).map(|(count, code)| (code.into(), count.load(Relaxed))).filter(|(_, count)| *count > 0)
+    }
+
+    /// Queries of machines that went to the host's name servers.
+    pub fn forwarded(&self) -> u64 {
+        self.forwarded.load(Relaxed)
+    }
+
+    /// Those of them that no name server answered.
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered.load(Relaxed)
+    }
+
+    /// Packets that deserve no answer.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    /// TCP connections accepted.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+}

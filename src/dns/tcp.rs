@@ -1,0 +1,137 @@
+//! Questions over connections (RFC 7766): many on one, answered as they become ready.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::timeout;
+
+use super::front::{Transport, Verdict, respond};
+use super::posts::Stop;
+use super::server::{Reader, Shared, servfail};
+
+/// Of one address, so that one environment's machines can't take the others' connections.
+const CONNECTIONS: u32 = 2048;
+const IDLE: Duration = Duration::from_secs(10);
+/// When most connections are taken.
+const IDLE_WHEN_FULL: Duration = Duration::from_secs(1);
+/// For an asker that doesn't read.
+const WRITE: Duration = Duration::from_secs(5);
+/// Forwarded questions of one connection that wait for their answer.
+const OPEN: usize = 16;
+
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.stopped() => break,
+        };
+        let Ok((stream, from)) = accepted else {
+            // Out of files, most likely: the connection stays queued, so trying again at once would only spin.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        shared.stats.connections.fetch_add(1, Relaxed);
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let (shared, places, stop) = (shared.clone(), places.clone(), stop.clone());
+        tokio::spawn(async move {
+            Connection::new(stream, from, shared).serve(&places, stop).await;
+            drop(place);
+        });
+    }
+    // Closed first, so that the address is free; then until each connection's last answer is out.
+    drop(listener);
+    let _ = places.acquire_many(CONNECTIONS).await;
+}
+
+struct Connection {
+    input: BufReader<OwnedReadHalf>,
+    output: Arc<Mutex<OwnedWriteHalf>>,
+    from: SocketAddr,
+    reader: Reader,
+    open: Arc<Semaphore>,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>) -> Self {
+        let _ = stream.set_nodelay(true);
+        let (input, output) = stream.into_split();
+        Self {
+            input: BufReader::with_capacity(1024, input),
+            output: Arc::new(Mutex::new(output)),
+            from,
+            reader: Reader::new(shared),
+            open: Arc::new(Semaphore::new(OPEN)),
+        }
+    }
+
+    /// Until the asker closes, is silent for too long, or sends what is no question.
+    async fn serve(mut self, places: &Semaphore, mut stop: Stop) {
+        let mut reply = Vec::new();
+        for turn in 0.. {
+            let idle = if places.available_permits() < CONNECTIONS as usize / 4 { IDLE_WHEN_FULL } else { IDLE };
+            let packet = tokio::select! {
+                biased;
+                packet = timeout(idle, frame(&mut self.input)) => packet,
+                () = stop.stopped() => return,
+            };
+            let Ok(Ok(packet)) = packet else { return };
+            if !self.handle(packet, turn, &mut reply).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether the connection goes on.
+    async fn handle(&mut self, packet: Vec<u8>, turn: usize, reply: &mut Vec<u8>) -> bool {
+        let asker = self.reader.asker(self.from, Transport::Tcp, turn);
+        let verdict = respond(self.reader.zone(), asker, &packet, reply);
+        let stats = &self.reader.shared.stats;
+        match verdict {
+            Verdict::Reply(code) => {
+                stats.count(code);
+                send(&self.output, reply).await.is_ok()
+            }
+            Verdict::Forward => {
+                self.forward(packet).await;
+                true
+            }
+            Verdict::Drop => {
+                stats.dropped.fetch_add(1, Relaxed);
+                false
+            }
+        }
+    }
+
+    async fn forward(&self, packet: Vec<u8>) {
+        let place = self.open.clone().acquire_owned().await.expect("it is never closed");
+        let (shared, output) = (self.reader.shared.clone(), self.output.clone());
+        tokio::spawn(async move {
+            let answer = shared.forwarder.ask(&packet, Transport::Tcp, &shared.stats).await;
+            if let Some(answer) = answer.or_else(|| servfail(&packet)) {
+                let _ = send(&output, &answer).await;
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn frame(input: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Vec<u8>> {
+    let mut packet = vec![0; input.read_u16().await?.into()];
+    input.read_exact(&mut packet).await?;
+    Ok(packet)
+}
+
+async fn send(output: &Mutex<OwnedWriteHalf>, reply: &[u8]) -> std::io::Result<()> {
+    let length = u16::try_from(reply.len()).map_err(std::io::Error::other)?;
+    // One segment: some clients read the length and the rest at once.
+    let framed = [&length.to_be_bytes(), reply].concat();
+    let mut output = output.lock().await;
+    timeout(WRITE, output.write_all(&framed)).await?
+}

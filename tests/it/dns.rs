@@ -1,0 +1,1 @@
+//! The name server over real sockets, asked by real clients.
