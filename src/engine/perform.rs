@@ -48,7 +48,7 @@ impl Engine {
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
-            if let Err(failure) = self.step(step, scene) {
+            if let Err(failure) = self.step(step, chain, scene) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
                 return Err(failure);
             }
@@ -57,7 +57,7 @@ impl Engine {
         Ok(())
     }
 
-    fn step(&self, step: &Step, scene: &Scene<'_>) -> Result<(), Failure> {
+    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>) -> Result<(), Failure> {
         let id = |machine: &MachineName| step.environment.machine(machine);
         let spec =
             |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
@@ -76,7 +76,10 @@ impl Engine {
                 Some(freezer) => freezer.thaw(&id(machine))?,
                 None => self.provider.start(&id(machine))?,
             },
-            Action::Await { machine } => self.await_answer(spec(machine))?,
+            Action::Await { machine } => {
+                let is_start = |step: &Step| matches!(step.action, Action::Start { .. });
+                self.await_answer(spec(machine), chain.iter().any(is_start))?;
+            }
             Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
             Action::Delete { machine } => {
                 self.provider.delete(&id(machine))?;
@@ -87,10 +90,16 @@ impl Engine {
         Ok(())
     }
 
-    fn await_answer(&self, spec: &MachineSpec) -> Result<(), Failure> {
+    /// `ours`: this run started the machine itself. One that a killed run started may have been seen just before it ended
+    /// with that run; it is started once more.
+    fn await_answer(&self, spec: &MachineSpec, ours: bool) -> Result<(), Failure> {
         let deadline = Duration::from_secs(spec.health.deadline_seconds.into());
         let (kind, cause) = match probe::wait(&*self.probe, &*self.provider, spec, deadline, &self.cancel) {
             Ok(()) => return Ok(()),
+            Err(probe::NoAnswer::Died(MachineState::Halted)) if !ours => {
+                self.provider.start(&spec.id)?;
+                return self.await_answer(spec, true);
+            }
             Err(probe::NoAnswer::Cancelled) => {
                 return Err(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled"));
             }

@@ -298,20 +298,33 @@ fn remove_tree(folder: &Path) -> bool {
     }
 }
 
-/// Whether a process is alive and number 1 of a process namespace directly below ours.
+/// Whether a process is alive, stays so, and is number 1 of a process namespace directly below ours.
 fn is_init(pid: Pid) -> bool {
     let Some(status) = read(Path::new(&format!("/proc/{pid}")), "status") else { return false };
-    let mut dead = false;
     for line in status.lines() {
-        if let Some(state) = line.strip_prefix("State:") {
-            dead = state.trim_start().starts_with(['Z', 'X']);
-        }
         if let Some(pids) = line.strip_prefix("NSpid:") {
             let mut pids = pids.split_whitespace().skip(1);
-            return !dead && pids.next() == Some("1") && pids.next().is_none();
+            return pids.next() == Some("1") && pids.next().is_none() && !is_dying(pid, &status);
         }
     }
     false
+}
+
+/// Dead, or killed and still ending the machine's other processes: that takes a while, and nobody may wait for an answer
+/// from there.
+fn is_dying(pid: Pid, status: &str) -> bool {
+    const KILL: u64 = 1 << 8;
+    /// `PF_EXITING` of linux/sched.h.
+    const EXITING: u64 = 4;
+    let killed = status.lines().any(|line| match line.split_once(':') {
+        Some(("State", state)) => state.trim_start().starts_with(['Z', 'X']),
+        Some(("SigPnd" | "ShdPnd", mask)) => u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & KILL != 0),
+        _ => false,
+    });
+    // A program's name may hold anything, also brackets and spaces; the flags are the seventh word behind it.
+    let stat = read(Path::new(&format!("/proc/{pid}")), "stat").unwrap_or_default();
+    let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u64>().ok());
+    killed || flags.is_none_or(|flags| flags & EXITING != 0)
 }
 
 #[cfg(test)]

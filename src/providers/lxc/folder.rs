@@ -19,6 +19,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName};
@@ -44,6 +46,18 @@ impl Folder {
 
     pub fn exists(&self) -> bool {
         self.path.exists()
+    }
+
+    /// Held by the helper while it starts the machine, and freed by the kernel however it ends.
+    pub fn lock_start(&self) -> io::Result<File> {
+        let folder = File::open(&self.path)?;
+        flock(&folder, FlockOperation::LockExclusive)?;
+        Ok(folder)
+    }
+
+    pub fn is_being_started(&self) -> bool {
+        let Ok(folder) = File::open(&self.path) else { return false };
+        flock(&folder, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
     }
 
     pub fn is_whole(&self) -> bool {
@@ -108,10 +122,14 @@ impl Folder {
 
     /// Removes everything. One rename makes it gone at once; files follow.
     pub fn remove(&self) -> io::Result<()> {
-        if self.exists() {
-            let trash = trash(&self.store);
+        let trash = trash(&self.store);
+        while self.exists() {
             private_folder(&trash)?;
-            fs::rename(&self.path, trash.join(unique()))?;
+            match fs::rename(&self.path, trash.join(unique())) {
+                // Another delete has just swept the trash away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                moved => moved?,
+            }
         }
         for parent in self.path.ancestors().skip(1).take(2) {
             // Other machines may still be there.

@@ -156,12 +156,15 @@ fn container(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> 
 }
 
 fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
+    let Target { store, spec, .. } = target;
+    let folder = Folder::new(store, &spec.id);
+    // Tells later verbs that they have to wait. liblxc's monitor does not keep it: it closes all descriptors.
+    let _lock = folder.lock_start().map_err(|error| error.to_string())?;
     // From here on the start goes on to its end, even if the caller is killed: liblxc's monitor must not be orphaned halfway.
     set_parent_process_death_signal(None).map_err(|error| error.to_string())?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     hide_idmap_programs();
-    let Target { store, spec, .. } = target;
-    overlay::assemble(store, &Folder::new(store, &spec.id), spec).map_err(|error| error.to_string())?;
+    overlay::assemble(store, &folder, spec).map_err(|error| error.to_string())?;
     let container = container(lxc, target)?;
     if container.start() || container.is_running() {
         return Ok(Reply::Done);

@@ -37,9 +37,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::model::{EnvironmentId, Exec, MachineId, MachineSpec, MachineState, Tag};
 
@@ -86,6 +87,9 @@ impl Lxc {
     }
 }
 
+/// How long a start may go on whose caller was killed.
+const ORPHAN: Duration = Duration::from_secs(30);
+
 /// One machine, for the length of one verb.
 struct Machine<'a> {
     home: &'a LxcHome,
@@ -116,6 +120,25 @@ impl Machine<'_> {
             Some(init_pid) if self.hierarchies.is_frozen(&self.group) => MachineState::Frozen { init_pid },
             Some(init_pid) => MachineState::Running { init_pid },
         }
+    }
+
+    /// A start goes on to its end when its caller is killed. Until then the machine is neither halted nor running, so whoever
+    /// decides about it waits. A monitor without a machine is at its beginning or its end, and both are short.
+    fn settle(&self) -> Result<()> {
+        let until = Instant::now() + ORPHAN;
+        let monitor = cgroup::monitor(&self.group);
+        // liblxc ends a machine that is still our own program when it finds the helper gone.
+        let at_work = || match self.hierarchies.init(&self.group) {
+            None => !self.hierarchies.processes(&monitor).is_empty(),
+            Some(init) => is_file(Path::new(&format!("/proc/{init}/exe")), &self.home.exe),
+        };
+        while self.folder.is_being_started() || at_work() {
+            if Instant::now() > until {
+                return Err(self.deadline("start", ORPHAN.as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// The spec of a machine that is there and whole.
@@ -261,6 +284,11 @@ impl Machine<'_> {
     }
 }
 
+fn is_file(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    matches!((place(one), place(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 fn has_apparmor() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
 }
@@ -308,24 +336,24 @@ impl Provider for Lxc {
     }
 
     fn inspect(&self, id: &MachineId) -> Result<MachineState> {
-        Ok(self.machine(id)?.state())
+        Ok(self.settled(id)?.state())
     }
 
     fn create(&self, spec: &MachineSpec) -> Result<()> {
         folder::sweep(&self.home.store);
-        self.machine(&spec.id)?.create(spec)
+        self.settled(&spec.id)?.create(spec)
     }
 
     fn start(&self, id: &MachineId) -> Result<()> {
-        self.machine(id)?.start()
+        self.settled(id)?.start()
     }
 
     fn stop(&self, id: &MachineId, grace: Duration) -> Result<()> {
-        self.machine(id)?.stop(grace)
+        self.settled(id)?.stop(grace)
     }
 
     fn delete(&self, id: &MachineId) -> Result<()> {
-        self.machine(id)?.delete()
+        self.settled(id)?.delete()
     }
 
     fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
@@ -363,6 +391,12 @@ impl Provider for Lxc {
 }
 
 impl Lxc {
+    fn settled<'a>(&'a self, id: &'a MachineId) -> Result<Machine<'a>> {
+        let machine = self.machine(id)?;
+        machine.settle()?;
+        Ok(machine)
+    }
+
     /// Machines of known environments of which only processes or groups are left.
     fn add_without_folder(
         &self,
