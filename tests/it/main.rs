@@ -4,5 +4,13 @@
 //! loudly, and in CI they fail.
 
 mod adt;
+mod host;
 mod layers;
+mod leftovers;
 mod real_hello;
+mod real_boxes;
+mod real_fault;
+mod real_inside;
+mod real_kill;
+mod real_power;
+mod terminal;
