@@ -112,12 +112,14 @@ impl Engine {
         failure.causes.extend(self.failed_units(spec));
         let console = self.provider.console().and_then(|console| console.tail(&spec.id, 20).ok());
         let environment = &spec.id.environment;
-        Err(failure
-            .tail(console.unwrap_or_default())
-            .hint(format!(
+        if kind == Kind::Deadline {
+            failure = failure.hint(format!(
                 "look inside with `adt env:ssh {} {} {}`; the other machines stay usable",
                 environment.platform, environment.name, spec.id.machine
-            ))
+            ));
+        }
+        Err(failure
+            .tail(console.unwrap_or_default())
             .hint(format!("when it is mended, `adt env:up {} {}` goes on", environment.platform, environment.name)))
     }
 
@@ -139,10 +141,7 @@ impl Engine {
 }
 
 fn cancelled(step: &Step) -> Failure {
-    let id = &step.environment;
-    Failure::new(Kind::Cancelled, format!("{}", step.action))
-        .cause("cancelled before it began; what was done so far is kept")
-        .hint(format!("`adt env:up {0} {1}` goes on, `adt env:destroy {0} {1}` removes it", id.platform, id.name))
+    Failure::new(Kind::Cancelled, format!("{}", step.action)).cause("cancelled before it began; what was done so far is kept")
 }
 
 /// A panic on a thread is a bug that must not pass for success.
