@@ -210,7 +210,7 @@ fn ctrl_c() {
         terminal.signal(Signal::INT);
         let (code, text, ..) = terminal.end();
         assert_eq!(code, 130, "{text}");
-        assert!(text.contains("adt env:up tiny 1"), "no command goes on after {lines} lines: {text}");
+        assert!(text.contains("`adt env:init 1 --json` goes on"), "no command goes on after {lines} lines: {text}");
         let after = state(&adt, "1");
         adt.run("env:up 1").ok();
         adt.run("env:check 1").ok();
