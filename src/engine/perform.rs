@@ -149,13 +149,13 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// One failure stands for itself; several are told together.
+/// One failure stands for itself; several are told together, and where all are of a kind, so is the whole.
 pub(super) fn combine(mut failures: Vec<Failure>) -> Failure {
     if failures.len() == 1 {
         return failures.remove(0);
     }
-    let cancelled = failures.iter().all(|failure| failure.kind == Kind::Cancelled);
-    let kind = if cancelled { Kind::Cancelled } else { Kind::Partial };
+    let first = failures[0].kind;
+    let kind = if failures.iter().all(|failure| failure.kind == first) { first } else { Kind::Partial };
     let mut all = Failure::new(kind, format!("finish {} parts of this", failures.len()));
     all.parts = failures;
     all

@@ -74,7 +74,8 @@ fn every_shipped_box_works() {
 #[test]
 fn only_what_changed_is_built() {
     let Some(adt) = Adt::real() else { return };
-    let text = "[platform]\nname = \"tree\"\nsummary = \"A tree\"\n[machines.leaf]\nbox = \"leaf\"\n[machines.other]\nbox = \"other\"\n";
+    let text =
+        "[platform]\nname = \"tree\"\nsummary = \"A tree\"\n[machines.leaf]\nbox = \"leaf\"\n[machines.other]\nbox = \"other\"\n";
     let folder = adt.platform_toml("tree", text);
     let recipe = |name: &str, parent: &str, package: &str, word: &str| {
         let folder = folder.join("boxes").join(name);
