@@ -304,6 +304,8 @@ pub enum Verb {
     /// Build boxes; without names all that this host knows
     #[command(name = "box:build")]
     BoxBuild {
+        // Not `boxes`: that is the name of the flag with the recipes' folders.
+        #[arg(id = "names", value_name = "BOX")]
         boxes: Vec<String>,
         /// Build even what has not changed
         #[arg(long)]

@@ -4,6 +4,7 @@ use crate::model::{Failure, Kind};
 use crate::{exec, network, providers, store};
 
 const PRUNE: &str = "free some space, e.g. with `adt box:prune`, then run the same command again";
+const ROOM: &str = "free some space on the disk that the store is on, then run the same command again";
 
 impl From<store::Error> for Failure {
     fn from(error: store::Error) -> Self {
@@ -15,8 +16,9 @@ impl From<store::Error> for Failure {
                 "read the store",
                 Some("move the named file away; machines' files stay in `machines/`, and `adt env:init` takes them up again"),
             ),
-            Error::Full { .. } => (Kind::Exhausted, "write the store", Some(PRUNE)),
-            Error::Io { source, .. } if is_full(source) => (Kind::Exhausted, "write the store", Some(PRUNE)),
+            // No verb of adt's own can help: each opens the store.
+            Error::Full { .. } => (Kind::Exhausted, "write the store", Some(ROOM)),
+            Error::Io { source, .. } if is_full(source) => (Kind::Exhausted, "write the store", Some(ROOM)),
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 (Kind::Privilege, "open the store", Some("run it as root, e.g. with `sudo`"))
             }

@@ -30,7 +30,7 @@ use std::time::Duration;
 pub use events::Events;
 
 use crate::config::host::HostSettings;
-use crate::model::{EnvironmentId, Event, Failure, MachineId, MachineName, Request, Response};
+use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, Request, Response};
 use crate::network::Network;
 use crate::providers::Provider;
 use crate::store::{Holder, Lock, Store};
@@ -73,8 +73,17 @@ impl Engine {
             for event in receiver {
                 each(event);
             }
-            work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(|failure| self.go_on(failure))
         })
+    }
+
+    /// Every verb converges, so the one that was stopped is the one that goes on.
+    fn go_on(&self, failure: Failure) -> Failure {
+        if failure.kind == Kind::Cancelled && perform::stopped(&self.cancel) {
+            failure.hint(format!("`adt {}` goes on where this one stopped", self.caller.command))
+        } else {
+            failure
+        }
     }
 
     fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {
@@ -154,7 +163,7 @@ impl Engine {
             return Ok(id.machine(machine));
         }
         let names: Vec<_> = known.keys().map(ToString::to_string).collect();
-        Err(Failure::new(crate::model::Kind::NotFound, format!("find the machine `{machine}` in `{id}`"))
+        Err(Failure::new(Kind::NotFound, format!("find the machine `{machine}` in `{id}`"))
             .hint(format!("its machines are {}", names.join(", "))))
     }
 }

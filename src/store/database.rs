@@ -288,7 +288,10 @@ fn json(value: &impl serde::Serialize) -> String {
 
 fn classify(path: &Path, source: rusqlite::Error) -> Error {
     let path = path.to_owned();
+    // What SQLite says when its shared memory, a file beside the database, does not fit on the disk.
+    const NO_ROOM_FOR_SHARED_MEMORY: i32 = 4874;
     match source.sqlite_error_code() {
+        _ if source.sqlite_error().is_some_and(|error| error.extended_code == NO_ROOM_FOR_SHARED_MEMORY) => Error::Full { path },
         Some(ErrorCode::DiskFull) => Error::Full { path },
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::Damaged { path, source },
         _ if matches!(&source, rusqlite::Error::SqliteFailure(_, Some(text)) if text.starts_with("no such")) => {

@@ -5,5 +5,13 @@
 
 mod adt;
 mod dns;
+mod host;
 mod layers;
+mod leftovers;
+mod real_boxes;
+mod real_fault;
 mod real_hello;
+mod real_inside;
+mod real_kill;
+mod real_power;
+mod terminal;
