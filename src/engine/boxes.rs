@@ -283,6 +283,8 @@ impl Engine {
         unused.halves.clear();
         if !dry_run {
             prune::run(&layers, &unused).map_err(told)?;
+            // Before the row goes, as with an environment.
+            self.remember("destroyed", record.name.as_str());
             self.store.database.forget_platform(&record.name)?;
         }
         Ok(unused.layers.iter().map(named).collect())

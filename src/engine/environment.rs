@@ -39,7 +39,7 @@ impl Engine {
         let definition = self.definition(&platform, dry_run, events)?;
         let environment = self.add(id, definition, dry_run)?;
         if !dry_run {
-            self.remember("created", id);
+            self.remember("created", &id.to_string());
         }
         self.raise(&environment, dry_run, events)
     }
@@ -154,12 +154,14 @@ impl Engine {
             Some(environment) => {
                 if !dry_run {
                     self.store.database.set_wanted(id, Wanted::Gone, self.now())?;
+                    // Before the row goes: afterwards only this line tells a destroy that was killed at its very end from a
+                    // name that never was.
+                    self.remember("destroyed", &id.to_string());
                 }
                 let plan = self.drive(&environment, Goal::Gone, dry_run, events)?;
                 if dry_run {
                     return Ok(gone(format!("`{id}` would be destroyed"), plan, dry_run));
                 }
-                self.remember("destroyed", id);
                 Ok(gone(format!("`{id}` is destroyed"), plan, dry_run))
             }
             None => self.destroy_unremembered(id, dry_run, events),
@@ -172,7 +174,7 @@ impl Engine {
         let seen = self.seen(id, &wanted, false)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
-            if self.remembers("destroyed", id) {
+            if self.remembers("destroyed", &id.to_string()) {
                 return Ok(gone(format!("`{id}` is destroyed already"), plan, dry_run));
             }
             return Err(self.no_environment(id));
@@ -188,7 +190,7 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.perform(&plan, &Scene { network: &network, specs: BTreeMap::new() }, events)?;
-            self.remember("destroyed", id);
+            self.remember("destroyed", &id.to_string());
         }
         Ok(gone(format!("`{id}` is destroyed; the store had no record of it"), plan, dry_run))
     }
@@ -274,15 +276,19 @@ impl Engine {
     }
 
     /// The log is for people; an environment does not fail because its line could not be written.
-    fn remember(&self, what: &str, id: &EnvironmentId) {
-        let entry = Entry { time: self.now(), user: self.caller.user.clone(), what: what.into(), environment: id.to_string() };
+    pub(super) fn remember(&self, what: &str, subject: &str) {
+        // A verb that goes on where it was killed did it once.
+        if self.remembers(what, subject) {
+            return;
+        }
+        let entry = Entry { time: self.now(), user: self.caller.user.clone(), what: what.into(), subject: subject.into() };
         if let Err(error) = self.store.history.add(&entry) {
             tracing::warn!(%error, "history was not written");
         }
     }
 
-    fn remembers(&self, what: &str, id: &EnvironmentId) -> bool {
-        self.store.history.last(id).is_some_and(|entry| entry.what == what)
+    pub(super) fn remembers(&self, what: &str, subject: &str) -> bool {
+        self.store.history.last(subject).is_some_and(|entry| entry.what == what)
     }
 
     /// Bytes that an environment has on disk beyond its layers.

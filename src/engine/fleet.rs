@@ -14,6 +14,7 @@ use crate::store::{Environment, Wanted};
 
 /// What one environment's part of a platform verb did.
 struct Part {
+    changed: bool,
     plan: Plan,
     removes: Vec<String>,
 }
@@ -53,7 +54,8 @@ impl Engine {
                 Wanted::Up | Wanted::Paused => Wanted::Paused,
                 Wanted::Halted | Wanted::Gone => environment.wanted,
             };
-            Ok(Part { plan: self.lower(&environment, becomes, dry_run, events)?, removes: Vec::new() })
+            let plan = self.lower(&environment, becomes, dry_run, events)?;
+            Ok(Part { changed: !plan.is_empty() || becomes != environment.wanted, plan, removes: Vec::new() })
         })?;
         Ok(told(platform, "halted", &chosen, parts, dry_run))
     }
@@ -65,6 +67,10 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
+        let known = self.store.database.platform(platform)?.is_some();
+        if !known && names.is_empty() && self.remembers("destroyed", platform.as_str()) {
+            return Ok(Response::Done(Done { summary: format!("platform `{platform}` is forgotten already"), ..Done::default() }));
+        }
         let record = self.platform(platform)?;
         let chosen = self.chosen(platform, names)?;
         let parts = self.each(&chosen, &|environment| part(self.env_destroy(&environment.id, dry_run, events)?))?;
@@ -114,7 +120,8 @@ impl Engine {
                 scope.spawn(|| {
                     while let Some(environment) = environments.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let result = if stopped(&self.cancel) {
-                            Err(Failure::new(Kind::Cancelled, format!("work on `{}`", environment.id)).cause("cancelled"))
+                            let failure = Failure::new(Kind::Cancelled, format!("work on `{}`", environment.id));
+                            Err(self.goes_on(failure.cause("cancelled before it began")))
                         } else {
                             work(environment)
                         };
@@ -133,8 +140,7 @@ impl Engine {
 fn part(response: Response) -> Result<Part, Failure> {
     match response {
         Response::Done(done) => {
-            let plan = done.plan.unwrap_or_default();
-            Ok(Part { plan, removes: done.removes })
+            Ok(Part { changed: done.changed, plan: done.plan.unwrap_or_default(), removes: done.removes })
         }
         other => Err(Failure::new(Kind::Internal, format!("read the answer {other:?}"))),
     }
@@ -148,6 +154,7 @@ fn told(platform: &PlatformName, state: &str, chosen: &[Environment], parts: Vec
         (_, true) => format!("of `{platform}` these would be {state}: {}", names.join(", ")),
         (_, false) => format!("of `{platform}` these are {state}: {}", names.join(", ")),
     };
+    let changed = !dry_run && parts.iter().any(|part| part.changed);
     let mut plan = Plan::default();
     let mut removes = Vec::new();
     for part in parts {
@@ -156,7 +163,7 @@ fn told(platform: &PlatformName, state: &str, chosen: &[Environment], parts: Vec
     }
     Response::Done(Done {
         summary,
-        changed: !dry_run && !names.is_empty(),
+        changed,
         plan: dry_run.then_some(plan),
         next: Vec::new(),
         removes,

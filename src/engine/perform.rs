@@ -44,7 +44,8 @@ impl Engine {
     fn chain(&self, chain: &[Step], scene: &Scene<'_>, events: &Events, cancel: &AtomicBool) -> Result<(), Failure> {
         for step in chain {
             if stopped(cancel) {
-                return Err(cancelled(step));
+                let failure = Failure::new(Kind::Cancelled, step.to_string());
+                return Err(self.goes_on(failure.cause("cancelled before it began; what was done so far is kept")));
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
@@ -92,7 +93,7 @@ impl Engine {
         let (kind, cause) = match probe::wait(&*self.probe, &*self.provider, spec, deadline, &self.cancel) {
             Ok(()) => return Ok(()),
             Err(probe::NoAnswer::Cancelled) => {
-                return Err(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled"));
+                return Err(self.goes_on(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled")));
             }
             Err(probe::NoAnswer::Deadline(reason)) => {
                 (Kind::Deadline, format!("it did not answer within {} s: {reason}", deadline.as_secs()))
@@ -112,6 +113,11 @@ impl Engine {
             .hint(format!("when it is mended, `adt env:up {} {}` goes on", environment.platform, environment.name)))
     }
 
+    /// A cancelled command goes on when it is given again: whatever it was, and for whatever part of it was left.
+    pub(super) fn goes_on(&self, failure: Failure) -> Failure {
+        failure.hint(format!("`adt {}` goes on from here", self.caller.command))
+    }
+
     /// The units of a machine that failed, asked of its init.
     pub(super) fn failed_units(&self, spec: &MachineSpec) -> Vec<String> {
         if !matches!(self.provider.inspect(&spec.id), Ok(MachineState::Running { .. })) {
@@ -129,13 +135,6 @@ impl Engine {
     }
 }
 
-fn cancelled(step: &Step) -> Failure {
-    let id = &step.environment;
-    Failure::new(Kind::Cancelled, format!("{}", step.action))
-        .cause("cancelled before it began; what was done so far is kept")
-        .hint(format!("`adt env:up {0} {1}` goes on, `adt env:destroy {0} {1}` removes it", id.platform, id.name))
-}
-
 /// A panic on a thread is a bug that must not pass for success.
 fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -149,6 +148,11 @@ pub(super) fn combine(mut failures: Vec<Failure>) -> Failure {
     let cancelled = failures.iter().all(|failure| failure.kind == Kind::Cancelled);
     let kind = if cancelled { Kind::Cancelled } else { Kind::Partial };
     let mut all = Failure::new(kind, format!("finish {} parts of this", failures.len()));
+    if cancelled {
+        // They all end with the same words.
+        all.hints = failures[0].hints.clone();
+        failures.iter_mut().for_each(|part| part.hints.clear());
+    }
     all.parts = failures;
     all
 }

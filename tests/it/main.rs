@@ -4,5 +4,7 @@
 //! loudly, and in CI they fail.
 
 mod adt;
+mod crash;
+mod host;
 mod layers;
 mod real_hello;

@@ -46,7 +46,7 @@ fn the_example_settles() {
     assert_eq!(
         health.checks,
         [
-            Check::Http { port: 80, path: "/".into() },
+            Check::Http { port: 80, path: "/".into(), host: None },
             Check::Tcp { port: 3306 },
             Check::Command { argv: vec!["mysqladmin".into(), "ping".into()] },
         ]
