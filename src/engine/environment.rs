@@ -189,8 +189,8 @@ impl Engine {
                 v4: nowhere,
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
-            self.perform(&plan, &Scene { network: &network, specs: BTreeMap::new() }, events)?;
             self.remember("destroyed", &id.to_string());
+            self.perform(&plan, &Scene { network: &network, specs: BTreeMap::new() }, events)?;
         }
         Ok(gone(format!("`{id}` is destroyed; the store had no record of it"), plan, dry_run))
     }

@@ -8,3 +8,4 @@ mod crash;
 mod host;
 mod layers;
 mod real_hello;
+mod two_commands;
