@@ -32,6 +32,11 @@ use crate::store::Store;
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args().any(|word| word == "--json") => {
+            let failure = wrong_words(&error);
+            complaint::print(&failure, true);
+            return failure.kind.exit_code().into();
+        }
         Err(error) => {
             // Help and version are answers, everything else is a wrong word.
             let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
@@ -47,6 +52,13 @@ pub fn main() -> ExitCode {
             failure.kind.exit_code().into()
         }
     }
+}
+
+/// What clap has to say, for programs.
+fn wrong_words(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    Failure::new(Kind::Usage, "read the command line").cause(sentence).hint("`adt --help` shows the commands and their words")
 }
 
 /// For those who look for a bug in adt itself: `ADT_LOG=debug`.
@@ -159,10 +171,8 @@ impl Session {
                 Request::PlatformInit(PlatformInit { source, branch, into, here: around.here.clone() })
             }
             Verb::PlatformList => Request::PlatformList,
-            Verb::PlatformPull { platform } => Request::PlatformPull { platform: around.platform(platform.as_deref())? },
-            Verb::PlatformBuild { platform, force } => {
-                Request::PlatformBuild { platform: around.platform(platform.as_deref())?, force }
-            }
+            Verb::PlatformPull { of } => Request::PlatformPull { platform: around.platform(of.as_deref())? },
+            Verb::PlatformBuild { of, force } => Request::PlatformBuild { platform: around.platform(of.as_deref())?, force },
             Verb::PlatformUp { words, dry_run } => {
                 let (platform, environments) = around.fleet(&words.words)?;
                 Request::PlatformUp { platform, environments, dry_run: dry_run.dry_run }
@@ -186,14 +196,14 @@ impl Session {
                 Request::EnvReload { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
             }
             Verb::EnvCheck { words } => Request::EnvCheck { id: around.environment(&words.words)? },
-            Verb::EnvList { platform } => Request::EnvList {
-                platform: platform.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()?,
+            Verb::EnvList { of } => Request::EnvList {
+                platform: of.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()?,
             },
             Verb::EnvShow { words } => Request::EnvShow { id: around.environment(&words.words)? },
             Verb::EnvCp { words } => self.copy(&words)?,
-            Verb::BoxList { platform } => Request::BoxList { platform: boxes_of(platform)? },
-            Verb::BoxBuild { boxes, force } => {
-                let boxes: Result<Vec<_>, _> = boxes.iter().map(|word| word.parse()).collect();
+            Verb::BoxList { of } => Request::BoxList { platform: boxes_of(of)? },
+            Verb::BoxBuild { names, force } => {
+                let boxes: Result<Vec<_>, _> = names.iter().map(|word| word.parse()).collect();
                 let boxes = boxes
                     .map_err(|error: crate::model::BadName| Failure::new(Kind::Usage, "read the command line").because(&error))?;
                 Request::BoxBuild { platform: boxes_of(None)?, boxes, force }

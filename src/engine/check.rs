@@ -27,6 +27,11 @@ fn fault(subject: impl Into<String>, seen: impl Into<String>, remedy: impl Into<
     item(subject, Verdict::Fault, seen, Some(remedy.into()))
 }
 
+/// A check that could not be made is a fault among the others, not the end of the list.
+fn told(subject: impl Into<String>, failure: &Failure, remedy: &str) -> CheckItem {
+    fault(subject, failure.to_string(), failure.hints.first().map_or(remedy, String::as_str))
+}
+
 impl Engine {
     pub(super) fn host_check(&self) -> Result<Response, Failure> {
         let mut items: Vec<_> = self
@@ -44,7 +49,7 @@ impl Engine {
             Err(error) => fault("provider", error.to_string(), "adt host:bootstrap"),
         });
         items.push(self.check_space());
-        items.push(self.check_pool()?);
+        items.push(self.check_pool().unwrap_or_else(|failure| told("store", &failure, "adt env:list")));
         items.push(match self.nameservers().as_slice() {
             [] => fault("name servers for machines", "none that a machine can reach", "set `nameservers` in /etc/adt/adt.toml"),
             some => ok("name servers for machines", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
@@ -53,7 +58,7 @@ impl Engine {
             None => ok("other firewalls", "none drops machines' traffic"),
             Some(trouble) => item("other firewalls", Verdict::Notice, trouble, None),
         });
-        items.extend(self.check_orphans()?);
+        items.extend(self.check_orphans().unwrap_or_else(|failure| vec![told("networks", &failure, "adt env:list")]));
         Ok(Response::Check(Checklist { items }))
     }
 
@@ -107,9 +112,9 @@ impl Engine {
     pub(super) fn platform_check(&self, platform: &PlatformName, names: &[EnvironmentName]) -> Result<Response, Failure> {
         let record = self.platform(platform)?;
         let file = record.folder.join("platform.toml");
-        let mut items = vec![match config::platform::read(&file) {
+        let mut items = vec![match self.read_platform(&record) {
             Ok(_) => ok(format!("{}", file.display()), "sound"),
-            Err(failure) => fault(format!("{}", file.display()), failure.to_string(), "correct the file"),
+            Err(failure) => told(file.display().to_string(), &failure, "correct the file"),
         }];
         items.extend(self.check_boxes(&file, platform));
         for environment in self.chosen(platform, names)? {

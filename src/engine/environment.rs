@@ -14,7 +14,7 @@ use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
 use crate::store::history::Entry;
 use crate::store::record::Definition;
-use crate::store::{Environment, Wanted};
+use crate::store::{self, Environment, Wanted};
 
 /// Box builds run as environments of this platform; no user's platform may have its name.
 pub(super) const WORKSHOP: &str = "box";
@@ -36,7 +36,7 @@ impl Engine {
             }
             None => {}
         }
-        let definition = self.definition(&platform, dry_run, events)?;
+        let definition = self.definition(&platform, &id.name, dry_run, events)?;
         let environment = self.add(id, definition, dry_run)?;
         if !dry_run {
             self.remember("created", &id.to_string());
@@ -69,9 +69,7 @@ impl Engine {
         let _lock = self.lock_environment(id, events)?;
         let environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
-            return Err(Failure::new(Kind::Conflict, format!("bring up `{id}`"))
-                .cause("its destroy was interrupted")
-                .hint(format!("finish it with `adt env:destroy {} {}`", id.platform, id.name)));
+            return Err(leaving(id, "bring up"));
         }
         self.raise(&environment, dry_run, events)
     }
@@ -150,7 +148,12 @@ impl Engine {
 
     pub(super) fn env_destroy(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let _lock = self.lock_environment(id, events)?;
-        match self.store.database.environment(id)? {
+        let row = match self.store.database.environment(id) {
+            // What can't be read can be removed: machines and network are found by name.
+            Err(store::Error::BadEnvironment { .. }) => return self.destroy_by_name(id, true, dry_run, events),
+            row => row?,
+        };
+        match row {
             Some(environment) => {
                 if !dry_run {
                     self.store.database.set_wanted(id, Wanted::Gone, self.now())?;
@@ -164,14 +167,20 @@ impl Engine {
                 }
                 Ok(gone(format!("`{id}` is destroyed"), plan, dry_run))
             }
-            None => self.destroy_unremembered(id, dry_run, events),
+            None => self.destroy_by_name(id, false, dry_run, events),
         }
     }
 
-    /// No record: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
-    fn destroy_unremembered(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+    /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
+    fn destroy_by_name(
+        &self,
+        id: &EnvironmentId,
+        remembered: bool,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
         let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new() };
-        let seen = self.seen(id, &wanted, false)?;
+        let seen = self.seen(id, &wanted, remembered)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
             if self.remembers("destroyed", &id.to_string()) {
@@ -192,7 +201,12 @@ impl Engine {
             self.remember("destroyed", &id.to_string());
             self.perform(&plan, &Scene { network: &network, specs: BTreeMap::new() }, events)?;
         }
-        Ok(gone(format!("`{id}` is destroyed; the store had no record of it"), plan, dry_run))
+        let summary = match (dry_run, remembered) {
+            (true, _) => format!("`{id}` would be destroyed"),
+            (false, true) => format!("`{id}` is destroyed; its record was damaged"),
+            (false, false) => format!("`{id}` is destroyed; the store had no record of it"),
+        };
+        Ok(gone(summary, plan, dry_run))
     }
 
     pub(super) fn env_reload(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
@@ -200,10 +214,10 @@ impl Engine {
         let _lock = self.lock_environment(id, events)?;
         let mut environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
-            return Err(Failure::new(Kind::Conflict, format!("reload `{id}`")).cause("its destroy was interrupted"));
+            return Err(leaving(id, "reload"));
         }
         let before = environment.definition.clone();
-        environment.definition = self.definition_from(&platform, &before, dry_run, events)?;
+        environment.definition = self.definition_from(&platform, &id.name, &before, dry_run, events)?;
         self.keep_data(&mut environment, &before, events);
         let changed = environment.definition != before;
         let is_up = environment.wanted == Wanted::Up;
@@ -317,6 +331,29 @@ impl Engine {
         all.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
         Ok(all)
     }
+
+    /// The same for listings, with what can't be read beside it.
+    pub(super) fn readable_environments(
+        &self,
+        platform: Option<&PlatformName>,
+    ) -> Result<(Vec<Environment>, Vec<(EnvironmentId, String)>), Failure> {
+        let (mut sound, mut damaged) = (Vec::new(), Vec::new());
+        for row in self.store.database.environment_rows(platform)? {
+            match row {
+                Ok(environment) if environment.id.platform.as_str() == WORKSHOP => {}
+                Ok(environment) => sound.push(environment),
+                Err(store::Error::BadEnvironment { id, what, .. }) => damaged.push((id, what)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((sound, damaged))
+    }
+}
+
+fn leaving(id: &EnvironmentId, verb: &str) -> Failure {
+    Failure::new(Kind::Conflict, format!("{verb} `{id}`"))
+        .cause("its destroy was interrupted")
+        .hint(format!("finish it with `adt env:destroy {} {}`", id.platform, id.name))
 }
 
 fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {

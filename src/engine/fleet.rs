@@ -31,8 +31,8 @@ impl Engine {
         // Named ones are started; without names it is exactly those that were up.
         let start = |environment: &Environment| match environment.wanted {
             Wanted::Up | Wanted::Paused => true,
-            Wanted::Halted => !names.is_empty(),
-            Wanted::Gone => false,
+            // A named one whose destroy was interrupted is refused by name.
+            Wanted::Halted | Wanted::Gone => !names.is_empty(),
         };
         let chosen: Vec<_> = chosen.into_iter().filter(start).collect();
         let parts = self.each(&chosen, &|environment| part(self.env_up(&environment.id, dry_run, events)?))?;
@@ -79,6 +79,7 @@ impl Engine {
             let layers = self.forget_platform(&record, dry_run, events)?;
             if let Response::Done(done) = &mut done {
                 done.removes.extend(layers);
+                done.removes.push(format!("the entry of platform `{platform}`"));
                 done.summary = if dry_run {
                     format!("platform `{platform}` would be forgotten with its {} environments", chosen.len())
                 } else {

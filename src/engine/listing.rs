@@ -7,6 +7,22 @@ use crate::model::response::{EnvironmentDetail, EnvironmentState, EnvironmentSum
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
 use crate::store::{Environment, Wanted};
 
+/// One damaged record must not hide the others.
+fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
+    EnvironmentSummary {
+        platform: id.platform,
+        name: id.name,
+        state: EnvironmentState::Broken,
+        machines: BTreeMap::new(),
+        sites: Vec::new(),
+        owner: "?".into(),
+        created: 0,
+        updated: 0,
+        disk: None,
+        fault: Some(what),
+    }
+}
+
 type States = BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>;
 
 impl Engine {
@@ -15,8 +31,10 @@ impl Engine {
             self.platform(platform)?;
         }
         let states = self.states()?;
-        let environments = self.environments(platform)?;
-        Ok(Response::Environments(environments.iter().map(|environment| self.summary(environment, &states)).collect()))
+        let (environments, damaged) = self.readable_environments(platform)?;
+        let mut all: Vec<_> = environments.iter().map(|environment| self.summary(environment, &states)).collect();
+        all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
+        Ok(Response::Environments(all))
     }
 
     fn summary(&self, environment: &Environment, states: &States) -> EnvironmentSummary {
@@ -34,6 +52,7 @@ impl Engine {
             updated: environment.updated,
             // What is halted was measured when it halted; only what runs can have changed.
             disk: environment.disk.or_else(|| self.disk(environment)),
+            fault: None,
         }
     }
 

@@ -74,7 +74,14 @@ impl Engine {
         let draft = tempfile::Builder::new()
             .prefix(".adt-")
             .tempdir_in(&beside)
-            .map_err(|error| Failure::new(Kind::Host, format!("write into `{}`", beside.display())).because(&error))?;
+            .map_err(|error| {
+                let failure = Failure::new(Kind::Host, format!("write into `{}`", beside.display()));
+                if beside.is_dir() {
+                    failure.because(&error)
+                } else {
+                    failure.cause("there is no such folder").hint(format!("make it first: `mkdir -p {}`", beside.display()))
+                }
+            })?;
         if let Some((user, group)) = self.caller.ids {
             std::os::unix::fs::chown(draft.path(), Some(user), Some(group))
                 .map_err(|error| Failure::new(Kind::Host, "hand the new folder over to you").because(&error))?;
@@ -189,20 +196,33 @@ impl Engine {
         })
     }
 
+    /// What the platform's folder says now.
+    pub(super) fn read_platform(&self, record: &PlatformRecord) -> Result<Platform, Failure> {
+        config::platform::read(&record.folder.join("platform.toml")).map_err(|failure| match failure.kind {
+            Kind::NotFound => failure.hint(format!(
+                "put the platform's folder back, give its new place to `adt platform:init`, or forget it with \
+                 `adt platform:destroy {}`",
+                record.name
+            )),
+            _ => failure,
+        })
+    }
+
     pub(super) fn platform_list(&self) -> Result<Response, Failure> {
-        let environments = self.environments(None)?;
+        let (environments, damaged) = self.readable_environments(None)?;
         let states = self.states()?;
         let summaries = self.store.database.platforms()?.into_iter().map(|record| {
             let own: Vec<_> = environments.iter().filter(|environment| environment.id.platform == record.name).collect();
             let up = own.iter().filter(|environment| self.state(environment, &states) == EnvironmentState::Up).count();
             let read = config::platform::read(&record.folder.join("platform.toml"));
+            let unreadable = damaged.iter().filter(|(id, _)| id.platform == record.name).count();
             PlatformSummary {
                 name: record.name,
                 summary: read.as_ref().map(|platform| platform.summary.clone()).unwrap_or_default(),
                 folder: record.folder,
                 source: record.source,
                 branch: record.branch,
-                environments: own.len(),
+                environments: own.len() + unreadable,
                 up,
                 fault: read.err(),
             }

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 
+use crate::model::EnvironmentId;
+
 pub use database::Database;
 pub use lock::{Holder, Lock};
 pub use record::{Environment, PlatformRecord, Wanted};
@@ -46,6 +48,8 @@ pub enum Error {
     },
     #[error("the store's database `{path}` holds a row that this adt can't read: {what}")]
     BadRow { path: PathBuf, what: String },
+    #[error("the store's database `{path}` holds a row for `{id}` that this adt can't read: {what}")]
+    BadEnvironment { path: PathBuf, id: EnvironmentId, what: String },
     #[error("there is no space left for the store `{path}`")]
     Full { path: PathBuf },
     #[error("use the store's database `{path}`")]
@@ -71,7 +75,8 @@ pub struct Store {
 impl Store {
     /// Opens the store, making it where there is none.
     pub fn open(folder: &Path) -> Result<Self> {
-        for name in ["", "locks", "layers", "machines", "cache", "shipped"] {
+        make_folder(folder)?;
+        for name in ["locks", "layers", "machines", "cache", "shipped"] {
             make_folder(&folder.join(name))?;
         }
         let database = Database::open(&folder.join("adt.db"))?;

@@ -4,8 +4,10 @@
 //! loudly, and in CI they fail.
 
 mod adt;
+mod bad_input;
 mod crash;
 mod host;
+mod json;
 mod layers;
 mod real_hello;
 mod two_commands;
