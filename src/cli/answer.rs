@@ -142,7 +142,9 @@ fn environment_table(environments: &[EnvironmentSummary]) -> String {
     for environment in environments {
         if let Some(fault) = &environment.fault {
             let (platform, name) = (&environment.platform, &environment.name);
-            text.push_str(&format!("\n`{platform}/{name}` can't be read ({fault}); `adt env:destroy {platform} {name}` removes it"));
+            text.push_str(&format!(
+                "\n`{platform}/{name}` can't be read ({fault}); `adt env:destroy {platform} {name}` removes it"
+            ));
         }
     }
     text

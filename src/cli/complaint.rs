@@ -39,10 +39,8 @@ fn text(failure: &Failure) -> String {
     for part in &failure.parts {
         text.push_str(&self::text(part));
     }
-    if failure.faults.is_empty() {
-        if let Some(place) = &failure.place {
-            text.push_str(&format!("  at {place}\n"));
-        }
+    if let (true, Some(place)) = (failure.faults.is_empty(), &failure.place) {
+        text.push_str(&format!("  at {place}\n"));
     }
     let dim = console::Style::new().for_stderr().dim();
     for line in &failure.tail {

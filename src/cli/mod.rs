@@ -196,9 +196,9 @@ impl Session {
                 Request::EnvReload { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
             }
             Verb::EnvCheck { words } => Request::EnvCheck { id: around.environment(&words.words)? },
-            Verb::EnvList { of } => Request::EnvList {
-                platform: of.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()?,
-            },
+            Verb::EnvList { of } => {
+                Request::EnvList { platform: of.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()? }
+            }
             Verb::EnvShow { words } => Request::EnvShow { id: around.environment(&words.words)? },
             Verb::EnvCp { words } => self.copy(&words)?,
             Verb::BoxList { of } => Request::BoxList { platform: boxes_of(of)? },

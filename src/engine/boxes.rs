@@ -262,10 +262,9 @@ impl Engine {
         events: &Events,
     ) -> Result<Vec<String>, Failure> {
         let mut own = BTreeSet::new();
-        if let Ok(platform) = config::platform::read(&record.folder.join("platform.toml")) {
-            if let Ok(needed) = self.platform_boxes(&platform) {
-                own.extend(needed.all.into_iter().map(|one| one.digest));
-            }
+        let platform = config::platform::read(&record.folder.join("platform.toml"));
+        if let Ok(needed) = platform.and_then(|platform| self.platform_boxes(&platform)) {
+            own.extend(needed.all.into_iter().map(|one| one.digest));
         }
         let mut kept = self.layers_of_recipes(Some(&record.name), events)?;
         if dry_run {
@@ -283,9 +282,15 @@ impl Engine {
         unused.halves.clear();
         if !dry_run {
             prune::run(&layers, &unused).map_err(told)?;
+            // Of an environment that was gone before its process was killed, nobody else would know.
+            self.store.sweep_locks(&record.name, &self.holder())?;
             // Before the row goes, as with an environment.
             self.remember("destroyed", record.name.as_str());
-            self.store.database.forget_platform(&record.name)?;
+            if !self.store.database.forget_platform(&record.name)? {
+                return Err(Failure::new(Kind::Conflict, format!("forget the platform `{}`", record.name))
+                    .cause("an environment of it was made meanwhile")
+                    .hint(format!("`adt platform:destroy {}` removes that one, too", record.name)));
+            }
         }
         Ok(unused.layers.iter().map(named).collect())
     }

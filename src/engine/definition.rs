@@ -8,7 +8,9 @@ use super::events::Events;
 use crate::boxes::{self, Catalogue, Layers, Resolved};
 use crate::config;
 use crate::model::{
-    BoxName, BoxRef, BuildStep, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent, Platform, Recipe, RoleName};
+    BoxName, BoxRef, BuildStep, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent, Platform,
+    Recipe, RoleName,
+};
 use crate::network::address;
 use crate::store::PlatformRecord;
 use crate::store::record::{BoxInUse, Definition};

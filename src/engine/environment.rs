@@ -19,6 +19,13 @@ use crate::store::{self, Environment, Wanted};
 /// Box builds run as environments of this platform; no user's platform may have its name.
 pub(super) const WORKSHOP: &str = "box";
 
+/// Records as a listing needs them: a damaged one, with the reason, hides none of the others.
+#[derive(Debug, Default)]
+pub(super) struct Readable {
+    pub sound: Vec<Environment>,
+    pub damaged: Vec<(EnvironmentId, String)>,
+}
+
 impl Engine {
     pub(super) fn env_init(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let platform = self.platform(&id.platform)?;
@@ -62,7 +69,13 @@ impl Engine {
         if dry_run {
             return Ok(make(choose(&[])?));
         }
-        self.store.database.add_environment(choose, make)
+        let environment = self.store.database.add_environment(choose, make)?;
+        // The other half of `platform:destroy`'s care: either it sees this row, or this sees that the platform is gone.
+        if let Err(failure) = self.platform(&id.platform) {
+            self.store.database.forget_environment(id)?;
+            return Err(failure);
+        }
+        Ok(environment)
     }
 
     pub(super) fn env_up(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
@@ -172,13 +185,7 @@ impl Engine {
     }
 
     /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
-    fn destroy_by_name(
-        &self,
-        id: &EnvironmentId,
-        remembered: bool,
-        dry_run: bool,
-        events: &Events,
-    ) -> Result<Response, Failure> {
+    fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new() };
         let seen = self.seen(id, &wanted, remembered)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
@@ -333,20 +340,17 @@ impl Engine {
     }
 
     /// The same for listings, with what can't be read beside it.
-    pub(super) fn readable_environments(
-        &self,
-        platform: Option<&PlatformName>,
-    ) -> Result<(Vec<Environment>, Vec<(EnvironmentId, String)>), Failure> {
-        let (mut sound, mut damaged) = (Vec::new(), Vec::new());
+    pub(super) fn readable_environments(&self, platform: Option<&PlatformName>) -> Result<Readable, Failure> {
+        let mut readable = Readable::default();
         for row in self.store.database.environment_rows(platform)? {
             match row {
                 Ok(environment) if environment.id.platform.as_str() == WORKSHOP => {}
-                Ok(environment) => sound.push(environment),
-                Err(store::Error::BadEnvironment { id, what, .. }) => damaged.push((id, what)),
+                Ok(environment) => readable.sound.push(environment),
+                Err(store::Error::BadEnvironment { id, what, .. }) => readable.damaged.push((id, what)),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok((sound, damaged))
+        Ok(readable)
     }
 }
 

@@ -30,7 +30,11 @@ impl From<store::Error> for Failure {
             Error::Io { source, .. }
                 if matches!(source.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory) =>
             {
-                (Kind::Store, "open the store", Some("it must be a folder: choose another with `--store` or in /etc/adt/adt.toml"))
+                (
+                    Kind::Store,
+                    "open the store",
+                    Some("it must be a folder: choose another with `--store` or in /etc/adt/adt.toml"),
+                )
             }
             Error::Io { .. } | Error::Database { .. } => (Kind::Store, "use the store", None),
         };
@@ -69,9 +73,9 @@ impl From<providers::Error> for Failure {
                 let hint = hint.clone();
                 Self::new(Kind::Host, "run machines here").because(&error).hint(hint)
             }
-            Error::Absent { id } => Self::new(Kind::NotFound, "find the machine")
-                .because(&error)
-                .hint(format!("{} makes it", up(&id.environment))),
+            Error::Absent { id } => {
+                Self::new(Kind::NotFound, "find the machine").because(&error).hint(format!("{} makes it", up(&id.environment)))
+            }
             Error::NotRunning { id, .. } => Self::new(Kind::Conflict, "use the machine")
                 .because(&error)
                 .hint(format!("start it with {}", up(&id.environment))),

@@ -69,7 +69,10 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let known = self.store.database.platform(platform)?.is_some();
         if !known && names.is_empty() && self.remembers("destroyed", platform.as_str()) {
-            return Ok(Response::Done(Done { summary: format!("platform `{platform}` is forgotten already"), ..Done::default() }));
+            return Ok(Response::Done(Done {
+                summary: format!("platform `{platform}` is forgotten already"),
+                ..Done::default()
+            }));
         }
         let record = self.platform(platform)?;
         let chosen = self.chosen(platform, names)?;
@@ -140,9 +143,7 @@ impl Engine {
 
 fn part(response: Response) -> Result<Part, Failure> {
     match response {
-        Response::Done(done) => {
-            Ok(Part { changed: done.changed, plan: done.plan.unwrap_or_default(), removes: done.removes })
-        }
+        Response::Done(done) => Ok(Part { changed: done.changed, plan: done.plan.unwrap_or_default(), removes: done.removes }),
         other => Err(Failure::new(Kind::Internal, format!("read the answer {other:?}"))),
     }
 }
@@ -162,11 +163,5 @@ fn told(platform: &PlatformName, state: &str, chosen: &[Environment], parts: Vec
         plan.waves.extend(part.plan.waves);
         removes.extend(part.removes);
     }
-    Response::Done(Done {
-        summary,
-        changed,
-        plan: dry_run.then_some(plan),
-        next: Vec::new(),
-        removes,
-    })
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
 }

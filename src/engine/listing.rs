@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::environment::Readable;
 use super::{Engine, wanted};
 use crate::model::response::{EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail};
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
@@ -31,8 +32,8 @@ impl Engine {
             self.platform(platform)?;
         }
         let states = self.states()?;
-        let (environments, damaged) = self.readable_environments(platform)?;
-        let mut all: Vec<_> = environments.iter().map(|environment| self.summary(environment, &states)).collect();
+        let Readable { sound, damaged } = self.readable_environments(platform)?;
+        let mut all: Vec<_> = sound.iter().map(|environment| self.summary(environment, &states)).collect();
         all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
         Ok(Response::Environments(all))
     }

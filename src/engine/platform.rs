@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Engine;
+use super::environment::Readable;
 use super::events::Events;
 use crate::config;
 use crate::model::request::PlatformInit;
@@ -71,17 +72,14 @@ impl Engine {
         fill: impl FnOnce(&Path) -> Result<(), Failure>,
     ) -> Result<Response, Failure> {
         let beside = init.into.as_ref().and_then(|into| into.parent().map(Path::to_owned)).unwrap_or_else(|| init.here.clone());
-        let draft = tempfile::Builder::new()
-            .prefix(".adt-")
-            .tempdir_in(&beside)
-            .map_err(|error| {
-                let failure = Failure::new(Kind::Host, format!("write into `{}`", beside.display()));
-                if beside.is_dir() {
-                    failure.because(&error)
-                } else {
-                    failure.cause("there is no such folder").hint(format!("make it first: `mkdir -p {}`", beside.display()))
-                }
-            })?;
+        let draft = tempfile::Builder::new().prefix(".adt-").tempdir_in(&beside).map_err(|error| {
+            let failure = Failure::new(Kind::Host, format!("write into `{}`", beside.display()));
+            if beside.is_dir() {
+                failure.because(&error)
+            } else {
+                failure.cause("there is no such folder").hint(format!("make it first: `mkdir -p {}`", beside.display()))
+            }
+        })?;
         if let Some((user, group)) = self.caller.ids {
             std::os::unix::fs::chown(draft.path(), Some(user), Some(group))
                 .map_err(|error| Failure::new(Kind::Host, "hand the new folder over to you").because(&error))?;
@@ -90,13 +88,15 @@ impl Engine {
         fill(&content)?;
         let mut platform = self.sound(&content)?;
         let folder = init.into.clone().unwrap_or_else(|| init.here.join(platform.name.as_str()));
-        if let Some(known) = self.store.database.platform(&platform.name)? {
-            if known.folder == folder && known.source == source && folder.join("platform.toml").exists() {
-                return Ok(Response::Done(Done {
-                    summary: format!("platform `{}` is here already, in `{}`", platform.name, folder.display()),
-                    ..Done::default()
-                }));
-            }
+        if let Some(known) = self.store.database.platform(&platform.name)?
+            && known.folder == folder
+            && known.source == source
+            && folder.join("platform.toml").exists()
+        {
+            return Ok(Response::Done(Done {
+                summary: format!("platform `{}` is here already, in `{}`", platform.name, folder.display()),
+                ..Done::default()
+            }));
         }
         if folder.exists() && std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(sources::Error::Occupied { folder }.into());
@@ -209,7 +209,7 @@ impl Engine {
     }
 
     pub(super) fn platform_list(&self) -> Result<Response, Failure> {
-        let (environments, damaged) = self.readable_environments(None)?;
+        let Readable { sound: environments, damaged } = self.readable_environments(None)?;
         let states = self.states()?;
         let summaries = self.store.database.platforms()?.into_iter().map(|record| {
             let own: Vec<_> = environments.iter().filter(|environment| environment.id.platform == record.name).collect();

@@ -51,9 +51,8 @@ impl Fake {
     /// Networks that outlive this process, like real ones: they are in `file` from each change on.
     pub fn kept_in(file: &Path, install: impl Into<String>) -> Self {
         let kept = std::fs::read_to_string(file).ok();
-        let kept: Option<(Vec<(String, NetworkSpec)>, BTreeSet<Tag>)> =
-            kept.map(|text| serde_json::from_str(&text).expect("this type wrote it"));
-        let (bridges, firewalls) = kept.unwrap_or_default();
+        let read = |text: String| serde_json::from_str(&text).expect("this type wrote it");
+        let (bridges, firewalls): (Vec<(String, NetworkSpec)>, BTreeSet<Tag>) = kept.map(read).unwrap_or_default();
         let bridges = bridges.into_iter().map(|bridge| (bridge.1.tag.clone(), bridge)).collect();
         let kernel = Kernel { bridges, firewalls, file: Some(file.to_owned()), ..Kernel::default() };
         Self { install: install.into(), checkpoint: None, kernel: Arc::new(Mutex::new(kernel)) }

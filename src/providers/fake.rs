@@ -52,9 +52,8 @@ impl Fake {
     /// Machines that outlive this process, like real ones: they are in `file` from each change on.
     pub fn kept_in(file: &Path) -> Self {
         let kept = std::fs::read_to_string(file).ok();
-        let kept: Option<(Vec<(MachineId, Machine)>, u32)> =
-            kept.map(|text| serde_json::from_str(&text).expect("this type wrote it"));
-        let (machines, next_pid) = kept.unwrap_or_default();
+        let read = |text: String| serde_json::from_str(&text).expect("this type wrote it");
+        let (machines, next_pid): (Vec<(MachineId, Machine)>, u32) = kept.map(read).unwrap_or_default();
         let world =
             World { machines: machines.into_iter().collect(), next_pid, failures: Vec::new(), file: Some(file.to_owned()) };
         Self { world: Arc::new(Mutex::new(world)), checkpoint: None }

@@ -112,9 +112,11 @@ impl Database {
         Ok(())
     }
 
-    pub fn forget_platform(&self, name: &PlatformName) -> Result<()> {
-        self.connection().execute("DELETE FROM platforms WHERE name = ?1", [name.as_str()]).map_err(|e| self.fail(e))?;
-        Ok(())
+    /// Forgets a platform unless it has an environment: one may have been made while the others were destroyed.
+    pub fn forget_platform(&self, name: &PlatformName) -> Result<bool> {
+        let sql = "DELETE FROM platforms WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM environments WHERE platform = ?1)";
+        let deleted = self.connection().execute(sql, [name.as_str()]).map_err(|e| self.fail(e))?;
+        Ok(deleted > 0)
     }
 
     /// All environments, or those of one platform.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 
-use crate::model::EnvironmentId;
+use crate::model::{EnvironmentId, PlatformName};
 
 pub use database::Database;
 pub use lock::{Holder, Lock};
@@ -87,6 +87,19 @@ impl Store {
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
     pub fn install(&self) -> &str {
         self.database.install()
+    }
+
+    /// Removes the lock files that dead processes left for a platform's environments; held ones stay.
+    pub fn sweep_locks(&self, platform: &PlatformName, holder: &Holder) -> Result<()> {
+        let folder = self.folder.join("locks");
+        let entries = std::fs::read_dir(&folder).map_err(|source| Error::Io { what: "read", path: folder, source })?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        for name in names.filter(|name| name.starts_with(&format!("{platform}."))) {
+            if let Some(name) = name.strip_suffix(".lock") {
+                drop(self.lock(name, holder).attempt()?);
+            }
+        }
+        Ok(())
     }
 
     pub fn lock(&self, name: &str, holder: &Holder) -> lock::Request {

@@ -62,14 +62,26 @@ fn a_wrong_platform_file_is_told_with_its_place() {
         ("wrong type", format!("{WEB}count = \"two\"\n"), &["`count` must be a whole number", "platform.toml:5:9"]),
         ("count 0", format!("{WEB}count = 0\n"), &["`count` is 0", "between 1 and 61"]),
         ("syntax", format!("{WEB}count = \n"), &["not valid TOML", "platform.toml:5"]),
-        ("unknown box", WEB.replace("debian", "debain"), &["no box is called `debain`", "platform.toml:4:7", "did you mean `debian`?"]),
-        ("twice", format!("{WEB}[machines.web]\nbox = \"debian\"\n"), &["duplicate key", "platform.toml:5", "keep one of the two"]),
+        (
+            "unknown box",
+            WEB.replace("debian", "debain"),
+            &["no box is called `debain`", "platform.toml:4:7", "did you mean `debian`?"],
+        ),
+        (
+            "twice",
+            format!("{WEB}[machines.web]\nbox = \"debian\"\n"),
+            &["duplicate key", "platform.toml:5", "keep one of the two"],
+        ),
         (
             "same name",
             format!("{WEB}count = 2\n[machines.web1]\nbox = \"debian\"\n"),
             &["would both have a machine `web1`", "platform.toml:6", "rename one"],
         ),
-        ("platform name", WEB.replace("shop", "sh_op"), &["`sh_op` is not a platform name", "platform.toml:2:8", "write `sh-op`"]),
+        (
+            "platform name",
+            WEB.replace("shop", "sh_op"),
+            &["`sh_op` is not a platform name", "platform.toml:2:8", "write `sh-op`"],
+        ),
         ("long platform", WEB.replace("shop", &long), &["longer than the 63 characters", "platform.toml:2:8"]),
         ("role name", WEB.replace("machines.web", "machines.Web"), &["`Web` is not a machine name", "platform.toml:3"]),
         ("long role", WEB.replace("machines.web", &format!("machines.{long}")), &["longer than the 63 characters"]),
@@ -213,6 +225,15 @@ fn names_that_nothing_has_are_told() {
     ] {
         refused(&adt, words, code, &[says]);
     }
+}
+
+#[test]
+fn the_folder_one_stands_in_says_which_platform_is_meant() {
+    let (adt, host) = known();
+    adt.run("platform:init hello").ok();
+    refused(&adt, "env:up 1", 2, &["this host knows several", "name one of hello, shop"]);
+    let shop = host.shop();
+    refused(&adt.stand_in(shop), "env:up 1", 4, &["shop/1"]);
 }
 
 #[test]

@@ -96,6 +96,30 @@ fn ctrl_c_ends_the_waiting() {
 }
 
 #[test]
+fn an_environment_made_while_its_platform_goes_is_not_lost() {
+    let home = tempfile::tempdir().unwrap();
+    let host = Host::new(home.path());
+    let destroy = || Request::PlatformDestroy { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false };
+    let (door, point) = door_at("delete db before");
+    let first = host.watched("platform:destroy shop", Some(point));
+    first.done(Request::EnvInit { id: id("1"), dry_run: false });
+    let second = host.sharing("env:init shop 2", None, &first.machines, &first.networks);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| first.run(destroy()).result);
+        assert!(door.reached(1));
+        second.done(Request::EnvInit { id: id("2"), dry_run: false });
+        door.open();
+        let failure = first.join().unwrap().unwrap_err();
+        assert_eq!(failure.kind, Kind::Conflict);
+        assert!(failure.hints[0].contains("adt platform:destroy shop"), "{failure:?}");
+    });
+    second.done(destroy());
+    drop((first, second));
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+    assert!(!host.process("again").done(destroy()).changed);
+}
+
+#[test]
 fn two_environments_are_made_at_the_same_time() {
     let home = tempfile::tempdir().unwrap();
     let host = Host::new(home.path());
