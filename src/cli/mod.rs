@@ -23,7 +23,7 @@ use self::words::Surroundings;
 use crate::config;
 use crate::engine::{Caller, Engine, probe};
 use crate::model::request::PlatformInit;
-use crate::model::{Failure, Kind, Request, Response};
+use crate::model::{Event, Failure, Kind, Request, Response};
 use crate::network::Linux;
 use crate::providers::choose;
 use crate::store::Store;
@@ -243,7 +243,15 @@ impl Session {
         if dry_run || yes {
             return self.ask(request(dry_run));
         }
-        let preview = self.engine.run(request(true), &mut |_| {})?;
+        let mut reader = Reader::new(&self.global);
+        let preview = self.engine.run(request(true), &mut |event| {
+            // What would be done is asked about below; for whom one waits must be seen at once.
+            if matches!(event, Event::Waiting { .. }) {
+                reader.read(&event);
+            }
+        });
+        reader.finish();
+        let preview = preview?;
         let Response::Done(preview) = preview else {
             return Err(Failure::new(Kind::Internal, "read the preview"));
         };

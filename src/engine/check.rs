@@ -8,7 +8,7 @@ use crate::config;
 use crate::model::response::{CheckItem, Checklist, Verdict};
 use crate::model::{Check, EnvironmentId, EnvironmentName, Exec, Failure, MachineSpec, MachineState, PlatformName, Response};
 use crate::network::{address, forward_trouble};
-use crate::plan::{Seen, SeenNetwork};
+use crate::plan::{Goal, Seen, SeenNetwork, Wanted as WantedMachines, plan};
 use crate::providers::Stdio;
 use crate::store::{Environment, Wanted};
 
@@ -149,9 +149,7 @@ impl Engine {
         let again = format!("adt env:up {} {}", id.platform, id.name);
         match environment.wanted {
             Wanted::Up => {}
-            Wanted::Halted | Wanted::Paused => {
-                return Ok(vec![item(id.to_string(), Verdict::Notice, "halted", Some(again))]);
-            }
+            Wanted::Halted | Wanted::Paused => return Ok(vec![halted(id, &wanted, &seen, again)]),
             Wanted::Gone => {
                 let remedy = format!("adt env:destroy {} {}", id.platform, id.name);
                 return Ok(vec![fault(id.to_string(), "its destroy was interrupted", remedy)]);
@@ -200,6 +198,17 @@ impl Engine {
             (Ok(_), state) => item(subject, Verdict::Notice, state, None),
         }
     }
+}
+
+/// Halted is what was wanted; whether it is so is another question.
+fn halted(id: &EnvironmentId, wanted: &WantedMachines, seen: &Seen, again: String) -> CheckItem {
+    let rest = plan(Goal::Halted, wanted, seen);
+    if rest.is_empty() {
+        return item(id.to_string(), Verdict::Notice, "halted", Some(again));
+    }
+    let steps: Vec<_> = rest.steps().map(|step| step.action.to_string()).collect();
+    let remedy = format!("adt env:halt {} {}", id.platform, id.name);
+    fault(id.to_string(), format!("its halt was interrupted; left is to {}", steps.join(", ")), remedy)
 }
 
 fn asked(spec: &MachineSpec, check: &Check) -> String {

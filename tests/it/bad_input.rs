@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use adt::model::{EnvironmentId, Request};
+use adt::model::{EnvironmentId, Request, Response};
 
 use super::adt::{Adt, program};
 use super::host::{Host, PLATFORM, id};
@@ -330,6 +330,23 @@ fn what_is_being_destroyed_comes_back_only_through_init() {
     let all = Request::PlatformUp { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false };
     assert!(!process.done(all).changed);
     assert!(process.done(Request::EnvInit { id: id("1"), dry_run: false }).summary.contains("is up"));
+}
+
+#[test]
+fn a_check_sees_what_an_interrupted_halt_left() {
+    let home = tempfile::tempdir().unwrap();
+    let host = Host::new(home.path());
+    let process = host.process("env:halt shop 1");
+    process.done(Request::EnvInit { id: id("1"), dry_run: false });
+    process.machines.fail_next("stop", "web1");
+    assert!(process.run(Request::EnvHalt { id: id("1"), dry_run: false }).result.is_err());
+    let Ok(Response::Check(list)) = process.run(Request::EnvCheck { id: id("1") }).result else { panic!("no list") };
+    assert!(!list.healthy());
+    assert!(list.items[0].seen.contains("stop web1"), "{list:?}");
+    assert_eq!(list.items[0].remedy.as_deref(), Some("adt env:halt shop 1"));
+    process.done(Request::EnvHalt { id: id("1"), dry_run: false });
+    let Ok(Response::Check(list)) = process.run(Request::EnvCheck { id: id("1") }).result else { panic!("no list") };
+    assert!(list.healthy());
 }
 
 fn text(output: &Output) -> String {
