@@ -19,7 +19,6 @@ pub mod catalogue;
 pub mod digest;
 pub mod fake;
 pub mod layer;
-pub mod lock;
 pub mod oci;
 pub mod phases;
 pub mod prune;
@@ -118,6 +117,8 @@ pub enum Error {
         source: std::io::Error,
     },
     #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    #[error(transparent)]
     Exec(#[from] crate::exec::Error),
 }
 
@@ -141,7 +142,9 @@ impl Error {
             Self::Full { .. } => Kind::Exhausted,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
             Self::Exec(crate::exec::Error::Missing { .. }) => Kind::Host,
+            Self::Store(crate::store::Error::Cancelled { .. }) => Kind::Cancelled,
             Self::Io { .. } => Kind::Internal,
+            Self::Store(_) => Kind::Store,
             Self::Exec(_) => Kind::Program,
         }
     }

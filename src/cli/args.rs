@@ -62,6 +62,9 @@ pub struct Global {
     /// Seconds that a machine may take to shut down (ADT_GRACE_SECONDS)
     #[arg(long, global = true, value_name = "SECONDS", help_heading = "Host settings")]
     pub grace_seconds: Option<String>,
+    /// IPv4 address on which names and pages are served (ADT_LISTEN)
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Host settings")]
+    pub listen: Option<String>,
 }
 
 impl Global {
@@ -75,6 +78,7 @@ impl Global {
             boxes: self.boxes.clone(),
             provider: self.provider.clone(),
             grace_seconds: self.grace_seconds.clone(),
+            listen: self.listen.clone(),
         }
     }
 }

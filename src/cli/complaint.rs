@@ -39,7 +39,9 @@ fn text(failure: &Failure) -> String {
     for part in &failure.parts {
         text.push_str(&self::text(part));
     }
-    if let (true, Some(place)) = (failure.faults.is_empty(), &failure.place) {
+    if failure.faults.is_empty()
+        && let Some(place) = &failure.place
+    {
         text.push_str(&format!("  at {place}\n"));
     }
     let dim = console::Style::new().for_stderr().dim();

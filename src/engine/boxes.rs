@@ -262,8 +262,9 @@ impl Engine {
         events: &Events,
     ) -> Result<Vec<String>, Failure> {
         let mut own = BTreeSet::new();
-        let platform = config::platform::read(&record.folder.join("platform.toml"));
-        if let Ok(needed) = platform.and_then(|platform| self.platform_boxes(&platform)) {
+        if let Ok(platform) = config::platform::read(&record.folder.join("platform.toml"))
+            && let Ok(needed) = self.platform_boxes(&platform)
+        {
             own.extend(needed.all.into_iter().map(|one| one.digest));
         }
         let mut kept = self.layers_of_recipes(Some(&record.name), events)?;

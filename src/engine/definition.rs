@@ -162,19 +162,13 @@ fn resolve(catalogue: &Catalogue<'_>, platform: &Platform, machine: &Machine) ->
 /// What a platform adds to a box for one role, in the form of a recipe: built, cached and pruned like any other.
 fn golden(platform: &Platform, machine: &Machine) -> Recipe {
     let name = format!("{}-{}", platform.name, machine.role);
+    let name = BoxName::new(name.chars().take(63).collect::<String>().trim_end_matches('-'))
+        .expect("two labels with a hyphen between them, cut to a label's length, are a label");
+    let parent = Parent::Box(BoxRef::new(machine.boxed.name.clone()));
     Recipe {
-        name: BoxName::new(name.chars().take(63).collect::<String>().trim_end_matches('-'))
-            .expect("two labels with a hyphen between them, cut to a label's length, are a label"),
         summary: format!("{} of {}", machine.role, platform.name),
-        parent: Parent::Box(BoxRef::new(machine.boxed.name.clone())),
-        packages: Vec::new(),
-        services: Vec::new(),
-        mask: Vec::new(),
-        exposes: Vec::new(),
-        health: None,
-        vars: BTreeMap::new(),
         steps: machine.provision.iter().cloned().map(BuildStep::Script).collect(),
-        folder: platform.folder.clone(),
+        ..Recipe::bare(name, parent, platform.folder.clone())
     }
 }
 

@@ -16,6 +16,7 @@ mod look;
 mod perform;
 mod platform;
 pub mod probe;
+pub mod routes;
 mod wanted;
 mod workshop;
 

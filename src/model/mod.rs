@@ -10,6 +10,7 @@ pub mod network;
 pub mod recipe;
 pub mod request;
 pub mod response;
+pub mod route;
 pub mod step;
 pub mod topology;
 

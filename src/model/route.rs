@@ -1,0 +1,119 @@
+//! Names and traffic as data: what the name server, the proxy and the generated configurations are all made from.
+//!
+//! Routes are a pure function of the store, so every reader of them says the same, and the same store gives the same bytes.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{Domain, EnvironmentId, MachineName, PlatformName, SiteName};
+
+/// Everything that can be reached by name on this host. Sorted by name at every level.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
+    /// The host's own domain; `adt` has its homepage there.
+    pub domain: Domain,
+    pub platforms: Vec<PlatformRoute>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformRoute {
+    pub name: PlatformName,
+    pub summary: String,
+    /// The host's, unless the platform has its own.
+    pub domain: Domain,
+    pub environments: Vec<EnvironmentRoute>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentRoute {
+    pub id: EnvironmentId,
+    pub domain: Domain,
+    /// Meant to be up. Names of a halted environment still resolve, so that its page can say that it is halted.
+    pub up: bool,
+    pub owner: String,
+    /// Seconds since 1970.
+    pub created: i64,
+    pub gateway_v4: Ipv4Addr,
+    pub gateway_v6: Ipv6Addr,
+    pub machines: Vec<MachineRoute>,
+    pub sites: Vec<SiteRoute>,
+}
+
+/// Reached directly, on every port: `db.1161.shop.example.test:3306`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRoute {
+    pub name: MachineName,
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+/// Reached through the proxy: `https://www.1161.shop.example.test`, and any name below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteRoute {
+    pub name: SiteName,
+    /// `www.1161.shop.example.test`
+    pub host: String,
+    /// Production's names for it; valid inside the environment only.
+    pub aliases: Vec<String>,
+    pub backends: Vec<Backend>,
+    /// Path that answers 200 to 399 when a backend works.
+    pub health: String,
+    pub protocol: Protocol,
+    /// A client stays with the backend that answered it first.
+    pub sticky: bool,
+    /// Whether http is answered with a redirect to https.
+    pub https_only: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    pub machine: MachineName,
+    pub address: SocketAddr,
+}
+
+/// What a backend speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, as gRPC servers do.
+    H2c,
+}
+
+impl PlatformRoute {
+    /// `shop.example.test`
+    pub fn host(&self) -> String {
+        format!("{}.{}", self.name, self.domain)
+    }
+}
+
+impl EnvironmentRoute {
+    /// `1161.shop.example.test`
+    pub fn host(&self) -> String {
+        self.id.fqdn(&self.domain)
+    }
+
+    /// `db.1161.shop.example.test`
+    pub fn machine_host(&self, machine: &MachineRoute) -> String {
+        format!("{}.{}", machine.name, self.host())
+    }
+}
+
+impl Routes {
+    pub fn environments(&self) -> impl Iterator<Item = &EnvironmentRoute> {
+        self.platforms.iter().flat_map(|platform| &platform.environments)
+    }
+
+    /// Every domain that adt answers for: the host's, and those of platforms with their own.
+    pub fn domains(&self) -> Vec<&Domain> {
+        let mut all = vec![&self.domain];
+        for platform in &self.platforms {
+            if !all.contains(&&platform.domain) {
+                all.push(&platform.domain);
+            }
+        }
+        all
+    }
+}
