@@ -134,12 +134,21 @@ fn environment_table(environments: &[EnvironmentSummary]) -> String {
             environment.state.word().to_owned(),
             format!("{running}/{}", environment.machines.len()),
             sites.join(","),
-            age(now - environment.created),
+            environment.fault.as_ref().map_or_else(|| age(now - environment.created), |_| "?".into()),
             environment.owner.clone(),
             environment.disk.map_or_else(|| "?".into(), bytes),
         ]);
     }
-    lines(&table)
+    let mut text = lines(&table);
+    for environment in environments {
+        if let Some(fault) = &environment.fault {
+            let (platform, name) = (&environment.platform, &environment.name);
+            text.push_str(&format!(
+                "\n`{platform}/{name}` can't be read ({fault}); `adt env:destroy {platform} {name}` removes it"
+            ));
+        }
+    }
+    text
 }
 
 /// One unit is enough to know how old something is.

@@ -154,11 +154,15 @@ pub enum Verb {
     PlatformList,
     /// Fetch a platform's newest definition with git
     #[command(name = "platform:pull")]
-    PlatformPull { platform: Option<String> },
+    PlatformPull {
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
+    },
     /// Build every box of a platform
     #[command(name = "platform:build")]
     PlatformBuild {
-        platform: Option<String>,
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
         /// Build boxes that have not changed, too
         #[arg(long)]
         force: bool,
@@ -246,7 +250,10 @@ pub enum Verb {
     },
     /// List environments with state, machines, sites, age, owner and disk
     #[command(name = "env:list")]
-    EnvList { platform: Option<String> },
+    EnvList {
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
+    },
     /// Show one environment in full
     #[command(name = "env:show")]
     EnvShow {
@@ -300,13 +307,15 @@ pub enum Verb {
 
     /// List the boxes that can be built
     #[command(name = "box:list")]
-    BoxList { platform: Option<String> },
+    BoxList {
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
+    },
     /// Build boxes; without names all that this host knows
     #[command(name = "box:build")]
     BoxBuild {
-        // Not `boxes`: that is the name of the flag with the recipes' folders.
-        #[arg(id = "names", value_name = "BOX")]
-        boxes: Vec<String>,
+        #[arg(value_name = "BOX")]
+        names: Vec<String>,
         /// Build even what has not changed
         #[arg(long)]
         force: bool,

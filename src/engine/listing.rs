@@ -2,12 +2,29 @@
 
 use std::collections::BTreeMap;
 
+use super::environment::Readable;
 use super::{Engine, path, routes, wanted};
 use crate::model::response::{
     Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail, Url,
 };
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
 use crate::store::{Environment, Wanted};
+
+/// One damaged record must not hide the others.
+fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
+    EnvironmentSummary {
+        platform: id.platform,
+        name: id.name,
+        state: EnvironmentState::Broken,
+        machines: BTreeMap::new(),
+        sites: Vec::new(),
+        owner: "?".into(),
+        created: 0,
+        updated: 0,
+        disk: None,
+        fault: Some(what),
+    }
+}
 
 type States = BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>;
 
@@ -17,8 +34,10 @@ impl Engine {
             self.platform(platform)?;
         }
         let states = self.states()?;
-        let environments = self.environments(platform)?;
-        Ok(Response::Environments(environments.iter().map(|environment| self.summary(environment, &states)).collect()))
+        let Readable { sound, damaged } = self.readable_environments(platform)?;
+        let mut all: Vec<_> = sound.iter().map(|environment| self.summary(environment, &states)).collect();
+        all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
+        Ok(Response::Environments(all))
     }
 
     fn summary(&self, environment: &Environment, states: &States) -> EnvironmentSummary {
@@ -36,6 +55,7 @@ impl Engine {
             updated: environment.updated,
             // What is halted was measured when it halted; only what runs can have changed.
             disk: environment.disk.or_else(|| self.disk(environment)),
+            fault: None,
         }
     }
 

@@ -52,6 +52,10 @@ impl Engine {
             }
         }
         let applied: BTreeMap<_, _> = self.store.database.applied(Some(id))?.into_iter().collect();
+        // A delete that was killed at its end leaves a specification without a machine.
+        for name in applied.keys() {
+            states.entry(name.clone()).or_insert(MachineState::Absent);
+        }
         let answers = self.answers(&states, &applied, wanted);
         let machines = states
             .into_iter()

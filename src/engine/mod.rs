@@ -73,17 +73,8 @@ impl Engine {
             for event in receiver {
                 each(event);
             }
-            work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(|failure| self.go_on(failure))
+            work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
-    }
-
-    /// Every verb converges, so the one that was stopped is the one that goes on.
-    fn go_on(&self, failure: Failure) -> Failure {
-        if failure.kind == Kind::Cancelled && perform::stopped(&self.cancel) {
-            failure.hint(format!("`adt {}` goes on where this one stopped", self.caller.command))
-        } else {
-            failure
-        }
     }
 
     fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {

@@ -44,7 +44,8 @@ impl Engine {
     fn chain(&self, chain: &[Step], scene: &Scene<'_>, events: &Events, cancel: &AtomicBool) -> Result<(), Failure> {
         for step in chain {
             if stopped(cancel) {
-                return Err(cancelled(step));
+                let failure = Failure::new(Kind::Cancelled, step.to_string());
+                return Err(self.goes_on(failure.cause("cancelled before it began; what was done so far is kept")));
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
@@ -101,7 +102,7 @@ impl Engine {
                 return self.await_answer(spec, true);
             }
             Err(probe::NoAnswer::Cancelled) => {
-                return Err(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled"));
+                return Err(self.goes_on(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled")));
             }
             Err(probe::NoAnswer::Deadline(reason)) => {
                 (Kind::Deadline, format!("it did not answer within {} s: {reason}", deadline.as_secs()))
@@ -123,6 +124,11 @@ impl Engine {
             .hint(format!("when it is mended, `adt env:up {} {}` goes on", environment.platform, environment.name)))
     }
 
+    /// A cancelled command goes on when it is given again: whatever it was, and for whatever part of it was left.
+    pub(super) fn goes_on(&self, failure: Failure) -> Failure {
+        failure.hint(format!("`adt {}` goes on from here", self.caller.command))
+    }
+
     /// The units of a machine that failed, asked of its init.
     pub(super) fn failed_units(&self, spec: &MachineSpec) -> Vec<String> {
         if !matches!(self.provider.inspect(&spec.id), Ok(MachineState::Running { .. })) {
@@ -140,10 +146,6 @@ impl Engine {
     }
 }
 
-fn cancelled(step: &Step) -> Failure {
-    Failure::new(Kind::Cancelled, format!("{}", step.action)).cause("cancelled before it began; what was done so far is kept")
-}
-
 /// A panic on a thread is a bug that must not pass for success.
 fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -157,6 +159,11 @@ pub(super) fn combine(mut failures: Vec<Failure>) -> Failure {
     let first = failures[0].kind;
     let kind = if failures.iter().all(|failure| failure.kind == first) { first } else { Kind::Partial };
     let mut all = Failure::new(kind, format!("finish {} parts of this", failures.len()));
+    if kind == Kind::Cancelled {
+        // They all end with the same words.
+        all.hints = failures[0].hints.clone();
+        failures.iter_mut().for_each(|part| part.hints.clear());
+    }
     all.parts = failures;
     all
 }

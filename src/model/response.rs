@@ -130,6 +130,9 @@ pub struct EnvironmentSummary {
     pub updated: i64,
     /// Bytes beyond its layers; `None` when it could not be read.
     pub disk: Option<u64>,
+    /// Why its record can't be read; then state and the rest say nothing about its machines.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fault: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,8 +4,12 @@
 //! loudly, and in CI they fail.
 
 mod adt;
+mod bad_input;
+mod crash;
 mod dns;
+mod fakes;
 mod host;
+mod json;
 mod layers;
 mod leftovers;
 mod real_boxes;
@@ -15,3 +19,4 @@ mod real_inside;
 mod real_kill;
 mod real_power;
 mod terminal;
+mod two_commands;
