@@ -79,10 +79,11 @@ fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let count = |outcome| built.iter().filter(|one| one.outcome == outcome).count();
+    let boxes = |count: usize| if count == 1 { "1 box is".to_owned() } else { format!("{count} boxes are") };
     let text = match (count(BuildOutcome::Built), count(BuildOutcome::Unchanged)) {
-        (0, unchanged) => format!("nothing to build: {unchanged} boxes are as their recipes say"),
-        (built, 0) => format!("{built} boxes are built"),
-        (built, unchanged) => format!("{built} boxes are built, {unchanged} were as their recipes say"),
+        (0, unchanged) => format!("nothing to build: {} as the recipes say", boxes(unchanged)),
+        (built, 0) => format!("{} built", boxes(built)),
+        (built, unchanged) => format!("{} built; {} as the recipes say already", boxes(built), boxes(unchanged)),
     };
     writeln!(std::io::stderr().lock(), "{text}").map_err(told)
 }
