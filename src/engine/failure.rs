@@ -16,6 +16,13 @@ impl From<store::Error> for Failure {
                 "read the store",
                 Some("move the named file away; machines' files stay in `machines/`, and `adt env:init` takes them up again"),
             ),
+            Error::BadIdentity { .. } => (
+                Kind::Store,
+                "open the store",
+                Some(
+                    "write the identity that links of running environments carry (`ip link show type bridge`) into the named file",
+                ),
+            ),
             Error::BadEnvironment { .. } => (Kind::Store, "read the store", None),
             // No verb of adt's own can help: each opens the store.
             Error::Full { .. } => (Kind::Exhausted, "write the store", Some(ROOM)),

@@ -16,8 +16,6 @@ use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, Machi
 const FORMAT: i64 = 1;
 
 const SCHEMA: &str = "
-    CREATE TABLE install (id TEXT NOT NULL);
-    INSERT INTO install VALUES (lower(hex(randomblob(8))));
     CREATE TABLE platforms (
         name TEXT PRIMARY KEY, folder TEXT NOT NULL, source TEXT NOT NULL, branch TEXT, created INTEGER NOT NULL
     ) STRICT;
@@ -37,7 +35,6 @@ const SCHEMA: &str = "
 #[derive(Debug)]
 pub struct Database {
     path: PathBuf,
-    install: String,
     /// Steps of one environment run on several threads.
     connection: Mutex<Connection>,
 }
@@ -55,12 +52,7 @@ impl Database {
         if found > FORMAT {
             return Err(Error::Newer { path: path.to_owned(), found, known: FORMAT });
         }
-        let install = connection.query_row("SELECT id FROM install", [], |row| row.get(0)).map_err(fail)?;
-        Ok(Self { path: path.to_owned(), install, connection: Mutex::new(connection) })
-    }
-
-    pub(super) fn install(&self) -> &str {
-        &self.install
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

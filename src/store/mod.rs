@@ -4,6 +4,8 @@
 //! <store>/
 //!   adt.db      wanted state (SQLite, write-ahead log); see `database`
 //!   history.log who made and destroyed what
+//!   install     the store's identity, part of every kernel name; apart from the database, so that a damaged one can be
+//!               replaced and everything in the kernel still be found
 //!   locks/      one flock'ed file per environment or build while a command works on it; see `lock`
 //!   layers/     box layers, immutable, named by content
 //!   machines/   machines' own files, kept by the provider
@@ -17,6 +19,7 @@ pub mod history;
 pub mod lock;
 pub mod record;
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
@@ -46,6 +49,8 @@ pub enum Error {
         #[source]
         source: rusqlite::Error,
     },
+    #[error("the store's identity `{path}` is damaged")]
+    BadIdentity { path: PathBuf },
     #[error("the store's database `{path}` holds a row that this adt can't read: {what}")]
     BadRow { path: PathBuf, what: String },
     #[error("the store's database `{path}` holds a row for `{id}` that this adt can't read: {what}")]
@@ -69,6 +74,7 @@ pub enum Error {
 pub struct Store {
     pub folder: PathBuf,
     pub database: Database,
+    install: String,
     pub history: history::History,
 }
 
@@ -79,14 +85,15 @@ impl Store {
         for name in ["locks", "layers", "machines", "cache", "shipped"] {
             make_folder(&folder.join(name))?;
         }
+        let install = identity(&folder.join("install"))?;
         let database = Database::open(&folder.join("adt.db"))?;
         let history = history::History::new(folder.join("history.log"));
-        Ok(Self { folder: folder.to_owned(), database, history })
+        Ok(Self { folder: folder.to_owned(), database, install, history })
     }
 
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
     pub fn install(&self) -> &str {
-        self.database.install()
+        &self.install
     }
 
     /// Removes the lock files that dead processes left for a platform's environments; held ones stay.
@@ -104,6 +111,30 @@ impl Store {
 
     pub fn lock(&self, name: &str, holder: &Holder) -> lock::Request {
         lock::Request::new(self.folder.join("locks").join(format!("{name}.lock")), holder.clone())
+    }
+}
+
+/// The identity in `path`, made where there is none. Two commands that make it at once agree on one.
+fn identity(path: &Path) -> Result<String> {
+    let io = |source| Error::Io { what: "read the identity", path: path.to_owned(), source };
+    if !path.exists() {
+        let mut bytes = [0; 8];
+        std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).map_err(io)?;
+        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let mut draft = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
+        draft.write_all(text.as_bytes()).map_err(io)?;
+        match draft.persist_noclobber(path) {
+            Ok(_) => {}
+            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io(error.error)),
+        }
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    if text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(text)
+    } else {
+        Err(Error::BadIdentity { path: path.to_owned() })
     }
 }
 

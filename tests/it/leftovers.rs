@@ -30,8 +30,7 @@ impl Adt {
     }
 
     fn install(&self) -> Option<String> {
-        let db = rusqlite::Connection::open(self.store().join("adt.db")).ok()?;
-        db.query_row("SELECT id FROM install", [], |row| row.get(0)).ok()
+        std::fs::read_to_string(self.store().join("install")).ok()
     }
 
     fn rows(&self) -> Vec<String> {

@@ -43,3 +43,23 @@ fn an_environment_comes_works_and_goes() {
     adt.run("env:destroy 77 --yes").fails(4).says("could not find the environment");
     assert_eq!(adt.leftovers(), Vec::<String>::new());
 }
+
+#[test]
+fn a_damaged_database_is_replaced_and_nothing_is_lost() {
+    let Some(adt) = Adt::real() else { return };
+    adt.run("platform:init hello").ok();
+    adt.run("env:init 1161").ok();
+    adt.run("env:exec 1161 web1 -- touch /root/kept").ok();
+    let folder = adt.store().to_owned();
+    for file in ["adt.db-wal", "adt.db-shm"] {
+        let _ = std::fs::remove_file(folder.join(file));
+    }
+    std::fs::write(folder.join("adt.db"), "no database at all ".repeat(500)).expect("the store is ours");
+    adt.run("env:list").fails(11).says("damaged").says("hint:");
+    std::fs::remove_file(folder.join("adt.db")).expect("it was there");
+    adt.run("platform:init hello").ok();
+    adt.run("env:init 1161").ok().says("`hello/1161` is up");
+    adt.run("env:exec 1161 web1 -- test -e /root/kept").ok();
+    adt.run("env:destroy 1161 --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
