@@ -49,7 +49,7 @@ impl<'a> Build<'a> {
             names: HashMap::new(),
             inside: Vec::new(),
             networks: HashMap::new(),
-            proxy: addresses(&Name::root(), &front.addresses()),
+            proxy: addresses(&any_name(), &front.addresses()),
             negatives: Vec::new(),
         };
         Self { front, origins: HashMap::new(), alone: HashMap::new(), zone }
@@ -155,7 +155,7 @@ impl<'a> Build<'a> {
         }
         // A loopback address would lead a machine to itself. The proxy listens at the gateway too.
         let proxy = if self.front.proxy_v4.is_loopback() { vec![gateways[0]] } else { self.front.addresses() };
-        self.zone.inside.push(Inside { names, proxy: addresses(&Name::root(), &proxy), gateways });
+        self.zone.inside.push(Inside { names, proxy: addresses(&any_name(), &proxy), gateways });
     }
 
     /// Inside, a site's names lead to the machines that serve it, so they hold while the proxy is down, as in /etc/hosts.
@@ -209,6 +209,11 @@ fn absolute(text: &str) -> Option<Name> {
     let mut name = Name::from_ascii(text).ok()?;
     name.set_fqdn(true);
     Some(name)
+}
+
+/// For records that are used at many names: all that stays of the name is a pointer to the question. The root has no pointer.
+fn any_name() -> Name {
+    absolute("any").expect("it is a label")
 }
 
 fn gateway_host(environment: &EnvironmentRoute) -> String {
