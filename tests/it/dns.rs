@@ -196,7 +196,7 @@ fn only_machines_are_forwarded_for() {
     let rig = Rig::new(74, vec![(Ipv4Addr::new(127, 74, 9, 8), 9).into(), up]);
     let machine = rig.machine(2).to_string();
     let asked = rig.dig(&["-b", &machine, "www.example.org"]);
-    assert!(asked.contains("192.0.2.7") && asked.contains("flags: qr rd ra;"), "{asked}");
+    assert!(asked.contains("192.0.2.7") && asked.contains("flags: qr rd ra"), "{asked}");
     assert_eq!(rig.short(&["-b", &machine, "big.example.org"]), "192.0.2.7", "dig comes again by TCP");
     assert_eq!(rig.short(&["-b", &machine, "+tcp", "www.example.org"]), "192.0.2.7");
     for other in ["127.0.0.1", "127.74.3.1"] {
@@ -331,7 +331,6 @@ fn broken_packets_do_no_harm() {
         }
         assert_eq!(packet[3] & 15, 1, "FORMERR");
     }
-    // The two that an asker's socket may share between are answered in any order; most have come by now.
     assert!(errors > 10, "{errors}");
 }
 
@@ -367,7 +366,10 @@ fn a_stop_frees_the_address() {
     let mut idle = TcpStream::connect(at).unwrap();
     let server = rig.server.take().unwrap();
     rig.runtime.block_on(server.stop());
-    UdpSocket::bind(at).unwrap();
-    assert!(TcpStream::connect(at).is_err());
+    // Another test's dig holds copies of all sockets for as long as it is only half started.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while UdpSocket::bind(at).is_err() || TcpStream::connect(at).is_ok() {
+        assert!(Instant::now() < deadline, "the address is still in use");
+    }
     assert_eq!(idle.read(&mut [0]).unwrap(), 0, "it is closed");
 }
