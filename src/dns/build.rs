@@ -1,7 +1,7 @@
 //! From routes to a zone.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
 
@@ -222,7 +222,7 @@ fn gateway_host(environment: &EnvironmentRoute) -> String {
 
 /// Reverse zones end at whole labels: of v4 the /24 around the network, of v6 its /64.
 fn reverse_origins(environment: &EnvironmentRoute) -> [Name; 2] {
-    let v6 = Ipv6Addr::from(network_v6(environment.gateway_v6));
+    let v6 = network_v6(environment.gateway_v6);
     [Name::from(environment.gateway_v4).base_name(), Name::from(v6).trim_to(18)]
 }
 
