@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Error, Result, digest};
-use crate::model::{BoxName, BoxRef, BuildStep, Check, Digest, Failure, Health, Parent, Recipe};
+use crate::model::{BoxName, BoxRef, Check, Digest, Failure, Health, Parent, Recipe};
 
 /// Reads one `box.toml`.
 pub type Parse<'a> = &'a dyn Fn(&Path) -> std::result::Result<Recipe, Failure>;
@@ -133,17 +133,8 @@ fn split(recipe: Recipe) -> Vec<Recipe> {
     };
     let Some(name) = name.filter(|_| runs) else { return vec![recipe] };
     let base = Recipe {
-        name: name.clone(),
         summary: format!("What `{}` starts from", recipe.name),
-        parent: recipe.parent.clone(),
-        packages: Vec::new(),
-        services: Vec::new(),
-        mask: Vec::new(),
-        exposes: Vec::new(),
-        health: None,
-        vars: BTreeMap::new(),
-        steps: Vec::<BuildStep>::new(),
-        folder: recipe.folder.clone(),
+        ..Recipe::bare(name.clone(), recipe.parent.clone(), recipe.folder.clone())
     };
     vec![base, Recipe { parent: Parent::Box(BoxRef::new(name)), ..recipe }]
 }
@@ -235,19 +226,7 @@ pub(crate) mod tests {
     use crate::model::Kind;
 
     pub(crate) fn recipe(name: &str, parent: Parent) -> Recipe {
-        Recipe {
-            name: BoxName::new(name).unwrap(),
-            summary: String::new(),
-            parent,
-            packages: Vec::new(),
-            services: Vec::new(),
-            mask: Vec::new(),
-            exposes: Vec::new(),
-            health: None,
-            vars: BTreeMap::new(),
-            steps: Vec::new(),
-            folder: PathBuf::from("/"),
-        }
+        Recipe::bare(BoxName::new(name).unwrap(), parent, PathBuf::from("/"))
     }
 
     /// `box.toml` of these tests is one word: a suite, or a box with `@` before it.

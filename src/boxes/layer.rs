@@ -9,12 +9,13 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
-use super::lock::{self, Lock};
 use super::{Error, Result};
 use crate::model::{BoxName, Digest, Health};
+use crate::store::lock::{self, Lock};
 
 /// `layer.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,12 @@ pub struct Layer {
     pub packages: Vec<String>,
     pub exposes: Vec<u16>,
     pub health: Health,
+}
+
+/// What the lock of a layer that is being built tells: a prune must keep the layer below it too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Building {
+    stands_on: Option<Digest>,
 }
 
 /// The layers of a store.
@@ -103,7 +110,7 @@ impl Layers {
         for name in self.names()? {
             let word = [".build-", ".old-", ".lock-"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
             let Ok(digest) = Digest::try_from(word.to_owned()) else { continue };
-            if (name.starts_with('.') || !self.has(&digest)) && lock::held(&self.lock_path(&digest)).is_none() {
+            if (name.starts_with('.') || !self.has(&digest)) && lock::held::<Building>(&self.lock_path(&digest)).is_none() {
                 halves.push(self.folder.join(&name));
             }
         }
@@ -114,7 +121,7 @@ impl Layers {
     pub(super) fn parents_of_builds(&self) -> Result<Vec<Digest>> {
         let names = self.names()?;
         let locks = names.iter().filter(|name| name.starts_with(".lock-")).map(|name| self.folder.join(name));
-        Ok(locks.filter_map(|path| lock::held(&path).flatten()).collect())
+        Ok(locks.filter_map(|path| lock::held::<Building>(&path).flatten()?.stands_on).collect())
     }
 
     fn lock_path(&self, digest: &Digest) -> PathBuf {
@@ -122,8 +129,9 @@ impl Layers {
     }
 
     /// Makes this process the one that builds `digest`; `waiting` is called once if another one is at it.
-    pub fn lock(&self, digest: &Digest, parent: Option<&Digest>, waiting: &dyn Fn()) -> Result<Lock> {
-        lock::take(&self.lock_path(digest), parent, waiting)
+    pub fn lock(&self, digest: &Digest, parent: Option<&Digest>, cancel: &AtomicBool, waiting: &dyn Fn()) -> Result<Lock> {
+        let request = lock::Request::new(self.lock_path(digest), Building { stands_on: parent.cloned() });
+        Ok(request.wait(cancel, &mut |_| waiting())?)
     }
 
     fn names(&self) -> Result<Vec<String>> {
@@ -288,7 +296,7 @@ pub(crate) mod tests {
     }
 
     fn begin(layers: &Layers, number: u8) -> Draft<'_> {
-        let lock = layers.lock(&digest(number), Some(&digest(77)), &|| {}).unwrap();
+        let lock = layers.lock(&digest(number), Some(&digest(77)), &AtomicBool::new(false), &|| {}).unwrap();
         layers.begin(&digest(number), lock).unwrap()
     }
 

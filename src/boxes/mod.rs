@@ -19,7 +19,6 @@ pub mod catalogue;
 pub mod digest;
 pub mod fake;
 pub mod layer;
-pub mod lock;
 pub mod oci;
 pub mod phases;
 pub mod prune;
@@ -118,6 +117,8 @@ pub enum Error {
         source: std::io::Error,
     },
     #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    #[error(transparent)]
     Exec(#[from] crate::exec::Error),
 }
 
@@ -135,13 +136,17 @@ impl Error {
             Self::Recipe { source, .. } | Self::Bench { source, .. } => source.kind,
             Self::LayerDamaged { .. } | Self::LayerCycle { .. } => Kind::Store,
             Self::LayerInUse { .. } => Kind::Conflict,
+            Self::Step { tail, .. } if is_full(tail) => Kind::Exhausted,
             Self::Step { .. } => Kind::Program,
             Self::BootDeadline { .. } => Kind::Deadline,
             Self::Cancelled { .. } => Kind::Cancelled,
             Self::Full { .. } => Kind::Exhausted,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
             Self::Exec(crate::exec::Error::Missing { .. }) => Kind::Host,
+            Self::Store(crate::store::Error::Cancelled { .. }) => Kind::Cancelled,
+            Self::Exec(error) if is_full(error.tail()) => Kind::Exhausted,
             Self::Io { .. } => Kind::Internal,
+            Self::Store(_) => Kind::Store,
             Self::Exec(_) => Kind::Program,
         }
     }
@@ -184,6 +189,11 @@ impl Error {
         failure.hints = self.hints();
         failure
     }
+}
+
+/// Programs have no exit code for a full disk, but all use the C library's words.
+fn is_full(tail: &[String]) -> bool {
+    tail.iter().any(|line| line.contains("No space left on device"))
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ fn one(context: Context<'_>, layers: &Layers, resolved: &Resolved, options: &Opt
     }
     let waiting =
         || (context.emit)(Event::Waiting { on: format!("box `{}`", recipe.name), holder: "another build of it".into() });
-    let lock = layers.lock(digest, parent.as_ref(), &waiting)?;
+    let lock = layers.lock(digest, parent.as_ref(), context.cancel, &waiting)?;
     if let Some(layer) = unchanged(layers, &teller, digest, force) {
         return Ok(Outcome::Unchanged(layer));
     }

@@ -24,7 +24,7 @@ impl<'a> Teller<'a> {
     /// One phase: told, timed, and not begun once the build is cancelled.
     pub fn phase<T>(&self, text: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.context.check_cancelled(self.name.as_str())?;
-        let task = format!("{}: {text}", self.name);
+        let task = self.name.to_string();
         (self.context.emit)(Event::TaskStarted { task: task.clone(), text: text.to_owned() });
         let start = Instant::now();
         let result = work();

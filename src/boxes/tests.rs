@@ -46,7 +46,9 @@ impl Site {
         let chain = Catalogue::of_folders(vec![boxes], &parse).resolve_recipe(recipe).unwrap();
         let layers = self.layers();
         if !layers.has(&chain[0].digest) {
-            let draft = layers.begin(&chain[0].digest, layers.lock(&chain[0].digest, None, &|| {}).unwrap()).unwrap();
+            let draft = layers
+                .begin(&chain[0].digest, layers.lock(&chain[0].digest, None, &AtomicBool::new(false), &|| {}).unwrap())
+                .unwrap();
             std::fs::create_dir(draft.rootfs()).unwrap();
             draft.finish(super::Layer { digest: chain[0].digest.clone(), ..layer(1, None) }).unwrap();
         }
@@ -185,7 +187,16 @@ fn a_failure_skips_only_what_stands_on_it() {
 #[test]
 fn no_more_than_wanted_are_built_at_once() {
     let mut site = Site::new();
-    site.workshop.hook = Some(("rm -f".into(), Box::new(|| std::thread::sleep(Duration::from_millis(5)))));
+    // The first two wait for each other, however busy the host is: a third would be seen beside them.
+    let arrived = std::sync::atomic::AtomicUsize::new(0);
+    let meet = move || {
+        arrived.fetch_add(1, Ordering::SeqCst);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while arrived.load(Ordering::SeqCst) < 2 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    };
+    site.workshop.hook = Some(("rm -f".into(), Box::new(meet)));
     let mut boxes = Vec::new();
     for number in 0..6 {
         super::catalogue::merge(&mut boxes, site.chain(on(&format!("box{number}"), "debian")));

@@ -47,6 +47,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
         Response::Platforms(platforms) => data(&platform_table(platforms)),
         Response::Environments(environments) => data(&environment_table(environments)),
         Response::Environment(environment) => data(&environment_sheet(environment)),
+        Response::Urls(urls) => data(&urls.iter().map(|url| url.url.as_str()).collect::<Vec<_>>().join("\n")),
         Response::Boxes(boxes) => data(&box_table(boxes)),
         Response::BoxDetail(detail) => data(&box_sheet(detail)),
     }
@@ -78,10 +79,11 @@ fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let count = |outcome| built.iter().filter(|one| one.outcome == outcome).count();
+    let boxes = |count: usize| if count == 1 { "1 box is".to_owned() } else { format!("{count} boxes are") };
     let text = match (count(BuildOutcome::Built), count(BuildOutcome::Unchanged)) {
-        (0, unchanged) => format!("nothing to build: {unchanged} boxes are as their recipes say"),
-        (built, 0) => format!("{built} boxes are built"),
-        (built, unchanged) => format!("{built} boxes are built, {unchanged} were as their recipes say"),
+        (0, unchanged) => format!("nothing to build: {} as the recipes say", boxes(unchanged)),
+        (built, 0) => format!("{} built", boxes(built)),
+        (built, unchanged) => format!("{} built; {} as the recipes say already", boxes(built), boxes(unchanged)),
     };
     writeln!(std::io::stderr().lock(), "{text}").map_err(told)
 }
@@ -133,12 +135,21 @@ fn environment_table(environments: &[EnvironmentSummary]) -> String {
             environment.state.word().to_owned(),
             format!("{running}/{}", environment.machines.len()),
             sites.join(","),
-            age(now - environment.created),
+            environment.fault.as_ref().map_or_else(|| age(now - environment.created), |_| "?".into()),
             environment.owner.clone(),
             environment.disk.map_or_else(|| "?".into(), bytes),
         ]);
     }
-    lines(&table)
+    let mut text = lines(&table);
+    for environment in environments {
+        if let Some(fault) = &environment.fault {
+            let (platform, name) = (&environment.platform, &environment.name);
+            text.push_str(&format!(
+                "\n`{platform}/{name}` can't be read ({fault}); `adt env:destroy {platform} {name}` removes it"
+            ));
+        }
+    }
+    text
 }
 
 /// One unit is enough to know how old something is.

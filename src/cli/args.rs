@@ -62,6 +62,9 @@ pub struct Global {
     /// Seconds that a machine may take to shut down (ADT_GRACE_SECONDS)
     #[arg(long, global = true, value_name = "SECONDS", help_heading = "Host settings")]
     pub grace_seconds: Option<String>,
+    /// IPv4 address on which names and pages are served (ADT_LISTEN)
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Host settings")]
+    pub listen: Option<String>,
 }
 
 impl Global {
@@ -75,6 +78,7 @@ impl Global {
             boxes: self.boxes.clone(),
             provider: self.provider.clone(),
             grace_seconds: self.grace_seconds.clone(),
+            listen: self.listen.clone(),
         }
     }
 }
@@ -150,11 +154,15 @@ pub enum Verb {
     PlatformList,
     /// Fetch a platform's newest definition with git
     #[command(name = "platform:pull")]
-    PlatformPull { platform: Option<String> },
+    PlatformPull {
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
+    },
     /// Build every box of a platform
     #[command(name = "platform:build")]
     PlatformBuild {
-        platform: Option<String>,
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
         /// Build boxes that have not changed, too
         #[arg(long)]
         force: bool,
@@ -242,12 +250,24 @@ pub enum Verb {
     },
     /// List environments with state, machines, sites, age, owner and disk
     #[command(name = "env:list")]
-    EnvList { platform: Option<String> },
+    EnvList {
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
+    },
     /// Show one environment in full
     #[command(name = "env:show")]
     EnvShow {
         #[command(flatten)]
         words: EnvironmentWords,
+    },
+    /// Print the addresses of an environment's pages, or try each the way a browser would
+    #[command(name = "env:urls")]
+    EnvUrls {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        /// Try each: name, address, certificate, page
+        #[arg(long)]
+        check: bool,
     },
     /// Open a shell in a machine, or run a command there
     #[command(name = "env:ssh")]
@@ -287,11 +307,15 @@ pub enum Verb {
 
     /// List the boxes that can be built
     #[command(name = "box:list")]
-    BoxList { platform: Option<String> },
+    BoxList {
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
+    },
     /// Build boxes; without names all that this host knows
     #[command(name = "box:build")]
     BoxBuild {
-        boxes: Vec<String>,
+        #[arg(value_name = "BOX")]
+        names: Vec<String>,
         /// Build even what has not changed
         #[arg(long)]
         force: bool,

@@ -23,7 +23,7 @@ use self::words::Surroundings;
 use crate::config;
 use crate::engine::{Caller, Engine, probe};
 use crate::model::request::PlatformInit;
-use crate::model::{Failure, Kind, Request, Response};
+use crate::model::{Event, Failure, Kind, Request, Response};
 use crate::network::Linux;
 use crate::providers::choose;
 use crate::store::Store;
@@ -32,6 +32,11 @@ use crate::store::Store;
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args().any(|word| word == "--json") => {
+            let failure = wrong_words(&error);
+            complaint::print(&failure, true);
+            return failure.kind.exit_code().into();
+        }
         Err(error) => {
             // Help and version are answers, everything else is a wrong word.
             let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
@@ -47,6 +52,13 @@ pub fn main() -> ExitCode {
             failure.kind.exit_code().into()
         }
     }
+}
+
+/// What clap has to say, for programs.
+fn wrong_words(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    Failure::new(Kind::Usage, "read the command line").cause(sentence).hint("`adt --help` shows the commands and their words")
 }
 
 /// For those who look for a bug in adt itself: `ADT_LOG=debug`.
@@ -159,10 +171,8 @@ impl Session {
                 Request::PlatformInit(PlatformInit { source, branch, into, here: around.here.clone() })
             }
             Verb::PlatformList => Request::PlatformList,
-            Verb::PlatformPull { platform } => Request::PlatformPull { platform: around.platform(platform.as_deref())? },
-            Verb::PlatformBuild { platform, force } => {
-                Request::PlatformBuild { platform: around.platform(platform.as_deref())?, force }
-            }
+            Verb::PlatformPull { of } => Request::PlatformPull { platform: around.platform(of.as_deref())? },
+            Verb::PlatformBuild { of, force } => Request::PlatformBuild { platform: around.platform(of.as_deref())?, force },
             Verb::PlatformUp { words, dry_run } => {
                 let (platform, environments) = around.fleet(&words.words)?;
                 Request::PlatformUp { platform, environments, dry_run: dry_run.dry_run }
@@ -186,14 +196,15 @@ impl Session {
                 Request::EnvReload { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
             }
             Verb::EnvCheck { words } => Request::EnvCheck { id: around.environment(&words.words)? },
-            Verb::EnvList { platform } => Request::EnvList {
-                platform: platform.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()?,
-            },
+            Verb::EnvList { of } => {
+                Request::EnvList { platform: of.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()? }
+            }
+            Verb::EnvUrls { words, check } => Request::EnvUrls { id: around.environment(&words.words)?, check },
             Verb::EnvShow { words } => Request::EnvShow { id: around.environment(&words.words)? },
             Verb::EnvCp { words } => self.copy(&words)?,
-            Verb::BoxList { platform } => Request::BoxList { platform: boxes_of(platform)? },
-            Verb::BoxBuild { boxes, force } => {
-                let boxes: Result<Vec<_>, _> = boxes.iter().map(|word| word.parse()).collect();
+            Verb::BoxList { of } => Request::BoxList { platform: boxes_of(of)? },
+            Verb::BoxBuild { names, force } => {
+                let boxes: Result<Vec<_>, _> = names.iter().map(|word| word.parse()).collect();
                 let boxes = boxes
                     .map_err(|error: crate::model::BadName| Failure::new(Kind::Usage, "read the command line").because(&error))?;
                 Request::BoxBuild { platform: boxes_of(None)?, boxes, force }
@@ -233,7 +244,15 @@ impl Session {
         if dry_run || yes {
             return self.ask(request(dry_run));
         }
-        let preview = self.engine.run(request(true), &mut |_| {})?;
+        let mut reader = Reader::new(&self.global);
+        let preview = self.engine.run(request(true), &mut |event| {
+            // What would be done is asked about below; for whom one waits must be seen at once.
+            if matches!(event, Event::Waiting { .. }) {
+                reader.read(&event);
+            }
+        });
+        reader.finish();
+        let preview = preview?;
         let Response::Done(preview) = preview else {
             return Err(Failure::new(Kind::Internal, "read the preview"));
         };

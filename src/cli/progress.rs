@@ -67,10 +67,12 @@ fn took(milliseconds: u64) -> String {
 fn plain(event: &Event) -> Option<String> {
     match event {
         Event::Planned { .. } | Event::StepStarted { .. } => None,
-        Event::StepDone { step, milliseconds } => Some(format!("{step} ({})", took(*milliseconds))),
+        Event::StepDone { step, milliseconds } => {
+            Some(format!("{}: {} ({})", step.environment, step.action.done(), took(*milliseconds)))
+        }
         Event::StepFailed { step, .. } => Some(format!("{step} failed")),
-        Event::TaskStarted { task, text } => Some(format!("{task}: {text}")),
-        Event::TaskDone { task, text, milliseconds } => Some(format!("{task}: {text}, done ({})", took(*milliseconds))),
+        Event::TaskStarted { task, text } => Some(format!("{task}: {text} …")),
+        Event::TaskDone { task, text, milliseconds } => Some(format!("{task}: {text} ({})", took(*milliseconds))),
         Event::TaskFailed { task, .. } => Some(format!("{task}: failed")),
         Event::Output { source, line, .. } => Some(format!("{source} | {line}")),
         Event::Waiting { on, holder } => Some(format!("waiting for {on}: {holder} works on it")),
@@ -91,7 +93,10 @@ impl Terminal {
         match event {
             Event::Planned { plan } => self.planned(plan),
             Event::StepStarted { step } => self.begin(&subject(step), &step.action.to_string()),
-            Event::StepDone { step, milliseconds } => self.end(&subject(step), '✓', &step.to_string(), Some(*milliseconds)),
+            Event::StepDone { step, milliseconds } => {
+                let text = format!("{}: {}", step.environment, step.action.done());
+                self.end(&subject(step), '✓', &text, Some(*milliseconds));
+            }
             Event::StepFailed { step, .. } => self.end(&subject(step), '✗', &step.to_string(), None),
             Event::TaskStarted { task, text } => self.begin(task, text),
             Event::TaskDone { task, text, milliseconds } => self.end(task, '✓', &format!("{task}: {text}"), Some(*milliseconds)),

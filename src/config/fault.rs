@@ -96,8 +96,16 @@ pub fn parse<T: DeserializeOwned>(schema: &serde_json::Value, faults: &mut Fault
 fn syntax(mut errors: Vec<toml::de::Error>, faults: &mut Faults) {
     errors.sort_by_key(|error| error.span().map(|span| span.start));
     let mut told = BTreeSet::new();
+    let mut in_twin = false;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
+        let line = faults.text[..span.start.min(faults.text.len())].rfind('\n').map_or(0, |newline| newline + 1);
+        let header = faults.text[line..].starts_with('[');
+        // Of a table that is there twice, its keys are there twice, too.
+        if in_twin && !header && error.message().contains("duplicate key") {
+            continue;
+        }
+        in_twin = header && error.message().contains("duplicate key");
         if told.insert(faults.place(span.clone()).line) {
             faults.push(span, format!("not valid TOML: {}", error.message()), syntax_hint(error.message()));
         }

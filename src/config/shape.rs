@@ -71,12 +71,22 @@ fn value(schema: &Value, entry: &Spanned<DeValue>, label: &str, faults: &mut Fau
         ("number", DeValue::Float(number)) => {
             range(schema, number.as_str().parse().unwrap_or(f64::NAN), span, label, faults);
         }
-        ("string", DeValue::String(_)) | ("boolean", DeValue::Boolean(_)) => {}
+        ("string", DeValue::String(text)) => one_of(schema, text, span, label, faults),
+        ("boolean", DeValue::Boolean(_)) => {}
         (_, found) => faults.push(
             span,
             format!("{label} must be {}, not {}", wanted_word(wanted), found_word(found)),
             type_hint(wanted, found),
         ),
+    }
+}
+
+/// A word of a closed list.
+fn one_of(schema: &Value, text: &str, span: Range<usize>, label: &str, faults: &mut Faults) {
+    let Some(words) = schema["enum"].as_array() else { return };
+    let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+    if !words.contains(&text) {
+        faults.add_hint(span, format!("{label} is `{}`", text.escape_debug()), format!("it must be one of {}", list(&words)));
     }
 }
 

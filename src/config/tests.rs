@@ -72,6 +72,7 @@ fn the_schemas_hold_only_what_the_shape_check_knows() {
         "minimum",
         "maximum",
         "exclusiveMinimum",
+        "enum",
     ];
     fn walk(schema: &Value, path: &str) {
         let map = schema.as_object().unwrap_or_else(|| panic!("{path} is no object: {schema}"));

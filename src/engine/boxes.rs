@@ -65,7 +65,7 @@ impl Engine {
 
     pub(super) fn platform_build(&self, platform: &PlatformName, force: bool, events: &Events) -> Result<Response, Failure> {
         let record = self.platform(platform)?;
-        let platform = config::platform::read(&record.folder.join("platform.toml"))?;
+        let platform = self.read_platform(&record)?;
         let needed = self.platform_boxes(&platform)?;
         let force = if force { needed.all.iter().map(|one| one.recipe.name.clone()).collect() } else { BTreeSet::new() };
         Ok(Response::Built(self.build(&needed.all, &force, events)?))
@@ -99,7 +99,7 @@ impl Engine {
     fn readable(&self, platform: Option<&PlatformName>) -> Result<Option<Platform>, Failure> {
         let Some(name) = platform else { return Ok(None) };
         let record = self.platform(name)?;
-        config::platform::read(&record.folder.join("platform.toml")).map(Some)
+        self.read_platform(&record).map(Some)
     }
 
     pub(super) fn box_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
@@ -283,7 +283,15 @@ impl Engine {
         unused.halves.clear();
         if !dry_run {
             prune::run(&layers, &unused).map_err(told)?;
-            self.store.database.forget_platform(&record.name)?;
+            // Of an environment that was gone before its process was killed, nobody else would know.
+            self.store.sweep_locks(&record.name, &self.holder())?;
+            // Before the row goes, as with an environment.
+            self.remember("destroyed", record.name.as_str());
+            if !self.store.database.forget_platform(&record.name)? {
+                return Err(Failure::new(Kind::Conflict, format!("forget the platform `{}`", record.name))
+                    .cause("an environment of it was made meanwhile")
+                    .hint(format!("`adt platform:destroy {}` removes that one, too", record.name)));
+            }
         }
         Ok(unused.layers.iter().map(named).collect())
     }
@@ -298,9 +306,6 @@ impl From<template::Error> for Failure {
     fn from(error: template::Error) -> Self {
         let hint = error.hint();
         let failure = Self::new(Kind::Config, "fill in a template").because(&error);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
+        failure.hint(hint.unwrap_or_else(|| "give it a value under `[vars]` in `box.toml`".to_owned()))
     }
 }

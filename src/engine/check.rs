@@ -8,7 +8,7 @@ use crate::config;
 use crate::model::response::{CheckItem, Checklist, Verdict};
 use crate::model::{Check, EnvironmentId, EnvironmentName, Exec, Failure, MachineSpec, MachineState, PlatformName, Response};
 use crate::network::{address, forward_trouble};
-use crate::plan::{Seen, SeenNetwork};
+use crate::plan::{Goal, Seen, SeenNetwork, Wanted as WantedMachines, plan};
 use crate::providers::Stdio;
 use crate::store::{Environment, Wanted};
 
@@ -25,6 +25,11 @@ fn ok(subject: impl Into<String>, seen: impl Into<String>) -> CheckItem {
 
 fn fault(subject: impl Into<String>, seen: impl Into<String>, remedy: impl Into<String>) -> CheckItem {
     item(subject, Verdict::Fault, seen, Some(remedy.into()))
+}
+
+/// A check that could not be made is a fault among the others, not the end of the list.
+fn told(subject: impl Into<String>, failure: &Failure, remedy: &str) -> CheckItem {
+    fault(subject, failure.to_string(), failure.hints.first().map_or(remedy, String::as_str))
 }
 
 impl Engine {
@@ -44,7 +49,7 @@ impl Engine {
             Err(error) => fault("provider", error.to_string(), "adt host:bootstrap"),
         });
         items.push(self.check_space());
-        items.push(self.check_pool()?);
+        items.push(self.check_pool().unwrap_or_else(|failure| told("store", &failure, "adt env:list")));
         items.push(match self.nameservers().as_slice() {
             [] => fault("name servers for machines", "none that a machine can reach", "set `nameservers` in /etc/adt/adt.toml"),
             some => ok("name servers for machines", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
@@ -53,7 +58,7 @@ impl Engine {
             None => ok("other firewalls", "none drops machines' traffic"),
             Some(trouble) => item("other firewalls", Verdict::Notice, trouble, None),
         });
-        items.extend(self.check_orphans()?);
+        items.extend(self.check_orphans().unwrap_or_else(|failure| vec![told("networks", &failure, "adt env:list")]));
         Ok(Response::Check(Checklist { items }))
     }
 
@@ -107,9 +112,9 @@ impl Engine {
     pub(super) fn platform_check(&self, platform: &PlatformName, names: &[EnvironmentName]) -> Result<Response, Failure> {
         let record = self.platform(platform)?;
         let file = record.folder.join("platform.toml");
-        let mut items = vec![match config::platform::read(&file) {
+        let mut items = vec![match self.read_platform(&record) {
             Ok(_) => ok(format!("{}", file.display()), "sound"),
-            Err(failure) => fault(format!("{}", file.display()), failure.to_string(), "correct the file"),
+            Err(failure) => told(file.display().to_string(), &failure, "correct the file"),
         }];
         items.extend(self.check_boxes(&file, platform));
         for environment in self.chosen(platform, names)? {
@@ -144,9 +149,7 @@ impl Engine {
         let again = format!("adt env:up {} {}", id.platform, id.name);
         match environment.wanted {
             Wanted::Up => {}
-            Wanted::Halted | Wanted::Paused => {
-                return Ok(vec![item(id.to_string(), Verdict::Notice, "halted", Some(again))]);
-            }
+            Wanted::Halted | Wanted::Paused => return Ok(vec![halted(id, &wanted, &seen, again)]),
             Wanted::Gone => {
                 let remedy = format!("adt env:destroy {} {}", id.platform, id.name);
                 return Ok(vec![fault(id.to_string(), "its destroy was interrupted", remedy)]);
@@ -195,6 +198,17 @@ impl Engine {
             (Ok(_), state) => item(subject, Verdict::Notice, state, None),
         }
     }
+}
+
+/// Halted is what was wanted; whether it is so is another question.
+fn halted(id: &EnvironmentId, wanted: &WantedMachines, seen: &Seen, again: String) -> CheckItem {
+    let rest = plan(Goal::Halted, wanted, seen);
+    if rest.is_empty() {
+        return item(id.to_string(), Verdict::Notice, "halted", Some(again));
+    }
+    let steps: Vec<_> = rest.steps().map(|step| step.action.to_string()).collect();
+    let remedy = format!("adt env:halt {} {}", id.platform, id.name);
+    fault(id.to_string(), format!("its halt was interrupted; left is to {}", steps.join(", ")), remedy)
 }
 
 fn asked(spec: &MachineSpec, check: &Check) -> String {

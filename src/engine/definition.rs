@@ -7,7 +7,10 @@ use super::Engine;
 use super::events::Events;
 use crate::boxes::{self, Catalogue, Layers, Resolved};
 use crate::config;
-use crate::model::{BoxName, BoxRef, BuildStep, Failure, Fault, Kind, Machine, MachineName, Parent, Platform, Recipe, RoleName};
+use crate::model::{
+    BoxName, BoxRef, BuildStep, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent, Platform,
+    Recipe, RoleName,
+};
 use crate::network::address;
 use crate::store::PlatformRecord;
 use crate::store::record::{BoxInUse, Definition};
@@ -22,34 +25,45 @@ pub(super) struct PlatformBoxes {
 
 impl Engine {
     /// The definition as the platform's folder has it now, for an environment that is made now.
-    pub(super) fn definition(&self, record: &PlatformRecord, dry_run: bool, events: &Events) -> Result<Definition, Failure> {
-        self.define(record, &BTreeMap::new(), dry_run, events)
+    pub(super) fn definition(
+        &self,
+        record: &PlatformRecord,
+        name: &EnvironmentName,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Definition, Failure> {
+        self.define(record, name, &BTreeMap::new(), dry_run, events)
     }
 
     /// The same for an environment that exists: machines that stay keep their addresses.
     pub(super) fn definition_from(
         &self,
         record: &PlatformRecord,
+        name: &EnvironmentName,
         before: &Definition,
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        self.define(record, &before.numbers, dry_run, events)
+        self.define(record, name, &before.numbers, dry_run, events)
     }
 
     fn define(
         &self,
         record: &PlatformRecord,
+        name: &EnvironmentName,
         numbers: &BTreeMap<MachineName, u8>,
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        let platform = config::platform::read(&record.folder.join("platform.toml"))?;
+        let platform = self.read_platform(record)?;
         if platform.name != record.name {
             return Err(Failure::new(Kind::Conflict, format!("use the platform `{}`", record.name))
                 .cause(format!("its folder `{}` now holds the platform `{}`", record.folder.display(), platform.name))
                 .hint(format!("add it under its new name with `adt platform:init {}`", record.folder.display())));
         }
+        let id = EnvironmentId { platform: record.name.clone(), name: name.clone() };
+        config::platform::fits(&platform, &id, &self.settings.domain.value)
+            .map_err(|fault| Failure::new(Kind::Usage, format!("give `{id}` its host names")).faults([fault]))?;
         let needed = self.platform_boxes(&platform)?;
         self.build_missing(&needed, dry_run, events)?;
         let mut in_use = BTreeMap::new();
@@ -77,6 +91,8 @@ impl Engine {
         if dry_run {
             return Ok(());
         }
+        // A build takes a while; what can't work is told before it.
+        self.provider.ready()?;
         self.build(&needed.all, &BTreeSet::new(), events).map(drop)
     }
 
@@ -146,34 +162,32 @@ fn resolve(catalogue: &Catalogue<'_>, platform: &Platform, machine: &Machine) ->
 /// What a platform adds to a box for one role, in the form of a recipe: built, cached and pruned like any other.
 fn golden(platform: &Platform, machine: &Machine) -> Recipe {
     let name = format!("{}-{}", platform.name, machine.role);
+    let name = BoxName::new(name.chars().take(63).collect::<String>().trim_end_matches('-'))
+        .expect("two labels with a hyphen between them, cut to a label's length, are a label");
+    let parent = Parent::Box(BoxRef::new(machine.boxed.name.clone()));
     Recipe {
-        name: BoxName::new(name.chars().take(63).collect::<String>().trim_end_matches('-'))
-            .expect("two labels with a hyphen between them, cut to a label's length, are a label"),
         summary: format!("{} of {}", machine.role, platform.name),
-        parent: Parent::Box(BoxRef::new(machine.boxed.name.clone())),
-        packages: Vec::new(),
-        services: Vec::new(),
-        mask: Vec::new(),
-        exposes: Vec::new(),
-        health: None,
-        vars: BTreeMap::new(),
         steps: machine.provision.iter().cloned().map(BuildStep::Script).collect(),
-        folder: platform.folder.clone(),
+        ..Recipe::bare(name, parent, platform.folder.clone())
     }
 }
 
-/// A box that can't be used is a fault at the line that names it.
+/// A box that can't be used is a fault at the line that names it, or in its own recipe.
 fn unusable(platform: &Platform, machine: &Machine, error: &boxes::Error) -> Failure {
-    let file = platform.folder.join("platform.toml");
-    match error {
-        boxes::Error::Unknown { name, place: Some(place), .. } => {
-            let fault = Fault {
-                message: format!("unknown box `{name}`"),
-                place: Some((**place).clone()),
-                hint: Some(error.hints().join("; ")),
-            };
-            Failure::new(Kind::Config, format!("use `{}`", file.display())).faults([fault])
-        }
-        error => error.failure(format!("use the box of machine `{}`", machine.role)),
-    }
+    let (place, hint) = match error {
+        boxes::Error::Recipe { source, .. } => return (**source).clone(),
+        boxes::Error::Unknown { place: Some(place), .. } => (Some((**place).clone()), None),
+        boxes::Error::Cycle { .. } => (None, Some("let one of them start from another box: `from` in its `box.toml`".to_owned())),
+        _ => (None, None),
+    };
+    let Some(place) = place.or_else(|| machine.boxed.place.clone()) else {
+        return error.failure(format!("use the box of machine `{}`", machine.role));
+    };
+    let hints = hint.into_iter().chain(error.hints()).collect::<Vec<_>>();
+    let told = error.failure(String::new());
+    let fault =
+        Fault { message: told.causes.join(": "), place: Some(place), hint: (!hints.is_empty()).then(|| hints.join("; ")) };
+    let file = fault.place.as_ref().map_or_else(|| platform.folder.join("platform.toml"), |place| place.file.clone());
+    Failure::new(if told.kind == Kind::NotFound { Kind::Config } else { told.kind }, format!("use `{}`", file.display()))
+        .faults([fault])
 }

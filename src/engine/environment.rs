@@ -14,10 +14,17 @@ use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
 use crate::store::history::Entry;
 use crate::store::record::Definition;
-use crate::store::{Environment, Wanted};
+use crate::store::{self, Environment, Wanted};
 
 /// Box builds run as environments of this platform; no user's platform may have its name.
 pub(super) const WORKSHOP: &str = "box";
+
+/// Records as a listing needs them: a damaged one, with the reason, hides none of the others.
+#[derive(Debug, Default)]
+pub(super) struct Readable {
+    pub sound: Vec<Environment>,
+    pub damaged: Vec<(EnvironmentId, String)>,
+}
 
 impl Engine {
     pub(super) fn env_init(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
@@ -36,10 +43,10 @@ impl Engine {
             }
             None => {}
         }
-        let definition = self.definition(&platform, dry_run, events)?;
+        let definition = self.definition(&platform, &id.name, dry_run, events)?;
         let environment = self.add(id, definition, dry_run)?;
         if !dry_run {
-            self.remember("created", id);
+            self.remember("created", &id.to_string());
         }
         self.raise(&environment, dry_run, events)
     }
@@ -62,16 +69,20 @@ impl Engine {
         if dry_run {
             return Ok(make(choose(&[])?));
         }
-        self.store.database.add_environment(choose, make)
+        let environment = self.store.database.add_environment(choose, make)?;
+        // The other half of `platform:destroy`'s care: either it sees this row, or this sees that the platform is gone.
+        if let Err(failure) = self.platform(&id.platform) {
+            self.store.database.forget_environment(id)?;
+            return Err(failure);
+        }
+        Ok(environment)
     }
 
     pub(super) fn env_up(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let _lock = self.lock_environment(id, events)?;
         let environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
-            return Err(Failure::new(Kind::Conflict, format!("bring up `{id}`"))
-                .cause("its destroy was interrupted")
-                .hint(format!("finish it with `adt env:destroy {} {}`", id.platform, id.name)));
+            return Err(leaving(id, "bring up"));
         }
         self.raise(&environment, dry_run, events)
     }
@@ -150,29 +161,36 @@ impl Engine {
 
     pub(super) fn env_destroy(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let _lock = self.lock_environment(id, events)?;
-        match self.store.database.environment(id)? {
+        let row = match self.store.database.environment(id) {
+            // What can't be read can be removed: machines and network are found by name.
+            Err(store::Error::BadEnvironment { .. }) => return self.destroy_by_name(id, true, dry_run, events),
+            row => row?,
+        };
+        match row {
             Some(environment) => {
                 if !dry_run {
                     self.store.database.set_wanted(id, Wanted::Gone, self.now())?;
+                    // Before the row goes: afterwards only this line tells a destroy that was killed at its very end from a
+                    // name that never was.
+                    self.remember("destroyed", &id.to_string());
                 }
                 let plan = self.drive(&environment, Goal::Gone, dry_run, events)?;
                 if dry_run {
                     return Ok(gone(format!("`{id}` would be destroyed"), plan, dry_run));
                 }
-                self.remember("destroyed", id);
                 Ok(gone(format!("`{id}` is destroyed"), plan, dry_run))
             }
-            None => self.destroy_unremembered(id, dry_run, events),
+            None => self.destroy_by_name(id, false, dry_run, events),
         }
     }
 
-    /// No record: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
-    fn destroy_unremembered(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+    /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
+    fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new() };
-        let seen = self.seen(id, &wanted, false)?;
+        let seen = self.seen(id, &wanted, remembered)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
-            if self.remembers("destroyed", id) {
+            if self.remembers("destroyed", &id.to_string()) {
                 return Ok(gone(format!("`{id}` is destroyed already"), plan, dry_run));
             }
             return Err(self.no_environment(id));
@@ -187,10 +205,15 @@ impl Engine {
                 v4: nowhere,
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
+            self.remember("destroyed", &id.to_string());
             self.perform(&plan, &Scene { network: &network, specs: BTreeMap::new() }, events)?;
-            self.remember("destroyed", id);
         }
-        Ok(gone(format!("`{id}` is destroyed; the store had no record of it"), plan, dry_run))
+        let summary = match (dry_run, remembered) {
+            (true, _) => format!("`{id}` would be destroyed"),
+            (false, true) => format!("`{id}` is destroyed; its record was damaged"),
+            (false, false) => format!("`{id}` is destroyed; the store had no record of it"),
+        };
+        Ok(gone(summary, plan, dry_run))
     }
 
     pub(super) fn env_reload(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
@@ -198,10 +221,10 @@ impl Engine {
         let _lock = self.lock_environment(id, events)?;
         let mut environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
-            return Err(Failure::new(Kind::Conflict, format!("reload `{id}`")).cause("its destroy was interrupted"));
+            return Err(leaving(id, "reload"));
         }
         let before = environment.definition.clone();
-        environment.definition = self.definition_from(&platform, &before, dry_run, events)?;
+        environment.definition = self.definition_from(&platform, &id.name, &before, dry_run, events)?;
         self.keep_data(&mut environment, &before, events);
         let changed = environment.definition != before;
         let is_up = environment.wanted == Wanted::Up;
@@ -274,15 +297,19 @@ impl Engine {
     }
 
     /// The log is for people; an environment does not fail because its line could not be written.
-    fn remember(&self, what: &str, id: &EnvironmentId) {
-        let entry = Entry { time: self.now(), user: self.caller.user.clone(), what: what.into(), environment: id.to_string() };
+    pub(super) fn remember(&self, what: &str, subject: &str) {
+        // A verb that goes on where it was killed did it once.
+        if self.remembers(what, subject) {
+            return;
+        }
+        let entry = Entry { time: self.now(), user: self.caller.user.clone(), what: what.into(), subject: subject.into() };
         if let Err(error) = self.store.history.add(&entry) {
             tracing::warn!(%error, "history was not written");
         }
     }
 
-    fn remembers(&self, what: &str, id: &EnvironmentId) -> bool {
-        self.store.history.last(id).is_some_and(|entry| entry.what == what)
+    pub(super) fn remembers(&self, what: &str, subject: &str) -> bool {
+        self.store.history.last(subject).is_some_and(|entry| entry.what == what)
     }
 
     /// Bytes that an environment has on disk beyond its layers.
@@ -311,6 +338,26 @@ impl Engine {
         all.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
         Ok(all)
     }
+
+    /// The same for listings, with what can't be read beside it.
+    pub(super) fn readable_environments(&self, platform: Option<&PlatformName>) -> Result<Readable, Failure> {
+        let mut readable = Readable::default();
+        for row in self.store.database.environment_rows(platform)? {
+            match row {
+                Ok(environment) if environment.id.platform.as_str() == WORKSHOP => {}
+                Ok(environment) => readable.sound.push(environment),
+                Err(store::Error::BadEnvironment { id, what, .. }) => readable.damaged.push((id, what)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(readable)
+    }
+}
+
+fn leaving(id: &EnvironmentId, verb: &str) -> Failure {
+    Failure::new(Kind::Conflict, format!("{verb} `{id}`"))
+        .cause("its destroy was interrupted")
+        .hint(format!("finish it with `adt env:destroy {} {}`", id.platform, id.name))
 }
 
 fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {

@@ -1,9 +1,10 @@
 //! Errors of the layers below become what the user reads: one sentence, the causes, and a command that helps.
 
-use crate::model::{Failure, Kind};
+use crate::model::{EnvironmentId, Failure, Kind};
 use crate::{exec, network, providers, store};
 
 const PRUNE: &str = "free some space, e.g. with `adt box:prune`, then run the same command again";
+const ROOM: &str = "free some space on the disk that the store is on, then run the same command again";
 
 impl From<store::Error> for Failure {
     fn from(error: store::Error) -> Self {
@@ -15,8 +16,10 @@ impl From<store::Error> for Failure {
                 "read the store",
                 Some("move the named file away; machines' files stay in `machines/`, and `adt env:init` takes them up again"),
             ),
-            Error::Full { .. } => (Kind::Exhausted, "write the store", Some(PRUNE)),
-            Error::Io { source, .. } if is_full(source) => (Kind::Exhausted, "write the store", Some(PRUNE)),
+            Error::BadEnvironment { .. } => (Kind::Store, "read the store", None),
+            // No verb of adt's own can help: each opens the store.
+            Error::Full { .. } => (Kind::Exhausted, "write the store", Some(ROOM)),
+            Error::Io { source, .. } if is_full(source) => (Kind::Exhausted, "write the store", Some(ROOM)),
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 (Kind::Privilege, "open the store", Some("run it as root, e.g. with `sudo`"))
             }
@@ -26,12 +29,24 @@ impl From<store::Error> for Failure {
                 Some("destroy environments that nobody needs (`adt env:list`), or widen `pool_v4` in /etc/adt/adt.toml"),
             ),
             Error::Cancelled { .. } => (Kind::Cancelled, "wait for the lock", None),
+            Error::Io { source, .. }
+                if matches!(source.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory) =>
+            {
+                (
+                    Kind::Store,
+                    "open the store",
+                    Some("it must be a folder: choose another with `--store` or in /etc/adt/adt.toml"),
+                )
+            }
             Error::Io { .. } | Error::Database { .. } => (Kind::Store, "use the store", None),
         };
         let failure = Failure::new(kind, sentence).because(&error);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
+        match (hint, error) {
+            (_, Error::BadEnvironment { id, .. }) => {
+                failure.hint(format!("`adt env:destroy {} {}` removes it by its name alone", id.platform, id.name))
+            }
+            (Some(hint), _) => failure.hint(hint),
+            (None, _) => failure,
         }
     }
 }
@@ -60,13 +75,15 @@ impl From<providers::Error> for Failure {
                 let hint = hint.clone();
                 Self::new(Kind::Host, "run machines here").because(&error).hint(hint)
             }
-            Error::Absent { .. } => Self::new(Kind::NotFound, "find the machine").because(&error),
-            Error::NotRunning { .. } => {
-                Self::new(Kind::Conflict, "use the machine").because(&error).hint("start it with `adt env:up`")
+            Error::Absent { id } => {
+                Self::new(Kind::NotFound, "find the machine").because(&error).hint(format!("{} makes it", up(&id.environment)))
             }
-            Error::Broken { .. } => Self::new(Kind::Program, "use the machine")
+            Error::NotRunning { id, .. } => Self::new(Kind::Conflict, "use the machine")
                 .because(&error)
-                .hint("run `adt env:up`; it completes what was interrupted"),
+                .hint(format!("start it with {}", up(&id.environment))),
+            Error::Broken { id, .. } => Self::new(Kind::Program, "use the machine")
+                .because(&error)
+                .hint(format!("{} completes what was interrupted", up(&id.environment))),
             Error::LayerMissing { .. } => Self::new(Kind::Store, "stack the machine's layers")
                 .because(&error)
                 .hint("rebuild it with `adt platform:build`, then run the same command again"),
@@ -88,6 +105,10 @@ impl From<exec::Error> for Failure {
     fn from(error: exec::Error) -> Self {
         exec_hint(Self::new(Kind::Program, "run a program"), &error).because(&error)
     }
+}
+
+fn up(id: &EnvironmentId) -> String {
+    format!("`adt env:up {} {}`", id.platform, id.name)
 }
 
 fn exec_hint(failure: Failure, error: &exec::Error) -> Failure {

@@ -14,6 +14,7 @@ use crate::store::{Environment, Wanted};
 
 /// What one environment's part of a platform verb did.
 struct Part {
+    changed: bool,
     plan: Plan,
     removes: Vec<String>,
 }
@@ -30,8 +31,8 @@ impl Engine {
         // Named ones are started; without names it is exactly those that were up.
         let start = |environment: &Environment| match environment.wanted {
             Wanted::Up | Wanted::Paused => true,
-            Wanted::Halted => !names.is_empty(),
-            Wanted::Gone => false,
+            // A named one whose destroy was interrupted is refused by name.
+            Wanted::Halted | Wanted::Gone => !names.is_empty(),
         };
         let chosen: Vec<_> = chosen.into_iter().filter(start).collect();
         let parts = self.each(&chosen, &|environment| part(self.env_up(&environment.id, dry_run, events)?))?;
@@ -53,7 +54,8 @@ impl Engine {
                 Wanted::Up | Wanted::Paused => Wanted::Paused,
                 Wanted::Halted | Wanted::Gone => environment.wanted,
             };
-            Ok(Part { plan: self.lower(&environment, becomes, dry_run, events)?, removes: Vec::new() })
+            let plan = self.lower(&environment, becomes, dry_run, events)?;
+            Ok(Part { changed: !plan.is_empty() || becomes != environment.wanted, plan, removes: Vec::new() })
         })?;
         Ok(told(platform, "halted", &chosen, parts, dry_run))
     }
@@ -65,6 +67,13 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
+        let known = self.store.database.platform(platform)?.is_some();
+        if !known && names.is_empty() && self.remembers("destroyed", platform.as_str()) {
+            return Ok(Response::Done(Done {
+                summary: format!("platform `{platform}` is forgotten already"),
+                ..Done::default()
+            }));
+        }
         let record = self.platform(platform)?;
         let chosen = self.chosen(platform, names)?;
         let parts = self.each(&chosen, &|environment| part(self.env_destroy(&environment.id, dry_run, events)?))?;
@@ -73,6 +82,7 @@ impl Engine {
             let layers = self.forget_platform(&record, dry_run, events)?;
             if let Response::Done(done) = &mut done {
                 done.removes.extend(layers);
+                done.removes.push(format!("the entry of platform `{platform}`"));
                 done.summary = if dry_run {
                     format!("platform `{platform}` would be forgotten with its {} environments", chosen.len())
                 } else {
@@ -114,7 +124,8 @@ impl Engine {
                 scope.spawn(|| {
                     while let Some(environment) = environments.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let result = if stopped(&self.cancel) {
-                            Err(Failure::new(Kind::Cancelled, format!("work on `{}`", environment.id)).cause("cancelled"))
+                            let failure = Failure::new(Kind::Cancelled, format!("work on `{}`", environment.id));
+                            Err(self.goes_on(failure.cause("cancelled before it began")))
                         } else {
                             work(environment)
                         };
@@ -132,10 +143,7 @@ impl Engine {
 
 fn part(response: Response) -> Result<Part, Failure> {
     match response {
-        Response::Done(done) => {
-            let plan = done.plan.unwrap_or_default();
-            Ok(Part { plan, removes: done.removes })
-        }
+        Response::Done(done) => Ok(Part { changed: done.changed, plan: done.plan.unwrap_or_default(), removes: done.removes }),
         other => Err(Failure::new(Kind::Internal, format!("read the answer {other:?}"))),
     }
 }
@@ -148,17 +156,12 @@ fn told(platform: &PlatformName, state: &str, chosen: &[Environment], parts: Vec
         (_, true) => format!("of `{platform}` these would be {state}: {}", names.join(", ")),
         (_, false) => format!("of `{platform}` these are {state}: {}", names.join(", ")),
     };
+    let changed = !dry_run && parts.iter().any(|part| part.changed);
     let mut plan = Plan::default();
     let mut removes = Vec::new();
     for part in parts {
         plan.waves.extend(part.plan.waves);
         removes.extend(part.removes);
     }
-    Response::Done(Done {
-        summary,
-        changed: !dry_run && !names.is_empty(),
-        plan: dry_run.then_some(plan),
-        next: Vec::new(),
-        removes,
-    })
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
 }

@@ -2,10 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use super::{Engine, wanted};
-use crate::model::response::{EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail};
+use super::environment::Readable;
+use super::{Engine, path, routes, wanted};
+use crate::model::response::{
+    Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail, Url,
+};
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
 use crate::store::{Environment, Wanted};
+
+/// One damaged record must not hide the others.
+fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
+    EnvironmentSummary {
+        platform: id.platform,
+        name: id.name,
+        state: EnvironmentState::Broken,
+        machines: BTreeMap::new(),
+        sites: Vec::new(),
+        owner: "?".into(),
+        created: 0,
+        updated: 0,
+        disk: None,
+        fault: Some(what),
+    }
+}
 
 type States = BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>;
 
@@ -15,8 +34,10 @@ impl Engine {
             self.platform(platform)?;
         }
         let states = self.states()?;
-        let environments = self.environments(platform)?;
-        Ok(Response::Environments(environments.iter().map(|environment| self.summary(environment, &states)).collect()))
+        let Readable { sound, damaged } = self.readable_environments(platform)?;
+        let mut all: Vec<_> = sound.iter().map(|environment| self.summary(environment, &states)).collect();
+        all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
+        Ok(Response::Environments(all))
     }
 
     fn summary(&self, environment: &Environment, states: &States) -> EnvironmentSummary {
@@ -34,6 +55,7 @@ impl Engine {
             updated: environment.updated,
             // What is halted was measured when it halted; only what runs can have changed.
             disk: environment.disk.or_else(|| self.disk(environment)),
+            fault: None,
         }
     }
 
@@ -62,6 +84,22 @@ impl Engine {
         } else {
             EnvironmentState::Halted
         }
+    }
+
+    pub(super) fn env_urls(&self, id: &EnvironmentId, check: bool) -> Result<Response, Failure> {
+        let route = routes::environment(self.store.install(), &self.environment(id)?);
+        if check {
+            let walks: Vec<_> = std::thread::scope(|scope| {
+                let listen = self.settings.listen.value;
+                let walks: Vec<_> =
+                    route.sites.iter().map(|site| scope.spawn(move || path::walk(site, listen, path::system_trust()))).collect();
+                walks.into_iter().map(|walk| walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            });
+            return Ok(Response::Check(Checklist { items: walks.into_iter().flatten().collect() }));
+        }
+        let home = Url { site: None, url: format!("https://{}/", route.host()) };
+        let sites = route.sites.iter().map(|site| Url { site: Some(site.name.clone()), url: format!("https://{}/", site.host) });
+        Ok(Response::Urls(std::iter::once(home).chain(sites).collect()))
     }
 
     pub(super) fn env_show(&self, id: &EnvironmentId) -> Result<Response, Failure> {

@@ -13,9 +13,11 @@ mod failure;
 mod fleet;
 mod listing;
 mod look;
+mod path;
 mod perform;
 mod platform;
 pub mod probe;
+pub mod routes;
 mod wanted;
 mod workshop;
 
@@ -28,7 +30,7 @@ use std::time::Duration;
 pub use events::Events;
 
 use crate::config::host::HostSettings;
-use crate::model::{EnvironmentId, Event, Failure, MachineId, MachineName, Request, Response};
+use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, Request, Response};
 use crate::network::Network;
 use crate::providers::Provider;
 use crate::store::{Holder, Lock, Store};
@@ -101,6 +103,7 @@ impl Engine {
             Request::EnvCheck { id } => self.env_check(&id),
             Request::EnvList { platform } => self.env_list(platform.as_ref()),
             Request::EnvShow { id } => self.env_show(&id),
+            Request::EnvUrls { id, check } => self.env_urls(&id, check),
             Request::EnvCopy { id, machine, copy } => self.env_copy(&id, &machine, &copy),
             Request::BoxList { platform } => self.box_list(platform.as_ref()),
             Request::BoxBuild { platform, boxes, force } => self.box_build(platform.as_ref(), &boxes, force, events),
@@ -151,7 +154,7 @@ impl Engine {
             return Ok(id.machine(machine));
         }
         let names: Vec<_> = known.keys().map(ToString::to_string).collect();
-        Err(Failure::new(crate::model::Kind::NotFound, format!("find the machine `{machine}` in `{id}`"))
+        Err(Failure::new(Kind::NotFound, format!("find the machine `{machine}` in `{id}`"))
             .hint(format!("its machines are {}", names.join(", "))))
     }
 }

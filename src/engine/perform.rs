@@ -44,11 +44,12 @@ impl Engine {
     fn chain(&self, chain: &[Step], scene: &Scene<'_>, events: &Events, cancel: &AtomicBool) -> Result<(), Failure> {
         for step in chain {
             if stopped(cancel) {
-                return Err(cancelled(step));
+                let failure = Failure::new(Kind::Cancelled, step.to_string());
+                return Err(self.goes_on(failure.cause("cancelled before it began; what was done so far is kept")));
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
-            if let Err(failure) = self.step(step, scene) {
+            if let Err(failure) = self.step(step, chain, scene) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
                 return Err(failure);
             }
@@ -57,7 +58,7 @@ impl Engine {
         Ok(())
     }
 
-    fn step(&self, step: &Step, scene: &Scene<'_>) -> Result<(), Failure> {
+    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>) -> Result<(), Failure> {
         let id = |machine: &MachineName| step.environment.machine(machine);
         let spec =
             |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
@@ -76,7 +77,10 @@ impl Engine {
                 Some(freezer) => freezer.thaw(&id(machine))?,
                 None => self.provider.start(&id(machine))?,
             },
-            Action::Await { machine } => self.await_answer(spec(machine))?,
+            Action::Await { machine } => {
+                let is_start = |step: &Step| matches!(step.action, Action::Start { .. });
+                self.await_answer(spec(machine), chain.iter().any(is_start))?;
+            }
             Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
             Action::Delete { machine } => {
                 self.provider.delete(&id(machine))?;
@@ -87,12 +91,18 @@ impl Engine {
         Ok(())
     }
 
-    fn await_answer(&self, spec: &MachineSpec) -> Result<(), Failure> {
+    /// `ours`: this run started the machine itself. One that a killed run started may have been seen just before it ended
+    /// with that run; it is started once more.
+    fn await_answer(&self, spec: &MachineSpec, ours: bool) -> Result<(), Failure> {
         let deadline = Duration::from_secs(spec.health.deadline_seconds.into());
         let (kind, cause) = match probe::wait(&*self.probe, &*self.provider, spec, deadline, &self.cancel) {
             Ok(()) => return Ok(()),
+            Err(probe::NoAnswer::Died(MachineState::Halted)) if !ours => {
+                self.provider.start(&spec.id)?;
+                return self.await_answer(spec, true);
+            }
             Err(probe::NoAnswer::Cancelled) => {
-                return Err(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled"));
+                return Err(self.goes_on(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled")));
             }
             Err(probe::NoAnswer::Deadline(reason)) => {
                 (Kind::Deadline, format!("it did not answer within {} s: {reason}", deadline.as_secs()))
@@ -103,13 +113,20 @@ impl Engine {
         failure.causes.extend(self.failed_units(spec));
         let console = self.provider.console().and_then(|console| console.tail(&spec.id, 20).ok());
         let environment = &spec.id.environment;
-        Err(failure
-            .tail(console.unwrap_or_default())
-            .hint(format!(
+        if kind == Kind::Deadline {
+            failure = failure.hint(format!(
                 "look inside with `adt env:ssh {} {} {}`; the other machines stay usable",
                 environment.platform, environment.name, spec.id.machine
-            ))
+            ));
+        }
+        Err(failure
+            .tail(console.unwrap_or_default())
             .hint(format!("when it is mended, `adt env:up {} {}` goes on", environment.platform, environment.name)))
+    }
+
+    /// A cancelled command goes on when it is given again: whatever it was, and for whatever part of it was left.
+    pub(super) fn goes_on(&self, failure: Failure) -> Failure {
+        failure.hint(format!("`adt {}` goes on from here", self.caller.command))
     }
 
     /// The units of a machine that failed, asked of its init.
@@ -129,26 +146,24 @@ impl Engine {
     }
 }
 
-fn cancelled(step: &Step) -> Failure {
-    let id = &step.environment;
-    Failure::new(Kind::Cancelled, format!("{}", step.action))
-        .cause("cancelled before it began; what was done so far is kept")
-        .hint(format!("`adt env:up {0} {1}` goes on, `adt env:destroy {0} {1}` removes it", id.platform, id.name))
-}
-
 /// A panic on a thread is a bug that must not pass for success.
 fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// One failure stands for itself; several are told together.
+/// One failure stands for itself; several are told together, and where all are of a kind, so is the whole.
 pub(super) fn combine(mut failures: Vec<Failure>) -> Failure {
     if failures.len() == 1 {
         return failures.remove(0);
     }
-    let cancelled = failures.iter().all(|failure| failure.kind == Kind::Cancelled);
-    let kind = if cancelled { Kind::Cancelled } else { Kind::Partial };
+    let first = failures[0].kind;
+    let kind = if failures.iter().all(|failure| failure.kind == first) { first } else { Kind::Partial };
     let mut all = Failure::new(kind, format!("finish {} parts of this", failures.len()));
+    if kind == Kind::Cancelled {
+        // They all end with the same words.
+        all.hints = failures[0].hints.clone();
+        failures.iter_mut().for_each(|part| part.hints.clear());
+    }
     all.parts = failures;
     all
 }

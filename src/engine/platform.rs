@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Engine;
+use super::environment::Readable;
 use super::events::Events;
 use crate::config;
 use crate::model::request::PlatformInit;
@@ -71,10 +72,14 @@ impl Engine {
         fill: impl FnOnce(&Path) -> Result<(), Failure>,
     ) -> Result<Response, Failure> {
         let beside = init.into.as_ref().and_then(|into| into.parent().map(Path::to_owned)).unwrap_or_else(|| init.here.clone());
-        let draft = tempfile::Builder::new()
-            .prefix(".adt-")
-            .tempdir_in(&beside)
-            .map_err(|error| Failure::new(Kind::Host, format!("write into `{}`", beside.display())).because(&error))?;
+        let draft = tempfile::Builder::new().prefix(".adt-").tempdir_in(&beside).map_err(|error| {
+            let failure = Failure::new(Kind::Host, format!("write into `{}`", beside.display()));
+            if beside.is_dir() {
+                failure.because(&error)
+            } else {
+                failure.cause("there is no such folder").hint(format!("make it first: `mkdir -p {}`", beside.display()))
+            }
+        })?;
         if let Some((user, group)) = self.caller.ids {
             std::os::unix::fs::chown(draft.path(), Some(user), Some(group))
                 .map_err(|error| Failure::new(Kind::Host, "hand the new folder over to you").because(&error))?;
@@ -191,20 +196,33 @@ impl Engine {
         })
     }
 
+    /// What the platform's folder says now.
+    pub(super) fn read_platform(&self, record: &PlatformRecord) -> Result<Platform, Failure> {
+        config::platform::read(&record.folder.join("platform.toml")).map_err(|failure| match failure.kind {
+            Kind::NotFound => failure.hint(format!(
+                "put the platform's folder back, give its new place to `adt platform:init`, or forget it with \
+                 `adt platform:destroy {}`",
+                record.name
+            )),
+            _ => failure,
+        })
+    }
+
     pub(super) fn platform_list(&self) -> Result<Response, Failure> {
-        let environments = self.environments(None)?;
+        let Readable { sound: environments, damaged } = self.readable_environments(None)?;
         let states = self.states()?;
         let summaries = self.store.database.platforms()?.into_iter().map(|record| {
             let own: Vec<_> = environments.iter().filter(|environment| environment.id.platform == record.name).collect();
             let up = own.iter().filter(|environment| self.state(environment, &states) == EnvironmentState::Up).count();
             let read = config::platform::read(&record.folder.join("platform.toml"));
+            let unreadable = damaged.iter().filter(|(id, _)| id.platform == record.name).count();
             PlatformSummary {
                 name: record.name,
                 summary: read.as_ref().map(|platform| platform.summary.clone()).unwrap_or_default(),
                 folder: record.folder,
                 source: record.source,
                 branch: record.branch,
-                environments: own.len(),
+                environments: own.len() + unreadable,
                 up,
                 fault: read.err(),
             }

@@ -44,10 +44,15 @@ fn get(spec: &MachineSpec, port: u16, path: &str, host: &str) -> Result<(), Stri
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: adt\r\nConnection: close\r\n\r\n").map_err(told)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).map_err(told)?;
+    judge(&line).map(drop).map_err(|reason| format!("http://{host}:{port}{path} {reason}"))
+}
+
+/// What a status line says of the one who sent it.
+pub(super) fn judge(line: &str) -> Result<u16, String> {
     match line.split_whitespace().nth(1).and_then(|code| code.parse::<u16>().ok()) {
-        Some(200..=399) => Ok(()),
-        Some(code) => Err(format!("http://{host}:{port}{path} answers {code}")),
-        None => Err(format!("http://{host}:{port}{path} closes without an answer")),
+        Some(code @ 200..=399) => Ok(code),
+        Some(code) => Err(format!("answers {code}")),
+        None => Err("closes without an answer".to_owned()),
     }
 }
 

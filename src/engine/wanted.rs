@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use crate::model::{Check, EnvironmentId, Health, Machine, MachineName, MachineSpec, NetworkSpec, Tag};
+use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag};
 use crate::network::address;
 use crate::plan::{Wanted, WantedMachine};
 use crate::store::Environment;
@@ -35,7 +35,7 @@ pub fn wanted(install: &str, nameservers: &[IpAddr], environment: &Environment) 
                 hostname: name.to_string(),
                 fqdn: id.fqdn(&definition.domain),
                 layers: boxed.layers.clone(),
-                limits: machine.limits.clone(),
+                limits: limits(machine),
                 network: network.attach(number),
                 hosts: hosts.text(&name),
                 nameservers: nameservers.to_vec(),
@@ -48,6 +48,13 @@ pub fn wanted(install: &str, nameservers: &[IpAddr], environment: &Environment) 
         })
         .collect();
     Wanted { id: environment.id.clone(), machines }
+}
+
+/// A machine that forks without end must not take its host along, whatever its definition forgot to say.
+const PROCESSES: u32 = 4096;
+
+fn limits(machine: &Machine) -> Limits {
+    Limits { processes: machine.limits.processes.or(Some(PROCESSES)), ..machine.limits.clone() }
 }
 
 /// The machines of the roles that this one waits for.
@@ -89,9 +96,11 @@ impl Hosts<'_> {
         let machines = definition.platform.machines_by_name();
         for name in machines.keys() {
             let attachment = self.network.attach(definition.numbers[name]);
-            let names = format!("{} {name}", id.machine(name).fqdn(&definition.domain));
-            writeln!(text, "{} {names}", attachment.v4).expect("a string takes any text");
-            writeln!(text, "{} {names}", attachment.v6).expect("a string takes any text");
+            let long = id.machine(name).fqdn(&definition.domain);
+            writeln!(text, "{} {long} {name}", attachment.v4).expect("a string takes any text");
+            // The long name only: a new machine's IPv6 address is "tentative" for a second or two, and a service that tries
+            // it first while everything starts would wait that long for its database.
+            writeln!(text, "{} {long}", attachment.v6).expect("a string takes any text");
         }
         for (address, names) in self.sites(own) {
             let names: Vec<_> = names.into_iter().collect();

@@ -8,11 +8,15 @@ use serde::{Deserialize, Serialize};
 
 /// Why a word can't be a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{word}` is not a {noun}: {reason}")]
+#[error("`{word}` is not {} {noun}: {reason}", article(noun))]
 pub struct BadName {
     pub word: String,
     pub noun: &'static str,
     pub reason: &'static str,
+}
+
+fn article(noun: &str) -> &'static str {
+    if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 /// RFC 1123 labels, lower case only, because two spellings of one host name would be two folders.

@@ -32,6 +32,25 @@ pub struct Recipe {
     pub folder: PathBuf,
 }
 
+impl Recipe {
+    /// A recipe that does nothing yet but start from its parent.
+    pub fn bare(name: BoxName, parent: Parent, folder: PathBuf) -> Self {
+        Self {
+            name,
+            summary: String::new(),
+            parent,
+            packages: Vec::new(),
+            services: Vec::new(),
+            mask: Vec::new(),
+            exposes: Vec::new(),
+            health: None,
+            vars: BTreeMap::new(),
+            steps: Vec::new(),
+            folder,
+        }
+    }
+}
+
 /// What a box starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

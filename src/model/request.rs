@@ -29,6 +29,7 @@ pub enum Request {
     EnvCheck { id: EnvironmentId },
     EnvList { platform: Option<PlatformName> },
     EnvShow { id: EnvironmentId },
+    EnvUrls { id: EnvironmentId, check: bool },
     EnvCopy { id: EnvironmentId, machine: MachineName, copy: Copy },
 
     BoxList { platform: Option<PlatformName> },

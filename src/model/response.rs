@@ -19,6 +19,7 @@ pub enum Response {
     Platforms(Vec<PlatformSummary>),
     Environments(Vec<EnvironmentSummary>),
     Environment(Box<EnvironmentDetail>),
+    Urls(Vec<Url>),
     Boxes(Vec<BoxSummary>),
     BoxDetail(Box<BoxDetail>),
     Built(Vec<Built>),
@@ -129,6 +130,9 @@ pub struct EnvironmentSummary {
     pub updated: i64,
     /// Bytes beyond its layers; `None` when it could not be read.
     pub disk: Option<u64>,
+    /// Why its record can't be read; then state and the rest say nothing about its machines.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fault: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,6 +168,14 @@ pub struct SiteDetail {
     /// Where each of its machines serves it.
     pub addresses: Vec<String>,
     pub aliases: Vec<String>,
+}
+
+/// A page of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Url {
+    /// `None` is the environment's own homepage.
+    pub site: Option<SiteName>,
+    pub url: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -41,6 +41,23 @@ impl Action {
     }
 }
 
+impl Action {
+    /// The same once it is done: "web1 answers" for "wait until web1 answers".
+    pub fn done(&self) -> String {
+        match self {
+            Self::Connect => "the network is connected".to_owned(),
+            Self::Disconnect => "the network is removed".to_owned(),
+            Self::Create { machine } => format!("{machine} is created"),
+            Self::Start { machine } => format!("{machine} is started"),
+            Self::Await { machine } => format!("{machine} answers"),
+            Self::Thaw { machine } => format!("{machine} is thawed"),
+            Self::Stop { machine } => format!("{machine} is stopped"),
+            Self::Delete { machine } => format!("{machine} is deleted"),
+            Self::Forget => "the environment is forgotten".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

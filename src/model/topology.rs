@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::failure::Place;
 use super::machine::Limits;
 use super::names::{BoxName, Domain, MachineName, PlatformName, RoleName, SiteName};
+use super::route::Protocol;
 
 /// A platform after every check of its file: names are unique, roles and sites that it mentions exist, `after` and `needs` have no cycle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,6 +112,8 @@ pub struct Site {
     #[serde(default)]
     pub needs: Vec<SiteName>,
     #[serde(default)]
+    pub traffic: Traffic,
+    #[serde(default)]
     pub code: Code,
     /// Variables for the site's phases and processes, in the order in which the file names them; the values are templates.
     #[serde(default)]
@@ -127,9 +130,24 @@ impl Site {
             health: "/".to_owned(),
             aliases: Vec::new(),
             needs: Vec::new(),
+            traffic: Traffic::default(),
             code: Code::default(),
             env: Vec::new(),
         }
+    }
+}
+
+/// How the proxy treats a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub protocol: Protocol,
+    pub sticky: bool,
+    pub https_only: bool,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { protocol: Protocol::Http1, sticky: false, https_only: true }
     }
 }
 

@@ -4,6 +4,7 @@
 //! after each with its name. When it panics, the state is what a SIGKILL at that place leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::Route;
@@ -28,11 +29,33 @@ struct Kernel {
     firewalls: BTreeSet<Tag>,
     routes: Vec<Route>,
     failures: Vec<String>,
+    file: Option<PathBuf>,
+}
+
+impl Kernel {
+    /// The kernel keeps its networks when adt dies; so does the file.
+    fn keep(&self) {
+        let Some(file) = &self.file else { return };
+        let bridges: Vec<_> = self.bridges.values().collect();
+        let text = serde_json::to_string(&(bridges, &self.firewalls)).expect("networks are plain data");
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)).expect("a test's folder takes a file");
+    }
 }
 
 impl Fake {
     pub fn new(install: impl Into<String>) -> Self {
         Self { install: install.into(), ..Self::default() }
+    }
+
+    /// Networks that outlive this process, like real ones: they are in `file` from each change on.
+    pub fn kept_in(file: &Path, install: impl Into<String>) -> Self {
+        let kept = std::fs::read_to_string(file).ok();
+        let read = |text: String| serde_json::from_str(&text).expect("this type wrote it");
+        let (bridges, firewalls): (Vec<(String, NetworkSpec)>, BTreeSet<Tag>) = kept.map(read).unwrap_or_default();
+        let bridges = bridges.into_iter().map(|bridge| (bridge.1.tag.clone(), bridge)).collect();
+        let kernel = Kernel { bridges, firewalls, file: Some(file.to_owned()), ..Kernel::default() };
+        Self { install: install.into(), checkpoint: None, kernel: Arc::new(Mutex::new(kernel)) }
     }
 
     /// The same kernel, with `checkpoint` called around each change made through the returned value.
@@ -55,6 +78,7 @@ impl Fake {
         let mut kernel = self.kernel();
         kernel.bridges.clear();
         kernel.firewalls.clear();
+        kernel.keep();
     }
 
     /// The network that was connected for a tag, to compare it with what was wanted.
@@ -82,7 +106,10 @@ impl Fake {
     fn step(&self, what: &str, change: impl FnOnce(&mut Kernel)) -> Result<()> {
         self.reach(&format!("{what} before"));
         self.fault(what)?;
-        change(&mut self.kernel());
+        let mut kernel = self.kernel();
+        change(&mut kernel);
+        kernel.keep();
+        drop(kernel);
         self.reach(&format!("{what} after"));
         Ok(())
     }

@@ -43,7 +43,10 @@ impl Linux {
 impl Network for Linux {
     fn seen(&self, tag: &Tag) -> Result<Seen> {
         let device = format!("adt{tag}");
-        let Some(note) = alias(&device)? else { return Ok(Seen::default()) };
+        let Some(note) = alias(&device)? else {
+            // A `disconnect` that was killed between the last bridge and the table: whoever disconnects next finishes it.
+            return Ok(Seen { bridge: false, firewall: !any_bridge()? && firewall::in_force()? });
+        };
         let finished = !note.is_empty() && is_up(&device)?;
         Ok(Seen { bridge: true, firewall: finished && firewall::in_force()? })
     }
@@ -264,10 +267,12 @@ fn is_up(device: &str) -> Result<bool> {
 
 fn read(path: &Path) -> Result<Option<String>> {
     const ENODEV: i32 = 19;
+    const EINVAL: i32 = 22;
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        // The kernel answers ENODEV to a reader who opened the file of a device that is going.
-        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV) => Ok(None),
+        // The kernel answers one of these to a reader who opened the file of a device that is going.
+        Err(error) if matches!(error.raw_os_error(), Some(ENODEV | EINVAL)) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::Io { what: format!("could not read `{}`", path.display()), source }),
     }
 }

@@ -1,11 +1,11 @@
 //! Machines in memory, for tests of everything above: states are kept as exactly as the real ones, nothing runs.
 //!
 //! Each change happens in two halves with a checkpoint before, between and after. A test that panics out of a checkpoint
-//! leaves what a SIGKILL there would leave.
+//! leaves what a SIGKILL there would leave; with [`Fake::kept_in`] the machines outlive a real one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,9 +27,21 @@ struct World {
     machines: BTreeMap<MachineId, Machine>,
     failures: Vec<(String, String)>,
     next_pid: u32,
+    file: Option<PathBuf>,
 }
 
-#[derive(Clone)]
+impl World {
+    /// A real kernel keeps its machines when adt dies; so does the file.
+    fn keep(&self) {
+        let Some(file) = &self.file else { return };
+        let machines: Vec<_> = self.machines.iter().collect();
+        let text = serde_json::to_string(&(machines, self.next_pid)).expect("machines are plain data");
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)).expect("a test's folder takes a file");
+    }
+}
+
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct Machine {
     /// Missing in a machine whose creation was interrupted.
     spec: Option<MachineSpec>,
@@ -37,6 +49,21 @@ struct Machine {
 }
 
 impl Fake {
+    /// Machines that outlive this process, like real ones: they are in `file` from each change on.
+    pub fn kept_in(file: &Path) -> Self {
+        let kept = std::fs::read_to_string(file).ok();
+        let read = |text: String| serde_json::from_str(&text).expect("this type wrote it");
+        let (machines, next_pid): (Vec<(MachineId, Machine)>, u32) = kept.map(read).unwrap_or_default();
+        let world =
+            World { machines: machines.into_iter().collect(), next_pid, failures: Vec::new(), file: Some(file.to_owned()) };
+        Self { world: Arc::new(Mutex::new(world)), checkpoint: None }
+    }
+
+    /// With what a machine was created, to compare it with what was wanted.
+    pub fn spec(&self, id: &MachineId) -> Option<MachineSpec> {
+        self.world().machines.get(id).and_then(|machine| machine.spec.clone())
+    }
+
     /// The same machines, seen through a checkpoint.
     pub fn with_checkpoint(&self, checkpoint: Checkpoint) -> Self {
         Self { world: Arc::clone(&self.world), checkpoint: Some(checkpoint) }
@@ -49,15 +76,23 @@ impl Fake {
 
     /// Everything stops at once, as when the host loses power.
     pub fn power_cut(&self) {
-        for machine in self.world().machines.values_mut() {
-            if matches!(machine.state, MachineState::Running { .. } | MachineState::Frozen { .. }) {
-                machine.state = MachineState::Halted;
+        self.change(|world| {
+            for machine in world.machines.values_mut() {
+                if matches!(machine.state, MachineState::Running { .. } | MachineState::Frozen { .. }) {
+                    machine.state = MachineState::Halted;
+                }
             }
-        }
+        });
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut World)) {
+        let mut world = self.world();
+        change(&mut world);
+        world.keep();
     }
 
     fn point(&self, verb: &str, id: &MachineId, half: &str) {
@@ -80,9 +115,11 @@ impl Fake {
     }
 
     fn set(&self, id: &MachineId, state: MachineState) {
-        if let Some(machine) = self.world().machines.get_mut(id) {
-            machine.state = state;
-        }
+        self.change(|world| {
+            if let Some(machine) = world.machines.get_mut(id) {
+                machine.state = state;
+            }
+        });
     }
 
     fn running(&self, id: &MachineId) -> Result<()> {
@@ -117,16 +154,16 @@ impl Provider for Fake {
         self.refuse("create", id)?;
         if !self.world().machines.contains_key(id) {
             let state = MachineState::Broken { reason: "its creation was interrupted".into() };
-            self.world().machines.insert(id.clone(), Machine { spec: None, state });
+            self.change(|world| drop(world.machines.insert(id.clone(), Machine { spec: None, state })));
         }
         self.point("create", id, "half");
-        let mut world = self.world();
-        let machine = world.machines.get_mut(id).expect("inserted above");
-        if matches!(machine.state, MachineState::Broken { .. }) {
-            machine.state = MachineState::Halted;
-        }
-        machine.spec = Some(spec.clone());
-        drop(world);
+        self.change(|world| {
+            let machine = world.machines.get_mut(id).expect("inserted above");
+            if matches!(machine.state, MachineState::Broken { .. }) {
+                machine.state = MachineState::Halted;
+            }
+            machine.spec = Some(spec.clone());
+        });
         self.point("create", id, "after");
         Ok(())
     }
@@ -159,7 +196,7 @@ impl Provider for Fake {
             MachineState::Running { .. } | MachineState::Frozen { .. } => self.set(id, MachineState::Halted),
             // What runs without a whole machine around it can only be removed.
             MachineState::Broken { .. } => {
-                self.world().machines.remove(id);
+                self.change(|world| drop(world.machines.remove(id)));
             }
         }
         self.point("stop", id, "after");
@@ -171,7 +208,7 @@ impl Provider for Fake {
         self.refuse("delete", id)?;
         self.set(id, MachineState::Broken { reason: "its removal was interrupted".into() });
         self.point("delete", id, "half");
-        self.world().machines.remove(id);
+        self.change(|world| drop(world.machines.remove(id)));
         self.point("delete", id, "after");
         Ok(())
     }

@@ -88,7 +88,7 @@ pub trait Provider: Send + Sync {
     /// Every machine of this installation, running or not, with its state; one cheap pass, whatever their number.
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>>;
 
-    /// What is there right now. Absence is a value. Never cached.
+    /// What is there right now. Absence is a value. Never cached. Waits for a start that outlived its killed caller.
     fn inspect(&self, id: &MachineId) -> Result<MachineState>;
 
     /// Makes the machine without starting it. On a machine that exists: brings its configuration (limits, network, hosts,

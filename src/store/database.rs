@@ -112,13 +112,20 @@ impl Database {
         Ok(())
     }
 
-    pub fn forget_platform(&self, name: &PlatformName) -> Result<()> {
-        self.connection().execute("DELETE FROM platforms WHERE name = ?1", [name.as_str()]).map_err(|e| self.fail(e))?;
-        Ok(())
+    /// Forgets a platform unless it has an environment: one may have been made while the others were destroyed.
+    pub fn forget_platform(&self, name: &PlatformName) -> Result<bool> {
+        let sql = "DELETE FROM platforms WHERE name = ?1 AND NOT EXISTS (SELECT 1 FROM environments WHERE platform = ?1)";
+        let deleted = self.connection().execute(sql, [name.as_str()]).map_err(|e| self.fail(e))?;
+        Ok(deleted > 0)
     }
 
     /// All environments, or those of one platform.
     pub fn environments(&self, platform: Option<&PlatformName>) -> Result<Vec<Environment>> {
+        self.environment_rows(platform)?.into_iter().collect()
+    }
+
+    /// The same with each damaged row as an error of its own, so that it hides none of the others.
+    pub fn environment_rows(&self, platform: Option<&PlatformName>) -> Result<Vec<Result<Environment>>> {
         let connection = self.connection();
         let mut statement = connection
             .prepare(
@@ -127,7 +134,7 @@ impl Database {
             )
             .map_err(|e| self.fail(e))?;
         let rows = statement.query_map([platform.map(PlatformName::as_str)], RawEnvironment::read).map_err(|e| self.fail(e))?;
-        rows.map(|row| row.map_err(|e| self.fail(e))?.settle(self)).collect()
+        rows.map(|row| Ok(row.map_err(|e| self.fail(e))?.settle(self))).collect()
     }
 
     pub fn environment(&self, id: &EnvironmentId) -> Result<Option<Environment>> {
@@ -288,7 +295,10 @@ fn json(value: &impl serde::Serialize) -> String {
 
 fn classify(path: &Path, source: rusqlite::Error) -> Error {
     let path = path.to_owned();
+    // What SQLite says when its shared memory, a file beside the database, does not fit on the disk.
+    const NO_ROOM_FOR_SHARED_MEMORY: i32 = 4874;
     match source.sqlite_error_code() {
+        _ if source.sqlite_error().is_some_and(|error| error.extended_code == NO_ROOM_FOR_SHARED_MEMORY) => Error::Full { path },
         Some(ErrorCode::DiskFull) => Error::Full { path },
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::Damaged { path, source },
         _ if matches!(&source, rusqlite::Error::SqliteFailure(_, Some(text)) if text.starts_with("no such")) => {
@@ -327,19 +337,20 @@ impl RawEnvironment {
     }
 
     fn settle(self, database: &Database) -> Result<Environment> {
+        let id = EnvironmentId {
+            platform: PlatformName::new(self.platform).map_err(|e| database.bad_row(e))?,
+            name: EnvironmentName::new(self.name).map_err(|e| database.bad_row(e))?,
+        };
+        let bad = |what: String| Error::BadEnvironment { path: database.path.clone(), id: id.clone(), what };
         Ok(Environment {
-            id: EnvironmentId {
-                platform: PlatformName::new(self.platform).map_err(|e| database.bad_row(e))?,
-                name: EnvironmentName::new(self.name).map_err(|e| database.bad_row(e))?,
-            },
-            wanted: Wanted::from_word(&self.wanted)
-                .ok_or_else(|| database.bad_row(format!("unknown wanted state `{}`", self.wanted)))?,
+            wanted: Wanted::from_word(&self.wanted).ok_or_else(|| bad(format!("unknown wanted state `{}`", self.wanted)))?,
             created: self.created,
             updated: self.updated,
             owner: self.owner,
-            network: Ipv4Net::from_str(&self.network).map_err(|e| database.bad_row(e))?,
-            definition: serde_json::from_str(&self.definition).map_err(|e| database.bad_row(e))?,
+            network: Ipv4Net::from_str(&self.network).map_err(|e| bad(e.to_string()))?,
+            definition: serde_json::from_str(&self.definition).map_err(|e| bad(e.to_string()))?,
             disk: self.disk.and_then(|bytes| u64::try_from(bytes).ok()),
+            id,
         })
     }
 }

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::EnvironmentId;
-
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Seconds since 1970.
@@ -14,7 +12,9 @@ pub struct Entry {
     pub user: String,
     /// `created` or `destroyed`.
     pub what: String,
-    pub environment: String,
+    /// `shop/1161`, or `shop` for a platform as a whole.
+    #[serde(alias = "environment")]
+    pub subject: String,
 }
 
 /// The file `history.log` of a store.
@@ -44,10 +44,9 @@ impl History {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// The last thing that happened to an environment.
-    pub fn last(&self, id: &EnvironmentId) -> Option<Entry> {
-        let name = id.to_string();
-        self.entries().into_iter().rev().find(|entry| entry.environment == name)
+    /// The last thing that happened to an environment or platform.
+    pub fn last(&self, subject: &str) -> Option<Entry> {
+        self.entries().into_iter().rev().find(|entry| entry.subject == subject)
     }
 
     fn trim(&self) -> std::io::Result<()> {
@@ -70,15 +69,14 @@ mod tests {
     fn the_last_entry_counts_and_the_file_stays_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let history = History::new(folder.path().join("history.log"));
-        let entry = |what: &str| Entry { time: 1, user: "ada".into(), what: what.into(), environment: "shop/1161".into() };
-        let id = EnvironmentId { platform: "shop".parse().unwrap(), name: "1161".parse().unwrap() };
-        assert_eq!(history.last(&id), None);
+        let entry = |what: &str| Entry { time: 1, user: "ada".into(), what: what.into(), subject: "shop/1161".into() };
+        assert_eq!(history.last("shop/1161"), None);
         history.add(&entry("created")).unwrap();
         history.add(&entry("destroyed")).unwrap();
-        assert_eq!(history.last(&id).unwrap().what, "destroyed");
+        assert_eq!(history.last("shop/1161").unwrap().what, "destroyed");
         std::fs::write(&history.path, format!("{}\n", "x".repeat(1000)).repeat(1100)).unwrap();
         history.add(&entry("created")).unwrap();
         assert!(std::fs::metadata(&history.path).unwrap().len() < LIMIT);
-        assert_eq!(history.last(&id).unwrap().what, "created");
+        assert_eq!(history.last("shop/1161").unwrap().what, "created");
     }
 }

@@ -1,15 +1,16 @@
 //! Locks that name their holder and vanish with the process.
 //!
-//! A lock is an flock on a file that holds the holder's name as text. The kernel frees it when the process ends, however
+//! A lock is an flock on a file that tells, as JSON, who holds it. The kernel frees it when the process ends, however
 //! it ends. The file is removed on release, so the one who gets the lock checks that the file is still the one in the folder.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
@@ -30,11 +31,11 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// A lock not yet held.
+/// A lock not yet held; `T` is what its file tells others.
 #[derive(Debug)]
-pub struct Request {
+pub struct Request<T = Holder> {
     path: PathBuf,
-    holder: Holder,
+    text: T,
 }
 
 /// A held lock; dropping it frees it and removes its file.
@@ -51,22 +52,32 @@ impl Drop for Lock {
     }
 }
 
-impl Request {
-    pub(super) fn new(path: PathBuf, holder: Holder) -> Self {
-        Self { path, holder }
+/// What the holder of a lock tells, if there is a holder (`None` inside where it can't be read).
+pub fn held<T: DeserializeOwned>(path: &Path) -> Option<Option<T>> {
+    let mut file = File::open(path).ok()?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        return None;
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    Some(serde_json::from_str(&text).ok())
+}
+
+impl<T: Serialize + DeserializeOwned + PartialEq + Clone> Request<T> {
+    pub fn new(path: PathBuf, text: T) -> Self {
+        Self { path, text }
     }
 
     /// Waits until the lock is free. `waiting` is told once for each holder that is in the way.
-    pub fn wait(&self, cancel: &AtomicBool, waiting: &mut dyn FnMut(Option<Holder>)) -> Result<Lock> {
+    pub fn wait(&self, cancel: &AtomicBool, waiting: &mut dyn FnMut(Option<T>)) -> Result<Lock> {
         let mut told = None;
         loop {
             match self.attempt()? {
                 Ok(lock) => return Ok(lock),
+                Err(holder) if told.as_ref() == Some(&holder) => {}
                 Err(holder) => {
-                    if told.as_ref() != Some(&holder) {
-                        waiting(holder.clone());
-                        told = Some(holder);
-                    }
+                    told = Some(holder.clone());
+                    waiting(holder);
                 }
             }
             if cancel.load(Ordering::Relaxed) {
@@ -77,8 +88,8 @@ impl Request {
         }
     }
 
-    /// Takes the lock if it is free, else tells who holds it (nobody's name where that one has not written it yet).
-    pub fn attempt(&self) -> Result<std::result::Result<Lock, Option<Holder>>> {
+    /// Takes the lock if it is free, else tells what its holder wrote (`None` where that one has not written it yet).
+    pub fn attempt(&self) -> Result<std::result::Result<Lock, Option<T>>> {
         let io = |source| Error::Io { what: "lock", path: self.path.clone(), source };
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -98,7 +109,7 @@ impl Request {
             }
             file.set_len(0).map_err(io)?;
             file.rewind().map_err(io)?;
-            let text = serde_json::to_string(&self.holder).expect("a holder is plain text and numbers");
+            let text = serde_json::to_string(&self.text).expect("what a lock tells is plain text and numbers");
             file.write_all(text.as_bytes()).map_err(io)?;
             return Ok(Ok(Lock { path: self.path.clone(), _file: file }));
         }

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 
+use crate::model::{EnvironmentId, PlatformName};
+
 pub use database::Database;
 pub use lock::{Holder, Lock};
 pub use record::{Environment, PlatformRecord, Wanted};
@@ -46,6 +48,8 @@ pub enum Error {
     },
     #[error("the store's database `{path}` holds a row that this adt can't read: {what}")]
     BadRow { path: PathBuf, what: String },
+    #[error("the store's database `{path}` holds a row for `{id}` that this adt can't read: {what}")]
+    BadEnvironment { path: PathBuf, id: EnvironmentId, what: String },
     #[error("there is no space left for the store `{path}`")]
     Full { path: PathBuf },
     #[error("use the store's database `{path}`")]
@@ -71,7 +75,8 @@ pub struct Store {
 impl Store {
     /// Opens the store, making it where there is none.
     pub fn open(folder: &Path) -> Result<Self> {
-        for name in ["", "locks", "layers", "machines", "cache", "shipped"] {
+        make_folder(folder)?;
+        for name in ["locks", "layers", "machines", "cache", "shipped"] {
             make_folder(&folder.join(name))?;
         }
         let database = Database::open(&folder.join("adt.db"))?;
@@ -82,6 +87,19 @@ impl Store {
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
     pub fn install(&self) -> &str {
         self.database.install()
+    }
+
+    /// Removes the lock files that dead processes left for a platform's environments; held ones stay.
+    pub fn sweep_locks(&self, platform: &PlatformName, holder: &Holder) -> Result<()> {
+        let folder = self.folder.join("locks");
+        let entries = std::fs::read_dir(&folder).map_err(|source| Error::Io { what: "read", path: folder, source })?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        for name in names.filter(|name| name.starts_with(&format!("{platform}."))) {
+            if let Some(name) = name.strip_suffix(".lock") {
+                drop(self.lock(name, holder).attempt()?);
+            }
+        }
+        Ok(())
     }
 
     pub fn lock(&self, name: &str, holder: &Holder) -> lock::Request {

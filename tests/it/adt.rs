@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::host::Host;
+
 /// One store, one folder to stand in, one piece of address space; all gone when it is dropped.
 pub struct Adt {
     home: tempfile::TempDir,
@@ -14,6 +16,8 @@ pub struct Adt {
     pool: String,
     variables: Vec<(String, String)>,
     here: PathBuf,
+    /// Where the program runs when it is not on everybody's host.
+    pub host: Option<Host>,
     /// Keeps other tests out of our addresses.
     _slot: File,
 }
@@ -39,6 +43,7 @@ impl Adt {
             pool: format!("10.231.{}.0/22", number * 4),
             variables: Vec::new(),
             here,
+            host: None,
             home,
             _slot: slot,
         }
@@ -53,8 +58,52 @@ impl Adt {
         }
         let adt = Self::new();
         std::fs::create_dir(&adt.store).expect("the home is new");
-        std::os::unix::fs::symlink(built_boxes().join("layers"), adt.store.join("layers")).expect("the store is new");
+        adt.link_layers();
         Some(adt)
+    }
+
+    /// Every layer by a link of its own: what this store removes or adds is nobody else's.
+    fn link_layers(&self) {
+        let (from, to) = (built_boxes().join("layers"), self.store().join("layers"));
+        std::fs::create_dir(&to).expect("the store is new");
+        for entry in std::fs::read_dir(from).expect("boxes were built").flatten() {
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                std::os::unix::fs::symlink(entry.path(), to.join(entry.file_name())).expect("the store is new");
+            }
+        }
+        std::os::unix::fs::symlink(built_boxes().join("cache"), self.store().join("cache")).expect("the store is new");
+    }
+
+    /// Puts this test on a host of its own: links, firewall and mounts are nobody else's. Outside of it is nothing.
+    pub fn alone(mut self) -> Self {
+        self.host = Some(Host::new());
+        self
+    }
+
+    /// A disk of this size for the store, on a host of its own.
+    pub fn disk(mut self, megabytes: u32) -> Self {
+        let host = self.host.get_or_insert_with(Host::new);
+        host.run(&format!("mount -t tmpfs -o size={megabytes}m adt-test-disk {}", self.store.display()));
+        self.link_layers();
+        self
+    }
+
+    /// A path of the host that the program runs on, as the test sees it.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        match &self.host {
+            None => path.as_ref().to_owned(),
+            Some(host) => host.root().join(path.as_ref().strip_prefix("/").expect("an absolute path")),
+        }
+    }
+
+    /// The store as the test sees it.
+    pub fn store(&self) -> PathBuf {
+        self.at(&self.store)
+    }
+
+    /// Another program on the same host.
+    pub fn program_there(&self, program: &str) -> Command {
+        self.host.as_ref().map_or_else(|| Command::new(program), |host| host.command(program))
     }
 
     /// A folder of this test's own.
@@ -86,8 +135,9 @@ impl Adt {
     }
 
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program());
-        command.args(words).current_dir(&self.here).stdin(Stdio::null());
+        // Entering another mount namespace leaves the current folder.
+        let mut command = self.program_there("env");
+        command.arg("--chdir").arg(&self.here).arg(program()).args(words).stdin(Stdio::null());
         for name in ["ADT_PLATFORM", "ADT_CONFIG", "ADT_DOMAIN", "ADT_BOXES", "ADT_PROVIDER", "ADT_NAMESERVERS"] {
             command.env_remove(name);
         }
@@ -112,64 +162,11 @@ impl Adt {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
-
-    /// What of this store is left in the kernel and on disk besides its own bookkeeping.
-    pub fn leftovers(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        let install = rusqlite::Connection::open(self.store.join("adt.db"))
-            .and_then(|db| db.query_row("SELECT id FROM install", [], |row| row.get::<_, String>(0)));
-        let Ok(install) = install else { return left };
-        for entry in std::fs::read_dir("/sys/class/net").expect("there are links").flatten() {
-            let alias = std::fs::read_to_string(entry.path().join("ifalias")).unwrap_or_default();
-            if alias.starts_with(&install) {
-                left.push(format!("link {}", entry.file_name().to_string_lossy()));
-            }
-        }
-        let store = self.store.display().to_string();
-        for file in ["/proc/self/mounts", "/proc/net/unix"] {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
-            left.extend(text.lines().filter(|line| line.contains(&store)).map(|line| format!("{file}: {line}")));
-        }
-        for process in std::fs::read_dir("/proc").expect("there are processes").flatten() {
-            let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-            let words = String::from_utf8_lossy(&words).replace('\0', " ");
-            if words.contains(&store) {
-                left.push(format!("process {}: {words}", process.file_name().to_string_lossy()));
-            }
-        }
-        for folder in ["locks", "machines"] {
-            let entries = walkdir::WalkDir::new(self.store.join(folder)).min_depth(1).into_iter().flatten();
-            left.extend(entries.map(|entry| format!("file {}", entry.path().display())));
-        }
-        left.extend(self.rows().into_iter().map(|row| format!("row {row}")));
-        left.extend(self.groups(&install));
-        left
-    }
-
-    fn rows(&self) -> Vec<String> {
-        let db = rusqlite::Connection::open(self.store.join("adt.db")).expect("the store has a database");
-        let sql = "SELECT platform || '/' || name FROM environments UNION ALL SELECT 'applied ' || machine FROM applied";
-        let mut statement = db.prepare(sql).expect("the tables are known");
-        let rows = statement.query_map([], |row| row.get(0)).expect("they can be read");
-        rows.flatten().collect()
-    }
-
-    /// Control groups of environments that this store could have had.
-    fn groups(&self, install: &str) -> Vec<String> {
-        let tag = |name: &str| {
-            let id = adt::model::EnvironmentId { platform: "hello".parse().unwrap(), name: name.parse().unwrap() };
-            adt::model::Tag::of(install, &id)
-        };
-        let tags: Vec<_> = ["1161", "1", "2", "3", "7"].map(tag).to_vec();
-        let entries = walkdir::WalkDir::new("/sys/fs/cgroup").max_depth(4).into_iter().flatten();
-        let ours = entries.filter(|entry| tags.iter().any(|tag| entry.file_name().to_str() == Some(tag.as_str())));
-        ours.map(|entry| format!("control group {}", entry.path().display())).collect()
-    }
 }
 
 impl Drop for Adt {
     fn drop(&mut self) {
-        if !self.store.join("adt.db").exists() {
+        if !self.store().join("adt.db").exists() {
             return;
         }
         // A test that failed must not leave machines for the next one to stumble over.

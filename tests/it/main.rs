@@ -4,6 +4,19 @@
 //! loudly, and in CI they fail.
 
 mod adt;
+mod bad_input;
+mod crash;
 mod dns;
+mod fakes;
+mod host;
+mod json;
 mod layers;
+mod leftovers;
+mod real_boxes;
+mod real_fault;
 mod real_hello;
+mod real_inside;
+mod real_kill;
+mod real_power;
+mod terminal;
+mod two_commands;

@@ -9,7 +9,7 @@ mod values;
 
 use std::fmt;
 use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,8 @@ pub struct HostSettings {
     pub boxes: Setting<Vec<PathBuf>>,
     pub provider: Setting<String>,
     pub grace_seconds: Setting<u32>,
+    /// Where names and pages are served.
+    pub listen: Setting<Ipv4Addr>,
 }
 
 impl HostSettings {
@@ -79,6 +81,7 @@ impl HostSettings {
             ("boxes", join(self.boxes.value.iter().map(|folder| folder.display())), &self.boxes.origin),
             ("provider", self.provider.value.clone(), &self.provider.origin),
             ("grace_seconds", self.grace_seconds.value.to_string(), &self.grace_seconds.origin),
+            ("listen", self.listen.value.to_string(), &self.listen.origin),
         ]
     }
 }
@@ -94,6 +97,7 @@ pub struct HostFlags {
     pub boxes: Option<String>,
     pub provider: Option<String>,
     pub grace_seconds: Option<String>,
+    pub listen: Option<String>,
 }
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -133,12 +137,20 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
     let provider = layers.pick(&keys.provider, &flags.provider, one(&raw.provider), values::provider);
     let seconds = raw.grace_seconds.as_ref().map(|seconds| (seconds.to_string(), seconds.span()));
     let grace_seconds = layers.pick(&keys.grace_seconds, &flags.grace_seconds, seconds, values::seconds);
+    let listen = layers.pick(&keys.listen, &flags.listen, one(&raw.listen), values::listen);
     let mut wrong = layers.faults.into_list();
     wrong.extend(layers.wrong);
-    match (domain, store, pool_v4, nameservers, boxes, provider, grace_seconds) {
-        (Some(domain), Some(store), Some(pool_v4), Some(nameservers), Some(boxes), Some(provider), Some(grace_seconds)) => {
-            Ok(HostSettings { domain, store, pool_v4, nameservers, boxes, provider, grace_seconds })
-        }
+    match (domain, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen) {
+        (
+            Some(domain),
+            Some(store),
+            Some(pool_v4),
+            Some(nameservers),
+            Some(boxes),
+            Some(provider),
+            Some(grace_seconds),
+            Some(listen),
+        ) => Ok(HostSettings { domain, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen }),
         _ => Err(wrong),
     }
 }

@@ -25,4 +25,7 @@ pub struct Document {
     /// How long a machine may take to shut down before it is forced. Variable: `ADT_GRACE_SECONDS`.
     #[schemars(range(min = 0, max = 3600))]
     pub grace_seconds: Option<At<u32>>,
+    /// The IPv4 address on which names and pages are served; one of adt's own on the loopback unless a team shares this host.
+    /// Variable: `ADT_LISTEN`.
+    pub listen: Option<At<String>>,
 }

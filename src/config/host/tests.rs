@@ -31,6 +31,7 @@ fn defaults_need_no_file() {
             "boxes =  [default]",
             "provider = lxc [default]",
             "grace_seconds = 10 [default]",
+            "listen = 127.77.77.77 [default]",
         ]
     );
 }
@@ -47,6 +48,7 @@ fn a_file_gives_its_places() {
             "boxes = /srv/boxes [/etc/adt/adt.toml:5:9]",
             "provider = docker [/etc/adt/adt.toml:6:12]",
             "grace_seconds = 30 [/etc/adt/adt.toml:7:17]",
+            "listen = 127.77.77.77 [default]",
         ]
     );
 }
@@ -73,6 +75,7 @@ fn a_flag_beats_a_variable_beats_the_file() {
             "boxes = /a, /b [ADT_BOXES]",
             "provider = vm [--provider]",
             "grace_seconds = 0 [ADT_GRACE_SECONDS]",
+            "listen = 127.77.77.77 [default]",
         ]
     );
 }

@@ -28,6 +28,7 @@ pub struct Keys {
     pub boxes: Key,
     pub provider: Key,
     pub grace_seconds: Key,
+    pub listen: Key,
 }
 
 pub const KEYS: Keys = Keys {
@@ -38,11 +39,26 @@ pub const KEYS: Keys = Keys {
     boxes: Key { variable: "ADT_BOXES", flag: "--boxes", default: "", separator: ':' },
     provider: Key { variable: "ADT_PROVIDER", flag: "--provider", default: "lxc", separator: ',' },
     grace_seconds: Key { variable: "ADT_GRACE_SECONDS", flag: "--grace-seconds", default: "10", separator: ',' },
+    // An address of adt's own on the loopback: it fights nobody for ports 53, 80 and 443.
+    listen: Key { variable: "ADT_LISTEN", flag: "--listen", default: "127.77.77.77", separator: ',' },
 };
 
 pub fn domain(text: &str) -> Result<Domain, Wrong> {
     Domain::new(text)
         .map_err(|error| (error.to_string(), "write e.g. `example.test`; `.test` is nobody's on the internet".into()))
+}
+
+pub fn listen(text: &str) -> Result<Ipv4Addr, Wrong> {
+    match text.parse::<Ipv4Addr>() {
+        Ok(address) if !address.is_multicast() && !address.is_broadcast() => Ok(address),
+        Ok(_) | Err(_) => {
+            let text = text.escape_debug();
+            Err((
+                format!("`{text}` is no IPv4 address to listen on"),
+                "write an address of this host, e.g. `127.77.77.77`".into(),
+            ))
+        }
+    }
 }
 
 pub fn folder(text: &str) -> Result<PathBuf, Wrong> {

@@ -105,9 +105,30 @@ pub struct Site {
     pub predeploy: Option<At<String>>,
     /// A program of the repository that runs on each machine after the switch, without network.
     pub postdeploy: Option<At<String>>,
+    /// What its machines speak: `http1`, or `h2c` for HTTP/2 without TLS, as gRPC servers do.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// A client stays with the machine that answered it first.
+    #[serde(default)]
+    pub sticky: bool,
+    /// Whether http is answered with a redirect to https.
+    #[serde(default = "yes")]
+    pub https_only: bool,
     /// Variables for the site's programs. The values are templates.
     #[serde(default)]
     pub env: BTreeMap<At<String>, At<String>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Http1,
+    H2c,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn port_80() -> u16 {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::model::names::SiteName;
-use crate::model::topology::Code;
+use crate::model::route::Protocol;
+use crate::model::topology::{Code, Traffic};
 use crate::model::{RoleName, Site};
 
 use super::machines::Roles;
@@ -51,7 +52,12 @@ fn site(name: &At<String>, raw: &raw::Site, sites: &[&str], roles: &Roles, fault
     let code = code(raw, faults);
     let env = in_order(&raw.env).into_iter().filter_map(|(key, value)| variable(key, value, faults)).collect();
     let aliases = raw.aliases.iter().map(|alias| alias.to_string()).collect();
-    Some(Site { name: label?, on: on?, port: raw.port, health, aliases, needs, code: code?, env })
+    let protocol = match raw.protocol {
+        raw::Protocol::Http1 => Protocol::Http1,
+        raw::Protocol::H2c => Protocol::H2c,
+    };
+    let traffic = Traffic { protocol, sticky: raw.sticky, https_only: raw.https_only };
+    Some(Site { name: label?, on: on?, port: raw.port, health, aliases, needs, traffic, code: code?, env })
 }
 
 fn needed(site: &At<String>, sites: &[&str], faults: &mut Faults) -> Option<SiteName> {

@@ -238,6 +238,7 @@ fn sites_that_do_not_fit_together() {
                 &["6:10 sites need each other: www -> api -> www (remove one of these from `needs`)"],
             ),
             (&site("health = \"healthz\""), &["6:10 the path `healthz` does not start with `/` (write `/healthz`)"]),
+            (&site("protocol = \"spdy\""), &["6:12 `protocol` is `spdy` (it must be one of `http1`, `h2c`)"]),
             (
                 &site("aliases = [\"https://x\", \"a.b\"]\n[sites.api]\non = \"web\"\naliases = [\"a.b\"]"),
                 &[

@@ -346,7 +346,14 @@ fn is_init(pid: Pid) -> bool {
     if pids.split_whitespace().skip(1).collect::<Vec<_>>() != ["1"] {
         return false;
     }
-    flags(pid).is_some_and(|flags| flags & (NOT_YET_ITSELF | ENDING) == 0)
+    !is_killed(&status) && flags(pid).is_some_and(|flags| flags & (NOT_YET_ITSELF | ENDING) == 0)
+}
+
+/// Killed, but still ending the machine's other processes: that takes a while, and nobody may wait for an answer from there.
+fn is_killed(status: &str) -> bool {
+    const KILL: u64 = 1 << 8;
+    let pending = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));
+    pending.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & KILL != 0)
 }
 
 /// Whether a process is more than a corpse.

@@ -108,10 +108,14 @@ impl Folder {
 
     /// Removes everything. One rename makes it gone at once; files follow.
     pub fn remove(&self) -> io::Result<()> {
-        if self.exists() {
-            let trash = trash(&self.store);
+        let trash = trash(&self.store);
+        while self.exists() {
             private_folder(&trash)?;
-            fs::rename(&self.path, trash.join(unique()))?;
+            match fs::rename(&self.path, trash.join(unique())) {
+                // Another delete has just swept the trash away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                moved => moved?,
+            }
         }
         for parent in self.path.ancestors().skip(1).take(2) {
             // Other machines may still be there.

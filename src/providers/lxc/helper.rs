@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Command;
@@ -168,6 +168,7 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     // death alone, we would leave that behind halfway.
     set_parent_process_death_signal(None).map_err(|error| error.to_string())?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    raise_file_limit();
     hide_idmap_programs();
     overlay::assemble(store, &folder, spec).map_err(|error| error.to_string())?;
     let container = container(lxc, target)?;
@@ -175,6 +176,14 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
         return Ok(Reply::Done);
     }
     Err(container.error().unwrap_or_else(|| "liblxc gave up".into()))
+}
+
+/// Services raise their own limits up to what init inherits; the shell that ran adt must not decide that. Set here because
+/// liblxc's own setting fails where the host's hard limit is lower. A host that allows no more keeps what it has.
+fn raise_file_limit() {
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let limit = Rlimit { current: most, maximum: most };
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// With `newuidmap` in its path liblxc uses it and fails where `/etc/subuid` does not list root; without, root maps ids itself.

@@ -301,6 +301,8 @@ impl Provider for Lxc {
     }
 
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
+        // A delete that was killed while it removed files left nothing else that a later verb would come back for.
+        folder::sweep(&self.home.store);
         let machines = folder::list(&self.home.store).map_err(failed_io("list the machines in", &self.home.store))?;
         let hierarchies = self.hierarchies()?;
         // Most environments do not run: one look at the groups spares a look for each of their machines.
@@ -327,7 +329,6 @@ impl Provider for Lxc {
     }
 
     fn create(&self, spec: &MachineSpec) -> Result<()> {
-        folder::sweep(&self.home.store);
         self.machine(&spec.id)?.create(spec)
     }
 

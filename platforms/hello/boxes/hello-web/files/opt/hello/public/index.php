@@ -77,11 +77,11 @@ function is_from_this_page(): bool
     return strcasecmp($sender, $_SERVER['HTTP_HOST'] ?? '') === 0;
 }
 
-/** The second label of `www.1161.hello.example.test`. */
+/** The second label of this machine's full name, `web1.1161.hello.example.test`: right also when asked for by address. */
 function environment(): string
 {
-    $host = strtolower($_SERVER['HTTP_HOST'] ?? '');
-    return preg_match('/^[a-z0-9-]+\.([a-z0-9-]+)\.[a-z0-9-]+\.[a-z]/', $host, $labels) ? $labels[1] : 'unknown';
+    $name = gethostbyaddr(gethostbyname(gethostname())) ?: '';
+    return explode('.', $name)[1] ?? 'unknown';
 }
 
 function plain(int $status, string $text): void

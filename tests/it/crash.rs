@@ -1,0 +1,439 @@
+//! The crash walk: every verb is killed at every point between two changes to the world, and running it again must finish
+//! the work, after which a destroy must leave nothing.
+//!
+//! The kill is a real SIGKILL: this test binary runs itself again with only [`victim`], which kills its own process in the
+//! middle of the verb. A panic would run our own `Drop`s (locks are removed, transactions rolled back), which a dead
+//! process does not. The fakes keep machines and networks in files, which the next process reads, as it would ask a kernel.
+//! Points are first recorded in a run to the end, then killed at by name, so that a failure names the place and comes again.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use adt::model::{EnvironmentId, Event, Failure, Kind, Request, Response};
+use adt::providers::Provider;
+use adt::providers::fake::Checkpoint;
+use adt::store::Wanted;
+
+use super::fakes::{CLOCK, Host, PLATFORM, id};
+
+/// A verb, from where it starts, and what holds when it is done.
+struct Scenario {
+    words: &'static str,
+    request: Request,
+    prepare: fn(&Host),
+    goal: &'static [(&'static str, Goal)],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Goal {
+    /// These machines run, as they are defined now.
+    Up(&'static [&'static str]),
+    Halted(Wanted),
+    Gone,
+}
+
+const ALL: &[&str] = &["db", "web1", "web2"];
+
+fn make(host: &Host, name: &str) {
+    host.process("env:init").done(Request::EnvInit { id: id(name), dry_run: false });
+}
+
+fn made(host: &Host) {
+    make(host, "1161");
+}
+
+fn two_made(host: &Host) {
+    made(host);
+    make(host, "7");
+}
+
+fn halted(host: &Host) {
+    made(host);
+    host.process("env:halt").done(Request::EnvHalt { id: id("1161"), dry_run: false });
+}
+
+fn cut_off(host: &Host) {
+    made(host);
+    let process = host.process("power cut");
+    process.machines.power_cut();
+    process.networks.reboot();
+}
+
+/// One is up, one was halted by its user, and then the platform was halted.
+fn paused(host: &Host) {
+    two_made(host);
+    make(host, "8");
+    host.process("env:halt").done(Request::EnvHalt { id: id("8"), dry_run: false });
+    host.process("platform:halt").done(platform_halt());
+}
+
+fn changed(host: &Host, from: &str, to: &str) {
+    made(host);
+    let text = PLATFORM.replace(from, to);
+    assert_ne!(text, PLATFORM);
+    host.define(&text);
+}
+
+fn other_box(host: &Host) {
+    made(host);
+    std::fs::write(host.shop().join("boxes/web/rootfs.tar"), "another web").unwrap();
+    host.build_boxes();
+}
+
+fn platform_halt() -> Request {
+    Request::PlatformHalt { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false }
+}
+
+fn scenarios() -> Vec<(&'static str, Scenario)> {
+    let id = || id("1161");
+    let shop = || "shop".parse().unwrap();
+    let reload = |prepare, machines: &'static [(&'static str, Goal)]| Scenario {
+        words: "env:reload shop 1161",
+        request: Request::EnvReload { id: id(), dry_run: false },
+        prepare,
+        goal: machines,
+    };
+    let up = |prepare| Scenario {
+        words: "env:up shop 1161",
+        request: Request::EnvUp { id: id(), dry_run: false },
+        prepare,
+        goal: &[("1161", Goal::Up(ALL))],
+    };
+    vec![
+        (
+            "init",
+            Scenario {
+                words: "env:init shop 1161",
+                request: Request::EnvInit { id: id(), dry_run: false },
+                prepare: |_| {},
+                goal: &[("1161", Goal::Up(ALL))],
+            },
+        ),
+        ("up-halted", up(halted)),
+        ("up-after-power-cut", up(cut_off)),
+        (
+            "halt",
+            Scenario {
+                words: "env:halt shop 1161",
+                request: Request::EnvHalt { id: id(), dry_run: false },
+                prepare: made,
+                goal: &[("1161", Goal::Halted(Wanted::Halted))],
+            },
+        ),
+        ("reload-limits", reload(|host| changed(host, "64M", "96M"), &[("1161", Goal::Up(ALL))])),
+        (
+            "reload-more",
+            reload(|host| changed(host, "count = 2", "count = 3"), &[("1161", Goal::Up(&["db", "web1", "web2", "web3"]))]),
+        ),
+        ("reload-fewer", reload(|host| changed(host, "count = 2", "count = 1"), &[("1161", Goal::Up(&["db", "web1"]))])),
+        (
+            "reload-hosts",
+            reload(
+                |host| changed(host, "on = \"web\"", "on = \"web\"\naliases = [\"www.shop.com\"]"),
+                &[("1161", Goal::Up(ALL))],
+            ),
+        ),
+        ("reload-box", reload(other_box, &[("1161", Goal::Up(ALL))])),
+        (
+            "destroy",
+            Scenario {
+                words: "env:destroy shop 1161",
+                request: Request::EnvDestroy { id: id(), dry_run: false },
+                prepare: made,
+                goal: &[("1161", Goal::Gone)],
+            },
+        ),
+        (
+            "platform-up",
+            Scenario {
+                words: "platform:up shop",
+                request: Request::PlatformUp { platform: shop(), environments: Vec::new(), dry_run: false },
+                prepare: paused,
+                goal: &[("1161", Goal::Up(ALL)), ("7", Goal::Up(ALL)), ("8", Goal::Halted(Wanted::Halted))],
+            },
+        ),
+        (
+            "platform-halt",
+            Scenario {
+                words: "platform:halt shop",
+                request: platform_halt(),
+                prepare: two_made,
+                goal: &[("1161", Goal::Halted(Wanted::Paused)), ("7", Goal::Halted(Wanted::Paused))],
+            },
+        ),
+        (
+            "platform-destroy",
+            Scenario {
+                words: "platform:destroy shop",
+                request: Request::PlatformDestroy { platform: shop(), environments: Vec::new(), dry_run: false },
+                prepare: two_made,
+                goal: &[("1161", Goal::Gone), ("7", Goal::Gone)],
+            },
+        ),
+    ]
+}
+
+fn scenario(name: &str) -> Scenario {
+    scenarios().into_iter().find(|(known, _)| *known == name).map(|(_, scenario)| scenario).expect("a test names a known one")
+}
+
+/// A scenario's starting point, to which each kill goes back.
+struct Walk {
+    scenario: Scenario,
+    host: Host,
+    start: BTreeMap<&'static str, Vec<u8>>,
+    _home: tempfile::TempDir,
+}
+
+impl Walk {
+    fn new(name: &str) -> Self {
+        // Each case writes and syncs a small database many times; what is tested is order, not the disk.
+        let memory = std::path::Path::new("/dev/shm");
+        let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let home = tempfile::Builder::new().prefix("adt-crash-").tempdir_in(place).expect("a folder for the test");
+        let scenario = scenario(name);
+        let host = Host::new(home.path());
+        (scenario.prepare)(&host);
+        let start = host.save();
+        Self { scenario, host, start, _home: home }
+    }
+
+    /// Runs the verb in a process of its own that dies at `at`; true if it came there.
+    fn kill(&self, at: &str) -> bool {
+        let output = Command::new(std::env::current_exe().expect("a test has a program"))
+            .args(["crash::victim", "--exact", "--ignored", "--nocapture"])
+            .env("ADT_VICTIM", &self.host.folder)
+            .env("ADT_VICTIM_WORDS", self.scenario.words)
+            .env("ADT_VICTIM_REQUEST", serde_json::to_string(&self.scenario.request).expect("requests are plain data"))
+            .env("ADT_VICTIM_AT", at)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program starts");
+        let killed = output.status.signal() == Some(9);
+        let told = || String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(killed || output.status.success(), "{at}: {}", told());
+        killed
+    }
+
+    /// Every point of a run to the end.
+    fn points(&self) -> Vec<String> {
+        assert!(!self.kill(""));
+        let text = std::fs::read_to_string(self.host.folder.join("points")).expect("the victim wrote it");
+        self.host.restore(&self.start);
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Runs the verb again: it must reach its goal, then find nothing to do, then leave nothing when all is destroyed.
+    fn converges(&self, after: &str) {
+        let run = || self.host.process(self.scenario.words).run(self.scenario.request.clone());
+        let first = run();
+        if let Err(failure) = &first.result {
+            panic!("after {after}: {failure}");
+        }
+        let waited = first.events.iter().find(|event| matches!(event, Event::Waiting { .. }));
+        assert_eq!(waited, None, "after {after} a dead process still holds its lock");
+        match run().result {
+            Ok(Response::Done(done)) => assert!(!done.changed, "after {after} and a run there is still work: {}", done.summary),
+            Ok(other) => panic!("{other:?}"),
+            Err(failure) => panic!("after {after} and a run, again: {failure}"),
+        }
+        for (name, goal) in self.scenario.goal {
+            self.holds(&id(name), *goal, after);
+        }
+        self.destroy_all(after);
+    }
+
+    fn holds(&self, id: &EnvironmentId, goal: Goal, after: &str) {
+        let process = self.host.process("look");
+        let row = process.engine.store.database.environment(id).expect("the store is sound");
+        let machines = self.host.machines(id);
+        let (wanted, network, word) = match goal {
+            Goal::Up(names) => {
+                assert_eq!(machines.keys().collect::<Vec<_>>(), names, "after {after}");
+                let plan = process.done(Request::EnvUp { id: id.clone(), dry_run: true }).plan.expect("a dry run has a plan");
+                assert!(plan.is_empty(), "after {after} `env:up` would {plan:?}");
+                (Some(Wanted::Up), true, "running")
+            }
+            Goal::Halted(wanted) => (Some(wanted), false, "halted"),
+            Goal::Gone => (None, false, "gone"),
+        };
+        assert_eq!(row.map(|row| row.wanted), wanted, "after {after}");
+        assert!(machines.values().all(|state| *state == word), "after {after}: {machines:?}");
+        let tag = adt::model::Tag::of(process.engine.store.install(), id);
+        let seen = adt::network::Network::seen(&process.networks, &tag).unwrap();
+        assert_eq!((seen.complete(), seen.nothing()), (network, !network), "after {after}");
+        assert_eq!(self.host.locks(), Vec::<std::path::PathBuf>::new(), "after {after}");
+    }
+
+    fn destroy_all(&self, after: &str) {
+        let process = self.host.process("env:destroy");
+        for environment in process.engine.store.database.environments(None).expect("the store is sound") {
+            process.done(Request::EnvDestroy { id: environment.id, dry_run: false });
+        }
+        drop(process);
+        assert_eq!(self.host.leftovers(), Vec::<String>::new(), "after {after} and a destroy");
+    }
+}
+
+/// Not a test: the process that a walk kills.
+#[test]
+#[ignore = "the crash walk starts it by itself"]
+fn victim() {
+    let Some(folder) = std::env::var_os("ADT_VICTIM") else { return };
+    let host = Host { folder: folder.into() };
+    let var = |name: &str| std::env::var(name).expect("the walk sets it");
+    let at = var("ADT_VICTIM_AT");
+    let request: Request = serde_json::from_str(&var("ADT_VICTIM_REQUEST")).expect("the walk wrote it");
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let points = Arc::clone(&seen);
+    let point: Checkpoint = Arc::new(move |name: &str| {
+        let mut points = points.lock().expect("nobody panics here");
+        let count = points.iter().filter(|point| point.rsplit_once('#').is_some_and(|(known, _)| known == name)).count();
+        let point = format!("{name}#{count}");
+        if point == at {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).expect("it is ourselves");
+            loop {
+                std::thread::park();
+            }
+        }
+        points.push(point);
+    });
+    let process = host.watched(&var("ADT_VICTIM_WORDS"), Some(Arc::clone(&point)));
+    assert!(CLOCK.set(point).is_ok());
+    process.run(request).result.unwrap();
+    std::fs::write(host.folder.join("points"), seen.lock().unwrap().join("\n")).unwrap();
+}
+
+fn walk(name: &str) {
+    let walk = Walk::new(name);
+    let points = walk.points();
+    assert!(points.len() >= 10, "{name} has only {points:?}");
+    for (number, point) in points.iter().enumerate() {
+        walk.host.restore(&walk.start);
+        assert!(walk.kill(point), "{name} is not killed at `{point}`");
+        let mut after = format!("a kill of {name} at `{point}`");
+        // A sample of second kills, spread over the verb.
+        if number % 4 == 1 {
+            let second = &points[(number * 7 + 3) % points.len()];
+            walk.kill(second);
+            after.push_str(&format!(" and at `{second}`"));
+        }
+        walk.converges(&after);
+    }
+}
+
+macro_rules! walks {
+    ($($test:ident $name:literal)*) => { $(
+        #[test]
+        fn $test() {
+            walk($name);
+        }
+    )* };
+}
+
+walks! {
+    init_survives "init"
+    up_of_halted_survives "up-halted"
+    up_after_a_power_cut_survives "up-after-power-cut"
+    halt_survives "halt"
+    reload_of_limits_survives "reload-limits"
+    reload_to_more_machines_survives "reload-more"
+    reload_to_fewer_machines_survives "reload-fewer"
+    reload_of_hosts_survives "reload-hosts"
+    reload_to_another_box_survives "reload-box"
+    destroy_survives "destroy"
+    platform_up_survives "platform-up"
+    platform_halt_survives "platform-halt"
+    platform_destroy_survives "platform-destroy"
+}
+
+fn told(failure: &Failure) -> (String, Vec<String>) {
+    let mut hints = failure.hints.clone();
+    for part in &failure.parts {
+        hints.extend(told(part).1);
+    }
+    (failure.to_string(), hints)
+}
+
+/// Calls that fail, in place of processes that die.
+#[test]
+fn a_call_that_fails_is_named_and_the_verb_goes_on_later() {
+    let mut failed = 0;
+    for (name, _) in scenarios() {
+        let walk = Walk::new(name);
+        let calls =
+            ["create", "start", "stop", "delete"].into_iter().flat_map(|verb| ALL.iter().map(move |machine| (verb, *machine)));
+        let network =
+            ["connect:bridge", "connect:firewall", "disconnect:bridge", "disconnect:firewall"].map(|what| (what, "network"));
+        for (verb, subject) in calls.chain(network) {
+            walk.host.restore(&walk.start);
+            let process = walk.host.process(walk.scenario.words);
+            match subject {
+                "network" => process.networks.fail_next(verb),
+                machine => process.machines.fail_next(verb, machine),
+            }
+            let Err(failure) = process.run(walk.scenario.request.clone()).result else { continue };
+            drop(process);
+            failed += 1;
+            let after = format!("a failing {verb} of {subject} in {name}");
+            let (text, _) = told(&failure);
+            assert!(text.contains(subject), "{after} says `{text}`");
+            assert_ne!(failure.kind, Kind::Internal, "{after} says `{text}`");
+            walk.converges(&after);
+        }
+    }
+    assert!(failed > 60, "only {failed} calls failed");
+}
+
+#[test]
+fn where_one_machine_fails_the_others_go_on() {
+    let walk = Walk::new("init");
+    let process = walk.host.process(walk.scenario.words);
+    process.machines.fail_next("start", "web1");
+    let failure = process.run(walk.scenario.request.clone()).result.unwrap_err();
+    assert!(failure.to_string().contains("shop/1161/web1"), "{failure}");
+    let states = process.machines.list().unwrap().into_iter().map(|(id, state)| format!("{} {}", id.machine, state.word()));
+    assert_eq!(states.collect::<Vec<_>>(), ["db running", "web1 halted", "web2 running"]);
+}
+
+/// Ctrl-C at every point: the step is finished, the rest is not begun, and the hint names the command that goes on.
+#[test]
+fn a_cancelled_verb_says_how_to_go_on() {
+    for (name, _) in scenarios() {
+        let walk = Walk::new(name);
+        let points = walk.points();
+        let mut cancelled = 0;
+        // Every second one: what a step does is not cut in two by a flag, and the kills go everywhere.
+        for at in points.iter().filter(|point| !point.starts_with("clock")).step_by(2) {
+            walk.host.restore(&walk.start);
+            let flag: Arc<Mutex<Option<Arc<std::sync::atomic::AtomicBool>>>> = Arc::default();
+            let (setting, seen, wanted) = (Arc::clone(&flag), Mutex::new(Vec::<String>::new()), at.clone());
+            let point: Checkpoint = Arc::new(move |name: &str| {
+                let mut seen = seen.lock().unwrap();
+                let count = seen.iter().filter(|known| *known == name).count();
+                seen.push(name.to_owned());
+                if format!("{name}#{count}") == wanted {
+                    setting.lock().unwrap().as_ref().expect("set before the run").store(true, Ordering::Relaxed);
+                }
+            });
+            let process = walk.host.watched(walk.scenario.words, Some(point));
+            *flag.lock().unwrap() = Some(Arc::clone(&process.engine.cancel));
+            let result = process.run(walk.scenario.request.clone()).result;
+            drop(process);
+            let after = format!("a Ctrl-C in {name} at `{at}`");
+            if let Err(failure) = result {
+                cancelled += 1;
+                assert_eq!(failure.kind, Kind::Cancelled, "{after}: {failure}");
+                let command = format!("`adt {}`", walk.scenario.words);
+                let (_, hints) = told(&failure);
+                assert!(hints.iter().any(|hint| hint.contains(&command)), "{after}: no hint names {command}: {hints:?}");
+            }
+            assert_eq!(walk.host.locks(), Vec::<std::path::PathBuf>::new(), "{after}");
+            walk.converges(&after);
+        }
+        assert!(cancelled > 0, "{name} was never cancelled");
+    }
+}

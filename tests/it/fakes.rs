@@ -1,0 +1,250 @@
+//! A host on fakes: a real store, machines and networks in files beside it. What is in the files outlives a killed
+//! process, as a kernel's objects do.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use adt::boxes::{Layer, Layers};
+use adt::config::{HostFlags, host};
+use adt::engine::{Caller, Engine, probe::Probe};
+use adt::model::request::PlatformInit;
+use adt::model::response::{BoxDetail, Done};
+use adt::model::{Check, EnvironmentId, Event, Failure, Health, MachineSpec, MachineState, Request, Response};
+use adt::providers::fake::{Checkpoint, Fake as Machines};
+use adt::providers::{Provider, fake};
+use adt::store::Store;
+
+pub const PLATFORM: &str = r#"
+[platform]
+name = "shop"
+[machines.web]
+box = "web"
+count = 2
+memory = "64M"
+after = ["db"]
+[machines.db]
+box = "db"
+data = ["/var/lib/db"]
+[sites.www]
+on = "web"
+"#;
+
+/// Files that hold the whole state of a host; the rest of the store (layers, recipes) does not change.
+const STATE: [&str; 6] =
+    ["store/adt.db", "store/adt.db-wal", "store/adt.db-shm", "store/history.log", "machines.json", "networks.json"];
+
+pub struct Host {
+    pub folder: PathBuf,
+}
+
+/// One process's view of a host.
+pub struct Process {
+    pub engine: Engine,
+    pub machines: Machines,
+    pub networks: adt::network::fake::Fake,
+}
+
+/// What a verb did.
+pub struct Ran {
+    pub result: Result<Response, Failure>,
+    pub events: Vec<Event>,
+}
+
+impl Host {
+    /// Knows the platform `shop`, whose boxes are built; `folder` exists.
+    pub fn new(folder: &Path) -> Self {
+        let host = Self { folder: folder.to_owned() };
+        for name in ["web", "db"] {
+            let recipe = host.shop().join("boxes").join(name);
+            std::fs::create_dir_all(&recipe).expect("the folder is ours");
+            std::fs::write(recipe.join("rootfs.tar"), name).expect("it takes a file");
+            std::fs::write(recipe.join("box.toml"), "[box]\nfrom = { rootfs = \"rootfs.tar\" }\n").expect("it takes a file");
+        }
+        host.define(PLATFORM);
+        let here = host.folder.clone();
+        let init = PlatformInit { source: "shop".into(), branch: None, into: None, here };
+        host.process("platform:init shop").done(Request::PlatformInit(init));
+        host.build_boxes();
+        host
+    }
+
+    pub fn shop(&self) -> PathBuf {
+        self.folder.join("shop")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.folder.join("store")
+    }
+
+    pub fn define(&self, platform: &str) {
+        std::fs::write(self.shop().join("platform.toml"), platform).expect("the folder is ours");
+    }
+
+    /// Puts the layers there that a build would leave.
+    pub fn build_boxes(&self) {
+        for name in ["web", "db"] {
+            let request = Request::BoxShow { platform: Some("shop".parse().unwrap()), name: name.parse().unwrap() };
+            let Ok(Response::BoxDetail(detail)) = self.process("box:show").run(request).result else {
+                panic!("the box {name} can't be shown")
+            };
+            self.build(&detail);
+        }
+    }
+
+    fn build(&self, detail: &BoxDetail) {
+        let layers = Layers::open(&self.store()).expect("the store is ours");
+        let mut parent = None;
+        for (name, digest, _) in &detail.chain {
+            std::fs::create_dir_all(layers.rootfs(digest)).expect("the store is ours");
+            let layer = Layer {
+                name: name.clone(),
+                digest: digest.clone(),
+                parent: parent.replace(digest.clone()),
+                created: jiff::Timestamp::UNIX_EPOCH,
+                size: 0,
+                summary: String::new(),
+                packages: Vec::new(),
+                exposes: Vec::new(),
+                health: Health { checks: vec![Check::Tcp { port: 80 }], deadline_seconds: 5 },
+            };
+            let text = serde_json::to_vec(&layer).expect("a layer is plain data");
+            std::fs::write(layers.path(digest).join("layer.json"), text).expect("the store is ours");
+        }
+    }
+
+    /// A process that is about to run this command.
+    pub fn process(&self, command: &str) -> Process {
+        self.watched(command, None)
+    }
+
+    /// The same, with a function called at each point at which a real command could be killed.
+    pub fn watched(&self, command: &str, point: Option<Checkpoint>) -> Process {
+        let store = Store::open(&self.store()).expect("the store opens");
+        let machines = Machines::kept_in(&self.folder.join("machines.json"));
+        let networks = adt::network::fake::Fake::kept_in(&self.folder.join("networks.json"), store.install());
+        self.sharing(command, point, &machines, &networks)
+    }
+
+    /// The same, for one of several processes that are there at the same time.
+    pub fn sharing(
+        &self,
+        command: &str,
+        point: Option<Checkpoint>,
+        machines: &Machines,
+        networks: &adt::network::fake::Fake,
+    ) -> Process {
+        let flags = HostFlags { store: Some(self.store().display().to_string()), ..HostFlags::default() };
+        let (mut provider, mut network) = (machines.clone(), networks.clone());
+        if let Some(point) = &point {
+            provider = machines.with_checkpoint(Arc::clone(point));
+            let point = Arc::clone(point);
+            network = networks.on_checkpoint(move |place| point(place));
+        }
+        let engine = Engine {
+            settings: host::settle(None, &|_| None, &flags).expect("the defaults are sound"),
+            store: Store::open(&self.store()).expect("the store opens"),
+            provider: Box::new(provider),
+            network: Box::new(network),
+            probe: Box::new(Answers { point }),
+            clock: || {
+                if let Some(point) = CLOCK.get() {
+                    point("clock");
+                }
+                1_000
+            },
+            caller: Caller { user: "ada".into(), ids: None, command: command.into(), home: None },
+            cancel: Arc::new(AtomicBool::new(false)),
+        };
+        Process { engine, machines: machines.clone(), networks: networks.clone() }
+    }
+
+    /// The state as it is now, to go back to.
+    pub fn save(&self) -> BTreeMap<&'static str, Vec<u8>> {
+        STATE.into_iter().filter_map(|name| Some((name, std::fs::read(self.folder.join(name)).ok()?))).collect()
+    }
+
+    pub fn restore(&self, state: &BTreeMap<&'static str, Vec<u8>>) {
+        for name in STATE {
+            let path = self.folder.join(name);
+            match state.get(name) {
+                Some(bytes) => std::fs::write(path, bytes).expect("the folder is ours"),
+                None => drop(std::fs::remove_file(path)),
+            }
+        }
+        for lock in self.locks() {
+            std::fs::remove_file(lock).expect("the folder is ours");
+        }
+    }
+
+    pub fn locks(&self) -> Vec<PathBuf> {
+        let locks = std::fs::read_dir(self.store().join("locks")).expect("a store has this folder");
+        locks.flatten().map(|entry| entry.path()).collect()
+    }
+
+    /// What is there of any environment: machines, networks, rows, locks.
+    pub fn leftovers(&self) -> Vec<String> {
+        let process = self.process("leftovers");
+        let database = &process.engine.store.database;
+        let mut left: Vec<_> = process.machines.list().unwrap().into_iter().map(|(id, _)| format!("machine {id}")).collect();
+        left.extend(adt::network::Network::list(&process.networks).unwrap().into_iter().map(|(_, note)| note));
+        left.extend(database.environments(None).unwrap().into_iter().map(|environment| format!("row {}", environment.id)));
+        left.extend(database.applied(None).unwrap().into_iter().map(|(name, _)| format!("applied {name}")));
+        left.extend(self.locks().into_iter().map(|path| path.display().to_string()));
+        left
+    }
+
+    /// The machines of an environment: their words for a state, and whether each is what the store says it is.
+    pub fn machines(&self, id: &EnvironmentId) -> BTreeMap<String, &'static str> {
+        let process = self.process("machines");
+        let states = process.machines.list().unwrap().into_iter().filter(|(machine, _)| machine.environment == *id);
+        let states: BTreeMap<_, MachineState> = states.map(|(machine, state)| (machine.machine, state)).collect();
+        let real: BTreeMap<_, MachineSpec> =
+            states.keys().filter_map(|name| Some((name.clone(), process.machines.spec(&id.machine(name))?))).collect();
+        let applied: BTreeMap<_, _> = process.engine.store.database.applied(Some(id)).unwrap().into_iter().collect();
+        assert_eq!(applied, real, "the store's idea of `{id}` is not what is there");
+        states.into_iter().map(|(name, state)| (name.to_string(), state.word())).collect()
+    }
+}
+
+impl Process {
+    pub fn run(&self, request: Request) -> Ran {
+        let mut events = Vec::new();
+        let result = self.engine.run(request, &mut |event| events.push(event));
+        Ran { result, events }
+    }
+
+    #[track_caller]
+    pub fn done(&self, request: Request) -> Done {
+        match self.run(request.clone()).result {
+            Ok(Response::Done(done)) => done,
+            Ok(other) => panic!("{request:?} answers {other:?}"),
+            Err(failure) => panic!("{request:?}: {failure}"),
+        }
+    }
+}
+
+/// Reading the clock is a point at which a command can be killed, too: it happens between writes to the store.
+pub static CLOCK: OnceLock<fake::Checkpoint> = OnceLock::new();
+
+/// Machines that answer as soon as they run.
+struct Answers {
+    point: Option<Checkpoint>,
+}
+
+impl Probe for Answers {
+    fn ask(&self, provider: &dyn Provider, spec: &MachineSpec, _: &Check) -> Result<(), String> {
+        if let Some(point) = &self.point {
+            point(&format!("ask {}", spec.id.machine));
+        }
+        match provider.inspect(&spec.id) {
+            Ok(MachineState::Running { .. }) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+}
+
+pub fn id(name: &str) -> EnvironmentId {
+    EnvironmentId { platform: "shop".parse().unwrap(), name: name.parse().unwrap() }
+}

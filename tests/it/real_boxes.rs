@@ -1,0 +1,108 @@
+//! The shipped boxes: each builds, boots to `running` and answers; what did not change is not built again.
+//!
+//! `with-salt` is not in here: its step installs a compiler and fetches Salt from PyPI, which takes minutes. By hand: copy
+//! `tests/boxes/with-salt` into a platform's `boxes/`, `adt box:build with-salt`, and look for `/etc/with-salt`.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::adt::Adt;
+
+const ALL: &str = "[platform]
+name = \"all\"
+summary = \"One of each\"
+[machines.plain]
+box = \"debian\"
+memory = \"128M\"
+[machines.web]
+box = \"web-php\"
+memory = \"256M\"
+[machines.db]
+box = \"mariadb\"
+memory = \"384M\"
+[machines.postgres]
+box = \"postgresql\"
+memory = \"256M\"
+[machines.cache]
+box = \"redis\"
+memory = \"128M\"
+[machines.queue]
+box = \"rabbitmq\"
+memory = \"512M\"
+[machines.logs]
+box = \"loghost\"
+memory = \"128M\"
+[machines.provisioned]
+box = \"with-ansible\"
+memory = \"128M\"
+";
+
+/// What became of each box, as `name outcome`.
+fn outcomes(adt: &Adt, words: &str) -> Vec<String> {
+    let run = adt.run(&format!("{words} --json")).ok();
+    // Events come first, the answer is the last line.
+    let last: serde_json::Value = serde_json::from_str(run.stdout.lines().last().expect("an answer")).expect("JSON");
+    let list = last["response"].as_array().expect("a list");
+    list.iter().map(|one| format!("{} {}", one["name"], one["outcome"]).replace('"', "")).collect()
+}
+
+#[test]
+fn every_shipped_box_works() {
+    let Some(adt) = Adt::real() else { return };
+    let folder = adt.platform_toml("all", ALL);
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boxes/with-ansible");
+    std::fs::create_dir(folder.join("boxes")).expect("the folder is ours");
+    let copied = Command::new("cp").arg("-a").arg(recipe).arg(folder.join("boxes")).status().expect("cp is there");
+    assert!(copied.success());
+    adt.run("platform:init all").ok();
+    adt.run("platform:build").ok();
+    let again = outcomes(&adt, "platform:build");
+    assert!(again.len() >= 8 && again.iter().all(|one| one.ends_with("unchanged")), "{again:?}");
+
+    adt.run("env:init 1").ok();
+    adt.run("env:check 1").ok();
+    let states = adt.run("env:exec 1 -- systemctl is-system-running").ok().stdout;
+    assert_eq!(states.matches("| running").count(), 8, "{states}");
+    let greeting = adt.run("env:exec 1 provisioned -- cat /etc/with-ansible").ok().stdout;
+    assert!(greeting.contains("hello from ansible"), "{greeting}");
+    adt.run("env:exec 1 provisioned -- ansible-playbook --version").fails(127);
+    adt.run("platform:destroy all --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn only_what_changed_is_built() {
+    let Some(adt) = Adt::real() else { return };
+    let text =
+        "[platform]\nname = \"tree\"\nsummary = \"A tree\"\n[machines.leaf]\nbox = \"leaf\"\n[machines.other]\nbox = \"other\"\n";
+    let folder = adt.platform_toml("tree", text);
+    let recipe = |name: &str, parent: &str, package: &str, word: &str| {
+        let folder = folder.join("boxes").join(name);
+        std::fs::create_dir_all(&folder).expect("the folder is ours");
+        let text = format!(
+            "[box]\nsummary = \"A test\"\nfrom = {{ box = \"{parent}\" }}\npackages = [{package}]\n[[steps]]\nscript = \"setup.sh\"\n"
+        );
+        std::fs::write(folder.join("box.toml"), text).expect("the folder is ours");
+        std::fs::write(folder.join("setup.sh"), format!("echo {word} > /etc/{name}\n")).expect("the folder is ours");
+    };
+    recipe("trunk", "debian", "", "one");
+    recipe("leaf", "trunk", "\"tree\"", "one");
+    // Installs at the same time as its cousin: they share the downloads, not apt's locks.
+    recipe("other", "debian", "\"bc\"", "one");
+    adt.run("platform:init tree").ok();
+    assert_eq!(
+        outcomes(&adt, "platform:build"),
+        ["base-bookworm unchanged", "debian unchanged", "trunk built", "leaf built", "other built"]
+    );
+    assert!(outcomes(&adt, "platform:build").iter().all(|one| one.ends_with("unchanged")));
+    recipe("trunk", "debian", "", "two");
+    assert_eq!(
+        outcomes(&adt, "platform:build"),
+        ["base-bookworm unchanged", "debian unchanged", "trunk built", "leaf built", "other unchanged"]
+    );
+    adt.run("env:init 1").ok();
+    adt.run("env:exec 1 leaf -- grep -x two /etc/trunk").ok();
+    adt.run("env:exec 1 other -- bc --version").ok();
+    adt.run("platform:destroy tree --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
