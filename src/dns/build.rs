@@ -1,7 +1,7 @@
 //! From routes to a zone.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
 
@@ -49,7 +49,7 @@ impl<'a> Build<'a> {
             names: HashMap::new(),
             inside: Vec::new(),
             networks: HashMap::new(),
-            proxy: addresses(&Name::root(), &front.addresses()),
+            proxy: addresses(&any_name(), &front.addresses()),
             negatives: Vec::new(),
         };
         Self { front, origins: HashMap::new(), alone: HashMap::new(), zone }
@@ -155,7 +155,7 @@ impl<'a> Build<'a> {
         }
         // A loopback address would lead a machine to itself. The proxy listens at the gateway too.
         let proxy = if self.front.proxy_v4.is_loopback() { vec![gateways[0]] } else { self.front.addresses() };
-        self.zone.inside.push(Inside { names, proxy: addresses(&Name::root(), &proxy), gateways });
+        self.zone.inside.push(Inside { names, proxy: addresses(&any_name(), &proxy), gateways });
     }
 
     /// Inside, a site's names lead to the machines that serve it, so they hold while the proxy is down, as in /etc/hosts.
@@ -211,13 +211,18 @@ fn absolute(text: &str) -> Option<Name> {
     Some(name)
 }
 
+/// For records that are used at many names: all that stays of the name is a pointer to the question. The root has no pointer.
+fn any_name() -> Name {
+    absolute("any").expect("it is a label")
+}
+
 fn gateway_host(environment: &EnvironmentRoute) -> String {
     format!("gateway.{}", environment.host())
 }
 
 /// Reverse zones end at whole labels: of v4 the /24 around the network, of v6 its /64.
 fn reverse_origins(environment: &EnvironmentRoute) -> [Name; 2] {
-    let v6 = Ipv6Addr::from(network_v6(environment.gateway_v6));
+    let v6 = network_v6(environment.gateway_v6);
     [Name::from(environment.gateway_v4).base_name(), Name::from(v6).trim_to(18)]
 }
 

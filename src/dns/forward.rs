@@ -85,7 +85,7 @@ async fn over_udp(server: SocketAddr, packet: &[u8]) -> std::io::Result<Option<A
     socket.connect(server).await?;
     let question = with_id(packet, Message::query().id);
     socket.send(&question).await?;
-    let mut buffer = vec![0; 4096];
+    let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         let length = socket.recv(&mut buffer).await?;
         if let Some(answer) = accept(&question, packet, &buffer[..length]) {

@@ -6,7 +6,7 @@ use hickory_proto::op::{
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, DecodeError};
 
-use super::ready::Body;
+use super::ready::{Body, Key};
 use super::zone::{Found, View, Zone};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub fn respond(zone: &Zone, asker: Asker, packet: &[u8], out: &mut Vec<u8>) -> V
         _ => {}
     }
     let limit = asked.limit(asker.transport);
-    match zone.find(asker.view, asked.query.name(), asked.query.query_type(), asker.turn) {
+    match zone.find(asker.view, &asked.key, asked.query.query_type(), asker.turn) {
         Found::Records(body) => reply.own(out, ResponseCode::NoError, (body, limit), true),
         Found::NoData(body) => reply.own(out, ResponseCode::NoError, (body, limit), false),
         Found::NoName(body) => reply.own(out, ResponseCode::NXDomain, (body, limit), false),
@@ -77,6 +77,7 @@ pub fn respond(zone: &Zone, asker: Asker, packet: &[u8], out: &mut Vec<u8>) -> V
 /// A query with its one question.
 struct Asked<'a> {
     query: Query,
+    key: Key,
     /// As it came, because the answer repeats the spelling of its letters.
     question: &'a [u8],
     edns: Option<Edns>,
@@ -91,14 +92,15 @@ impl<'a> Asked<'a> {
         let start = decoder.index();
         let query = Query::read(decoder)?;
         let question = &packet[start..decoder.index()];
-        // A compressed question points before itself, where there is only the header.
-        if question.len() != query.name().len() + 4 {
+        let key = Key::of(query.name());
+        // A compressed question points before itself, where there is only the header. Spelled out, it ends in root, type and class.
+        if question.len() != key.bytes().len() + 5 {
             return Err(DecodeError::InsufficientBytes);
         }
         Message::read_records(decoder, counts.answers.into(), false, OpCode::Query)?;
         Message::read_records(decoder, counts.authorities.into(), false, OpCode::Query)?;
         let (_, edns, _) = Message::read_records(decoder, counts.additionals.into(), true, OpCode::Query)?;
-        Ok(Self { query, question, edns })
+        Ok(Self { query, key, question, edns })
     }
 
     /// What the way back carries. Our own limit keeps answers from being fragmented.

@@ -34,5 +34,6 @@ fn check(packet: &[u8], answer: &[u8], limit: usize, code: hickory_proto::op::Re
     assert_eq!(answer[..2], packet[..2], "the id is repeated");
     let message = Message::from_vec(answer).expect("an answer is a message");
     assert_eq!(message.message_type, MessageType::Response);
-    assert_eq!(message.response_code, code);
+    // Hickory has two words for code 16.
+    assert_eq!(u16::from(message.response_code), u16::from(code));
 }

@@ -22,8 +22,8 @@ impl Stats {
     }
 
     /// Each response code with how many queries adt itself answered so.
-    pub fn by_code(&self) -> impl Iterator<Item = (ResponseCode, u64)> {
-        self.codes.iter().zip(0u16..).map(|(count, code)| (code.into(), count.load(Relaxed))).filter(|(_, count)| *count > 0)
+    pub fn by_code(&self) -> impl Iterator<Item = (u16, u64)> {
+        (0u16..).zip(&self.codes).map(|(code, count)| (code, count.load(Relaxed))).filter(|(_, count)| *count > 0)
     }
 
     /// Queries of machines that went to the host's name servers.

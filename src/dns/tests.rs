@@ -198,7 +198,7 @@ fn edns_is_answered_in_kind() {
     edns.set_version(1);
     message.set_edns(edns);
     let answer = ask(&zone, udp, &message).unwrap();
-    assert_eq!((answer.response_code, answer.edns.unwrap().version()), (ResponseCode::BADVERS, 0));
+    assert_eq!((u16::from(answer.response_code), answer.edns.unwrap().version()), (16, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::RecordType;
 
 use super::ready::{self, Body, Key, Set};
 
@@ -96,12 +96,11 @@ impl Zone {
     }
 
     /// `turn` chooses which of several addresses comes first.
-    pub(super) fn find(&self, view: View, name: &Name, kind: RecordType, turn: usize) -> Found<'_> {
+    pub(super) fn find(&self, view: View, key: &Key, kind: RecordType, turn: usize) -> Found<'_> {
         let inside = match view {
             View::Host => None,
             View::Inside(place) => self.inside.get(place),
         };
-        let key = Key::of(name);
         let mut exact = true;
         for step in ready::ladder(key.bytes()) {
             let own = inside.and_then(|inside| inside.names.get(step)).filter(|node| exact || !node.alone);
