@@ -46,7 +46,6 @@ impl Lxd {
     }
 
     fn preseed(&self) -> String {
-        let pool = self.place.join("pool.img");
         format!(
             "networks:\n- name: {BRIDGE}\n  type: bridge\n  config: {{ ipv4.address: {SUBNET}.1/24, ipv4.nat: 'false', \
              ipv4.firewall: 'false', ipv6.address: none, ipv6.firewall: 'false' }}\n\
@@ -54,7 +53,7 @@ impl Lxd {
              profiles:\n- name: default\n  devices:\n    eth0: {{ name: eth0, network: {BRIDGE}, type: nic }}\n    \
              root: {{ path: /, pool: default, type: disk }}\n",
             if has_btrfs() { "btrfs" } else { "dir" },
-            if has_btrfs() { format!("source: {}", pool.display()) } else { String::new() },
+            if has_btrfs() { "size: 10GB" } else { "" },
         )
     }
 

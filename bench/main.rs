@@ -192,7 +192,7 @@ fn rounds(
             std::thread::sleep(Duration::from_millis(500));
             let down = probe::time(|| peer.stop())?;
             peer.clean()?;
-            note(&format!("round {round}: {} up {up:.0?} (command {back:.0?}), down {down:.0?}", peer.name()));
+            note(&format!("round {round}: {} up {} ms (command {} ms), down {} ms", peer.name(), up.as_millis(), back.as_millis(), down.as_millis()));
             if round > 0 {
                 report.peer(peer.name(), up, back, down);
             }
