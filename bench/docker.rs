@@ -49,9 +49,7 @@ impl Docker {
         let daemon = daemon.arg("--config-file").arg(self.place.join("daemon.json"));
         std::fs::write(self.place.join("daemon.json"), "{}")?;
         sweep::spawn(&daemon, &self.place.join("log"))?;
-        sweep::until("Docker's daemon answers", Duration::from_secs(60), || {
-            self.client("docker").args(["version"]).run().is_ok()
-        })
+        sweep::until("Docker's daemon answers", Duration::from_secs(60), || self.client("docker").args(["version"]).run().is_ok())
     }
 
     fn client(&self, program: &str) -> Command {
@@ -68,7 +66,7 @@ impl Docker {
             let (kind, command) = if machine.is_web() {
                 ("web", "apache2ctl -D FOREGROUND")
             } else {
-                ("db", "sh -c 'install -d -o mysql /run/mysqld && exec mariadbd'")
+                ("db", "sh -c 'install -d -o mysql /run/mysqld && exec mariadbd --user=mysql'")
             };
             let memory = machine.spec.limits.memory_bytes.unwrap_or(256 << 20);
             text.push_str(&format!(

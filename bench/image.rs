@@ -40,7 +40,13 @@ impl Images {
     }
 
     /// A tarball for each kind; its files lie below `prefix`, after the entries of `first`.
-    pub fn tarballs(&self, name: &str, prefix: &str, first: &[Extra<'_>], last: &[Extra<'_>]) -> Result<Vec<(&'static str, PathBuf)>> {
+    pub fn tarballs(
+        &self,
+        name: &str,
+        prefix: &str,
+        first: &[Extra<'_>],
+        last: &[Extra<'_>],
+    ) -> Result<Vec<(&'static str, PathBuf)>> {
         let pack = |(kind, machine): &(&'static str, Machine)| {
             let path = self.place.join(format!("{name}-{kind}.tar"));
             let mut tar = Builder::new(BufWriter::with_capacity(1 << 20, File::create(&path)?));

@@ -129,7 +129,8 @@ impl Peer for Bare {
             chown(folder.join("upper"), Some(SHIFT), Some(SHIFT))?;
             identify(&folder.join("upper"), machine)?;
             let own = folder.display();
-            let options = format!("lowerdir={},upperdir={own}/upper,workdir={own}/work,redirect_dir=off,metacopy=off", machine.lowers());
+            let options =
+                format!("lowerdir={},upperdir={own}/upper,workdir={own}/work,redirect_dir=off,metacopy=off", machine.lowers());
             run(&Command::new("mount").args(["-t", "overlay", NAME, "-o", &options]).arg(&root))?;
         }
         Ok(())

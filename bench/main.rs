@@ -85,6 +85,7 @@ fn main() -> ExitCode {
         if !rustix::process::geteuid().is_root() {
             return Err("machines are root's: run this as root".into());
         }
+        let _alone = sweep::alone()?;
         sweep::all()?;
         let done = run(&wish);
         // Whatever happened, nothing stays behind; what happened is the first thing to tell.
@@ -147,13 +148,7 @@ fn run(wish: &Wish) -> Result<Report> {
 }
 
 /// adt and its peers by turns, so that what disturbs one disturbs the others too.
-fn rounds(
-    wish: &Wish,
-    home: &adt::Adt,
-    model: &adt::Model,
-    cancel: &AtomicBool,
-    report: &mut Report,
-) -> Result<()> {
+fn rounds(wish: &Wish, home: &adt::Adt, model: &adt::Model, cancel: &AtomicBool, report: &mut Report) -> Result<()> {
     let mut peers: Vec<Box<dyn Peer>> = Vec::new();
     if wish.parts.iter().any(|part| PARTS[..4].contains(&part.as_str())) {
         peers.push(Box::new(adt::Environment::new(home.clone(), model)));
@@ -192,7 +187,13 @@ fn rounds(
             std::thread::sleep(Duration::from_millis(500));
             let down = probe::time(|| peer.stop())?;
             peer.clean()?;
-            note(&format!("round {round}: {} up {} ms (command {} ms), down {} ms", peer.name(), up.as_millis(), back.as_millis(), down.as_millis()));
+            note(&format!(
+                "round {round}: {} up {} ms (command {} ms), down {} ms",
+                peer.name(),
+                up.as_millis(),
+                back.as_millis(),
+                down.as_millis()
+            ));
             if round > 0 {
                 report.peer(peer.name(), up, back, down);
             }

@@ -48,13 +48,18 @@ fn groups(adt: &Adt) -> Result<Vec<String>> {
 /// Memory that goes with its processes; the page cache of shared layers belongs to nobody.
 fn memory(group: &str) -> u64 {
     let stat = |path: String| std::fs::read_to_string(path).ok();
-    let text = stat(format!("/sys/fs/cgroup/memory/{group}/memory.stat")).or_else(|| stat(format!("/sys/fs/cgroup/{group}/memory.stat")));
+    let text = stat(format!("/sys/fs/cgroup/memory/{group}/memory.stat"))
+        .or_else(|| stat(format!("/sys/fs/cgroup/{group}/memory.stat")));
     let text = text.unwrap_or_default();
     // Version 1 counts children only in its totals, version 2 everywhere.
     let own = ["total_rss ", "total_shmem ", "anon ", "shmem "];
     let lines = text.lines().filter_map(|line| own.iter().find_map(|key| line.strip_prefix(key)));
     let all: u64 = lines.filter_map(|number| number.parse::<u64>().ok()).sum();
-    if text.contains("total_rss ") { all - text.lines().filter_map(|line| line.strip_prefix("shmem ")).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>() } else { all }
+    if text.contains("total_rss ") {
+        all - text.lines().filter_map(|line| line.strip_prefix("shmem ")).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>()
+    } else {
+        all
+    }
 }
 
 /// What the processes of a group have in memory, by itself.

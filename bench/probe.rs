@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Peer, Result, at_once};
 
 /// Longer than this is a failure, not a slow start.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Clone)]

@@ -81,7 +81,10 @@ impl Report {
     pub fn markdown(&self) -> String {
         let mut text = String::new();
         if let Some(adt) = self.peers.first() {
-            let _ = writeln!(text, "| two web servers and a database with | until all answer | adt / it | until all are gone | adt / it |");
+            let _ = writeln!(
+                text,
+                "| two web servers and a database with | until all answer | adt / it | until all are gone | adt / it |"
+            );
             let _ = writeln!(text, "|---|---|---|---|---|");
             for peer in &self.peers {
                 let ratio = |ours: &Samples, its: &Samples| match std::ptr::eq(peer, adt) {

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use ::adt::exec::Command;
+use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -41,6 +42,13 @@ pub fn folder(path: &Path) -> Result<()> {
     Ok(std::fs::create_dir_all(path)?)
 }
 
+/// Two runs would disturb each other's numbers and sweep each other away.
+pub fn alone() -> Result<File> {
+    let file = File::create(format!("/run/lock/{NAME}.lock"))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| "the benchmarks run already")?;
+    Ok(file)
+}
+
 pub fn all() -> Result<()> {
     if Path::new(HOME).exists() {
         for store in ["store", "full"] {
@@ -66,7 +74,9 @@ pub fn all() -> Result<()> {
         let remove = || Command::new("rm").args(["-rf", "--one-file-system", HOME]).run().is_ok() && !Path::new(HOME).exists();
         until("our folder is gone", Duration::from_secs(20), remove)?;
     }
-    let left = [ours()?.iter().map(|pid| format!("process {pid:?}")).collect(), mounts()?.into_iter().map(|path| format!("mount {}", path.display())).collect(), links()?].concat();
+    let mut left: Vec<String> = ours()?.iter().map(|pid| format!("process {pid:?}")).collect();
+    left.extend(mounts()?.into_iter().map(|path| format!("mount {}", path.display())));
+    left.extend(links()?);
     if left.is_empty() { Ok(()) } else { Err(format!("left behind: {}", left.join(", ")).into()) }
 }
 
