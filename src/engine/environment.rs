@@ -48,7 +48,7 @@ impl Engine {
         if !dry_run {
             self.remember("created", &id.to_string());
         }
-        self.raise(&environment, dry_run, events)
+        self.climb(&environment, dry_run, events)
     }
 
     fn add(&self, id: &EnvironmentId, definition: Definition, dry_run: bool) -> Result<Environment, Failure> {
@@ -95,6 +95,12 @@ impl Engine {
             self.store.database.set_wanted(id, Wanted::Up, self.now())?;
             self.store.database.set_disk(id, None)?;
         }
+        self.climb(environment, dry_run, events)
+    }
+
+    /// The same for one that the store has as wanted up: each write to the store waits for the disk.
+    fn climb(&self, environment: &Environment, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let id = &environment.id;
         let plan = self.drive(environment, Goal::Up, dry_run, events)?;
         let summary = if dry_run {
             format!("`{id}` would be brought up")

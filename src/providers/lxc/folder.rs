@@ -223,3 +223,30 @@ fn unique() -> String {
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::EnvironmentId;
+
+    #[test]
+    fn many_are_removed_at_the_same_time() {
+        let store = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let store = store.path();
+                scope.spawn(move || {
+                    for machine in 0..50 {
+                        let name = EnvironmentName::new(number.to_string()).unwrap();
+                        let environment = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name };
+                        let id = environment.machine(&MachineName::new(format!("web{machine}")).unwrap());
+                        let folder = Folder::new(store, &id);
+                        private_folder(&folder.path).unwrap();
+                        folder.remove().unwrap();
+                    }
+                });
+            }
+        });
+        assert!(list(store.path()).unwrap().is_empty());
+    }
+}

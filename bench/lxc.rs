@@ -1,0 +1,215 @@
+//! LXC's own programs with machines that are adt's in everything: layers, configuration, addresses. Their bridge stands
+//! already, and for the bare start their roots are mounted already.
+
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+use ::adt::exec::Command;
+
+use super::adt::{Machine, Model};
+use super::image::Images;
+use super::probe::Target;
+use super::{HOME, NAME, Peer, Result, at_once, sweep};
+
+/// Root inside, on the host.
+pub const SHIFT: u32 = 100_000;
+pub const BRIDGE: &str = "benchbr0";
+
+/// With `newuidmap` in the path liblxc uses it, and that asks `/etc/subuid`; root needs neither. adt does the same.
+fn lxc(program: &str) -> Command {
+    Command::new("env").args(["-i", "PATH=/sbin", &format!("/usr/bin/{program}")])
+}
+
+pub fn run(command: &Command) -> Result<()> {
+    command.run().map(drop).map_err(|error| format!("{error}\n{}", error.tail().join("\n")).into())
+}
+
+fn bridge(model: &Model) -> Result<()> {
+    if Path::new("/sys/class/net").join(BRIDGE).exists() {
+        return Ok(());
+    }
+    let net = &model.machines[0].spec.network;
+    let lines = format!(
+        "link add name {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+         address add {}/{} dev {BRIDGE}\n\
+         link set dev {BRIDGE} up\n",
+        net.v4_gateway, net.v4_prefix
+    );
+    run(&Command::new("ip").args(["-batch", "-"]).stdin(lines))
+}
+
+/// A machine's folder below `place`, with adt's configuration for other names and another root.
+fn configure(place: &Path, machine: &Machine, name: &str, root: &str) -> Result<PathBuf> {
+    let folder = place.join(name);
+    sweep::folder(&folder.join("root"))?;
+    let mut text = String::new();
+    for line in machine.config.lines().filter(|line| !line.starts_with('#')) {
+        let (key, value) = line.split_once(" = ").ok_or("a setting is a key and a value")?;
+        let value = match key {
+            "lxc.rootfs.path" => root.to_owned(),
+            "lxc.log.file" => folder.join("lxc.log").display().to_string(),
+            "lxc.console.logfile" => folder.join("console.log").display().to_string(),
+            "lxc.cgroup.dir.container" => format!("{NAME}/{name}"),
+            "lxc.cgroup.dir.monitor" => format!("{NAME}/{name}.monitor"),
+            "lxc.cgroup.dir.monitor.pivot" => format!("{NAME}.pivot"),
+            "lxc.net.0.link" => BRIDGE.to_owned(),
+            "lxc.net.0.veth.pair" => format!("bench-{name}"),
+            _ => value.to_owned(),
+        };
+        text.push_str(&format!("{key} = {value}\n"));
+    }
+    std::fs::write(folder.join("config"), text)?;
+    Ok(folder)
+}
+
+/// What adt writes or mounts into a machine before it starts.
+fn identify(root: &Path, machine: &Machine) -> Result<()> {
+    let etc = root.join("etc");
+    std::fs::create_dir_all(&etc)?;
+    chown(&etc, Some(SHIFT), Some(SHIFT))?;
+    let mut resolv = String::new();
+    for server in &machine.spec.nameservers {
+        resolv.push_str(&format!("nameserver {server}\n"));
+    }
+    let files = [
+        ("hostname", format!("{}\n", machine.spec.hostname)),
+        ("machine-id", machine.identity.clone()),
+        ("hosts", machine.spec.hosts.clone()),
+        ("resolv.conf", resolv),
+    ];
+    for (name, text) in files {
+        let path = etc.join(name);
+        let _ = std::fs::remove_file(&path);
+        std::fs::write(&path, text)?;
+        chown(&path, Some(SHIFT), Some(SHIFT))?;
+    }
+    Ok(())
+}
+
+fn start(place: &Path, name: &str) -> Result<()> {
+    run(&lxc("lxc-start").arg("-P").arg(place).args(["-n", name]))
+}
+
+fn kill(place: &Path, name: &str) -> Result<()> {
+    run(&lxc("lxc-stop").arg("-P").arg(place).args(["-n", name, "-k"]))
+}
+
+fn targets(machines: &[Machine]) -> Vec<Target> {
+    machines.iter().map(|machine| machine.target(machine.spec.network.v4)).collect()
+}
+
+/// `lxc-start` of machines that are there.
+pub struct Bare {
+    place: PathBuf,
+    machines: Vec<Machine>,
+}
+
+impl Bare {
+    pub fn new(model: &Model) -> Result<Self> {
+        bridge(model)?;
+        let place = Path::new(HOME).join("bare");
+        std::fs::create_dir_all(&place)?;
+        Ok(Self { place, machines: model.machines.clone() })
+    }
+}
+
+impl Peer for Bare {
+    fn name(&self) -> &'static str {
+        "`lxc-start`, `lxc-stop -k`"
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        for machine in &self.machines {
+            let folder = self.place.join(&machine.name);
+            let root = folder.join("root");
+            configure(&self.place, machine, &machine.name, &format!("dir:{}", root.display()))?;
+            for name in ["upper", "work"] {
+                std::fs::create_dir(folder.join(name))?;
+            }
+            chown(folder.join("upper"), Some(SHIFT), Some(SHIFT))?;
+            identify(&folder.join("upper"), machine)?;
+            let own = folder.display();
+            let options =
+                format!("lowerdir={},upperdir={own}/upper,workdir={own}/work,redirect_dir=off,metacopy=off", machine.lowers());
+            run(&Command::new("mount").args(["-t", "overlay", NAME, "-o", &options]).arg(&root))?;
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> Result<()> {
+        at_once(&self.machines, |machine| start(&self.place, &machine.name))
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        targets(&self.machines)
+    }
+
+    fn stop(&self) -> Result<()> {
+        at_once(&self.machines, |machine| kill(&self.place, &machine.name))
+    }
+
+    fn clean(&mut self) -> Result<()> {
+        for machine in &self.machines {
+            let folder = self.place.join(&machine.name);
+            rustix::mount::unmount(folder.join("root"), rustix::mount::UnmountFlags::empty())?;
+            std::fs::remove_dir_all(folder)?;
+        }
+        Ok(())
+    }
+}
+
+/// `lxc-copy` of a machine that is there, as an overlay on its files, and `lxc-start` of the copy.
+pub struct Copied {
+    place: PathBuf,
+    machines: Vec<Machine>,
+}
+
+impl Copied {
+    pub fn new(model: &Model, images: &Images) -> Result<Self> {
+        bridge(model)?;
+        let place = Path::new(HOME).join("copied");
+        std::fs::create_dir_all(&place)?;
+        for machine in &model.machines {
+            let root = images.folder(machine, &machine.name)?;
+            identify(&root, machine)?;
+            configure(&place, machine, &machine.name, &format!("dir:{}", root.display()))?;
+        }
+        Ok(Self { place, machines: model.machines.clone() })
+    }
+}
+
+impl Peer for Copied {
+    fn name(&self) -> &'static str {
+        "`lxc-copy -s -B overlay` and `lxc-start`, `lxc-destroy -f`"
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn start(&self) -> Result<()> {
+        at_once(&self.machines, |machine| {
+            let copy = format!("{}-copy", machine.name);
+            let words = ["-n", &machine.name, "-N", &copy, "-s", "-B", "overlay", "-M"];
+            run(&lxc("lxc-copy").arg("-P").arg(&self.place).args(words))?;
+            // It is made root's, and a machine with shifted ids can't write there.
+            chown(self.place.join(&copy).join("delta0"), Some(SHIFT), Some(SHIFT))?;
+            start(&self.place, &copy)
+        })
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        targets(&self.machines)
+    }
+
+    fn stop(&self) -> Result<()> {
+        at_once(&self.machines, |machine| {
+            let copy = format!("{}-copy", machine.name);
+            run(&lxc("lxc-destroy").arg("-P").arg(&self.place).args(["-n", &copy, "-f"]))
+        })
+    }
+
+    fn clean(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
