@@ -6,7 +6,7 @@ use std::path::Path;
 /// Each top module with what it may use of the others.
 fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
     const LOWER: &[&str] =
-        &["model", "config", "template", "plan", "exec", "store", "boxes", "network", "sources", "providers", "engine"];
+        &["model", "config", "template", "plan", "exec", "store", "boxes", "network", "bind", "resolver", "sources", "providers", "engine"];
     BTreeMap::from([
         ("model", &[][..]),
         ("config", &["model"][..]),
@@ -16,9 +16,11 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("store", &["model"][..]),
         ("boxes", &["model", "exec", "store", "template"][..]),
         ("network", &["model", "exec"][..]),
+        ("bind", &["model", "exec", "store", "template"][..]),
+        ("resolver", &["model", "exec", "store"][..]),
         ("sources", &["model", "exec", "store"][..]),
         ("providers", &["model", "exec", "network", "template"][..]),
-        ("engine", &LOWER[..10]),
+        ("engine", &LOWER[..12]),
         ("cli", LOWER),
     ])
 }

@@ -4,5 +4,9 @@
 //! loudly, and in CI they fail.
 
 mod adt;
+mod bind;
+mod front;
 mod layers;
 mod real_hello;
+mod resolver;
+mod servers;
