@@ -62,14 +62,19 @@ pub fn stranger(source: &Source) -> Result<File> {
 type Content<'a> = (&'a [&'a str], Option<&'a str>, &'a [Value]);
 
 fn page(source: &Source, host: &str, kind: &str, title: &str, (lines, command, links): Content<'_>) -> Result<File> {
-    let lines: Vec<_> = lines.iter().filter(|line| !line.is_empty()).collect();
-    let facts = json!({ "title": title, "lines": lines, "command": command, "links": links });
+    let lines: Vec<_> = lines.iter().filter(|line| !line.is_empty()).map(|line| escape(line)).collect();
+    let facts = json!({ "title": escape(title), "lines": lines, "command": command.map(escape), "links": links });
     Ok(file(format!("pages/{host}/{kind}.html"), source.render(&facts)?))
 }
 
 fn link(front: &Front, host: &str, note: &str) -> Value {
     let port = if front.http == 80 { String::new() } else { format!(":{}", front.http) };
-    json!({ "url": format!("http://{host}{port}/"), "name": host, "note": note })
+    json!({ "url": format!("http://{host}{port}/"), "name": host, "note": escape(note) })
+}
+
+/// Here and not in the template, so that a template of one's own can't forget it.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 fn aliases(names: &[String]) -> String {

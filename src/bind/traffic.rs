@@ -22,7 +22,6 @@ use crate::model::route::{EnvironmentRoute, Protocol, SiteRoute};
 const MODULES: &[&str] = &[
     "alias",
     "dir",
-    "mime",
     "authz_core",
     "headers",
     "rewrite",

@@ -284,7 +284,7 @@ fn what_does_not_go_with_the_hosts_own_files_is_swapped_back() {
         bind::apply(&place.home, &facts(&town.routes, &place.front), &Scope::Add(id("1161"))).unwrap();
         match place.home.server {
             Server::Bind => {
-                let own = "zone \"example.test\" { type hint; file \"/dev/null\"; };\n";
+                let own = "zone \"example.test\" { type master; file \"/dev/null\"; };\n";
                 std::fs::write(&place.home.main, std::fs::read_to_string(&place.home.main).unwrap() + own).unwrap();
             }
             Server::Apache | Server::Nginx | Server::Dnsmasq => {

@@ -111,9 +111,16 @@ impl Place {
         let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().expect("it is installed"));
         let address = self.address();
-        let log = || std::fs::read_to_string(self.folder.path().join("run/log")).unwrap_or_default();
-        until(&format!("{} listens at {address}: {}", self.home.server, log()), || TcpStream::connect(address).is_ok());
-        until("it wrote its process id", || std::fs::read_to_string(&self.home.pid_file).is_ok_and(|pid| pid.ends_with('\n')));
+        let ready = || std::fs::read_to_string(&self.home.pid_file).is_ok_and(|pid| pid.ends_with('\n'));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !(ready() && TcpStream::connect(address).is_ok()) {
+            let ended = self.process.as_mut().and_then(|process| process.try_wait().expect("it is ours"));
+            if ended.is_some() || Instant::now() > deadline {
+                let log = |name: &str| std::fs::read_to_string(self.folder.path().join("run").join(name)).unwrap_or_default();
+                panic!("{} does not listen at {address}: {ended:?}\n{}{}", self.home.server, log("log"), log("error.log"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -134,7 +141,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let Some(mut process) = self.process.take() else { return };
         if let Some(pid) = rustix::process::Pid::from_raw(process.id() as i32) {
-            drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         drop(process.wait());
     }
