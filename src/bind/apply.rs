@@ -146,7 +146,9 @@ fn remove(home: &Home) -> Result<Outcome> {
         // What is wrong without adt's files was wrong before; it must not keep them here.
         match check::whole(home).and_then(|()| check::reload(home)) {
             Ok(reloaded) => reloaded,
-            Err(error) => Reloaded::ByHand(std::iter::once(error.to_string()).chain(error.tail().iter().cloned()).collect::<Vec<_>>().join("\n")),
+            Err(error) => Reloaded::ByHand(
+                std::iter::once(error.to_string()).chain(error.tail().iter().cloned()).collect::<Vec<_>>().join("\n"),
+            ),
         }
     };
     clear(&home.adt())?;
@@ -165,9 +167,8 @@ impl Difference {
         let mut difference = Self::default();
         for file in wanted {
             let path = home.adt().join(&file.path);
-            let same = fs::symlink_metadata(&path).is_ok_and(|meta| {
-                meta.is_file() && meta.len() == file.bytes.len() as u64 && meta.mode() & 0o7777 == file.mode
-            });
+            let same = fs::symlink_metadata(&path)
+                .is_ok_and(|meta| meta.is_file() && meta.len() == file.bytes.len() as u64 && meta.mode() & 0o7777 == file.mode);
             if !same || fs::read(&path).map_err(Error::io("read", &path))? != file.bytes {
                 difference.written.insert(file.path.clone());
             }
@@ -187,7 +188,12 @@ impl Difference {
     }
 
     fn outcome(self, home: &Home, reloaded: Reloaded) -> Outcome {
-        Outcome { server: home.server, written: self.written.into_iter().collect(), removed: self.removed.into_iter().collect(), reloaded }
+        Outcome {
+            server: home.server,
+            written: self.written.into_iter().collect(),
+            removed: self.removed.into_iter().collect(),
+            reloaded,
+        }
     }
 }
 

@@ -149,7 +149,8 @@ fn rewrite(path: &Path, bytes: &[u8]) -> Result<()> {
     let file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write to", folder))?;
     std::io::Write::write_all(&mut file.as_file(), bytes).map_err(Error::io("write", &real))?;
     file.as_file().set_permissions(meta.permissions()).map_err(Error::io("set the mode of", &real))?;
-    std::os::unix::fs::fchown(file.as_file(), Some(meta.uid()), Some(meta.gid())).map_err(Error::io("set the owner of", &real))?;
+    std::os::unix::fs::fchown(file.as_file(), Some(meta.uid()), Some(meta.gid()))
+        .map_err(Error::io("set the owner of", &real))?;
     file.as_file().sync_all().map_err(Error::io("write", &real))?;
     file.persist(&real).map_err(|error| Error::io("replace", &real)(error.error))?;
     Ok(())

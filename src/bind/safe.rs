@@ -55,7 +55,9 @@ mod tests {
         for word in ["www.a.test", "a", "1.a-b.test"] {
             assert!(host(word).is_ok(), "{word}");
         }
-        for word in ["", "a..b", "a.b.", "a b", "a\nListen 1", "a;", "a{", "\"a", "a'", "*.a", "-a", "A.test", "$host", "a/b", "é.a"] {
+        for word in
+            ["", "a..b", "a.b.", "a b", "a\nListen 1", "a;", "a{", "\"a", "a'", "*.a", "-a", "A.test", "$host", "a/b", "é.a"]
+        {
             assert!(host(word).is_err(), "{word:?}");
         }
     }

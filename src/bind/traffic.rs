@@ -136,7 +136,8 @@ fn fronts(facts: &Facts<'_>, host: &str, https_only: bool) -> Result<Vec<Value>>
     let plain = json!({ "bind": bind(front, front.http), "listens": listens(front, front.http), "scheme": "http", "tls": null,
         "redirect": https_only && certificate.is_some() });
     let Some(certificate) = certificate else { return Ok(vec![plain]) };
-    let tls = json!({ "chain": safe::path("the certificate", &certificate.chain)?, "key": safe::path("the key", &certificate.key)? });
+    let tls =
+        json!({ "chain": safe::path("the certificate", &certificate.chain)?, "key": safe::path("the key", &certificate.key)? });
     let secure = json!({ "bind": bind(front, front.https), "listens": listens(front, front.https), "scheme": "https", "tls": tls,
         "redirect": false });
     Ok(vec![plain, secure])

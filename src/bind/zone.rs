@@ -27,7 +27,12 @@ struct Record {
 /// For each zone its pieces: what they are about, and their records.
 type Zones = BTreeMap<String, Vec<(String, Vec<Record>)>>;
 
-pub fn files(home: &Home, facts: &Facts<'_>, material: &Material, previous: &dyn Fn(&str) -> Option<Vec<u8>>) -> Result<Vec<File>> {
+pub fn files(
+    home: &Home,
+    facts: &Facts<'_>,
+    material: &Material,
+    previous: &dyn Fn(&str) -> Option<Vec<u8>>,
+) -> Result<Vec<File>> {
     let (head, piece) = (material.of_server("zone.db")?, material.of_server("records.db")?);
     let zones = zones(facts);
     let mut files = Vec::with_capacity(zones.len() + 1);
@@ -35,7 +40,9 @@ pub fn files(home: &Home, facts: &Facts<'_>, material: &Material, previous: &dyn
         let server = if zone.ends_with(".arpa") { facts.routes.domain.as_str() } else { zone };
         let mut body = String::new();
         for (about, records) in pieces {
-            body.push_str(&piece.render(&json!({ "about": about, "records": records.iter().map(Record::json).collect::<Vec<_>>() }))?);
+            body.push_str(
+                &piece.render(&json!({ "about": about, "records": records.iter().map(Record::json).collect::<Vec<_>>() }))?,
+            );
         }
         let path = format!("zones/{zone}.db");
         let write = |serial: u32| zone_text(&head, zone, server, serial, &body);

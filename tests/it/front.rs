@@ -34,7 +34,10 @@ impl Town {
 }
 
 pub fn id(environment: &str) -> EnvironmentId {
-    EnvironmentId { platform: PlatformName::new("shop").expect("a name"), name: EnvironmentName::new(environment).expect("a name") }
+    EnvironmentId {
+        platform: PlatformName::new("shop").expect("a name"),
+        name: EnvironmentName::new(environment).expect("a name"),
+    }
 }
 
 pub fn site(environment: &str, name: &str, backends: &[SocketAddr]) -> SiteRoute {
@@ -120,7 +123,11 @@ fn serve(name: &str, stream: TcpStream) -> std::io::Result<()> {
             said("x-forwarded-proto"),
             said("x-forwarded-for")
         );
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nX-Machine: {name}\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nX-Machine: {name}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
     }
 }
 
@@ -171,7 +178,9 @@ fn h2c_backend() -> SocketAddr {
             while let Ok((stream, _)) = listener.accept().await {
                 let service = hyper::service::service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
                     let body = format!("machine h2c\nversion {:?}\n", request.version());
-                    Ok::<_, std::convert::Infallible>(hyper::Response::new(http_body_util::Full::<hyper::body::Bytes>::from(body)))
+                    Ok::<_, std::convert::Infallible>(hyper::Response::new(http_body_util::Full::<hyper::body::Bytes>::from(
+                        body,
+                    )))
                 });
                 let io = hyper_util::rt::TokioIo::new(stream);
                 let connection = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
@@ -193,7 +202,10 @@ pub struct Answer {
 impl Answer {
     /// Who answered.
     pub fn machine(&self) -> &str {
-        self.body.lines().find_map(|line| line.strip_prefix("machine ")).unwrap_or_else(|| panic!("no machine answered: {self:?}"))
+        self.body
+            .lines()
+            .find_map(|line| line.strip_prefix("machine "))
+            .unwrap_or_else(|| panic!("no machine answered: {self:?}"))
     }
 }
 
@@ -233,7 +245,12 @@ pub fn expectations(front: SocketAddr) {
 }
 
 fn names(front: SocketAddr) {
-    for host in ["www.1161.shop.example.test", "any.www.1161.shop.example.test", "www.1161.shop.example.test.", "WWW.1161.shop.example.test"] {
+    for host in [
+        "www.1161.shop.example.test",
+        "any.www.1161.shop.example.test",
+        "www.1161.shop.example.test.",
+        "WWW.1161.shop.example.test",
+    ] {
         let answer = get(front, host, "/");
         assert_eq!(answer.status, 200, "{host}: {answer:?}");
         assert!(answer.body.contains(&format!("host {host}\n")), "the host is kept: {answer:?}");
@@ -266,7 +283,8 @@ fn websocket(front: SocketAddr) {
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("it is a socket");
     let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     let host = "www.1161.shop.example.test";
-    write!(stream, "GET /chat HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n\r\n").expect("it reads");
+    write!(stream, "GET /chat HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n\r\n")
+        .expect("it reads");
     let mut reader = BufReader::new(stream.try_clone().expect("it is a socket"));
     let (first, _) = head(&mut reader).expect("an answer");
     assert!(first.starts_with("HTTP/1.1 101"), "{first}");
@@ -308,7 +326,12 @@ fn pages(front: SocketAddr) {
         ("nosuch.1161.shop.example.test", "/", 404, &["no such site", "www.1161.shop.example.test"]),
         ("www.nosuch.shop.example.test", "/", 404, &["no such environment", "1161.shop.example.test"]),
         ("nosuch.example.test", "/x", 404, &["no such platform", "shop.example.test"]),
-        ("1161.shop.example.test", "/", 200, &["Environment shop/1161", "www.1161.shop.example.test", "adt env:ssh shop 1161 db"]),
+        (
+            "1161.shop.example.test",
+            "/",
+            200,
+            &["Environment shop/1161", "www.1161.shop.example.test", "adt env:ssh shop 1161 db"],
+        ),
         ("1162.shop.example.test", "/", 200, &["It is halted"]),
         ("shop.example.test", "/", 200, &["Platform shop", "1161.shop.example.test"]),
         ("example.test", "/", 200, &["shop.example.test"]),

@@ -5,8 +5,21 @@ use std::path::Path;
 
 /// Each top module with what it may use of the others.
 fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
-    const LOWER: &[&str] =
-        &["model", "config", "template", "plan", "exec", "store", "boxes", "network", "bind", "resolver", "sources", "providers", "engine"];
+    const LOWER: &[&str] = &[
+        "model",
+        "config",
+        "template",
+        "plan",
+        "exec",
+        "store",
+        "boxes",
+        "network",
+        "bind",
+        "resolver",
+        "sources",
+        "providers",
+        "engine",
+    ];
     BTreeMap::from([
         ("model", &[][..]),
         ("config", &["model"][..]),

@@ -14,7 +14,8 @@ use super::front::LOOPBACK;
 /// Whether these programs are here. Says so loudly if not, and fails in CI.
 pub fn installed(programs: &[&str]) -> bool {
     let folders: Vec<_> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
-    let missing: Vec<_> = programs.iter().filter(|program| !folders.iter().any(|folder| folder.join(program).is_file())).collect();
+    let missing: Vec<_> =
+        programs.iter().filter(|program| !folders.iter().any(|folder| folder.join(program).is_file())).collect();
     if missing.is_empty() {
         return true;
     }
@@ -50,12 +51,12 @@ impl Place {
             Server::Dnsmasq => folder.path().join("dnsmasq.conf"),
         };
         let home = Home { server, root, main, unit: None, pid_file: folder.path().join("run/pid") };
-        let front =
-            Front { v4: [10, 9, 8, 7].into(), v6: None, http: free_port(), https: free_port(), listen: vec![LOOPBACK] };
+        let front = Front { v4: [10, 9, 8, 7].into(), v6: None, http: free_port(), https: free_port(), listen: vec![LOOPBACK] };
         let place = Self { folder, home, front, process: None };
         std::fs::write(&place.home.main, place.main()).expect("it is ours");
         match server {
-            Server::Apache => place.write("mods-enabled/mpm_event.load", "LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so\n"),
+            Server::Apache => place
+                .write("mods-enabled/mpm_event.load", "LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so\n"),
             Server::Bind => place.write("named.conf.local", "// the host's own, without a newline at its end"),
             Server::Nginx | Server::Dnsmasq => {}
         }
@@ -99,9 +100,13 @@ impl Place {
     pub fn start(&mut self) {
         let (root, main) = (&self.home.root, &self.home.main);
         let mut command = match self.home.server {
-            Server::Apache => with(Command::new("apache2"), &[Path::new("-DFOREGROUND"), Path::new("-d"), root, Path::new("-f"), main]),
+            Server::Apache => {
+                with(Command::new("apache2"), &[Path::new("-DFOREGROUND"), Path::new("-d"), root, Path::new("-f"), main])
+            }
             Server::Nginx => with(Command::new("nginx"), &[Path::new("-g"), Path::new("daemon off;"), Path::new("-c"), main]),
-            Server::Bind => with(Command::new("named"), &[Path::new("-g"), Path::new("-n"), Path::new("1"), Path::new("-c"), main]),
+            Server::Bind => {
+                with(Command::new("named"), &[Path::new("-g"), Path::new("-n"), Path::new("1"), Path::new("-c"), main])
+            }
             Server::Dnsmasq => {
                 let folder = format!("--conf-dir={}", root.display());
                 with(Command::new("dnsmasq"), &[Path::new("--keep-in-foreground"), Path::new("-C"), main, Path::new(&folder)])
