@@ -9,6 +9,8 @@
 //!    store       state folder: database, locks, history                           model
 //!    boxes       recipe → layer                                                   model exec store template
 //!    network     addresses, bridges, firewall                                     model exec
+//!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq           model exec store template
+//!    resolver    the host's own name resolution, pointed at adt's                 model exec store
 //!    sources     git mirrors, checkouts                                           model exec store
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
@@ -22,6 +24,7 @@
 //! - Nothing below `cli` prints, and nothing but `exec` starts a process.
 //! - `tests/layers.rs` reads the `use crate::` lines and fails on an edge that this table does not allow.
 
+pub mod bind;
 pub mod boxes;
 pub mod cli;
 pub mod config;
@@ -32,6 +35,7 @@ pub mod model;
 pub mod network;
 pub mod plan;
 pub mod providers;
+pub mod resolver;
 pub mod sources;
 pub mod store;
 pub mod template;

@@ -5,8 +5,26 @@ use std::path::Path;
 
 /// Each top module with what it may use of the others.
 fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
-    const LOWER: &[&str] =
-        &["model", "config", "template", "plan", "exec", "store", "boxes", "network", "sources", "providers", "engine"];
+    const LOWER: &[&str] = &[
+        "model",
+        "config",
+        "template",
+        "plan",
+        "exec",
+        "store",
+        "boxes",
+        "network",
+        "bind",
+        "resolver",
+        "sources",
+        "trust",
+        "providers",
+        "engine",
+        "dns",
+        "proxy",
+        "tls",
+        "daemon",
+    ];
     BTreeMap::from([
         ("model", &[][..]),
         ("config", &["model"][..]),
@@ -16,10 +34,16 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("store", &["model"][..]),
         ("boxes", &["model", "exec", "store", "template"][..]),
         ("network", &["model", "exec"][..]),
+        ("bind", &["model", "exec", "store", "template"][..]),
+        ("resolver", &["model", "exec", "store"][..]),
         ("sources", &["model", "exec", "store"][..]),
+        ("trust", &["model", "exec", "store"][..]),
         ("providers", &["model", "exec", "network", "template"][..]),
-        ("engine", &LOWER[..10]),
+        ("engine", &LOWER[..13]),
         ("dns", &["model", "template"][..]),
+        ("proxy", &["model", "template"][..]),
+        ("tls", &["model", "store"][..]),
+        ("daemon", &LOWER[..17]),
         ("cli", LOWER),
     ])
 }

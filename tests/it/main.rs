@@ -5,9 +5,11 @@
 
 mod adt;
 mod bad_input;
+mod bind;
 mod crash;
 mod dns;
 mod fakes;
+mod front;
 mod host;
 mod json;
 mod layers;
@@ -18,5 +20,7 @@ mod real_hello;
 mod real_inside;
 mod real_kill;
 mod real_power;
+mod resolver;
+mod servers;
 mod terminal;
 mod two_commands;

@@ -1,0 +1,167 @@
+//! Routes → files for Apache and nginx.
+//!
+//! ```text
+//! adt/main.conf                  reads conf/*
+//! adt/modules.load               Apache's modules
+//! adt/conf/0-default.conf        names that no one knows
+//! adt/conf/1-<environment>.conf  its sites, its homepage, then what is below it and missing
+//! adt/conf/2-apexes.conf         platforms and domains, deepest first
+//! adt/pages/<host>/*.html        what they show
+//! ```
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::material::Material;
+use super::{Facts, File, Front, Home, Result, Server, file, page, safe};
+use crate::model::route::{EnvironmentRoute, Protocol, SiteRoute};
+
+/// In the order in which Apache has to load them, with the file where its name is not the module's.
+const MODULES: &[&str] = &[
+    "alias",
+    "dir",
+    "authz_core",
+    "headers",
+    "rewrite",
+    "socache_shmcb",
+    "ssl",
+    "http2",
+    "slotmem_shm",
+    "proxy",
+    "proxy_http",
+    "proxy_http2",
+    "proxy_wstunnel",
+    "proxy_balancer",
+    "lbmethod_byrequests",
+];
+
+pub fn files(home: &Home, facts: &Facts<'_>, material: &Material) -> Result<Vec<File>> {
+    let source = material.of_server("environment.conf")?;
+    let pages = material.page()?;
+    let mut files = Vec::new();
+    for environment in facts.routes.environments() {
+        let host = environment.host();
+        let text = source.render(&environment_facts(home, facts, environment)?)?;
+        files.push(file(format!("conf/1-{host}.conf"), text));
+        files.extend(page::environment(&pages, facts.front, environment)?);
+    }
+    for platform in &facts.routes.platforms {
+        files.extend(page::platform(&pages, facts.front, platform)?);
+    }
+    for domain in facts.routes.domains() {
+        files.extend(page::domain(&pages, facts.front, facts.routes, domain.as_str())?);
+    }
+    files.push(page::stranger(&pages)?);
+    files.push(file("conf/2-apexes.conf", material.of_server("apexes.conf")?.render(&apexes(home, facts)?)?));
+    let certificate = fronts(facts, facts.routes.domain.as_str(), false)?;
+    let default = json!({ "fronts": certificate, "pages": folder(home, "_") });
+    files.push(file("conf/0-default.conf", material.of_server("default.conf")?.render(&default)?));
+    let main = json!({ "adt": home.adt(), "set_hash_sizes": home.server == Server::Nginx && !sets_hash_sizes(home) });
+    files.push(file("main.conf", material.of_server("main.conf")?.render(&main)?));
+    if home.server == Server::Apache {
+        let modules: Vec<_> = MODULES.iter().map(|name| json!({ "name": name, "file": format!("mod_{name}.so") })).collect();
+        let facts = json!({ "modules": modules, "modules_folder": "/usr/lib/apache2/modules" });
+        files.push(file("modules.load", material.of_server("modules.load")?.render(&facts)?));
+    }
+    Ok(files)
+}
+
+fn folder(home: &Home, host: &str) -> String {
+    home.adt().join("pages").join(host).display().to_string()
+}
+
+fn environment_facts(home: &Home, facts: &Facts<'_>, environment: &EnvironmentRoute) -> Result<Value> {
+    let host = environment.host();
+    let sites = environment.sites.iter().map(|site| site_facts(facts, site)).collect::<Result<Vec<_>>>()?;
+    Ok(json!({
+        "id": environment.id.to_string(),
+        "host": host,
+        "pages": folder(home, &host),
+        "up": environment.up,
+        "sites": sites,
+        "fronts": fronts(facts, &host, false)?,
+        "https_suffix": if facts.front.https == 443 { String::new() } else { format!(":{}", facts.front.https) },
+    }))
+}
+
+fn site_facts(facts: &Facts<'_>, site: &SiteRoute) -> Result<Value> {
+    let fronts = fronts(facts, &site.host, site.https_only)?;
+    // nginx takes both ports in one server unless one of them only leads to the other.
+    let servers: Vec<Value> = if site.https_only && fronts.len() > 1 {
+        fronts.iter().map(|front| json!({ "fronts": [front], "redirect": front["redirect"] })).collect()
+    } else {
+        vec![json!({ "fronts": fronts, "redirect": false })]
+    };
+    let backends: Vec<_> = site
+        .backends
+        .iter()
+        .map(|backend| json!({ "machine": backend.machine, "address": backend.address.to_string() }))
+        .collect();
+    Ok(json!({
+        "host": site.host,
+        "balancer": balancer(&site.host),
+        "backends": backends,
+        "sticky": site.sticky,
+        "h2c": site.protocol == Protocol::H2c,
+        "fronts": fronts,
+        "servers": servers,
+    }))
+}
+
+/// Apache cuts a balancer's name at 64 characters, a host may have 253.
+fn balancer(host: &str) -> String {
+    let digest = Sha256::digest(host.as_bytes());
+    digest[..8].iter().fold("adt-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+fn apexes(home: &Home, facts: &Facts<'_>) -> Result<Value> {
+    let mut hosts: Vec<String> = facts.routes.platforms.iter().map(|platform| platform.host()).collect();
+    hosts.extend(facts.routes.domains().iter().map(|domain| domain.to_string()));
+    hosts.sort_by_key(|host| (std::cmp::Reverse(host.split('.').count()), host.clone()));
+    hosts.dedup();
+    let apex = |host: String| {
+        let fronts = fronts(facts, &host, false)?;
+        Ok(json!({ "pages": folder(home, &host), "fronts": fronts, "host": host }))
+    };
+    let apexes = hosts.into_iter().map(apex).collect::<Result<Vec<_>>>()?;
+    Ok(json!({ "apexes": apexes }))
+}
+
+/// Where a name is answered: over http, and over https if there is a certificate for it.
+fn fronts(facts: &Facts<'_>, host: &str, https_only: bool) -> Result<Vec<Value>> {
+    let front = facts.front;
+    let certificate = (facts.certificate)(host);
+    let plain = json!({ "bind": bind(front, front.http), "listens": listens(front, front.http), "scheme": "http", "tls": null,
+        "redirect": https_only && certificate.is_some() });
+    let Some(certificate) = certificate else { return Ok(vec![plain]) };
+    let tls =
+        json!({ "chain": safe::path("the certificate", &certificate.chain)?, "key": safe::path("the key", &certificate.key)? });
+    let secure = json!({ "bind": bind(front, front.https), "listens": listens(front, front.https), "scheme": "https", "tls": tls,
+        "redirect": false });
+    Ok(vec![plain, secure])
+}
+
+/// For Apache's `<VirtualHost …>`.
+fn bind(front: &Front, port: u16) -> String {
+    if front.listen.is_empty() { format!("*:{port}") } else { listens(front, port).join(" ") }
+}
+
+/// For nginx' `listen …`.
+fn listens(front: &Front, port: u16) -> Vec<String> {
+    if front.listen.is_empty() {
+        return vec![format!("{port}"), format!("[::]:{port}")];
+    }
+    let one = |address: &IpAddr| std::net::SocketAddr::new(*address, port).to_string();
+    front.listen.iter().map(one).collect()
+}
+
+/// nginx refuses a second `server_names_hash_…`, so a host that has its own keeps it.
+fn sets_hash_sizes(home: &Home) -> bool {
+    let mut files = vec![home.main.clone()];
+    let entries = std::fs::read_dir(home.root.join("conf.d")).into_iter().flatten().flatten();
+    files.extend(entries.map(|entry| entry.path()).filter(|path| !path.ends_with("zz-adt.conf")));
+    let sets = |text: String| text.lines().any(|line| line.trim_start().starts_with("server_names_hash_"));
+    files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(sets)
+}
