@@ -12,6 +12,9 @@
 //!    sources     git mirrors, checkouts                                           model exec store
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
+//!    proxy       routes → http and https                                         model template
+//!    tls         local authorities, certificates on demand                       model store
+//!    trust       who trusts them: system, browsers                               model exec store
 //! L4 cli         arguments, one file per command, what a person reads             everything; nothing imports it
 //! ```
 //!
@@ -30,6 +33,9 @@ pub mod model;
 pub mod network;
 pub mod plan;
 pub mod providers;
+pub mod proxy;
 pub mod sources;
 pub mod store;
 pub mod template;
+pub mod tls;
+pub mod trust;

@@ -18,6 +18,9 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("network", &["model", "exec"][..]),
         ("sources", &["model", "exec", "store"][..]),
         ("providers", &["model", "exec", "network", "template"][..]),
+        ("proxy", &["model", "template"][..]),
+        ("tls", &["model", "store"][..]),
+        ("trust", &["model", "exec", "store"][..]),
         ("engine", &LOWER[..10]),
         ("cli", LOWER),
     ])
