@@ -15,6 +15,9 @@
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
 //!    dns         routes → answers; forwards for machines                        model template
+//!    proxy       routes → http and https                                         model template
+//!    tls         local authorities, certificates on demand                       model store
+//!    trust       who trusts them: system, browsers                               model exec store
 //! L4 cli         arguments, one file per command, what a person reads             everything; nothing imports it
 //! ```
 //!
@@ -36,6 +39,9 @@ pub mod network;
 pub mod plan;
 pub mod providers;
 pub mod resolver;
+pub mod proxy;
 pub mod sources;
 pub mod store;
 pub mod template;
+pub mod tls;
+pub mod trust;

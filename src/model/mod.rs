@@ -24,5 +24,6 @@ pub use network::{Attachment, NetworkSpec};
 pub use recipe::{BuildStep, Parent, Recipe};
 pub use request::Request;
 pub use response::Response;
+pub use route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Protocol, Routes, SiteRoute};
 pub use step::{Action, Plan, Step, Wave};
 pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};

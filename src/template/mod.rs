@@ -59,6 +59,15 @@ pub fn render(name: &str, source: &str, facts: &Value) -> Result<String, Error> 
     template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
 }
 
+/// Like [`render`] for a page: what facts hold becomes text in it, never markup.
+pub fn render_html(name: &str, source: &str, facts: &Value) -> Result<String, Error> {
+    let mut environment = environment();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    let failed = |error: minijinja::Error| describe(name, source, facts, &error);
+    let template = environment.template_from_named_str(name, source).map_err(failed)?;
+    template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
+}
+
 /// Renders a file's path and refuses one that leads anywhere else than below where it starts.
 pub fn render_path(path: &str, facts: &Value) -> Result<String, Error> {
     let rendered = render(path, path, facts)?;

@@ -1,0 +1,307 @@
+//! A client's connection: TLS, which HTTP it speaks, and how long it may be silent.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::ResolvesServerCert;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::headers::Client;
+use super::worker::Shared;
+use super::{Error, handle};
+
+/// TLS 1.2 and 1.3 with the certificates given; sessions are resumed by tickets, so no state is kept for them.
+pub fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(Error::Tls)?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(Error::Tls)?;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 1;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// What the sweeper and a connection tell each other.
+pub struct State {
+    shared: Arc<Shared>,
+    verdict: AtomicU8,
+    /// One for the connection and one for each tunnel through it.
+    wakers: Mutex<Vec<Waker>>,
+    busy: AtomicU32,
+    /// Requests begun.
+    begun: AtomicU32,
+    /// Reads and writes that moved bytes.
+    moved: AtomicU32,
+    /// Many requests at a time: it can be told to finish.
+    polite: AtomicBool,
+    seen: AtomicU32,
+    quiet: AtomicU32,
+}
+
+const FINISH: u8 = 1;
+const END: u8 = 2;
+
+thread_local! {
+    static CONNECTIONS: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl State {
+    /// Known to this thread's sweeper until it is dropped.
+    pub fn new(shared: &Arc<Shared>) -> Arc<Self> {
+        shared.open.fetch_add(1, Ordering::Relaxed);
+        let state = Arc::new(Self {
+            shared: shared.clone(),
+            verdict: AtomicU8::new(0),
+            wakers: Mutex::default(),
+            busy: AtomicU32::new(0),
+            begun: AtomicU32::new(0),
+            moved: AtomicU32::new(0),
+            polite: AtomicBool::new(false),
+            seen: AtomicU32::new(0),
+            quiet: AtomicU32::new(0),
+        });
+        CONNECTIONS.with_borrow_mut(|all| all.push(Arc::downgrade(&state)));
+        state
+    }
+
+    fn judge(&self, verdict: u8) {
+        if self.verdict.fetch_max(verdict, Ordering::Relaxed) < verdict {
+            self.wakers().iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts seconds in which nothing happened that should have.
+    fn tick(&self) {
+        let busy = self.busy.load(Ordering::Relaxed) > 0;
+        // Between requests only a whole head counts: single bytes of one are what a slow loris sends.
+        let now = if busy { &self.moved } else { &self.begun }.load(Ordering::Relaxed);
+        if self.seen.swap(now, Ordering::Relaxed) != now {
+            self.quiet.store(0, Ordering::Relaxed);
+            return;
+        }
+        let quiet = u64::from(self.quiet.fetch_add(1, Ordering::Relaxed)) + 1;
+        let limits = &self.shared.config.limits;
+        let limit = if busy { limits.silence } else { limits.head };
+        if quiet > limit.as_secs() {
+            // HTTP/2 says goodbye first; if that changes nothing for a while, it is cut as well.
+            let polite = self.polite.load(Ordering::Relaxed) && quiet < limit.as_secs() + 5;
+            self.judge(if polite { FINISH } else { END });
+        }
+    }
+
+    fn moved(&self) {
+        self.moved.store(self.moved.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Until the guard is dropped the connection has something to do.
+    pub fn begin(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Runs something to its end, or until the sweeper says that it is over. `finish` is called when it should hurry.
+    pub async fn run<F: Future>(&self, mut future: Pin<&mut F>, mut finish: impl FnMut(Pin<&mut F>) -> bool) -> Option<F::Output> {
+        let (mut registered, mut told) = (None, false);
+        let output = poll_fn(|cx| {
+            // A task keeps its waker for life.
+            if registered.is_none() {
+                registered = Some(cx.waker().clone());
+                self.wakers().push(cx.waker().clone());
+            }
+            let verdict = self.verdict.load(Ordering::Relaxed);
+            if verdict >= END {
+                return Poll::Ready(None);
+            }
+            if verdict == FINISH && !told {
+                told = true;
+                if !finish(future.as_mut()) {
+                    return Poll::Ready(None);
+                }
+            }
+            future.as_mut().poll(cx).map(Some)
+        })
+        .await;
+        if let Some(mine) = registered {
+            self.wakers().retain(|waker| !waker.will_wake(&mine));
+        }
+        output
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request or a tunnel that is not over.
+pub struct Busy(Arc<State>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Once a second.
+pub fn sweep() {
+    each(|state| state.tick());
+}
+
+/// Tells all connections of this thread to finish, or ends them.
+pub fn drain(now: bool) {
+    each(|state| state.judge(if now { END } else { FINISH }));
+}
+
+fn each(act: impl Fn(&State)) {
+    CONNECTIONS.with_borrow_mut(|all| {
+        all.retain(|state| state.upgrade().inspect(|state| act(state)).is_some());
+        if all.capacity() > 1024 && all.len() < all.capacity() / 4 {
+            all.shrink_to_fit();
+        }
+    });
+}
+
+/// Everything a request's handler knows about where it came from.
+pub struct Peer {
+    pub shared: Arc<Shared>,
+    pub state: Arc<State>,
+    pub client: Client,
+    pub address: std::net::IpAddr,
+}
+
+pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, port: u16, secure: bool) {
+    let state = State::new(&shared);
+    let trusted = shared.config.trusted.iter().any(|net| net.contains(&remote.ip().to_canonical()));
+    let client = Client::new(remote.ip(), port, secure, trusted);
+    let peer = || Arc::new(Peer { shared: shared.clone(), state: state.clone(), client, address: remote.ip().to_canonical() });
+    let over = |_: Pin<&mut _>| false;
+    if secure {
+        let accept = shared.tls.accept(stream);
+        let Some(Ok(stream)) = state.run(pin!(accept), |_| false).await else { return };
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            Box::pin(http2(peer(), stream)).await;
+        } else {
+            Box::pin(http1(peer(), stream)).await;
+        }
+        return;
+    }
+    // A client that says nothing yet costs no more than this.
+    let Some(Ok(preface)) = state.run(pin!(speaks_http2(&stream)), over).await else { return };
+    if preface {
+        Box::pin(http2(peer(), stream)).await;
+    } else {
+        Box::pin(http1(peer(), stream)).await;
+    }
+}
+
+/// HTTP/2 without TLS begins with `PRI`, which is no method that anybody uses.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut start = [0; 3];
+    let length = stream.peek(&mut start).await?;
+    Ok(length == start.len() && &start == b"PRI")
+}
+
+async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(peer: Arc<Peer>, stream: S) {
+    let (state, limit) = (peer.state.clone(), peer.shared.config.limits.head_bytes);
+    let service = service_fn(move |request| handle::request(peer.clone(), request));
+    let io = Io { inner: TokioIo::new(stream), state: state.clone() };
+    let connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_header_size(limit)
+        .max_buf_size(limit.max(64 << 10) + 8192)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let finish = |connection: Pin<&mut _>| {
+        http1::UpgradeableConnection::graceful_shutdown(connection);
+        true
+    };
+    // What goes wrong between a client and us is told to the client by hyper, or there is none any more.
+    let _ = state.run(pin!(connection), finish).await;
+}
+
+async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(peer: Arc<Peer>, stream: S) {
+    let (state, limit) = (peer.state.clone(), peer.shared.config.limits.head_bytes);
+    state.polite.store(true, Ordering::Relaxed);
+    let service = service_fn(move |request| handle::request(peer.clone(), request));
+    let io = Io { inner: TokioIo::new(stream), state: state.clone() };
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(limit).unwrap_or(u32::MAX))
+        .max_concurrent_streams(250)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .max_send_buf_size(256 << 10)
+        .enable_connect_protocol()
+        .serve_connection(io, service);
+    let finish = |connection: Pin<&mut _>| {
+        http2::Connection::graceful_shutdown(connection);
+        true
+    };
+    let _ = state.run(pin!(connection), finish).await;
+}
+
+/// Notes that bytes moved.
+struct Io<S> {
+    inner: TokioIo<S>,
+    state: Arc<State>,
+}
+
+impl<S: AsyncRead + Unpin> Read for Io<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if done.is_ready() {
+            self.state.moved();
+        }
+        done
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Write for Io<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if done.is_ready() {
+            self.state.moved();
+        }
+        done
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        if done.is_ready() {
+            self.state.moved();
+        }
+        done
+    }
+}

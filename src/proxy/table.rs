@@ -1,0 +1,217 @@
+//! Routes in the form that requests need, and what is remembered about backends.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::metrics::Metrics;
+use crate::model::{Backend, EnvironmentRoute, PlatformRoute, Protocol, Routes, SiteRoute};
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Milliseconds since the first call.
+pub fn now() -> u64 {
+    u64::try_from(START.elapsed().as_millis()).expect("half a billion years fit")
+}
+
+/// One state of all routes.
+#[derive(Debug)]
+pub struct Table {
+    places: HashMap<Box<str>, Place>,
+    pub routes: Routes,
+    pub addresses: HashSet<SocketAddr>,
+}
+
+/// What an exact name is. Numbers are positions in the routes.
+#[derive(Debug, Clone)]
+enum Place {
+    Site(Arc<Site>),
+    Environment(usize, usize),
+    Platform(usize),
+    Domain,
+}
+
+/// What a name leads to.
+#[derive(Debug)]
+pub enum Found<'a> {
+    Site(&'a Arc<Site>),
+    /// The apex of a level; pages live there.
+    Environment(&'a PlatformRoute, &'a EnvironmentRoute),
+    Platform(&'a PlatformRoute),
+    Domain,
+    /// Below the apex of a level, but nothing is there.
+    NoSite(&'a PlatformRoute, &'a EnvironmentRoute),
+    NoEnvironment(&'a PlatformRoute),
+    NoPlatform,
+    /// Not below any domain of ours.
+    Foreign,
+}
+
+/// A site with everything a request to it needs.
+#[derive(Debug)]
+pub struct Site {
+    pub route: SiteRoute,
+    /// `shop`, `1161`
+    pub platform: String,
+    pub environment: String,
+    pub up: bool,
+    pub endpoints: Vec<Arc<Endpoint>>,
+    pub metrics: Arc<Metrics>,
+    next: AtomicUsize,
+    /// When a request came last.
+    pub asked: AtomicU64,
+}
+
+/// A backend and what is known about it.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub backend: Backend,
+    pub protocol: Protocol,
+    failures: AtomicU32,
+    down_until: AtomicU64,
+    /// Nothing accepts connections there: requests that still wait for it wait for nothing.
+    pub gone: AtomicBool,
+}
+
+impl Endpoint {
+    fn new(backend: Backend, protocol: Protocol) -> Self {
+        let (failures, down_until, gone) = Default::default();
+        Self { backend, protocol, failures, down_until, gone }
+    }
+
+    /// Out of the rotation, for one second after the first failure, up to ten after several.
+    pub fn failed(&self, unreachable: bool) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(4);
+        self.down_until.store(now() + (1000 << failures).min(10_000), Ordering::Relaxed);
+        self.gone.store(unreachable, Ordering::Relaxed);
+    }
+
+    pub fn worked(&self) {
+        // Written only when it changes, so that good backends' state stays shared between the cores' caches.
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.down_until.store(0, Ordering::Relaxed);
+            self.gone.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub fn is_marked(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) != 0
+    }
+
+    fn is_down(&self) -> bool {
+        let until = self.down_until.load(Ordering::Relaxed);
+        until != 0 && now() < until
+    }
+}
+
+impl Site {
+    /// The next backend in turn that was not tried yet; one that is marked down only if no other is left.
+    pub fn pick(&self, tried: &[Arc<Endpoint>], preferred: Option<&str>) -> Option<Arc<Endpoint>> {
+        let fresh = |endpoint: &&Arc<Endpoint>| !tried.iter().any(|one| Arc::ptr_eq(one, endpoint));
+        if let Some(name) = preferred {
+            let mut wanted = self.endpoints.iter().filter(|endpoint| endpoint.backend.machine.as_str() == name);
+            if let Some(endpoint) = wanted.find(|endpoint| fresh(endpoint) && !endpoint.is_down()) {
+                return Some(endpoint.clone());
+            }
+        }
+        let start = if self.endpoints.len() > 1 { self.next.fetch_add(1, Ordering::Relaxed) % self.endpoints.len() } else { 0 };
+        let turn = || self.endpoints[start..].iter().chain(&self.endpoints[..start]).filter(fresh);
+        turn().find(|endpoint| !endpoint.is_down()).or_else(|| turn().next()).cloned()
+    }
+
+    pub fn touch(&self) {
+        let now = now();
+        if now.saturating_sub(self.asked.load(Ordering::Relaxed)) > 1000 {
+            self.asked.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Table {
+    /// What was learned and counted under the table before stays with the sites and backends that stay.
+    pub fn new(routes: Routes, before: Option<&Self>) -> Self {
+        let mut places = HashMap::new();
+        for domain in routes.domains() {
+            places.insert(domain.as_str().into(), Place::Domain);
+        }
+        let mut addresses = HashSet::new();
+        for (p, platform) in routes.platforms.iter().enumerate() {
+            places.insert(platform.host().into(), Place::Platform(p));
+            for (e, environment) in platform.environments.iter().enumerate() {
+                places.insert(environment.host().into(), Place::Environment(p, e));
+                for route in &environment.sites {
+                    let site = site(environment, route, before.and_then(|table| table.site(&route.host)));
+                    addresses.extend(site.endpoints.iter().map(|endpoint| endpoint.backend.address));
+                    places.insert(route.host.as_str().into(), Place::Site(Arc::new(site)));
+                }
+            }
+        }
+        Self { places, routes, addresses }
+    }
+
+    fn site(&self, host: &str) -> Option<&Arc<Site>> {
+        match self.places.get(host) {
+            Some(Place::Site(site)) => Some(site),
+            _ => None,
+        }
+    }
+
+    pub fn sites(&self) -> impl Iterator<Item = &Arc<Site>> {
+        self.places.values().filter_map(|place| match place {
+            Place::Site(site) => Some(site),
+            Place::Environment(..) | Place::Platform(_) | Place::Domain => None,
+        })
+    }
+
+    /// Names below a site are the site; other names belong to the nearest level above.
+    pub fn find(&self, name: &str) -> Found<'_> {
+        if let Some(place) = self.places.get(name) {
+            return match place {
+                Place::Site(site) => Found::Site(site),
+                Place::Environment(p, e) => {
+                    let platform = &self.routes.platforms[*p];
+                    Found::Environment(platform, &platform.environments[*e])
+                }
+                Place::Platform(p) => Found::Platform(&self.routes.platforms[*p]),
+                Place::Domain => Found::Domain,
+            };
+        }
+        let mut rest = name;
+        while let Some((_, parent)) = rest.split_once('.') {
+            rest = parent;
+            match self.places.get(rest) {
+                None => {}
+                Some(Place::Site(site)) => return Found::Site(site),
+                Some(Place::Environment(p, e)) => {
+                    let platform = &self.routes.platforms[*p];
+                    return Found::NoSite(platform, &platform.environments[*e]);
+                }
+                Some(Place::Platform(p)) => return Found::NoEnvironment(&self.routes.platforms[*p]),
+                Some(Place::Domain) => return Found::NoPlatform,
+            }
+        }
+        Found::Foreign
+    }
+}
+
+fn site(environment: &EnvironmentRoute, route: &SiteRoute, before: Option<&Arc<Site>>) -> Site {
+    let endpoint = |backend: &Backend| {
+        let mut known = before.into_iter().flat_map(|site| &site.endpoints);
+        let same = known.find(|endpoint| &endpoint.backend == backend && endpoint.protocol == route.protocol);
+        same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(backend.clone(), route.protocol)))
+    };
+    Site {
+        platform: environment.id.platform.to_string(),
+        environment: environment.id.name.to_string(),
+        up: environment.up,
+        endpoints: route.backends.iter().map(endpoint).collect(),
+        metrics: before.map_or_else(Arc::default, |site| site.metrics.clone()),
+        next: AtomicUsize::new(0),
+        asked: AtomicU64::new(before.map_or(0, |site| site.asked.load(Ordering::Relaxed))),
+        route: route.clone(),
+    }
+}

@@ -1,0 +1,106 @@
+//! The authority of one domain.
+//!
+//! ```text
+//! nothing ── key written ──▶ key only ── certificate written ──▶ whole
+//! ```
+//! Whatever a crash left is completed: the key that is there is kept, a certificate that is missing, spent or of another
+//! key is made again. Two processes that start at once end with the same key, because the second to write keeps the first's.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, GeneralSubtree, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, NameConstraints, PublicKeyData,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::{BACKDATED, DAY, Error, Present, Result, instant, make_folder, read, seconds, write};
+use crate::model::Domain;
+
+const VALIDITY: Duration = Duration::from_secs(10 * 365 * DAY.as_secs());
+/// A new one is made while leaves of the old still end before it does.
+const SPENT_BEFORE: Duration = Duration::from_secs(180 * DAY.as_secs());
+
+/// What signs leaves for one domain.
+pub struct Authority {
+    pub domain: Domain,
+    /// What browsers are asked to trust.
+    pub pem: String,
+    pub path: PathBuf,
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("domain", &self.domain).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Reads the domain's authority below `folder`, making what is missing of it.
+    pub fn open(folder: &Path, domain: &Domain, now: SystemTime) -> Result<Self> {
+        let folder = folder.join("authority");
+        make_folder(&folder)?;
+        let key = key(&folder.join(format!("{domain}.key")), domain)?;
+        let path = folder.join(format!("{domain}.pem"));
+        let pem = match read(&path)?.filter(|pem| fits(pem, &key, now)) {
+            Some(pem) => pem,
+            None => {
+                let made = parameters(domain, now).self_signed(&key).map_err(|source| sign(domain, source))?.pem();
+                write(&path, made.as_bytes(), Present::Replace)?;
+                made
+            }
+        };
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| Error::Own { path: path.clone(), reason: error.to_string() })?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|source| sign(domain, source))?;
+        Ok(Self { domain: domain.clone(), pem, path, certificate, issuer })
+    }
+}
+
+fn sign(domain: &Domain, source: rcgen::Error) -> Error {
+    Error::Sign { name: domain.to_string(), source }
+}
+
+fn key(path: &Path, domain: &Domain) -> Result<KeyPair> {
+    let readable = |text: &String| KeyPair::from_pem(text).is_ok();
+    if let Some(text) = read(path)?.filter(readable) {
+        return KeyPair::from_pem(&text).map_err(|source| sign(domain, source));
+    }
+    let made = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|source| sign(domain, source))?;
+    // A file that is there but holds no key is worth nothing to anybody.
+    let present = if path.exists() { Present::Replace } else { Present::Keep };
+    write(path, made.serialize_pem().as_bytes(), present)?;
+    let text = read(path)?.unwrap_or_default();
+    KeyPair::from_pem(&text).map_err(|source| sign(domain, source))
+}
+
+fn fits(pem: &str, key: &KeyPair, now: SystemTime) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
+    let ours = certificate.public_key().raw == key.subject_public_key_info();
+    ours && certificate.validity().not_after.timestamp() > seconds(now + SPENT_BEFORE)
+}
+
+fn parameters(domain: &Domain, now: SystemTime) -> CertificateParams {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::OrganizationName, "adt");
+    parameters.distinguished_name.push(DnType::CommonName, format!("adt local authority for {domain}"));
+    parameters.not_before = instant!(now - BACKDATED);
+    parameters.not_after = instant!(now + VALIDITY);
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    parameters.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName(domain.to_string())],
+        // A kind of name that no constraint mentions is free; addresses are the other kind that TLS clients look at.
+        excluded_subtrees: vec![
+            GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix([0; 4], 0)),
+            GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix([0; 16], 0)),
+        ],
+    });
+    parameters
+}

@@ -1,0 +1,151 @@
+//! Chromium and Firefox read NSS databases in each user's home folder; `certutil` changes them.
+//!
+//! It runs as the home's owner: then a link that somebody put into their home leads nowhere they could not write themselves.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Change, Error, Result};
+use crate::exec::Command;
+use crate::model::Domain;
+
+/// Chromium's places, the one of old versions first, then inside snap and flatpak.
+const CHROMIUM: &[&str] = &[
+    ".pki/nssdb",
+    ".local/share/pki/nssdb",
+    "snap/chromium/current/.pki/nssdb",
+    ".var/app/org.chromium.Chromium/data/pki/nssdb",
+    ".var/app/com.google.Chrome/data/pki/nssdb",
+];
+/// Folders of Firefox profiles.
+const FIREFOX: &[&str] = &[
+    ".mozilla/firefox",
+    ".config/mozilla/firefox",
+    "snap/firefox/common/.mozilla/firefox",
+    ".var/app/org.mozilla.firefox/.mozilla/firefox",
+    ".var/app/org.mozilla.firefox/config/mozilla/firefox",
+];
+/// Beside a database that was made by us, so that removal knows.
+const MADE_HERE: &str = ".made-by-adt";
+
+/// One user's home folder.
+#[derive(Debug, Clone)]
+pub struct Home {
+    pub path: PathBuf,
+    pub ids: (u32, u32),
+}
+
+/// The databases below a home folder.
+pub fn databases(home: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = CHROMIUM.iter().map(|place| home.join(place)).collect();
+    for place in FIREFOX {
+        let profiles = std::fs::read_dir(home.join(place)).into_iter().flatten().flatten();
+        let mut profiles: Vec<_> = profiles.map(|entry| entry.path()).collect();
+        profiles.sort();
+        found.extend(profiles);
+    }
+    found.retain(|folder| folder.join("cert9.db").is_file());
+    found
+}
+
+fn nickname(domain: &Domain) -> String {
+    format!("adt local authority for {domain}")
+}
+
+impl Home {
+    pub fn open(path: &Path) -> Result<Self> {
+        let owner = std::fs::metadata(path).map_err(|source| Error::Io { what: "look at", path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), ids: (owner.uid(), owner.gid()) })
+    }
+
+    /// Trusts the authority in every database. A home without one gets Chromium's, which makes none before it first starts.
+    pub fn install(&self, domain: &Domain, pem: &str) -> Result<Change> {
+        let mut all = databases(&self.path);
+        if !all.iter().any(|folder| folder.ends_with("pki/nssdb")) {
+            all.push(self.make()?);
+        }
+        let mut change = Change::Nothing;
+        for folder in all {
+            if self.known(&folder, domain).as_deref().map(normal) == Some(normal(pem)) {
+                continue;
+            }
+            self.delete(&folder, domain)?;
+            let add = ["-A", "-t", "C,,", "-n", &nickname(domain), "-a"];
+            self.certutil(&folder).args(add).stdin(pem).run().map_err(|source| self.failed(source))?;
+            change = Change::Made;
+        }
+        Ok(change)
+    }
+
+    /// Takes the authority out of every database, and the database away where it was made for it and holds nothing else.
+    pub fn remove(&self, domain: &Domain) -> Result<Change> {
+        let mut change = Change::Nothing;
+        for folder in databases(&self.path) {
+            if self.known(&folder, domain).is_some() {
+                self.delete(&folder, domain)?;
+                change = Change::Made;
+            }
+            if folder.join(MADE_HERE).exists() && self.empty(&folder) {
+                self.run("rm", &["-rf", "--", &folder.to_string_lossy()])?;
+                // Only if nothing else is in there.
+                let parent = folder.parent().expect("it lies in a folder");
+                self.run("rmdir", &["--ignore-fail-on-non-empty", "--", &parent.to_string_lossy()])?;
+            }
+        }
+        Ok(change)
+    }
+
+    fn make(&self) -> Result<PathBuf> {
+        let folder = self.path.join(CHROMIUM[0]);
+        let text = folder.to_string_lossy().into_owned();
+        self.run("mkdir", &["-p", "-m", "0700", "--", &text])?;
+        self.run("touch", &["--", &format!("{text}/{MADE_HERE}")])?;
+        let new = self.certutil(&folder).args(["-N", "--empty-password"]);
+        new.run().map_err(|source| self.failed(source))?;
+        Ok(folder)
+    }
+
+    fn known(&self, folder: &Path, domain: &Domain) -> Option<String> {
+        let list = self.certutil(folder).args(["-L", "-a", "-n", &nickname(domain)]);
+        list.run().ok().map(|output| output.text())
+    }
+
+    /// Certificates of one nickname are deleted one at a time.
+    fn delete(&self, folder: &Path, domain: &Domain) -> Result<()> {
+        for _ in 0..16 {
+            if self.known(folder, domain).is_none() {
+                return Ok(());
+            }
+            let delete = self.certutil(folder).args(["-D", "-n", &nickname(domain)]);
+            delete.run().map_err(|source| self.failed(source))?;
+        }
+        Ok(())
+    }
+
+    fn empty(&self, folder: &Path) -> bool {
+        let listed = self.certutil(folder).arg("-L").run().map(|output| output.text());
+        // Below a header of two lines there is one line for each certificate, which ends with its trust, e.g. `C,,`.
+        listed.is_ok_and(|text| !text.lines().skip(3).any(|line| line.trim_end().ends_with([',', 'u', 'C', 'T', 'c', 'P', 'p'])))
+    }
+
+    fn certutil(&self, folder: &Path) -> Command {
+        self.command("certutil").args(["-d".to_owned(), format!("sql:{}", folder.display())])
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> Result<()> {
+        self.command(program).args(args).run().map(drop).map_err(|source| self.failed(source))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        Command::new(program).env("HOME", &self.path).ids(self.ids.0, self.ids.1)
+    }
+
+    fn failed(&self, source: crate::exec::Error) -> Error {
+        Error::Program { whose: format!("a browser in `{}`", self.path.display()), source }
+    }
+}
+
+/// `certutil` prints carriage returns.
+fn normal(pem: &str) -> String {
+    pem.split_whitespace().collect()
+}

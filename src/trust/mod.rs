@@ -1,0 +1,54 @@
+//! Makes this host trust adt's authorities, and stop trusting them: the system's store, and those of browsers.
+//!
+//! Every function may be called twice; removal takes away what installing brought and nothing else. Must never know how
+//! certificates are made.
+
+mod browsers;
+mod system;
+
+use std::path::PathBuf;
+
+pub use browsers::{Home, databases};
+pub use system::System;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} `{path}`")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("change the certificates that {whose} trusts")]
+    Program {
+        whose: String,
+        #[source]
+        source: crate::exec::Error,
+    },
+    #[error("this host has no folder for certificates that adt knows: none of {looked}")]
+    NoStore { looked: String },
+}
+
+impl Error {
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Program { source: crate::exec::Error::Missing { program }, .. } if program == "certutil" => {
+                Some("install it: apt-get install libnss3-tools")
+            }
+            Self::Program { source: crate::exec::Error::Missing { .. }, .. } | Self::NoStore { .. } => {
+                Some("install it: apt-get install ca-certificates")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a call had to change something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Made,
+    Nothing,
+}
