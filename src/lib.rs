@@ -18,6 +18,7 @@
 //!    proxy       routes → http and https                                         model template
 //!    tls         local authorities, certificates on demand                       model store
 //!    trust       who trusts them: system, browsers                               model exec store
+//!    daemon      serves names and pages; follows the store                       all but cli
 //! L4 cli         arguments, one file per command, what a person reads             everything; nothing imports it
 //! ```
 //!
@@ -31,6 +32,7 @@ pub mod bind;
 pub mod boxes;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod dns;
 pub mod engine;
 pub mod exec;
@@ -38,8 +40,8 @@ pub mod model;
 pub mod network;
 pub mod plan;
 pub mod providers;
-pub mod resolver;
 pub mod proxy;
+pub mod resolver;
 pub mod sources;
 pub mod store;
 pub mod template;

@@ -138,6 +138,35 @@ pub enum Verb {
     #[command(name = "host:check")]
     HostCheck,
 
+    /// Serve names and pages of all environments until stopped
+    #[command(name = "host:up")]
+    HostUp {
+        /// Return once it serves, and let it run on
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Stop serving names and pages; requests that run are finished first
+    #[command(name = "host:halt")]
+    HostHalt,
+    /// Lead this host's programs to adt's names and certificates, or let other servers serve them
+    #[command(name = "host:bind-proxy")]
+    HostBindProxy {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        /// Servers whose configuration is written instead: apache, nginx, bind, dnsmasq
+        #[arg(long, value_name = "SERVERS", value_delimiter = ',')]
+        with: Vec<String>,
+        /// Write the files into this folder, to look at; nothing else is touched
+        #[arg(long, value_name = "FOLDER", requires = "with")]
+        output: Option<PathBuf>,
+    },
+    /// Undo `host:bind-proxy`, for one environment or altogether
+    #[command(name = "host:unbind-proxy")]
+    HostUnbindProxy {
+        #[command(flatten)]
+        words: EnvironmentWords,
+    },
+
     /// Add a platform: from a git address, a folder, or a shipped example (hello, wordpress)
     #[command(name = "platform:init")]
     PlatformInit {

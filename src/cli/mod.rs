@@ -6,6 +6,7 @@ mod answer;
 pub mod args;
 mod complaint;
 mod progress;
+mod serve;
 mod shell;
 mod words;
 
@@ -22,7 +23,7 @@ use self::progress::Reader;
 use self::words::Surroundings;
 use crate::config;
 use crate::engine::{Caller, Engine, probe};
-use crate::model::request::PlatformInit;
+use crate::model::request::{Bind, PlatformInit};
 use crate::model::{Event, Failure, Kind, Request, Response};
 use crate::network::Linux;
 use crate::providers::choose;
@@ -134,6 +135,8 @@ impl Session {
         let request = match verb {
             Verb::EnvSsh { words, user, console, command } => return self.ssh(&words, user, console, command),
             Verb::EnvExec { words, user, command } => return self.exec(&words, &user, &command),
+            Verb::HostUp { detach } => return self.host_up(detach),
+            Verb::HostHalt => return self.host_halt(),
             Verb::EnvDestroy { words, dry_run, yes } => {
                 let id = self.surroundings.environment(&words.words)?;
                 let request = |dry_run| Request::EnvDestroy { id: id.clone(), dry_run };
@@ -166,6 +169,14 @@ impl Session {
         Ok(match verb {
             Verb::HostBootstrap { dry_run, remove } => Request::HostBootstrap { remove, dry_run: dry_run.dry_run },
             Verb::HostCheck => Request::HostCheck,
+            Verb::HostBindProxy { words, with, output } => {
+                let environment = (!words.words.is_empty()).then(|| around.environment(&words.words)).transpose()?;
+                let output = output.map(|folder| around.here.join(folder));
+                Request::HostBind(Bind { environment, with, output })
+            }
+            Verb::HostUnbindProxy { words } => Request::HostUnbind {
+                environment: (!words.words.is_empty()).then(|| around.environment(&words.words)).transpose()?,
+            },
             Verb::PlatformInit { source, folder, branch } => {
                 let into = folder.map(|folder| around.here.join(folder));
                 Request::PlatformInit(PlatformInit { source, branch, into, here: around.here.clone() })
@@ -218,6 +229,8 @@ impl Session {
             Verb::EnvSsh { .. }
             | Verb::EnvExec { .. }
             | Verb::EnvDestroy { .. }
+            | Verb::HostUp { .. }
+            | Verb::HostHalt
             | Verb::PlatformDestroy { .. }
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }

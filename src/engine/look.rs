@@ -27,7 +27,7 @@ impl Engine {
     }
 
     /// Name servers that machines can reach: the settings' own, else the host's that are not on its loopback.
-    pub(super) fn nameservers(&self) -> Vec<IpAddr> {
+    pub fn nameservers(&self) -> Vec<IpAddr> {
         if !self.settings.nameservers.value.is_empty() {
             return self.settings.nameservers.value.clone();
         }

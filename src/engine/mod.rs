@@ -13,6 +13,7 @@ mod failure;
 mod fleet;
 mod listing;
 mod look;
+mod names;
 mod path;
 mod perform;
 mod platform;
@@ -81,6 +82,8 @@ impl Engine {
         match request {
             Request::HostBootstrap { remove, dry_run } => self.host_bootstrap(remove, dry_run, events),
             Request::HostCheck => self.host_check(),
+            Request::HostBind(bind) => self.bind_proxy(&bind, events),
+            Request::HostUnbind { environment } => self.unbind_proxy(environment.as_ref(), events),
             Request::PlatformInit(init) => self.platform_init(&init, events),
             Request::PlatformList => self.platform_list(),
             Request::PlatformPull { platform } => self.platform_pull(&platform, events),
@@ -120,7 +123,8 @@ impl Engine {
         Duration::from_secs(self.settings.grace_seconds.value.into())
     }
 
-    fn holder(&self) -> Holder {
+    /// Who works here, for locks that others read.
+    pub fn holder(&self) -> Holder {
         Holder {
             user: self.caller.user.clone(),
             command: self.caller.command.clone(),

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc;
 
@@ -185,6 +185,16 @@ impl Command {
         });
         let status = child.wait().map_err(|source| self.not_started(source))?;
         Ok((status, output))
+    }
+
+    /// Starts it in a session of its own, so that it outlives us and our terminal. What it prints goes to `log`.
+    pub fn detach(&self, log: &Path) -> Result<std::process::Child, Error> {
+        let file = std::fs::File::create(log).map_err(|source| self.not_started(source))?;
+        let again = file.try_clone().map_err(|source| self.not_started(source))?;
+        let alone = Self { program: "setsid".into(), args: Vec::new(), ..self.clone() };
+        let mut command = alone.arg(&self.program).args(&self.args).to_std();
+        command.stdin(Stdio::null()).stdout(file).stderr(again);
+        command.spawn().map_err(|source| self.not_started(source))
     }
 
     fn not_started(&self, source: std::io::Error) -> Error {

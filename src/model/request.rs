@@ -11,6 +11,8 @@ use super::names::{BoxName, EnvironmentId, EnvironmentName, MachineName, Platfor
 pub enum Request {
     HostBootstrap { remove: bool, dry_run: bool },
     HostCheck,
+    HostBind(Bind),
+    HostUnbind { environment: Option<EnvironmentId> },
 
     PlatformInit(PlatformInit),
     PlatformList,
@@ -36,6 +38,17 @@ pub enum Request {
     BoxBuild { platform: Option<PlatformName>, boxes: Vec<BoxName>, force: bool },
     BoxShow { platform: Option<PlatformName>, name: BoxName },
     BoxPrune { dry_run: bool },
+}
+
+/// Who serves names and pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Only this environment, beside what is there.
+    pub environment: Option<EnvironmentId>,
+    /// `apache`, `nginx`, `bind`, `dnsmasq`; empty is adt itself.
+    pub with: Vec<String>,
+    /// Write the files there instead, to look at.
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -62,6 +62,16 @@ pub enum Error {
     Tls(#[source] rustls::Error),
 }
 
+impl Error {
+    /// The address that could not be had.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::InUse { address } | Self::Listen { address, .. } => Some(*address),
+            Self::Start(_) | Self::Tls(_) => None,
+        }
+    }
+}
+
 /// Where to listen and how patient to be.
 #[derive(Debug, Clone, Default)]
 pub struct Config {

@@ -96,6 +96,12 @@ impl Certificates {
         Ok(certified)
     }
 
+    /// The file with key and certificate for `level` and every name one label below it, for servers that read files.
+    pub fn file(&self, level: &str) -> Result<PathBuf> {
+        self.certificate(Some(&format!("any.{level}")))?;
+        Ok(leaf::path(&self.folder, level))
+    }
+
     fn cached(&self, level: &str, now: i64) -> Option<Arc<CertifiedKey>> {
         let leaves = self.leaves.read().unwrap_or_else(PoisonError::into_inner);
         leaves.get(level).filter(|leaf| now < leaf.renew_at).map(|leaf| leaf.certified.clone())

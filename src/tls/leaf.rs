@@ -1,6 +1,6 @@
 //! The certificate of one level of names, signed when it is first asked for and again when two thirds of its time are over.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,15 +23,19 @@ pub struct Leaf {
     pub renew_at: i64,
 }
 
+/// Where the leaf of a level lies.
+pub fn path(folder: &Path, level: &str) -> PathBuf {
+    folder.join("leaf").join(format!("{level}.pem"))
+}
+
 /// The leaf for `level` and every name one label below it: from disk where it is still good, else made and kept there.
 pub fn open(folder: &Path, level: &str, authority: &Authority, now: SystemTime) -> Result<Leaf> {
-    let folder = folder.join("leaf");
-    let path = folder.join(format!("{level}.pem"));
+    let path = path(folder, level);
     if let Some(leaf) = read(&path)?.and_then(|text| load(&text, authority, now)) {
         return Ok(leaf);
     }
     let (text, leaf) = make(level, authority, now)?;
-    make_folder(&folder)?;
+    make_folder(&folder.join("leaf"))?;
     write(&path, text.as_bytes(), Present::Replace)?;
     Ok(leaf)
 }
@@ -72,7 +76,10 @@ fn make(level: &str, authority: &Authority, now: SystemTime) -> Result<(String, 
     Ok((text, Leaf { certified: Arc::new(certified), renew_at }))
 }
 
-fn certified(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> std::result::Result<CertifiedKey, rustls::Error> {
+fn certified(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> std::result::Result<CertifiedKey, rustls::Error> {
     let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
     // The authority itself is what clients have; sending it would only make handshakes longer.
     Ok(CertifiedKey::new(vec![certificate], key))

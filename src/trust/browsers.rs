@@ -129,7 +129,13 @@ impl Home {
     }
 
     fn certutil(&self, folder: &Path) -> Command {
-        self.command("certutil").args(["-d".to_owned(), format!("sql:{}", folder.display())])
+        // Asked for a password that nobody has told us, certutil asks an empty input again for ever.
+        self.command("timeout").args([
+            "20".to_owned(),
+            "certutil".to_owned(),
+            "-d".to_owned(),
+            format!("sql:{}", folder.display()),
+        ])
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Result<()> {

@@ -18,11 +18,11 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "resolver",
         "sources",
         "trust",
+        "tls",
         "providers",
         "engine",
         "dns",
         "proxy",
-        "tls",
         "daemon",
     ];
     BTreeMap::from([
@@ -39,7 +39,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("sources", &["model", "exec", "store"][..]),
         ("trust", &["model", "exec", "store"][..]),
         ("providers", &["model", "exec", "network", "template"][..]),
-        ("engine", &LOWER[..13]),
+        ("engine", &LOWER[..14]),
         ("dns", &["model", "template"][..]),
         ("proxy", &["model", "template"][..]),
         ("tls", &["model", "store"][..]),

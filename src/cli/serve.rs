@@ -1,0 +1,47 @@
+//! `host:up` and `host:halt`: the process that serves names and pages.
+
+use std::process::ExitCode;
+
+use super::Session;
+use super::answer;
+use crate::daemon;
+use crate::exec::Command;
+use crate::model::response::Done;
+use crate::model::{Failure, Kind, Response};
+
+impl Session {
+    pub(super) fn host_up(&self, detach: bool) -> Result<ExitCode, Failure> {
+        let engine = &self.engine;
+        let listen = engine.settings.listen.value;
+        if detach {
+            let exe = std::env::current_exe()
+                .map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
+            // The settings reach the child as they reached us: through the environment and the same flags.
+            let words = std::env::args_os().skip(1).filter(|word| word != "--detach");
+            let started = daemon::detach(&engine.settings, &engine.store, &Command::new(exe).args(words))?;
+            let state = if started { "are served" } else { "are served already" };
+            return self.tell(format!("names and pages {state} at {listen}"), started);
+        }
+        let quiet = self.global.quiet || self.global.json;
+        let ready = || {
+            if !quiet {
+                eprintln!("names and pages are served at {listen}; Ctrl-C stops it");
+            }
+        };
+        let nameservers = engine.nameservers();
+        daemon::serve(&engine.settings, &engine.store, &engine.holder(), &nameservers, &engine.cancel, ready)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    pub(super) fn host_halt(&self) -> Result<ExitCode, Failure> {
+        let stopped = daemon::halt(&self.engine.store)?;
+        let state = if stopped { "are no longer served" } else { "were not served" };
+        self.tell(format!("names and pages {state}"), stopped)
+    }
+
+    fn tell(&self, summary: String, changed: bool) -> Result<ExitCode, Failure> {
+        let response = Response::Done(Done { summary, changed, ..Done::default() });
+        answer::print(&response, &self.global)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

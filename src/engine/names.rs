@@ -1,0 +1,193 @@
+//! `host:bind-proxy` and `host:unbind-proxy`: names and certificates of adt's sites become this host's own, or another
+//! server's configuration serves them.
+
+use std::path::{Path, PathBuf};
+
+use super::events::Events;
+use super::{Engine, routes};
+use crate::bind::{self, Certificate, Facts, Front, Home, Scope, Server};
+use crate::model::request::Bind;
+use crate::model::response::Done;
+use crate::model::{EnvironmentId, Event, Failure, Kind, Response, Routes};
+use crate::resolver::{self, System};
+use crate::{tls, trust};
+
+impl From<bind::Error> for Failure {
+    fn from(error: bind::Error) -> Self {
+        let failure = Self::new(Kind::Program, "write another server's configuration").because(&error);
+        let failure = failure.tail(error.tail().iter().cloned());
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<resolver::Error> for Failure {
+    fn from(error: resolver::Error) -> Self {
+        let failure = Self::new(Kind::Host, "point this host's resolver at adt").because(&error);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<trust::Error> for Failure {
+    fn from(error: trust::Error) -> Self {
+        let failure = Self::new(Kind::Host, "install adt's authority").because(&error);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn bind_proxy(&self, bind: &Bind, events: &Events) -> Result<Response, Failure> {
+        let routes = routes::routes(&self.store, &self.settings.domain.value)?;
+        if let Some(id) = &bind.environment {
+            self.environment(id)?;
+        }
+        if bind.with.is_empty() {
+            return self.bind_own(&routes, events);
+        }
+        let servers: Result<Vec<Server>, Failure> = bind.with.iter().map(|word| server(word)).collect();
+        let front = self.front();
+        let certificates = self.certificates(&routes)?;
+        let certificate = |level: &str| certificates.file(level).ok().map(|file| Certificate { chain: file.clone(), key: file });
+        let facts = Facts { routes: &routes, front: &front, certificate: &certificate, templates: None, now: self.serial() };
+        let mut changed = false;
+        let mut told = Vec::new();
+        for server in servers? {
+            let home = Home::debian(server);
+            if let Some(folder) = &bind.output {
+                let files = bind::output(&home, &facts, folder)?;
+                told.push(format!("{server}: {} files in {}", files.len(), folder.display()));
+                continue;
+            }
+            let scope = bind.environment.clone().map_or(Scope::All, Scope::Add);
+            let outcome = bind::apply(&home, &facts, &scope)?;
+            let count = outcome.written.len() + outcome.removed.len();
+            changed |= count > 0;
+            told.push(if count == 0 {
+                format!("{server}: nothing to change")
+            } else {
+                format!("{server}: {count} files changed")
+            });
+        }
+        Ok(Response::Done(Done { summary: told.join("; "), changed, ..Done::default() }))
+    }
+
+    /// adt's own servers serve; this host's resolver and trust lead to them.
+    fn bind_own(&self, routes: &Routes, events: &Events) -> Result<Response, Failure> {
+        let wanted = resolver::Wanted {
+            domains: routes.domains().into_iter().cloned().collect(),
+            address: (self.settings.listen.value, 53).into(),
+        };
+        let plan = resolver::plan(Path::new("/"), System::detect(Path::new("/")), &wanted)?;
+        let resolver = resolver::apply(Path::new("/"), &self.store.folder, &plan)?;
+        resolver.notices.iter().for_each(|notice| events.warn(notice.clone()));
+        let trusted = self.trust(routes, events)?;
+        let changed = !resolver.files.is_empty() || trusted;
+        let summary = if changed {
+            format!("{} asks adt for {}, and its certificates are trusted", plan.system, list(&wanted.domains))
+        } else {
+            format!("{} asks adt for {} already", plan.system, list(&wanted.domains))
+        };
+        let next = if changed { vec!["serve them: adt host:up --detach".to_owned()] } else { Vec::new() };
+        Ok(Response::Done(Done { summary, changed, next, ..Done::default() }))
+    }
+
+    /// The authorities of all domains, in the system's store and in the browsers of root and of the caller.
+    fn trust(&self, routes: &Routes, events: &Events) -> Result<bool, Failure> {
+        let mut changed = false;
+        for authority in self.certificates(routes)?.authorities() {
+            let (domain, pem) = (&authority.domain, &authority.pem);
+            changed |= trust::System::find()?.install(domain, pem)? == trust::Change::Made;
+            for home in self.homes() {
+                match trust::Home::open(&home).and_then(|home| home.install(domain, pem)) {
+                    Ok(change) => changed |= change == trust::Change::Made,
+                    // The system's store serves curl and most programs; a host without browsers lacks certutil.
+                    Err(error) => events.emit(Event::Warning { text: format!("{}: {error}", home.display()) }),
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
+        tls::Certificates::open(&self.store.folder, routes, tls::system_clock())
+            .map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))
+    }
+
+    fn homes(&self) -> Vec<PathBuf> {
+        let own = std::env::var_os("HOME").map(PathBuf::from);
+        let mut homes: Vec<_> = own.into_iter().chain(self.caller.home.clone()).filter(|home| home.is_dir()).collect();
+        homes.dedup();
+        homes
+    }
+
+    pub(super) fn unbind_proxy(&self, environment: Option<&EnvironmentId>, events: &Events) -> Result<Response, Failure> {
+        let routes = routes::routes(&self.store, &self.settings.domain.value)?;
+        let mut undone = Vec::new();
+        for server in Server::ALL {
+            let home = Home::debian(server);
+            if bind::bound(&home)?.is_none() {
+                continue;
+            }
+            match environment {
+                None => drop(bind::unbind(&home)?),
+                Some(id) => {
+                    let front = self.front();
+                    let certificates = self.certificates(&routes)?;
+                    let certificate =
+                        |level: &str| certificates.file(level).ok().map(|file| Certificate { chain: file.clone(), key: file });
+                    let facts =
+                        Facts { routes: &routes, front: &front, certificate: &certificate, templates: None, now: self.serial() };
+                    bind::apply(&home, &facts, &Scope::Remove(id.clone()))?;
+                }
+            }
+            undone.push(server.to_string());
+        }
+        if environment.is_none() {
+            let resolver = resolver::undo(Path::new("/"), &self.store.folder)?;
+            resolver.notices.iter().for_each(|notice| events.warn(notice.clone()));
+            if !resolver.files.is_empty() {
+                undone.push("the resolver".to_owned());
+            }
+            for domain in routes.domains() {
+                let mut changed = trust::System::find()?.remove(domain)? == trust::Change::Made;
+                for home in self.homes() {
+                    match trust::Home::open(&home).and_then(|home| home.remove(domain)) {
+                        Ok(change) => changed |= change == trust::Change::Made,
+                        Err(error) => events.warn(format!("{}: {error}", home.display())),
+                    }
+                }
+                if changed {
+                    undone.push(format!("the authority of {domain}"));
+                }
+            }
+        }
+        let changed = !undone.is_empty();
+        let summary =
+            if changed { format!("as it was before: {}", undone.join(", ")) } else { "nothing of adt's was there".to_owned() };
+        Ok(Response::Done(Done { summary, changed, ..Done::default() }))
+    }
+
+    fn front(&self) -> Front {
+        Front { v4: self.settings.listen.value, v6: None, http: 80, https: 443, listen: Vec::new() }
+    }
+
+    fn serial(&self) -> u32 {
+        u32::try_from(self.now()).unwrap_or(u32::MAX)
+    }
+}
+
+fn server(word: &str) -> Result<Server, Failure> {
+    word.parse().map_err(|error: String| Failure::new(Kind::Usage, "choose the servers").cause(error))
+}
+
+fn list(domains: &[crate::model::Domain]) -> String {
+    domains.iter().map(|domain| format!("`{domain}`")).collect::<Vec<_>>().join(", ")
+}
