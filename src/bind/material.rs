@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{Error, Result, Server};
-use crate::template;
+use crate::template::{self, Prepared};
 
 #[derive(rust_embed::Embed)]
 #[folder = "$CARGO_MANIFEST_DIR/proxy"]
@@ -57,5 +57,10 @@ impl Material {
 impl Source {
     pub fn render(&self, facts: &Value) -> Result<String> {
         Ok(template::render(&self.name, &self.text, facts)?)
+    }
+
+    /// For those that are rendered once for each environment.
+    pub fn prepare(&self) -> Result<Prepared<'_>> {
+        Ok(Prepared::new(&self.name, &self.text)?)
     }
 }

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::material::Source;
 use super::{File, Front, Result, file};
 use crate::model::route::{EnvironmentRoute, PlatformRoute, Routes};
+use crate::template::Prepared;
 
 /// The pages of an environment: its homepage, a name below it that it lacks, and a site that does not answer.
-pub fn environment(source: &Source, front: &Front, environment: &EnvironmentRoute) -> Result<Vec<File>> {
+pub fn environment(source: &Prepared<'_>, front: &Front, environment: &EnvironmentRoute) -> Result<Vec<File>> {
     let (id, host) = (&environment.id, environment.host());
     let words = format!("{} {}", id.platform, id.name);
     let sites: Vec<_> = environment.sites.iter().map(|site| link(front, &site.host, &aliases(&site.aliases))).collect();
@@ -32,7 +32,7 @@ pub fn environment(source: &Source, front: &Front, environment: &EnvironmentRout
     ])
 }
 
-pub fn platform(source: &Source, front: &Front, platform: &PlatformRoute) -> Result<Vec<File>> {
+pub fn platform(source: &Prepared<'_>, front: &Front, platform: &PlatformRoute) -> Result<Vec<File>> {
     let links: Vec<_> = platform
         .environments
         .iter()
@@ -45,7 +45,7 @@ pub fn platform(source: &Source, front: &Front, platform: &PlatformRoute) -> Res
     ])
 }
 
-pub fn domain(source: &Source, front: &Front, routes: &Routes, domain: &str) -> Result<Vec<File>> {
+pub fn domain(source: &Prepared<'_>, front: &Front, routes: &Routes, domain: &str) -> Result<Vec<File>> {
     let mine = routes.platforms.iter().filter(|platform| platform.domain.as_str() == domain);
     let links: Vec<_> = mine.map(|platform| link(front, &platform.host(), &platform.summary)).collect();
     Ok(vec![
@@ -55,13 +55,13 @@ pub fn domain(source: &Source, front: &Front, routes: &Routes, domain: &str) -> 
 }
 
 /// For names that are in none of the domains.
-pub fn stranger(source: &Source) -> Result<File> {
+pub fn stranger(source: &Prepared<'_>) -> Result<File> {
     page(source, "_", "404", "No one here has this name", (&[], None, &[]))
 }
 
 type Content<'a> = (&'a [&'a str], Option<&'a str>, &'a [Value]);
 
-fn page(source: &Source, host: &str, kind: &str, title: &str, (lines, command, links): Content<'_>) -> Result<File> {
+fn page(source: &Prepared<'_>, host: &str, kind: &str, title: &str, (lines, command, links): Content<'_>) -> Result<File> {
     let lines: Vec<_> = lines.iter().filter(|line| !line.is_empty()).map(|line| escape(line)).collect();
     let facts = json!({ "title": escape(title), "lines": lines, "command": command.map(escape), "links": links });
     Ok(file(format!("pages/{host}/{kind}.html"), source.render(&facts)?))

@@ -38,8 +38,8 @@ const MODULES: &[&str] = &[
 ];
 
 pub fn files(home: &Home, facts: &Facts<'_>, material: &Material) -> Result<Vec<File>> {
-    let source = material.of_server("environment.conf")?;
-    let pages = material.page()?;
+    let (source, pages) = (material.of_server("environment.conf")?, material.page()?);
+    let (source, pages) = (source.prepare()?, pages.prepare()?);
     let mut files = Vec::new();
     for environment in facts.routes.environments() {
         let host = environment.host();

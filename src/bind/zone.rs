@@ -34,6 +34,7 @@ pub fn files(
     previous: &dyn Fn(&str) -> Option<Vec<u8>>,
 ) -> Result<Vec<File>> {
     let (head, piece) = (material.of_server("zone.db")?, material.of_server("records.db")?);
+    let piece = piece.prepare()?;
     let zones = zones(facts);
     let mut files = Vec::with_capacity(zones.len() + 1);
     for (zone, pieces) in &zones {
@@ -179,6 +180,7 @@ pub fn dnsmasq(home: &Home, facts: &Facts<'_>, material: &Material) -> Result<Ve
     let mut front = vec![facts.front.v4.to_string()];
     front.extend(facts.front.v6.map(|v6| v6.to_string()));
     let source = material.of_server("environment.conf")?;
+    let source = source.prepare()?;
     let mut files = Vec::new();
     for environment in facts.routes.environments() {
         let sites: Vec<_> = environment.sites.iter().map(|site| &site.host).collect();

@@ -68,6 +68,27 @@ pub fn render_html(name: &str, source: &str, facts: &Value) -> Result<String, Er
     template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
 }
 
+/// A template that is read once and rendered often.
+pub struct Prepared<'s> {
+    environment: Environment<'s>,
+    name: &'s str,
+    source: &'s str,
+}
+
+impl<'s> Prepared<'s> {
+    pub fn new(name: &'s str, source: &'s str) -> Result<Self, Error> {
+        let mut environment = environment();
+        environment.add_template(name, source).map_err(|error| describe(name, source, &Value::Null, &error))?;
+        Ok(Self { environment, name, source })
+    }
+
+    pub fn render(&self, facts: &Value) -> Result<String, Error> {
+        let template = self.environment.get_template(self.name).expect("it was added");
+        let failed = |error: minijinja::Error| describe(self.name, self.source, facts, &error);
+        template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
+    }
+}
+
 /// Renders a file's path and refuses one that leads anywhere else than below where it starts.
 pub fn render_path(path: &str, facts: &Value) -> Result<String, Error> {
     let rendered = render(path, path, facts)?;
@@ -85,7 +106,7 @@ pub fn render_path(path: &str, facts: &Value) -> Result<String, Error> {
     Err(Error { file: path.to_owned(), line: None, expression: None, reason: shown, known: Vec::new() })
 }
 
-fn environment() -> Environment<'static> {
+fn environment<'s>() -> Environment<'s> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);

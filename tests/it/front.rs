@@ -19,7 +19,7 @@ impl Town {
     /// `1161` is up, `1162` is halted.
     pub fn new() -> Self {
         let (one, two, h2c) = (backend("web1"), backend("web2"), h2c_backend());
-        let dead = TcpListener::bind("127.0.0.1:0").expect("loopback has ports").local_addr().expect("it is bound");
+        let dead = (LOOPBACK, super::servers::free_port()).into();
         let sites = |environment: &str| {
             vec![
                 site(environment, "dead", &[dead]),

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use adt::bind::{Front, Home, Server};
@@ -24,8 +25,13 @@ pub fn installed(programs: &[&str]) -> bool {
     false
 }
 
+/// Below the ports that the kernel gives away by itself, so that no other socket gets it before the server does.
 pub fn free_port() -> u16 {
-    TcpListener::bind((LOOPBACK, 0)).expect("loopback has ports").local_addr().expect("it is bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 20_000 + (std::process::id() % 600) as u16 * 20;
+    let mut ports = std::iter::from_fn(|| Some(start + NEXT.fetch_add(1, Ordering::Relaxed) % 700));
+    let free = |port: &u16| TcpListener::bind((LOOPBACK, *port)).is_ok();
+    ports.by_ref().take(700).find(free).expect("one of 700 ports is free")
 }
 
 /// A folder like the one that Debian's package makes, with nothing of adt's in it.
