@@ -193,7 +193,7 @@ impl Peer for Copied {
             let words = ["-n", &machine.name, "-N", &copy, "-s", "-B", "overlay", "-M"];
             run(&lxc("lxc-copy").arg("-P").arg(&self.place).args(words))?;
             // It is made root's, and a machine with shifted ids can't write there.
-            chown(self.place.join(&copy).join("delta0"), Some(SHIFT), Some(SHIFT))?;
+            chown(self.place.join(&copy).join("overlay/delta"), Some(SHIFT), Some(SHIFT))?;
             start(&self.place, &copy)
         })
     }

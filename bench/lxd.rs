@@ -1,6 +1,6 @@
 //! LXD: the same files as images in a pool that can make snapshots, launched by its client.
 //!
-//! Its machines get their addresses by DHCP, as LXD's own images do; everything else about them is adt's.
+//! Its machines give themselves their addresses; everything else about them is adt's.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,9 +21,11 @@ pub struct Lxd {
 const SUBNET: &str = "10.229.249";
 pub const BRIDGE: &str = "benchlxd0";
 
-/// What an image of LXD's has and a machine of adt's does not need.
-const NETWORKD: &str = "[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n[DHCPv4]\nClientIdentifier=mac\n";
-const WANTS: &str = "rootfs/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
+/// LXD's own images take their address by DHCP, for which ours lack udev. This is quicker.
+const NETWORK: &str = "[Unit]\nBefore=network.target\nDefaultDependencies=no\n\
+    [Service]\nType=oneshot\n\
+    ExecStart=/bin/sh -c 'ip address add $(getent hosts $(hostname) | cut -d\" \" -f1)/24 dev eth0 && ip link set eth0 up'\n";
+const WANTS: &str = "rootfs/etc/systemd/system/basic.target.wants/bench-network.service";
 
 impl Lxd {
     pub fn new(model: &Model, images: &Images) -> Result<Self> {
@@ -59,7 +61,6 @@ impl Lxd {
 
     fn import(&self, images: &Images) -> Result<()> {
         if has_btrfs() {
-            // The preseed made the pool; nothing to do but to say it.
             super::note("LXD's pool is btrfs in a file: launching makes snapshots");
         } else {
             super::note("LXD's pool is a folder, for there is no btrfs: launching copies all files");
@@ -67,12 +68,12 @@ impl Lxd {
         let about = "architecture: x86_64\ncreation_date: 1700000000\nproperties: { description: bench }\n".to_owned();
         let mut hosts = String::from("127.0.0.1 localhost\n");
         for (at, machine) in self.machines.iter().enumerate() {
-            hosts.push_str(&format!("{SUBNET}.{} {}\n", 11 + at, machine.name));
+            hosts.push_str(&format!("{SUBNET}.{} {} {}\n", 11 + at, machine.name, Self::instance(machine)));
         }
         let first = [Extra::Text("metadata.yaml", about)];
         let last = [
-            Extra::Text("rootfs/etc/systemd/network/eth0.network", NETWORKD.into()),
-            Extra::Link(WANTS, "/lib/systemd/system/systemd-networkd.service"),
+            Extra::Text("rootfs/etc/systemd/system/bench-network.service", NETWORK.into()),
+            Extra::Link(WANTS, "/etc/systemd/system/bench-network.service"),
             Extra::Text("rootfs/etc/hosts", hosts),
         ];
         for (kind, tarball) in images.tarballs("lxd", "rootfs", &first, &last)? {
