@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as Pipe};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use adt::model::machine::{Mount, MountMode};
@@ -83,7 +83,7 @@ struct World {
 
 impl World {
     fn new() -> Option<Self> {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let base = match base() {
             Ok(base) => base,
             Err(why) => {
@@ -97,7 +97,8 @@ impl World {
         let layer = store.path().join("layers").join(digest().as_str());
         fs::create_dir_all(&layer).unwrap();
         symlink(base, layer.join("rootfs")).unwrap();
-        let net = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Other processes run tests of this file at the same time: two bridges with one network would take each other's packets.
+        let net = (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 250;
         let install = format!("test-{}-{net}", std::process::id());
         let home = LxcHome { store: store.path().to_owned(), install: install.clone(), exe: store.path().join("adt") };
         // A path of its own, so that this store's helpers can be told from others'.

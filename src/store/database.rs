@@ -126,7 +126,8 @@ impl Database {
             )
             .map_err(|e| self.fail(e))?;
         let rows = statement.query_map([platform.map(PlatformName::as_str)], RawEnvironment::read).map_err(|e| self.fail(e))?;
-        rows.map(|row| Ok(row.map_err(|e| self.fail(e))?.settle(self))).collect()
+        let mut last = LastDefinition::default();
+        rows.map(|row| Ok(row.map_err(|e| self.fail(e))?.settle(self, &mut last))).collect()
     }
 
     pub fn environment(&self, id: &EnvironmentId) -> Result<Option<Environment>> {
@@ -140,7 +141,7 @@ impl Database {
             )
             .optional()
             .map_err(|e| self.fail(e))?;
-        row.map(|row| row.settle(self)).transpose()
+        row.map(|row| row.settle(self, &mut LastDefinition::default())).transpose()
     }
 
     /// Adds an environment, choosing its network in the same transaction: two that are made at once never get the same one.
@@ -300,6 +301,23 @@ fn classify(path: &Path, source: rusqlite::Error) -> Error {
     }
 }
 
+/// The environments of a platform mostly have one and the same definition: it is read once, not five hundred times.
+#[derive(Default)]
+struct LastDefinition(Option<(String, Definition)>);
+
+impl LastDefinition {
+    fn read(&mut self, text: String) -> serde_json::Result<Definition> {
+        if let Some((known, definition)) = &self.0
+            && *known == text
+        {
+            return Ok(definition.clone());
+        }
+        let definition: Definition = serde_json::from_str(&text)?;
+        self.0 = Some((text, definition.clone()));
+        Ok(definition)
+    }
+}
+
 /// A row before its words are checked.
 struct RawEnvironment {
     platform: String,
@@ -328,7 +346,7 @@ impl RawEnvironment {
         })
     }
 
-    fn settle(self, database: &Database) -> Result<Environment> {
+    fn settle(self, database: &Database, last: &mut LastDefinition) -> Result<Environment> {
         let id = EnvironmentId {
             platform: PlatformName::new(self.platform).map_err(|e| database.bad_row(e))?,
             name: EnvironmentName::new(self.name).map_err(|e| database.bad_row(e))?,
@@ -340,7 +358,7 @@ impl RawEnvironment {
             updated: self.updated,
             owner: self.owner,
             network: Ipv4Net::from_str(&self.network).map_err(|e| bad(e.to_string()))?,
-            definition: serde_json::from_str(&self.definition).map_err(|e| bad(e.to_string()))?,
+            definition: last.read(self.definition).map_err(|e| bad(e.to_string()))?,
             disk: self.disk.and_then(|bytes| u64::try_from(bytes).ok()),
             id,
         })

@@ -36,6 +36,11 @@ impl Adt {
     fn rows(&self) -> Vec<String> {
         let db = rusqlite::Connection::open(self.store().join("adt.db")).expect("the store has a database");
         let sql = "SELECT platform || '/' || name FROM environments UNION ALL SELECT 'applied ' || machine FROM applied";
+        // A store that a full disk kept from being made has no tables, and so no rows.
+        let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).expect("a database");
+        if tables == 0 {
+            return Vec::new();
+        }
         let mut statement = db.prepare(sql).expect("the tables are known");
         let rows = statement.query_map([], |row| row.get(0)).expect("they can be read");
         rows.flatten().collect()

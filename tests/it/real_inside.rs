@@ -34,7 +34,7 @@ fn names_neighbours_and_limits() {
             adt.run(&format!("env:exec 1 {machine} -- getent hosts {name}")).ok();
         }
     }
-    let six = adt.run("env:exec 1 web1 -- getent ahostsv6 db").ok().stdout;
+    let six = adt.run("env:exec 1 web1 -- getent ahostsv6 db.1.hello.example.test").ok().stdout;
     assert!(six.starts_with("fd"), "{six}");
     // A web server asks itself for its own site.
     let own = adt.run("env:exec 1 web2 -- getent hosts www.hello-production.com").ok().stdout;
@@ -46,7 +46,7 @@ fn names_neighbours_and_limits() {
     let foreign: Vec<_> = web["addresses"].as_array().expect("addresses").iter().filter_map(|one| one.as_str()).collect();
     let within = "env:exec 1 web1 -- curl --silent --fail --max-time 5 --output /dev/null";
     adt.run(&format!("{within} http://web2/healthz")).ok();
-    adt.run("env:exec 1 web1 -- ping -6 -c1 -W3 web2").ok();
+    adt.run("env:exec 1 web1 -- ping -6 -c1 -W3 web2.1.hello.example.test").ok();
     for address in foreign {
         let url = if address.contains(':') { format!("http://[{address}]/") } else { format!("http://{address}/") };
         let run = adt.run(&format!("env:exec 1 web1 -- curl --silent --max-time 2 --output /dev/null {url}"));
@@ -159,11 +159,10 @@ fn with_a_terminal(adt: &Adt) {
     shell.resize(44, 120);
     shell.types("stty size\r");
     shell.shows("44 120");
-    shell.types("sleep 1000; echo after-$?\r");
-    shell.types("echo typed\r");
-    shell.shows("echo typed");
+    shell.types("sh -c 'trap \"echo caught; exit\" INT; echo rea\"\"dy; sleep 1000'\r");
+    shell.shows("ready");
     shell.types("\x03");
-    shell.types("\r");
+    shell.shows("caught\r\n");
     shell.types("echo still-$((40+2))\r");
     shell.shows("still-42");
     shell.types("exit 7\r");
