@@ -98,7 +98,7 @@ impl World {
         fs::create_dir_all(&layer).unwrap();
         symlink(base, layer.join("rootfs")).unwrap();
         // Other processes run tests of this file at the same time: two bridges with one network would take each other's packets.
-        let net = (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 250;
+        let net = u8::try_from((std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 250).unwrap();
         let install = format!("test-{}-{net}", std::process::id());
         let home = LxcHome { store: store.path().to_owned(), install: install.clone(), exe: store.path().join("adt") };
         // A path of its own, so that this store's helpers can be told from others'.
