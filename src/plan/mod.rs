@@ -205,10 +205,12 @@ impl Steps<'_> {
     fn gone(&self) -> Plan {
         let mut plan = Plan::default();
         let there = self.seen.machines.iter().filter(|(_, seen)| seen.state != MachineState::Absent);
-        plan.then(there.map(|(machine, _)| self.chain([Action::Delete { machine: machine.clone() }])));
+        let mut chains: Vec<_> = there.map(|(machine, _)| self.chain([Action::Delete { machine: machine.clone() }])).collect();
+        // Machines that are killed need no network any more, and the kernel takes as long for a bridge as for a machine.
         if self.seen.network != SeenNetwork::Nothing {
-            plan.then([self.chain([Action::Disconnect])]);
+            chains.push(self.chain([Action::Disconnect]));
         }
+        plan.then(chains);
         if self.seen.remembered {
             plan.then([self.chain([Action::Forget])]);
         }
