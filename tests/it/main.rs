@@ -5,4 +5,6 @@
 
 mod adt;
 mod layers;
+mod proxy;
 mod real_hello;
+mod tls;
