@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adt::model::{
-    Backend, Domain, EnvironmentId, EnvironmentName, EnvironmentRoute, MachineName, PlatformName, PlatformRoute, Protocol, Routes,
-    SiteName, SiteRoute,
+    Backend, Domain, EnvironmentId, EnvironmentName, EnvironmentRoute, MachineName, PlatformName, PlatformRoute, Protocol,
+    Routes, SiteName, SiteRoute,
 };
 use adt::{proxy, tls};
 
@@ -80,7 +80,14 @@ fn wrk(scheme: &str, port: u16, path: &str, close: bool) -> String {
 
 fn h2load(port: u16) -> String {
     let mut command = Command::new("h2load");
-    command.args(["-n60000", "-c8", "-m10", "-t1", &format!("--connect-to=127.0.0.1:{port}"), &format!("https://{HOST}:{port}/")]);
+    command.args([
+        "-n60000",
+        "-c8",
+        "-m10",
+        "-t1",
+        &format!("--connect-to=127.0.0.1:{port}"),
+        &format!("https://{HOST}:{port}/"),
+    ]);
     let output = command.output().expect("h2load is installed");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let pick = |word: &str| text.lines().find(|line| line.starts_with(word)).unwrap_or_default().to_owned();
@@ -113,7 +120,10 @@ fn backend() -> String {
     let folder = std::env::temp_dir().join("adt-bench-64k");
     std::fs::create_dir_all(&folder).expect("a folder");
     std::fs::write(folder.join("64k"), large).expect("a file");
-    format!("server {{ listen {BACKEND} backlog=4096; root {}; location = / {{ return 200 \"hello from the backend\\n\"; }} }}", folder.display())
+    format!(
+        "server {{ listen {BACKEND} backlog=4096; root {}; location = / {{ return 200 \"hello from the backend\\n\"; }} }}",
+        folder.display()
+    )
 }
 
 fn peer(_threads: usize, leaf: &Path) -> String {

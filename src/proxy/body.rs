@@ -21,7 +21,11 @@ pub enum Upload {
     Empty,
     /// Small enough to be sent again.
     Whole(Option<Bytes>),
-    Stream { incoming: Incoming, metrics: Arc<Metrics>, gate: Option<Pin<Box<Gate>>> },
+    Stream {
+        incoming: Incoming,
+        metrics: Arc<Metrics>,
+        gate: Option<Pin<Box<Gate>>>,
+    },
 }
 
 /// Holds a body back until the backend said `100 Continue`: reading it makes hyper tell the client to send it.

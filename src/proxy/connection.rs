@@ -25,7 +25,8 @@ use super::{Error, handle};
 /// TLS 1.2 and 1.3 with the certificates given; sessions are resumed by tickets, so no state is kept for them.
 pub fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(Error::Tls)?;
+    let builder =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(Error::Tls)?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(Error::Tls)?;
@@ -118,7 +119,11 @@ impl State {
     }
 
     /// Runs something to its end, or until the sweeper says that it is over. `finish` is called when it should hurry.
-    pub async fn run<F: Future>(&self, mut future: Pin<&mut F>, mut finish: impl FnMut(Pin<&mut F>) -> bool) -> Option<F::Output> {
+    pub async fn run<F: Future>(
+        &self,
+        mut future: Pin<&mut F>,
+        mut finish: impl FnMut(Pin<&mut F>) -> bool,
+    ) -> Option<F::Output> {
         let (mut registered, mut told) = (None, false);
         let output = poll_fn(|cx| {
             // A task keeps its waker for life.

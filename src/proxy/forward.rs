@@ -64,7 +64,8 @@ impl Outgoing {
     async fn new(mut parts: Parts, incoming: Incoming, limits: &Limits, site: &Site) -> Result<Self, hyper::Error> {
         let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
         let waits = parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let mut new = Self { body: None, kept: None, repeatable: idempotent, latch: None, parts: Request::new(()).into_parts().0 };
+        let mut new =
+            Self { body: None, kept: None, repeatable: idempotent, latch: None, parts: Request::new(()).into_parts().0 };
         if incoming.is_end_stream() {
             parts.headers.remove(EXPECT);
             new.body = Some(Upload::Empty);
@@ -324,7 +325,13 @@ pub async fn dial(endpoint: &Endpoint, limits: &Limits) -> Result<pool::Http1, F
 }
 
 /// Waits for an answer; gives up early on a machine that is gone, if the request can go elsewhere.
-async fn patience<F: Future>(answer: F, endpoint: &Endpoint, repeatable: bool, limits: &Limits, site: &Site) -> Result<F::Output, Failure> {
+async fn patience<F: Future>(
+    answer: F,
+    endpoint: &Endpoint,
+    repeatable: bool,
+    limits: &Limits,
+    site: &Site,
+) -> Result<F::Output, Failure> {
     const SLICE: Duration = Duration::from_secs(1);
     let mut answer = pin!(answer);
     let mut waited = Duration::ZERO;

@@ -80,7 +80,9 @@ impl Client {
         if self.trusted {
             append(headers, FOR, &self.address);
             append(headers, FORWARDED, &element);
-            for (name, value) in [(PROTO, HeaderValue::from_static(scheme(self.secure))), (HOST, host.clone()), (PORT, self.port.clone())] {
+            for (name, value) in
+                [(PROTO, HeaderValue::from_static(scheme(self.secure))), (HOST, host.clone()), (PORT, self.port.clone())]
+            {
                 headers.entry(name).or_insert(value);
             }
             return;

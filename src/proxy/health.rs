@@ -59,7 +59,8 @@ async fn check(site: &Site, endpoint: &Endpoint) {
 async fn ask(site: &Site, stream: TcpStream) -> Option<StatusCode> {
     let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let driver = tokio::spawn(driver);
-    let request = Request::get(site.route.health.as_str()).header(HOST, site.route.host.as_str()).header(USER_AGENT, "adt-health");
+    let request =
+        Request::get(site.route.health.as_str()).header(HOST, site.route.host.as_str()).header(USER_AGENT, "adt-health");
     let answer = sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await;
     driver.abort();
     answer.ok().map(|answer| answer.status())

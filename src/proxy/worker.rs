@@ -79,9 +79,8 @@ impl Sockets {
 /// Sockets with SO_REUSEPORT join whoever listens already, even another adt. One without it can't: it finds out first, and
 /// chooses the port where none is given.
 pub fn reserve(addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>, Error> {
-    let one = |address: &SocketAddr| {
-        bind(*address, false)?.local_addr().map_err(|source| Error::Listen { address: *address, source })
-    };
+    let one =
+        |address: &SocketAddr| bind(*address, false)?.local_addr().map_err(|source| Error::Listen { address: *address, source });
     addresses.iter().map(one).collect()
 }
 

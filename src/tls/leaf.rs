@@ -72,7 +72,10 @@ fn make(level: &str, authority: &Authority, now: SystemTime) -> Result<(String, 
     Ok((text, Leaf { certified: Arc::new(certified), renew_at }))
 }
 
-fn certified(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> std::result::Result<CertifiedKey, rustls::Error> {
+fn certified(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> std::result::Result<CertifiedKey, rustls::Error> {
     let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
     // The authority itself is what clients have; sending it would only make handshakes longer.
     Ok(CertifiedKey::new(vec![certificate], key))

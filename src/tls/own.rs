@@ -38,7 +38,8 @@ impl Own {
             .map_err(|error| format!("it is not PEM: {error}"))?;
         let first = chain.first().ok_or("the file holds no certificate")?.clone();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| format!("its key can't be read: {error}"))?;
-        let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|error| format!("its key can't be used: {error}"))?;
+        let key =
+            rustls::crypto::ring::sign::any_supported_type(&key).map_err(|error| format!("its key can't be used: {error}"))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&first).map_err(|error| format!("it is damaged: {error}"))?;
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|_| "the key belongs to another certificate".to_owned())?;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adt::model::{
-    Backend, Domain, EnvironmentId, EnvironmentName, EnvironmentRoute, MachineName, MachineRoute, PlatformName, PlatformRoute, Protocol,
-    Routes, SiteName, SiteRoute,
+    Backend, Domain, EnvironmentId, EnvironmentName, EnvironmentRoute, MachineName, MachineRoute, PlatformName, PlatformRoute,
+    Protocol, Routes, SiteName, SiteRoute,
 };
 use adt::proxy::{Config, Limits, Server};
 use adt::tls::{Certificates, system_clock};
@@ -48,11 +48,7 @@ pub fn routes(backends: &[SocketAddr]) -> Routes {
             sticky: false,
             https_only: false,
         };
-        let db = MachineRoute {
-            name: MachineName::new("db").unwrap(),
-            v4: [10, 1, 2, 3].into(),
-            v6: "fd00::3".parse().unwrap(),
-        };
+        let db = MachineRoute { name: MachineName::new("db").unwrap(), v4: [10, 1, 2, 3].into(), v6: "fd00::3".parse().unwrap() };
         EnvironmentRoute {
             sites: vec![site("api"), site("www")],
             id: id.clone(),
@@ -66,7 +62,8 @@ pub fn routes(backends: &[SocketAddr]) -> Routes {
         }
     };
     let environments = vec![environment("1161", true), environment("1162", false)];
-    let shop = PlatformRoute { name: name.clone(), summary: "<script>alert(1)</script>".into(), domain: domain.clone(), environments };
+    let shop =
+        PlatformRoute { name: name.clone(), summary: "<script>alert(1)</script>".into(), domain: domain.clone(), environments };
     let other = PlatformRoute {
         name: PlatformName::new("other").unwrap(),
         summary: String::new(),
@@ -120,16 +117,15 @@ impl World {
     /// Runs curl, which trusts the authority and finds the names here. Its output's last line is the status and HTTP version.
     pub fn curl(&self, args: &[&str], url: &str) -> String {
         let authority = &self.certificates.authorities()[0];
-        let ports = [self.server.http()[0].port(), self.server.https()[0].port()];
+        let served = if url.starts_with("https:") { self.server.https() } else { self.server.http() };
+        let port = served[0].port();
         let mut command = std::process::Command::new("curl");
-        command.args(["-sS", "-m", "60", "-w", "\n%{http_code} %{http_version}", "--noproxy", "*"]).arg("--cacert").arg(&authority.path);
-        for port in ports {
-            command.args(["--connect-to", &format!("::127.0.0.1:{port}")]);
-        }
-        let https = url.starts_with("https:");
-        // The first --connect-to that fits wins.
-        let target = if https { ports[1] } else { ports[0] };
-        let url = url.replacen(".test", &format!(".test:{target}"), 1);
+        command
+            .args(["-sS", "-m", "60", "-w", "\n%{http_code} %{http_version}", "--noproxy", "*"])
+            .arg("--cacert")
+            .arg(&authority.path);
+        command.args(["--connect-to", &format!("::127.0.0.1:{port}")]);
+        let url = url.replacen(".test", &format!(".test:{port}"), 1);
         let output = command.args(args).arg(url).output().unwrap();
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     }

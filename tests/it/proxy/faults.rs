@@ -80,7 +80,10 @@ fn a_backend_that_takes_no_connection_costs_no_get() {
     rustix::net::listen(&deaf, 0).unwrap();
     let address = deaf.local_addr().unwrap();
     let _fill: Vec<_> = (0..4).map(|_| TcpStream::connect_timeout(&address, Duration::from_millis(100))).collect();
-    let world = world_with(routes(&[address, web.address]), adt::proxy::Limits { connect: Duration::from_millis(200), ..Default::default() });
+    let world = world_with(
+        routes(&[address, web.address]),
+        adt::proxy::Limits { connect: Duration::from_millis(200), ..Default::default() },
+    );
     for _ in 0..6 {
         assert_eq!(world.get(HOST, "/").status, 200);
     }

@@ -144,7 +144,11 @@ fn a_client_stays_with_its_backend_where_a_site_is_sticky() {
         assert_eq!(next.header("set-cookie"), None);
     }
     // Its backend dies: the other one takes over and says so.
-    if name == "one" { one.kill() } else { two.kill() }
+    if name == "one" {
+        one.kill()
+    } else {
+        two.kill()
+    }
     let next = world.say(&format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nCookie: {cookie}\r\n\r\n"));
     assert_eq!(next.status, 200);
     assert!(next.header("set-cookie").is_some());
@@ -170,6 +174,8 @@ fn requests_are_counted_by_site() {
     for _ in 0..3 {
         world.get(HOST, "/");
     }
-    super::until("the counter", || world.server.metrics().contains(&format!("adt_proxy_requests_total{{host=\"{HOST}\",class=\"2xx\"}} 3")));
+    super::until("the counter", || {
+        world.server.metrics().contains(&format!("adt_proxy_requests_total{{host=\"{HOST}\",class=\"2xx\"}} 3"))
+    });
     assert!(world.server.metrics().contains(&format!("adt_proxy_requests_in_flight{{host=\"{HOST}\"}} 0")));
 }

@@ -21,7 +21,8 @@ fn websocket() -> std::net::SocketAddr {
         let Some(head) = backend::head(&mut stream) else { return };
         let head = head.to_ascii_lowercase();
         assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
-        let accepted = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
+        let accepted =
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
         stream.write_all(accepted.as_bytes()).unwrap();
         let mut buffer = [0; 1024];
         loop {
@@ -38,7 +39,9 @@ fn websocket() -> std::net::SocketAddr {
 fn websockets_carry_both_directions_and_half_a_close() {
     let world = world(&[websocket()]);
     let mut client = world.connect();
-    let ask = format!("GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n");
+    let ask = format!(
+        "GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    );
     client.write_all(ask.as_bytes()).unwrap();
     let head = backend::head(&mut client).unwrap();
     assert!(head.starts_with("HTTP/1.1 101") && head.to_ascii_lowercase().contains("sec-websocket-accept: x"), "{head}");

@@ -33,7 +33,9 @@ fn framing_that_could_be_read_in_two_ways_is_refused() {
         assert_eq!(answer.status, 400, "{shape}: {answer:?}");
         assert_eq!(web.count(), before, "{shape} reached the backend");
     }
-    for (shape, version, lines) in [("chunks in HTTP/1.0", "HTTP/1.0", "Transfer-Encoding: chunked\r\n"), ("HTTP/3", "HTTP/3.0", "")] {
+    for (shape, version, lines) in
+        [("chunks in HTTP/1.0", "HTTP/1.0", "Transfer-Encoding: chunked\r\n"), ("HTTP/3", "HTTP/3.0", "")]
+    {
         let answer = world.say(&format!("POST / {version}\r\nHost: {HOST}\r\n{lines}\r\n0\r\n\r\n"));
         assert!(answer.status == 400 || answer.status == 505, "{shape}: {answer:?}");
     }
@@ -187,7 +189,8 @@ fn damaged_requests_hurt_nobody() {
             let at = random(bytes.len());
             match random(4) {
                 0 => bytes[at] = u8::try_from(random(256)).unwrap(),
-                1 => drop(bytes.remove(at)),
+                1 if bytes.len() > 1 => drop(bytes.remove(at)),
+                1 => {}
                 2 => bytes.insert(at, b"\r\n\0 :,;"[random(7)]),
                 _ => bytes.truncate(at.max(1)),
             }
