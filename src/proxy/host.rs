@@ -47,7 +47,13 @@ pub fn name(authority: &str) -> Result<Cow<'_, str>, Bad> {
     }
     let name = name.strip_suffix('.').unwrap_or(name);
     let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':');
-    if name.is_empty() || name.len() > 253 || !name.bytes().all(letter) || name.starts_with('.') || name.contains("..") {
+    if name.is_empty()
+        || name.len() > 253
+        || !name.bytes().all(letter)
+        || name.starts_with('.')
+        || name.ends_with('.')
+        || name.contains("..")
+    {
         return Err(Bad);
     }
     if name.bytes().any(|b| b.is_ascii_uppercase()) {
