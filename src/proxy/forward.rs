@@ -44,6 +44,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// A slow answer, or a body that the client did not finish, say something about the request rather than about the machine.
+    fn is_the_backends(&self) -> bool {
+        match self {
+            Self::Timeout(_) => false,
+            Self::Broken(error) => !error.is_user(),
+            Self::Connect(_) | Self::ConnectTimeout(_) | Self::Gone => true,
+        }
+    }
+
     /// Nothing was sent to the backend.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::ConnectTimeout(_) | Self::Gone)
@@ -195,13 +204,17 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
             }
             Err(failure) => {
                 site.metrics.upstream_errors.fetch_add(1, Ordering::Relaxed);
-                // A slow answer says something about the request rather than about the machine.
-                if !matches!(failure, Failure::Timeout(_)) {
+                if failure.is_the_backends() {
                     endpoint.failed(failure.is_unreachable());
                 }
+                let slow = matches!(failure, Failure::Timeout(_));
                 tracing::debug!(host = site.route.host, machine = %endpoint.backend.machine, %failure, "no answer");
                 tried.push(endpoint.clone());
                 last = Some((endpoint, failure));
+                // Nobody waits that long twice.
+                if slow {
+                    break;
+                }
             }
         }
     }

@@ -61,20 +61,34 @@ impl Home {
     /// Trusts the authority in every database. A home without one gets Chromium's, which makes none before it first starts.
     pub fn install(&self, domain: &Domain, pem: &str) -> Result<Change> {
         let mut all = databases(&self.path);
-        if !all.iter().any(|folder| folder.ends_with("pki/nssdb")) {
+        if !CHROMIUM.iter().any(|place| all.contains(&self.path.join(place))) {
             all.push(self.make()?);
         }
-        let mut change = Change::Nothing;
+        let mut change = Ok(Change::Nothing);
         for folder in all {
-            if self.known(&folder, domain).as_deref().map(normal) == Some(normal(pem)) {
-                continue;
+            // A database that refuses, e.g. one with a password of its own, leaves the others their turn.
+            match (self.add(&folder, domain, pem), &change) {
+                (Ok(Change::Nothing), _) | (_, Err(_)) => {}
+                (other, Ok(_)) => change = other,
             }
-            self.delete(&folder, domain)?;
-            let add = ["-A", "-t", "C,,", "-n", &nickname(domain), "-a"];
-            self.certutil(&folder).args(add).stdin(pem).run().map_err(|source| self.failed(source))?;
-            change = Change::Made;
         }
-        Ok(change)
+        change
+    }
+
+    fn add(&self, folder: &Path, domain: &Domain, pem: &str) -> Result<Change> {
+        if self.known(folder, domain).as_deref().map(normal) == Some(normal(pem)) {
+            return Ok(Change::Nothing);
+        }
+        self.delete(folder, domain)?;
+        let add = self.certutil(folder).args(["-A", "-t", "C,,", "-n", &nickname(domain), "-a"]).stdin(pem);
+        match add.run() {
+            Ok(_) => Ok(Change::Made),
+            Err(source) => {
+                // It may be in there now, but not trusted.
+                let _ = self.delete(folder, domain);
+                Err(self.failed(source))
+            }
+        }
     }
 
     /// Takes the authority out of every database, and the database away where it was made for it and holds nothing else.
@@ -129,13 +143,8 @@ impl Home {
     }
 
     fn certutil(&self, folder: &Path) -> Command {
-        // Asked for a password that nobody has told us, certutil asks an empty input again for ever.
-        self.command("timeout").args([
-            "20".to_owned(),
-            "certutil".to_owned(),
-            "-d".to_owned(),
-            format!("sql:{}", folder.display()),
-        ])
+        // Without a file to read passwords from it asks a terminal for one, and where there is none, for ever.
+        self.command("certutil").args(["-f", "/dev/null", "-d"]).arg(format!("sql:{}", folder.display()))
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Result<()> {
