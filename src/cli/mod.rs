@@ -277,7 +277,8 @@ impl Session {
                 .cause(format!("{}, and there is no terminal", preview.summary))
                 .hint("add `--yes` to do it without a question, or `--dry-run` to see what would go"));
         }
-        let mut terminal = std::io::stderr().lock();
+        // Not locked: what answers "yes" draws its progress from another thread, which would wait for us for ever.
+        let mut terminal = std::io::stderr();
         let told = |error: std::io::Error| Failure::new(Kind::Host, "ask").because(&error);
         for line in &preview.removes {
             writeln!(terminal, "  {line}").map_err(told)?;

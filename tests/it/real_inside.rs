@@ -168,6 +168,14 @@ fn with_a_terminal(adt: &Adt) {
     shell.types("exit 7\r");
     assert_eq!(shell.end(), 7);
 
+    // A question on a terminal, and progress drawn behind it.
+    adt.run("env:init 2").ok();
+    let mut question = Terminal::open(&adt.command(&["env:destroy", "2"]), 24, 80);
+    question.shows("Go on? [y/N]");
+    question.types("y\r");
+    question.shows("`tiny/2` is destroyed");
+    assert_eq!(question.end(), 0);
+
     let mut console = Terminal::open(&adt.command(&["env:ssh", "1", "node1", "--console"]), 24, 80);
     console.shows("joined the console");
     console.types("\r");
