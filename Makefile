@@ -8,7 +8,7 @@ BUILD_PACKAGES := gcc libc6-dev libclang-dev lxc-dev pkg-config
 TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base iputils-ping iproute2 libnss3-tools nginx-light \
 	openssl python3 util-linux
 
-.PHONY: help demo test check fmt clippy bench build-packages test-packages nextest clean-tests
+.PHONY: help demo test check fmt clippy bench build-packages test-packages nextest
 
 help:
 	@echo "make demo    install, build, and show environment 1161 of the example platform"

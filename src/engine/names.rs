@@ -55,7 +55,7 @@ impl Engine {
         let servers: Result<Vec<Server>, Failure> = bind.with.iter().map(|word| server(word)).collect();
         let front = self.front();
         let certificates = self.certificates(&routes)?;
-        let certificate = |level: &str| certificates.file(level).ok().map(|file| Certificate { chain: file.clone(), key: file });
+        let certificate = |level: &str| leaf(&certificates, level);
         let facts = Facts { routes: &routes, front: &front, certificate: &certificate, templates: None, now: self.serial() };
         let mut changed = false;
         let mut told = Vec::new();
@@ -141,8 +141,7 @@ impl Engine {
                 Some(id) => {
                     let front = self.front();
                     let certificates = self.certificates(&routes)?;
-                    let certificate =
-                        |level: &str| certificates.file(level).ok().map(|file| Certificate { chain: file.clone(), key: file });
+                    let certificate = |level: &str| leaf(&certificates, level);
                     let facts =
                         Facts { routes: &routes, front: &front, certificate: &certificate, templates: None, now: self.serial() };
                     bind::apply(&home, &facts, &Scope::Remove(id.clone()))?;
@@ -182,6 +181,11 @@ impl Engine {
     fn serial(&self) -> u32 {
         u32::try_from(self.now()).unwrap_or(u32::MAX)
     }
+}
+
+/// One file holds both; a level without one is served over http alone.
+fn leaf(certificates: &tls::Certificates, level: &str) -> Option<Certificate> {
+    certificates.file(level).ok().map(|file| Certificate { chain: file.clone(), key: file })
 }
 
 fn server(word: &str) -> Result<Server, Failure> {

@@ -25,10 +25,6 @@ impl NetworkSpec {
         format!("adt{}", self.tag)
     }
 
-    pub fn table(&self) -> String {
-        format!("adt_{}", self.tag)
-    }
-
     pub fn gateway_v4(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.v4.network()) + 1)
     }
