@@ -1,6 +1,7 @@
 //! The provider contract on real LXC machines with a real systemd, and that nothing is left of them.
 //!
-//! Needs root, liblxc and mmdebstrap. The base system is made once (`ADT_TEST_BASE`, default `target/test-base`).
+//! Needs root, liblxc and mmdebstrap. The base system is made once (`ADT_TEST_BASE`, default `target/test-base`), by whichever
+//! test comes first: each is a process of its own.
 //! Without these the tests say so and pass, but fail where `CI` is set.
 
 use std::collections::BTreeSet;
@@ -41,10 +42,13 @@ fn make_base() -> Result<PathBuf, String> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-base");
     let base = std::env::var_os("ADT_TEST_BASE").map_or(default, PathBuf::from);
     let rootfs = base.join("rootfs");
+    fs::create_dir_all(&base).map_err(|error| error.to_string())?;
+    // Held until the base is there; two processes in one half-made folder would damage it for all that follow.
+    let lock = fs::File::create(base.join("lock")).map_err(|error| error.to_string())?;
+    lock.lock().map_err(|error| error.to_string())?;
     if rootfs.is_dir() {
         return Ok(rootfs);
     }
-    fs::create_dir_all(&base).map_err(|error| error.to_string())?;
     let new = base.join("rootfs.new");
     let _ = fs::remove_dir_all(&new);
     let status = Command::new("mmdebstrap")

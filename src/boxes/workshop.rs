@@ -31,7 +31,7 @@ pub trait Workshop: Sync {
 /// (a panic) must be discarded by its `Drop`.
 pub trait Bench {
     /// Runs a program inside, waits for its end and returns its exit code (128 + signal, 126 and 127 as shells say it). The
-    /// environment is exactly `exec.env` plus the machine's own defaults.
+    /// environment is exactly `exec.env` plus the machine's own defaults. Its complaints come in order with the rest (see [`Exec::as_one_stream`]).
     fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
 
     /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. Owners

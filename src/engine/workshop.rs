@@ -152,7 +152,7 @@ impl Drop for MachineBench<'_> {
 
 impl Bench for MachineBench<'_> {
     fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        Ok(self.engine.provider.exec(&self.id, exec, Stdio::Pipes { stdin, each })?.code)
+        Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {

@@ -146,6 +146,12 @@ impl Exec {
     {
         Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
     }
+
+    /// The same with standard error joined to standard output: through two pipes, the order of its lines would be lost.
+    pub fn as_one_stream(&self) -> Self {
+        let joined = ["/bin/sh", "-c", "exec \"$@\" 2>&1", "adt"].map(str::to_owned);
+        Self { argv: joined.into_iter().chain(self.argv.iter().cloned()).collect(), ..self.clone() }
+    }
 }
 
 #[cfg(test)]
