@@ -160,17 +160,48 @@ pub struct Code {
     pub branch: String,
     /// Used when there is no such branch; `None` is the branch that the repository itself names.
     pub default_branch: Option<String>,
-    /// The symlink inside the machine that a release is switched into.
+    /// The symlink inside the machine that a release is switched into; in live mode, where the checkout is mounted.
     pub path: Option<String>,
+    /// How the code gets onto the machines of a new environment.
+    pub mode: Mode,
+    /// The user of its machines who owns the code and runs its programs.
+    pub user: String,
     /// Programs of the repository, relative to its root.
     pub buildpack: Option<PathBuf>,
     pub predeploy: Option<PathBuf>,
     pub postdeploy: Option<PathBuf>,
+    /// How many releases stay on its machines and in the store.
+    pub keep: u32,
+    pub rollout: Rollout,
+}
+
+/// How a site's code gets onto its machines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The checkout in the user's own folder is mounted into every machine.
+    #[default]
+    Live,
+    /// A built tree is unpacked on every machine, as in production.
+    Release,
+}
+
+/// In what order a release reaches the machines of a site.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rollout {
+    /// One machine after the other; the rest serve meanwhile.
+    #[default]
+    Waves,
+    Together,
 }
 
 impl Code {
     /// The branch named after the ticket.
     pub const BRANCH: &'static str = "{{ env }}";
+    /// Debian's web servers run as this user.
+    pub const USER: &'static str = "www-data";
+    pub const KEEP: u32 = 3;
 }
 
 impl Default for Code {
@@ -180,9 +211,13 @@ impl Default for Code {
             branch: Self::BRANCH.to_owned(),
             default_branch: None,
             path: None,
+            mode: Mode::default(),
+            user: Self::USER.to_owned(),
             buildpack: None,
             predeploy: None,
             postdeploy: None,
+            keep: Self::KEEP,
+            rollout: Rollout::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! An environment owns a /26 of the host's pool and the /64 that belongs to it. Host number 1 is the bridge, 2 to 62 are
 //! machines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -82,12 +82,15 @@ pub fn ula_subnet(install: &str, v4: &Ipv4Net) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::from(u128::from(ula(install).network()) | (index << 64)), 64)
 }
 
-/// A host number for each machine. A machine keeps the one it has, and the numbers of machines that go are not given away
-/// in the same call, since those may still answer. An environment has room for 61; a machine beyond that gets no entry.
+/// A host number for each machine. A machine keeps the one it has, and the numbers of machines that go are given away last,
+/// since those may still answer. An environment has room for 61; a machine beyond that gets no entry.
 pub fn host_numbers(existing: &BTreeMap<MachineName, u8>, machines: &[MachineName]) -> BTreeMap<MachineName, u8> {
     let mut numbers: BTreeMap<_, _> =
         machines.iter().filter_map(|name| existing.get(name).map(|number| (name.clone(), *number))).collect();
-    let mut free = NUMBERS.filter(|number| !existing.values().any(|used| used == number));
+    let kept: BTreeSet<u8> = numbers.values().copied().collect();
+    let (left, fresh): (Vec<u8>, Vec<u8>) =
+        NUMBERS.filter(|number| !kept.contains(number)).partition(|number| existing.values().any(|used| used == number));
+    let mut free = fresh.into_iter().chain(left);
     for name in machines {
         if !numbers.contains_key(name) {
             match free.next() {
@@ -226,6 +229,7 @@ mod tests {
             let first = host_numbers(&BTreeMap::new(), &before);
             prop_assert_eq!(first.len(), before.len());
             let second = host_numbers(&first, &after);
+            prop_assert_eq!(second.len(), after.len());
             for (name, number) in &second {
                 prop_assert!(NUMBERS.contains(number) && after.contains(name));
                 if let Some(old) = first.get(name) {

@@ -1,5 +1,6 @@
 //! Wanted state in SQLite: one file, transactions, readable by anybody's tools when something is odd.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,12 +9,12 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::record::{Definition, Environment, PlatformRecord, Wanted};
+use super::record::{Definition, Environment, PlatformRecord, SiteCode, Wanted};
 use super::{Error, Result};
-use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName};
+use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName, SiteName};
 
 /// Raised with every change that an older adt could not read.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE platforms (
@@ -32,6 +33,14 @@ const SCHEMA: &str = "
     ) STRICT;
 ";
 
+/// What format 2 has more than format 1.
+const SITES: &str = "
+    CREATE TABLE sites (
+        platform TEXT NOT NULL, environment TEXT NOT NULL, site TEXT NOT NULL, code TEXT NOT NULL,
+        PRIMARY KEY (platform, environment, site)
+    ) STRICT;
+";
+
 #[derive(Debug)]
 pub struct Database {
     path: PathBuf,
@@ -47,6 +56,8 @@ impl Database {
         let mut found = version(&connection).map_err(fail)?;
         if found == 0 {
             connection.pragma_update(None, "journal_mode", "wal").map_err(fail)?;
+        }
+        if found < FORMAT {
             found = create(&mut connection).map_err(fail)?;
         }
         if found > FORMAT {
@@ -217,8 +228,55 @@ impl Database {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|e| self.fail(e))?;
         let key = [id.platform.as_str(), id.name.as_str()];
         transaction.execute("DELETE FROM applied WHERE platform = ?1 AND environment = ?2", key).map_err(|e| self.fail(e))?;
+        transaction.execute("DELETE FROM sites WHERE platform = ?1 AND environment = ?2", key).map_err(|e| self.fail(e))?;
         transaction.execute("DELETE FROM environments WHERE platform = ?1 AND name = ?2", key).map_err(|e| self.fail(e))?;
         transaction.commit().map_err(|e| self.fail(e))
+    }
+
+    /// The code of an environment's sites; of all environments with `None`.
+    pub fn site_codes(&self, id: Option<&EnvironmentId>) -> Result<BTreeMap<EnvironmentId, BTreeMap<SiteName, SiteCode>>> {
+        let connection = self.connection();
+        let mut statement = connection
+            .prepare(
+                "SELECT platform, environment, site, code FROM sites WHERE ?1 IS NULL OR (platform = ?1 AND environment = ?2)",
+            )
+            .map_err(|e| self.fail(e))?;
+        let rows = statement
+            .query_map([id.map(|id| id.platform.as_str()), id.map(|id| id.name.as_str())], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?))
+            })
+            .map_err(|e| self.fail(e))?;
+        let mut codes: BTreeMap<EnvironmentId, BTreeMap<SiteName, SiteCode>> = BTreeMap::new();
+        for row in rows {
+            let (platform, name, site, code) = row.map_err(|e| self.fail(e))?;
+            let id = EnvironmentId {
+                platform: PlatformName::new(platform).map_err(|e| self.bad_row(e))?,
+                name: EnvironmentName::new(name).map_err(|e| self.bad_row(e))?,
+            };
+            let site = SiteName::new(site).map_err(|e| self.bad_row(e))?;
+            codes.entry(id).or_default().insert(site, serde_json::from_str(&code).map_err(|e| self.bad_row(e))?);
+        }
+        Ok(codes)
+    }
+
+    pub fn put_site_code(&self, id: &EnvironmentId, site: &SiteName, code: &SiteCode) -> Result<()> {
+        self.connection()
+            .execute(
+                "INSERT OR REPLACE INTO sites VALUES (?1, ?2, ?3, ?4)",
+                params![id.platform.as_str(), id.name.as_str(), site.as_str(), json(code)],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    pub fn forget_site_code(&self, id: &EnvironmentId, site: &SiteName) -> Result<()> {
+        self.connection()
+            .execute(
+                "DELETE FROM sites WHERE platform = ?1 AND environment = ?2 AND site = ?3",
+                [id.platform.as_str(), id.name.as_str(), site.as_str()],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
     }
 
     pub fn put_applied(&self, spec: &MachineSpec) -> Result<()> {
@@ -269,17 +327,21 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Makes the tables, unless another process was faster.
+/// Makes the tables that are missing, unless another process was faster.
 fn create(connection: &mut Connection) -> rusqlite::Result<i64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     let found = version(&transaction)?;
-    if found == 0 {
-        transaction.execute_batch(SCHEMA)?;
-        transaction.pragma_update(None, "user_version", FORMAT)?;
-        transaction.commit()?;
-        return Ok(FORMAT);
+    if found >= FORMAT {
+        return Ok(found);
     }
-    Ok(found)
+    for (format, tables) in [(1, SCHEMA), (2, SITES)] {
+        if found < format {
+            transaction.execute_batch(tables)?;
+        }
+    }
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()?;
+    Ok(FORMAT)
 }
 
 fn json(value: &impl serde::Serialize) -> String {

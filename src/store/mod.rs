@@ -28,7 +28,7 @@ use crate::model::{EnvironmentId, PlatformName};
 
 pub use database::Database;
 pub use lock::{Holder, Lock};
-pub use record::{Environment, PlatformRecord, Wanted};
+pub use record::{Environment, PlatformRecord, SiteCode, Wanted};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -170,6 +170,25 @@ mod tests {
         drop(raw);
         let error = Store::open(folder.path()).unwrap_err();
         assert!(matches!(error, Error::Newer { found: 999, .. }), "{error}");
+    }
+
+    #[test]
+    fn an_older_store_is_brought_up_to_date_and_keeps_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let platform = PlatformRecord {
+            name: PlatformName::new("shop").unwrap(),
+            folder: "/srv/shop".into(),
+            source: "/srv/shop".into(),
+            branch: None,
+            created: 7,
+        };
+        Store::open(folder.path()).unwrap().database.put_platform(&platform).unwrap();
+        let raw = rusqlite::Connection::open(folder.path().join("adt.db")).unwrap();
+        raw.execute_batch("DROP TABLE sites; PRAGMA user_version = 1").unwrap();
+        drop(raw);
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.database.platforms().unwrap(), [platform]);
+        assert!(store.database.site_codes(None).unwrap().is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::model::topology::Mode;
 use crate::model::{Digest, Domain, EnvironmentId, Health, MachineName, Platform, PlatformName, RoleName};
 
 /// A platform this host knows: where its folder is and where that came from.
@@ -79,4 +80,29 @@ pub struct BoxInUse {
     /// The base first.
     pub layers: Vec<Digest>,
     pub health: Health,
+}
+
+/// What an environment runs of one site's code. A site without it is served by its box as it is. Kept apart from the
+/// definition, which most environments of a platform share to the letter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteCode {
+    pub branch: String,
+    pub choice: Choice,
+    pub commit: String,
+    pub mode: Mode,
+    /// The release that is served and those before it, newest first; empty in live mode.
+    #[serde(default)]
+    pub releases: Vec<Digest>,
+}
+
+/// Why a site runs the branch it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "why")]
+pub enum Choice {
+    /// The user said so.
+    Chosen,
+    /// It is what the platform's pattern becomes for this ticket.
+    Ticket,
+    /// No branch of the ticket's name exists.
+    Default { tried: String },
 }

@@ -270,9 +270,10 @@ fn a_platform_whose_folder_went_can_still_be_left() {
 fn a_store_that_can_not_be_used_is_left_alone() {
     let (adt, host) = known();
     let open = || rusqlite::Connection::open(host.store().join("adt.db")).unwrap();
+    let known: i64 = open().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     open().pragma_update(None, "user_version", 999).unwrap();
     refused(&adt, "env:list", 11, &["written by a newer adt", "update adt"]);
-    open().pragma_update(None, "user_version", 1).unwrap();
+    open().pragma_update(None, "user_version", known).unwrap();
     adt.run("env:list").ok();
     let sound = std::fs::read(host.store().join("adt.db")).unwrap();
     std::fs::write(host.store().join("adt.db"), "no database at all ".repeat(500)).unwrap();

@@ -97,14 +97,25 @@ pub struct Site {
     pub branch: Option<At<String>>,
     /// The branch to use when the first does not exist. Without it, the one that the repository names.
     pub default_branch: Option<At<String>>,
-    /// The symlink inside its machines that a release is switched into, e.g. `/srv/www`.
+    /// Where its machines look for the code, e.g. `/srv/www`: the symlink that a release is switched into, or the mounted checkout.
     pub path: Option<At<String>>,
+    /// How the code gets onto the machines of a new environment: `live` mounts a checkout, `release` deploys as production does.
+    #[serde(default)]
+    pub mode: Mode,
+    /// The user of its machines who owns the code and runs its programs; `www-data` where none is given.
+    pub user: Option<At<String>>,
     /// A program of the repository that builds a release: runs once, may use the network.
     pub buildpack: Option<At<String>>,
     /// A program of the repository that runs on each machine before the switch, without network, while the old release is live.
     pub predeploy: Option<At<String>>,
     /// A program of the repository that runs on each machine after the switch, without network.
     pub postdeploy: Option<At<String>>,
+    /// How many releases stay on its machines and in the store.
+    #[schemars(range(min = 2, max = 100))]
+    pub keep: Option<u32>,
+    /// `waves` gives a release to one machine after the other, `together` to all at once.
+    #[serde(default)]
+    pub rollout: Rollout,
     /// What its machines speak: `http1`, or `h2c` for HTTP/2 without TLS, as gRPC servers do.
     #[serde(default)]
     pub protocol: Protocol,
@@ -125,6 +136,22 @@ pub enum Protocol {
     #[default]
     Http1,
     H2c,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    #[default]
+    Live,
+    Release,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Rollout {
+    #[default]
+    Waves,
+    Together,
 }
 
 fn yes() -> bool {

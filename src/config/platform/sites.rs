@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::names::SiteName;
 use crate::model::route::Protocol;
-use crate::model::topology::{Code, Traffic};
+use crate::model::topology::{Code, Mode, Rollout, Traffic};
 use crate::model::{RoleName, Site};
 
 use super::machines::Roles;
@@ -84,15 +84,38 @@ fn code(raw: &raw::Site, faults: &mut Faults) -> Option<Code> {
         Some(branch) => Some(branch.to_string()),
         None => Some(Code::BRANCH.to_owned()),
     };
+    let user = raw.user.as_ref().map_or_else(|| Some(Code::USER.to_owned()), |user| user_name(user, faults));
+    let keep = raw.keep.unwrap_or(Code::KEEP);
     Some(Code {
         source: source?,
         branch: branch?,
         default_branch: default_branch?,
         path: path?,
+        mode: match raw.mode {
+            raw::Mode::Live => Mode::Live,
+            raw::Mode::Release => Mode::Release,
+        },
+        user: user?,
         buildpack: buildpack?,
         predeploy: predeploy?,
         postdeploy: postdeploy?,
+        keep,
+        rollout: match raw.rollout {
+            raw::Rollout::Waves => Rollout::Waves,
+            raw::Rollout::Together => Rollout::Together,
+        },
     })
+}
+
+/// What Debian's `adduser` takes.
+fn user_name(user: &At<String>, faults: &mut Faults) -> Option<String> {
+    let starts = user.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    if starts && user.len() <= 32 && user.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b)) {
+        return Some(user.to_string());
+    }
+    let message = format!("`{}` is not the name of a user", user.escape_debug());
+    faults.add_hint(user.span(), message, "write it as the machine's `/etc/passwd` does, e.g. `www-data`");
+    None
 }
 
 /// git takes a leading hyphen for an option, and its `ext::` addresses run programs.
