@@ -26,7 +26,33 @@ fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
     }
 }
 
-type States = BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>;
+/// What the machines of one environment are.
+pub(super) type States = BTreeMap<MachineName, MachineState>;
+
+/// One word for an environment, from what is wanted and what its machines are.
+pub(super) fn state_of(environment: &Environment, states: &States) -> EnvironmentState {
+    let names = environment.definition.platform.machines_by_name();
+    let all = |test: &dyn Fn(&MachineState) -> bool| names.keys().all(|name| states.get(name).is_some_and(test));
+    let any = |test: &dyn Fn(&MachineState) -> bool| states.values().any(test);
+    let running = |state: &MachineState| matches!(state, MachineState::Running { .. });
+    let frozen = |state: &MachineState| matches!(state, MachineState::Frozen { .. });
+    let broken = |state: &MachineState| matches!(state, MachineState::Broken { .. });
+    if environment.wanted == Wanted::Gone {
+        EnvironmentState::Leaving
+    } else if any(&broken) {
+        EnvironmentState::Broken
+    } else if all(&running) {
+        EnvironmentState::Up
+    } else if all(&frozen) {
+        EnvironmentState::Frozen
+    } else if any(&running) || any(&frozen) {
+        EnvironmentState::Partial
+    } else if environment.wanted == Wanted::Up {
+        EnvironmentState::Down
+    } else {
+        EnvironmentState::Halted
+    }
+}
 
 impl Engine {
     pub(super) fn env_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
@@ -35,19 +61,20 @@ impl Engine {
         }
         let states = self.states()?;
         let Readable { sound, damaged } = self.readable_environments(platform)?;
-        let mut all: Vec<_> = sound.iter().map(|environment| self.summary(environment, &states)).collect();
+        let none = States::new();
+        let own = |environment: &Environment| states.get(&environment.id).unwrap_or(&none);
+        let mut all: Vec<_> = sound.iter().map(|environment| self.summary(environment, own(environment))).collect();
         all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
         Ok(Response::Environments(all))
     }
 
     fn summary(&self, environment: &Environment, states: &States) -> EnvironmentSummary {
-        let own = states.get(&environment.id);
-        let state = |name: &MachineName| own.and_then(|own| own.get(name)).unwrap_or(&MachineState::Absent).word().to_owned();
+        let state = |name: &MachineName| states.get(name).unwrap_or(&MachineState::Absent).word().to_owned();
         let platform = &environment.definition.platform;
         EnvironmentSummary {
             platform: environment.id.platform.clone(),
             name: environment.id.name.clone(),
-            state: self.state(environment, states),
+            state: state_of(environment, states),
             machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
             sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
             owner: environment.owner.clone(),
@@ -56,33 +83,6 @@ impl Engine {
             // What is halted was measured when it halted; only what runs can have changed.
             disk: environment.disk.or_else(|| self.disk(environment)),
             fault: None,
-        }
-    }
-
-    /// One word for an environment, from what is wanted and what its machines are.
-    pub(super) fn state(&self, environment: &Environment, states: &States) -> EnvironmentState {
-        let none = BTreeMap::new();
-        let own = states.get(&environment.id).unwrap_or(&none);
-        let names = environment.definition.platform.machines_by_name();
-        let all = |test: &dyn Fn(&MachineState) -> bool| names.keys().all(|name| own.get(name).is_some_and(test));
-        let any = |test: &dyn Fn(&MachineState) -> bool| own.values().any(test);
-        let running = |state: &MachineState| matches!(state, MachineState::Running { .. });
-        let frozen = |state: &MachineState| matches!(state, MachineState::Frozen { .. });
-        let broken = |state: &MachineState| matches!(state, MachineState::Broken { .. });
-        if environment.wanted == Wanted::Gone {
-            EnvironmentState::Leaving
-        } else if any(&broken) {
-            EnvironmentState::Broken
-        } else if all(&running) {
-            EnvironmentState::Up
-        } else if all(&frozen) {
-            EnvironmentState::Frozen
-        } else if any(&running) || any(&frozen) {
-            EnvironmentState::Partial
-        } else if environment.wanted == Wanted::Up {
-            EnvironmentState::Down
-        } else {
-            EnvironmentState::Halted
         }
     }
 
@@ -104,16 +104,15 @@ impl Engine {
 
     pub(super) fn env_show(&self, id: &EnvironmentId) -> Result<Response, Failure> {
         let environment = self.environment(id)?;
-        let states = self.states()?;
+        let states = self.provider.machines(id)?;
         let network = wanted::network(self.store.install(), &environment);
         let definition = &environment.definition;
-        let own = states.get(id);
         let machines = definition.platform.machines_by_name().into_iter().map(|(name, machine)| {
             let machine_id = id.machine(&name);
             let attachment = network.attach(definition.numbers[&name]);
             MachineDetail {
                 role: machine.role.clone(),
-                state: own.and_then(|own| own.get(&name)).cloned().unwrap_or(MachineState::Absent),
+                state: states.get(&name).cloned().unwrap_or(MachineState::Absent),
                 boxed: machine.boxed.name.clone(),
                 fqdn: machine_id.fqdn(&definition.domain),
                 addresses: vec![attachment.v4.into(), attachment.v6.into()],
@@ -135,7 +134,7 @@ impl Engine {
         });
         Ok(Response::Environment(Box::new(EnvironmentDetail {
             id: id.clone(),
-            state: self.state(&environment, &states),
+            state: state_of(&environment, &states),
             owner: environment.owner.clone(),
             created: environment.created,
             updated: environment.updated,

@@ -44,12 +44,10 @@ impl Engine {
     pub(super) fn seen(&self, id: &EnvironmentId, wanted: &Wanted, remembered: bool) -> Result<Seen, Failure> {
         let network = self.network.seen(&wanted::tag(self.store.install(), id))?;
         let mut states: BTreeMap<MachineName, MachineState> = BTreeMap::new();
-        for (machine, _) in self.provider.list()? {
-            if machine.environment == *id {
-                // Unlike the list, this waits for a start that is still going on although its command was killed.
-                let state = self.provider.inspect(&machine)?;
-                states.insert(machine.machine, state);
-            }
+        for machine in self.provider.machines(id)?.into_keys() {
+            // Unlike the list, this waits for a start that is still going on although its command was killed.
+            let state = self.provider.inspect(&id.machine(&machine))?;
+            states.insert(machine, state);
         }
         let applied: BTreeMap<_, _> = self.store.database.applied(Some(id))?.into_iter().collect();
         // A delete that was killed at its end leaves a specification without a machine.

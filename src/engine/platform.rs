@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use super::Engine;
 use super::environment::Readable;
 use super::events::Events;
+use super::listing::state_of;
 use crate::config;
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
 use crate::sources::{self, git, shipped};
-use crate::store::PlatformRecord;
+use crate::store::{Environment, PlatformRecord};
 
 /// What a user's word for a platform's source means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,7 +214,10 @@ impl Engine {
         let states = self.states()?;
         let summaries = self.store.database.platforms()?.into_iter().map(|record| {
             let own: Vec<_> = environments.iter().filter(|environment| environment.id.platform == record.name).collect();
-            let up = own.iter().filter(|environment| self.state(environment, &states) == EnvironmentState::Up).count();
+            let is_up = |environment: &Environment| {
+                states.get(&environment.id).is_some_and(|states| state_of(environment, states) == EnvironmentState::Up)
+            };
+            let up = own.iter().filter(|environment| is_up(environment)).count();
             let read = config::platform::read(&record.folder.join("platform.toml"));
             let unreadable = damaged.iter().filter(|(id, _)| id.platform == record.name).count();
             PlatformSummary {

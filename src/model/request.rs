@@ -40,6 +40,21 @@ pub enum Request {
     BoxPrune { dry_run: bool },
 }
 
+impl Request {
+    /// It looks at the store and the kernel, changes nothing and waits for nobody.
+    pub fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::PlatformList
+                | Self::EnvList { .. }
+                | Self::EnvShow { .. }
+                | Self::EnvUrls { check: false, .. }
+                | Self::BoxList { .. }
+                | Self::BoxShow { .. }
+        )
+    }
+}
+
 /// Who serves names and pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {

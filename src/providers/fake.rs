@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{Capabilities, Ended, Error, Freezer, Provider, Result, Stdio};
 use crate::exec::Output;
-use crate::model::{Exec, MachineId, MachineSpec, MachineState, Stream};
+use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 /// Called with the name of each point at which a real command could be killed.
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
@@ -142,6 +142,11 @@ impl Provider for Fake {
 
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
         Ok(self.world().machines.iter().map(|(id, machine)| (id.clone(), machine.state.clone())).collect())
+    }
+
+    fn machines(&self, environment: &EnvironmentId) -> Result<BTreeMap<MachineName, MachineState>> {
+        let own = self.list()?.into_iter().filter(|(id, _)| id.environment == *environment);
+        Ok(own.map(|(id, state)| (id.machine, state)).collect())
     }
 
     fn inspect(&self, id: &MachineId) -> Result<MachineState> {

@@ -14,12 +14,13 @@ pub mod choose;
 pub mod fake;
 pub mod lxc;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::exec::Output;
-use crate::model::{Exec, MachineId, MachineSpec, MachineState, Stream};
+use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -87,6 +88,9 @@ pub trait Provider: Send + Sync {
 
     /// Every machine of this installation, running or not, with its state; one cheap pass, whatever their number.
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>>;
+
+    /// The machines of one environment as [`Provider::list`] tells them; what others there are costs nothing.
+    fn machines(&self, environment: &EnvironmentId) -> Result<BTreeMap<MachineName, MachineState>>;
 
     /// What is there right now. Absence is a value. Never cached. Waits for a start that outlived its killed caller.
     fn inspect(&self, id: &MachineId) -> Result<MachineState>;

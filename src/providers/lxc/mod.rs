@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::model::{EnvironmentId, Exec, MachineId, MachineSpec, MachineState, Tag};
+use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Tag};
 
 use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
 use cgroup::Hierarchies;
@@ -303,25 +303,22 @@ impl Provider for Lxc {
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
         // A delete that was killed while it removed files left nothing else that a later verb would come back for.
         folder::sweep(&self.home.store);
-        let machines = folder::list(&self.home.store).map_err(failed_io("list the machines in", &self.home.store))?;
-        let hierarchies = self.hierarchies()?;
-        // Most environments do not run: one look at the groups spares a look for each of their machines.
-        let live: BTreeSet<String> = hierarchies.children(cgroup::TOP).into_iter().collect();
-        let mut environments: BTreeMap<EnvironmentId, Option<Vec<String>>> = BTreeMap::new();
-        let mut found = Vec::with_capacity(machines.len());
-        for id in machines {
-            let groups = environments.entry(id.environment.clone()).or_insert_with(|| {
-                let tag = Tag::of(&self.home.install, &id.environment);
-                live.contains(tag.as_str()).then(|| hierarchies.children(&format!("{}/{tag}", cgroup::TOP)))
-            });
-            let state = match groups {
-                None if Folder::new(&self.home.store, &id).is_whole() => MachineState::Halted,
-                _ => self.machine(&id)?.state(),
-            };
-            found.push((id, state));
+        let environments = folder::list(&self.home.store).map_err(failed_io("list the machines in", &self.home.store))?;
+        let live: BTreeSet<String> = self.hierarchies()?.children(cgroup::TOP).into_iter().collect();
+        let mut found = Vec::new();
+        for (environment, folders) in environments {
+            // Most environments do not run: one look at the groups spares a look for each of their machines.
+            let groups = live.contains(Tag::of(&self.home.install, &environment).as_str());
+            let states = self.states(&environment, folders, groups)?;
+            found.extend(states.into_iter().map(|(machine, state)| (environment.machine(&machine), state)));
         }
-        self.add_without_folder(&environments, &mut found)?;
         Ok(found)
+    }
+
+    fn machines(&self, environment: &EnvironmentId) -> Result<BTreeMap<MachineName, MachineState>> {
+        let folders = folder::list_of(&self.home.store, environment);
+        let folders = folders.map_err(failed_io("list the machines in", &self.home.store))?;
+        self.states(environment, folders, true)
     }
 
     fn inspect(&self, id: &MachineId) -> Result<MachineState> {
@@ -379,25 +376,29 @@ impl Provider for Lxc {
 }
 
 impl Lxc {
-    /// Machines of known environments of which only processes or groups are left.
-    fn add_without_folder(
+    /// The states of an environment's machines: those with a folder, and where `groups` says that there are control groups
+    /// of it, those of which only processes are left.
+    fn states(
         &self,
-        environments: &BTreeMap<EnvironmentId, Option<Vec<String>>>,
-        found: &mut Vec<(MachineId, MachineState)>,
-    ) -> Result<()> {
-        let known: BTreeSet<MachineId> = found.iter().map(|(id, _)| id.clone()).collect();
-        for (environment, groups) in environments {
-            for group in groups.iter().flatten() {
-                let name = group.split('.').next().unwrap_or(group);
-                let Ok(name) = name.parse() else { continue };
-                let id = environment.machine(&name);
-                if !known.contains(&id) && !found.iter().any(|(other, _)| *other == id) {
-                    let state = self.machine(&id)?.state();
-                    found.push((id, state));
+        environment: &EnvironmentId,
+        folders: Vec<folder::Found>,
+        groups: bool,
+    ) -> Result<BTreeMap<MachineName, MachineState>> {
+        let mut states = BTreeMap::new();
+        for (name, whole) in folders {
+            let state = if whole && !groups { MachineState::Halted } else { self.machine(&environment.machine(&name))?.state() };
+            states.insert(name, state);
+        }
+        if groups {
+            let tag = Tag::of(&self.home.install, environment);
+            for group in self.hierarchies()?.children(&format!("{}/{tag}", cgroup::TOP)) {
+                let Ok(name) = group.split('.').next().unwrap_or(&group).parse::<MachineName>() else { continue };
+                if !states.contains_key(&name) {
+                    states.insert(name.clone(), self.machine(&environment.machine(&name))?.state());
                 }
             }
         }
-        Ok(())
+        Ok(states)
     }
 }
 
