@@ -193,7 +193,7 @@ impl Engine {
     /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
     fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new() };
-        let seen = self.seen(id, &wanted, remembered)?;
+        let seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
             if self.remembers("destroyed", &id.to_string()) {
@@ -268,7 +268,7 @@ impl Engine {
     /// Inspects, plans, shows, runs. Returns what was (or would be) done.
     pub(super) fn drive(&self, environment: &Environment, goal: Goal, dry_run: bool, events: &Events) -> Result<Plan, Failure> {
         let wanted = self.wanted(environment);
-        let seen = self.seen(&environment.id, &wanted, true)?;
+        let seen = self.seen(goal, &environment.id, &wanted, true)?;
         let plan = plan(goal, &wanted, &seen);
         if plan.is_empty() {
             return Ok(plan);

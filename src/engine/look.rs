@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Engine, probe, wanted};
 use crate::model::{EnvironmentId, Failure, Kind, MachineName, MachineSpec, MachineState};
-use crate::plan::{Seen, SeenMachine, SeenNetwork, Wanted};
+use crate::plan::{Goal, Seen, SeenMachine, SeenNetwork, Wanted};
 use crate::store::Environment;
 
 impl Engine {
@@ -40,8 +40,8 @@ impl Engine {
             .unwrap_or_default()
     }
 
-    /// Everything of one environment, whether a record of it exists or not.
-    pub(super) fn seen(&self, id: &EnvironmentId, wanted: &Wanted, remembered: bool) -> Result<Seen, Failure> {
+    /// Everything of one environment that matters for `goal`, whether a record of it exists or not.
+    pub(super) fn seen(&self, goal: Goal, id: &EnvironmentId, wanted: &Wanted, remembered: bool) -> Result<Seen, Failure> {
         let network = self.network.seen(&wanted::tag(self.store.install(), id))?;
         let mut states: BTreeMap<MachineName, MachineState> = BTreeMap::new();
         for machine in self.provider.machines(id)?.into_keys() {
@@ -54,7 +54,8 @@ impl Engine {
         for name in applied.keys() {
             states.entry(name.clone()).or_insert(MachineState::Absent);
         }
-        let answers = self.answers(&states, &applied, wanted);
+        // What goes down is not asked whether it still works.
+        let answers = if goal == Goal::Up { self.answers(&states, &applied, wanted) } else { BTreeMap::new() };
         let machines = states
             .into_iter()
             .map(|(name, state)| {

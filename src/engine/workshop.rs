@@ -131,7 +131,7 @@ impl MachineBench<'_> {
     fn clear(&mut self) -> Result<()> {
         self.open = false;
         let wanted = Wanted { id: self.environment.id.clone(), machines: BTreeMap::new() };
-        let seen = self.engine.seen(&self.environment.id, &wanted, true)?;
+        let seen = self.engine.seen(Goal::Gone, &self.environment.id, &wanted, true)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         let network = wanted::network(self.engine.store.install(), &self.environment);
         let (events, _unread) = super::Events::unread();
