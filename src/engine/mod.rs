@@ -12,6 +12,7 @@ mod events;
 mod failure;
 mod fleet;
 mod listing;
+pub mod logs;
 mod look;
 mod names;
 mod path;
