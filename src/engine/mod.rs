@@ -15,7 +15,7 @@ mod listing;
 pub mod logs;
 mod look;
 mod names;
-mod path;
+pub mod path;
 mod perform;
 mod platform;
 pub mod probe;

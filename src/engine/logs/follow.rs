@@ -8,18 +8,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
+use super::Running;
 use super::source::{self, End, Subject};
 use crate::logs::{Marks, Record};
 use crate::model::MachineId;
 use crate::providers::Provider;
 
 /// Takes each record; may wait, and then the readers wait, but no machine does.
-pub type Sink = dyn Fn(Record) -> ControlFlow<()> + Send + Sync;
+pub type Sink<'a> = dyn Fn(Record) -> ControlFlow<()> + Send + Sync + 'a;
 
-/// A reader that ended is started again, but not at once and for ever.
+/// A reader that could not start is started again, but not all the time.
 const AGAIN: Duration = Duration::from_millis(500);
 /// What a machine does not have it will hardly have soon.
 const MISSING: Duration = Duration::from_secs(60);
+/// A reader that ended although nobody here wanted it to was most likely ended by its machine's shutdown, which waits until nothing runs any more: a new
+/// one would hold it up. So the next one waits for another init, or until no shutdown would still go on.
+const SHUTDOWN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -40,7 +44,7 @@ struct State {
 
 enum Reader {
     Reads { stop: Arc<AtomicBool>, files: Vec<String> },
-    Ended { again: Instant },
+    Ended { again: Instant, init: u32 },
 }
 
 impl<'p> Follower<'p> {
@@ -57,12 +61,12 @@ impl<'p> Follower<'p> {
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         subjects: &[Subject],
-        running: &BTreeSet<MachineId>,
-        sink: &'scope Sink,
+        running: &Running,
+        sink: &'scope Sink<'scope>,
     ) {
         let wanted: BTreeMap<(MachineId, Kind), &Subject> = subjects
             .iter()
-            .filter(|subject| running.contains(&subject.origin.id))
+            .filter(|subject| running.contains_key(&subject.origin.id))
             .flat_map(|subject| {
                 let journal = subject.journal.then_some(Kind::Journal);
                 let files = (!subject.files.is_empty()).then_some(Kind::Files);
@@ -81,9 +85,10 @@ impl<'p> Follower<'p> {
             }
         }
         for (key, subject) in wanted {
+            let init = running[&key.0];
             match state.readers.get(&key) {
                 Some(Reader::Reads { .. }) => continue,
-                Some(Reader::Ended { again }) if *again > Instant::now() => continue,
+                Some(Reader::Ended { again, init: before }) if *before == init && *again > Instant::now() => continue,
                 Some(Reader::Ended { .. }) | None => {}
             }
             let stop = Arc::new(AtomicBool::new(false));
@@ -93,13 +98,13 @@ impl<'p> Follower<'p> {
             let subject = subject.clone();
             scope.spawn(move || {
                 let pause = self.read(&subject, key.1, &marks, &stop, sink);
-                self.state().readers.insert(key, Reader::Ended { again: Instant::now() + pause });
+                self.state().readers.insert(key, Reader::Ended { again: Instant::now() + pause, init });
             });
         }
     }
 
     /// Reads one source until it ends; says how long to leave it alone.
-    fn read(&self, subject: &Subject, kind: Kind, marks: &Marks, stop: &AtomicBool, sink: &Sink) -> Duration {
+    fn read(&self, subject: &Subject, kind: Kind, marks: &Marks, stop: &AtomicBool, sink: &Sink<'_>) -> Duration {
         let id = &subject.origin.id;
         let next = &mut |record: Option<Record>| {
             if stop.load(Ordering::Relaxed) {
@@ -119,7 +124,7 @@ impl<'p> Follower<'p> {
             Ok(End { code: End::MISSING, .. }) => MISSING,
             Ok(end) => {
                 tracing::debug!(%id, ?kind, ?end, "a reader ended");
-                AGAIN
+                SHUTDOWN
             }
             // Its machine went away under it, most likely.
             Err(error) => {

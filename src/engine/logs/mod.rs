@@ -9,7 +9,7 @@ mod follow;
 mod once;
 mod source;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,7 +66,7 @@ impl Engine {
         let filter = Filter::new(query, &environment)?;
         let subjects = filter.subjects(&environment);
         let running = running(&*self.provider)?;
-        let (here, away): (Vec<_>, Vec<_>) = subjects.into_iter().partition(|subject| running.contains(&subject.origin.id));
+        let (here, away): (Vec<_>, Vec<_>) = subjects.into_iter().partition(|subject| running.contains_key(&subject.origin.id));
         if here.is_empty() && !query.follow {
             return Err(Failure::new(Kind::Conflict, format!("read the logs of `{}`", query.id))
                 .cause("none of these machines runs")
@@ -130,7 +130,7 @@ impl Engine {
         &self,
         query: &Query,
         marks: BTreeMap<MachineId, Marks>,
-        running: &BTreeSet<MachineId>,
+        running: &Running,
         each: &mut Each<'_>,
     ) -> Result<(), Failure> {
         let follower = Follower::new(&*self.provider, marks);
@@ -183,7 +183,7 @@ impl Engine {
     fn look(
         &self,
         query: &Query,
-        seen: &mut BTreeSet<MachineId>,
+        seen: &mut Running,
         each: &mut Each<'_>,
     ) -> Result<Option<(Filter, Vec<Subject>)>, Failure> {
         let Some(environment) = self.store.database.environment(&query.id)? else {
@@ -194,10 +194,11 @@ impl Engine {
         let subjects = filter.subjects(&environment);
         let running = running(&*self.provider)?;
         for id in subjects.iter().map(|subject| &subject.origin.id) {
-            let note = match (seen.contains(id), running.contains(id)) {
-                (true, false) => format!("`{}` does not run any more", id.machine),
-                (false, true) => format!("`{}` runs", id.machine),
-                (true, true) | (false, false) => continue,
+            let note = match (seen.get(id), running.get(id)) {
+                (Some(_), None) => format!("`{}` does not run any more", id.machine),
+                (None, Some(_)) => format!("`{}` runs", id.machine),
+                (Some(before), Some(now)) if before != now => format!("`{}` was restarted", id.machine),
+                (Some(_), Some(_)) | (None, None) => continue,
             };
             if each(Said::Note(note)).is_break() {
                 return Ok(None);
@@ -208,10 +209,15 @@ impl Engine {
     }
 }
 
-/// The machines whose programs can be asked.
-pub fn running(provider: &dyn Provider) -> Result<BTreeSet<MachineId>, Failure> {
-    let runs = |state: &MachineState| matches!(state, MachineState::Running { .. });
-    Ok(provider.list()?.into_iter().filter(|(_, state)| runs(state)).map(|(id, _)| id).collect())
+/// Machines in which programs can run, each with its init: after a restart it is another one.
+pub type Running = BTreeMap<MachineId, u32>;
+
+pub fn running(provider: &dyn Provider) -> Result<Running, Failure> {
+    let runs = |(id, state)| match state {
+        MachineState::Running { init_pid } => Some((id, init_pid)),
+        MachineState::Absent | MachineState::Halted | MachineState::Frozen { .. } | MachineState::Broken { .. } => None,
+    };
+    Ok(provider.list()?.into_iter().filter_map(runs).collect())
 }
 
 /// What is read of each machine of an environment: its journal, and the log files that its box, its role and its sites name.
