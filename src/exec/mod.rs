@@ -213,9 +213,7 @@ impl Command {
             scope.spawn(move || read_pieces(stderr, Stream::Err, &other));
             loop {
                 let flow = match lines.recv_timeout(PAUSE) {
-                    Ok((stream, line)) => {
-                        each(Some((stream, String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']))))
-                    }
+                    Ok((stream, line)) => each(Some((stream, String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])))),
                     Err(RecvTimeoutError::Timeout) => each(None),
                     Err(RecvTimeoutError::Disconnected) => break,
                 };

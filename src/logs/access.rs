@@ -37,7 +37,8 @@ mod tests {
     #[test]
     fn names_of_a_site() {
         let aliases = ["www.shop.com".to_owned()];
-        for (host, wanted) in [("www.1.shop.test", true), ("A.WWW.1.shop.test", true), ("www.shop.com", true), ("xwww.1.shop.test", false)]
+        for (host, wanted) in
+            [("www.1.shop.test", true), ("A.WWW.1.shop.test", true), ("www.shop.com", true), ("xwww.1.shop.test", false)]
         {
             assert_eq!(belongs(host, "www.1.shop.test", &aliases), wanted, "{host}");
         }

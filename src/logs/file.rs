@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_file_is_named_by_its_end() {
-        for (path, wanted) in [("/var/log/apache2/access.log", "apache2/access.log"), ("/var/log/syslog", "syslog"), ("/x", "x")] {
+        for (path, wanted) in [("/var/log/apache2/access.log", "apache2/access.log"), ("/var/log/syslog", "syslog"), ("/x", "x")]
+        {
             assert_eq!(unit(path), wanted);
         }
     }

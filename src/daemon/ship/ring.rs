@@ -73,7 +73,10 @@ impl Ring {
                 origin,
                 unit: "adt".into(),
                 severity: WARNING,
-                message: format!("{count} {} dropped: the receiver took none for too long", if count == 1 { "line was" } else { "lines were" }),
+                message: format!(
+                    "{count} {} dropped: the receiver took none for too long",
+                    if count == 1 { "line was" } else { "lines were" }
+                ),
                 mark: None,
             })
             .collect();

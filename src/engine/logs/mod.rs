@@ -180,12 +180,7 @@ impl Engine {
     }
 
     /// What there is to follow now; tells what came and went. `None` once there is nobody to tell, or nothing to follow.
-    fn look(
-        &self,
-        query: &Query,
-        seen: &mut Running,
-        each: &mut Each<'_>,
-    ) -> Result<Option<(Filter, Vec<Subject>)>, Failure> {
+    fn look(&self, query: &Query, seen: &mut Running, each: &mut Each<'_>) -> Result<Option<(Filter, Vec<Subject>)>, Failure> {
         let Some(environment) = self.store.database.environment(&query.id)? else {
             let _ = each(Said::Note(format!("`{}` is destroyed", query.id)));
             return Ok(None);
