@@ -44,17 +44,17 @@ impl Reader {
     pub fn push(&mut self, line: Line<'_>) -> Option<Record> {
         let mark = Some(Mark::File { path: Arc::clone(&self.path), place: line.place });
         let stamped = stamp(line.text, line.known);
-        if stamped.is_none() && (self.stamped || line.text.starts_with([' ', '\t'])) {
-            if let Some((record, lines)) = &mut self.pending
-                && *lines < MOST_LINES
-                && record.message.len() + line.text.len() < MOST_BYTES
-            {
-                record.message.push('\n');
-                record.message.push_str(line.text);
-                record.mark = mark;
-                *lines += 1;
-                return None;
-            }
+        if stamped.is_none()
+            && (self.stamped || line.text.starts_with([' ', '\t']))
+            && let Some((record, lines)) = &mut self.pending
+            && *lines < MOST_LINES
+            && record.message.len() + line.text.len() < MOST_BYTES
+        {
+            record.message.push('\n');
+            record.message.push_str(line.text);
+            record.mark = mark;
+            *lines += 1;
+            return None;
         }
         self.stamped |= stamped.is_some();
         // The rest of a record that was handed over already goes with it.

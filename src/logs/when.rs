@@ -15,7 +15,10 @@ pub fn when(text: &str, now: &Zoned) -> Option<Micros> {
     if let Ok(moment) = text.parse::<Timestamp>() {
         return Some(moment.as_microsecond());
     }
-    // Before what has a date: a time alone would be read as one of no day.
+    // A bare number could be an hour, or minutes that lack their unit.
+    if !text.contains([':', '-']) {
+        return None;
+    }
     let civil = text.parse::<DateTime>().or_else(|_| text.parse::<Time>().map(|time| now.date().to_datetime(time)));
     Some(civil.ok()?.to_zoned(now.time_zone().clone()).ok()?.timestamp().as_microsecond())
 }
