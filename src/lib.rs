@@ -12,6 +12,7 @@
 //!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq           model exec store template
 //!    resolver    the host's own name resolution, pointed at adt's                 model exec store
 //!    sources     git mirrors, checkouts                                           model exec store
+//!    logs        lines of journals and log files → records, in order; their forms on the wire       model
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
 //!    dns         routes → answers; forwards for machines                        model template
@@ -36,6 +37,7 @@ pub mod daemon;
 pub mod dns;
 pub mod engine;
 pub mod exec;
+pub mod logs;
 pub mod model;
 pub mod network;
 pub mod plan;

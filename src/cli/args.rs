@@ -105,6 +105,33 @@ pub struct Yes {
     pub yes: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct LogWords {
+    #[command(flatten)]
+    pub words: EnvironmentWords,
+    /// Go on with what comes, across restarts of machines, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only this machine; may be given several times
+    #[arg(short, long, value_name = "NAME")]
+    pub machine: Vec<String>,
+    /// Only the log files of this site on its machines, and the lines of others that name its host
+    #[arg(short, long, value_name = "NAME")]
+    pub site: Option<String>,
+    /// From this time on: `10m`, `2h`, `2024-05-17 09:30`, `09:30`, `2024-05-17T09:30:00Z`
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub until: Option<String>,
+    /// Only what matches this regular expression
+    #[arg(short, long, value_name = "REGEX")]
+    pub grep: Option<String>,
+    /// The last so many [default: all with --since, else 200, or 10 before what --follow brings]
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub lines: Option<usize>,
+}
+
 /// A platform and, where not all are meant, some of its environments.
 #[derive(Debug, Args)]
 pub struct FleetWords {
@@ -326,6 +353,9 @@ pub enum Verb {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// Show what the machines of an environment say: their journals and log files, merged by time
+    #[command(name = "env:logs")]
+    EnvLogs(LogWords),
     /// Copy files to or from a machine; a path there is written MACHINE:PATH
     #[command(name = "env:cp")]
     EnvCp {

@@ -5,6 +5,7 @@
 mod answer;
 pub mod args;
 mod complaint;
+mod logs;
 mod progress;
 mod serve;
 mod shell;
@@ -87,7 +88,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             .cause("adt needs root for namespaces, mounts and bridges")
             .hint("run the same command with `sudo`"));
     }
-    let session = Session::open(cli.global)?;
+    // What only reads has no step to finish.
+    let steps = !matches!(cli.verb, Verb::EnvLogs(_));
+    let session = Session::open(cli.global, steps)?;
     session.verb(cli.verb)
 }
 
@@ -109,7 +112,7 @@ struct Session {
 }
 
 impl Session {
-    fn open(global: Global) -> Result<Self, Failure> {
+    fn open(global: Global, steps: bool) -> Result<Self, Failure> {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
         let store = Store::open(&settings.store.value)?;
         let exe =
@@ -126,7 +129,7 @@ impl Session {
             probe: Box::new(probe::Live),
             clock: now,
             caller: caller(),
-            cancel: cancel_on_interrupt()?,
+            cancel: cancel_on_interrupt(steps)?,
         };
         Ok(Self { global, engine, surroundings })
     }
@@ -135,6 +138,7 @@ impl Session {
         let request = match verb {
             Verb::EnvSsh { words, user, console, command } => return self.ssh(&words, user, console, command),
             Verb::EnvExec { words, user, command } => return self.exec(&words, &user, &command),
+            Verb::EnvLogs(words) => return self.logs(&words),
             Verb::HostUp { detach } => return self.host_up(detach),
             Verb::HostHalt => return self.host_halt(),
             Verb::EnvDestroy { words, dry_run, yes } => {
@@ -228,6 +232,7 @@ impl Session {
             }
             Verb::EnvSsh { .. }
             | Verb::EnvExec { .. }
+            | Verb::EnvLogs(_)
             | Verb::EnvDestroy { .. }
             | Verb::HostUp { .. }
             | Verb::HostHalt
@@ -317,7 +322,7 @@ fn home_of(user: &str) -> Option<PathBuf> {
 }
 
 /// First Ctrl-C (or TERM): stop at the next step. Second: stop at once; the next run converges.
-fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+fn cancel_on_interrupt(steps: bool) -> Result<Arc<AtomicBool>, Failure> {
     let cancel = Arc::new(AtomicBool::new(false));
     let told = |error: std::io::Error| Failure::new(Kind::Host, "watch for Ctrl-C").because(&error);
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
@@ -325,6 +330,9 @@ fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
         let code = Kind::Cancelled.exit_code().into();
         signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&cancel)).map_err(told)?;
         signal_hook::flag::register(signal, Arc::clone(&cancel)).map_err(told)?;
+    }
+    if !steps {
+        return Ok(cancel);
     }
     let watch = Arc::clone(&cancel);
     std::thread::spawn(move || {

@@ -7,8 +7,10 @@
 //! store ─ changed? (inotify) ─> Routes ─> dns    listen:53, and each environment's gateway for its machines
 //!                                      ├> tls    a certificate per name, made when it is asked for
 //!                                      └> proxy  listen:80 and listen:443
+//! machines ─ journals, log files ─> ship ─> the receivers of logs that the settings name
 //! ```
 
+mod ship;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};
@@ -117,6 +119,7 @@ pub fn serve(
     };
     let watch = watch::Watch::new(&store.folder).map_err(|error| Failure::new(Kind::Host, "watch the store").because(&error))?;
     let mut running = Running::start(settings, store, upstreams)?;
+    let shipper = ship::Shipper::start(settings, store)?;
     ready();
     while watch.changed(cancel) {
         // A store that can't be read right now (a full disk, say) must not end what is served; the next change tries again.
@@ -124,6 +127,7 @@ pub fn serve(
             tracing::error!(%failure, "the routes stay as they were");
         }
     }
+    shipper.stop();
     running.stop();
     Ok(())
 }

@@ -69,7 +69,7 @@ impl Engine {
         let mut in_use = BTreeMap::new();
         for (role, resolved) in &needed.roles {
             let chain = needed.chain(resolved);
-            in_use.insert(role.clone(), BoxInUse { layers: chain, health: resolved.health.clone() });
+            in_use.insert(role.clone(), BoxInUse { layers: chain, health: resolved.health.clone(), logs: resolved.logs.clone() });
         }
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
         Ok(Definition {

@@ -70,6 +70,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
         limits: Limits::default(),
         after: Vec::new(),
         data: Vec::new(),
+        logs: Vec::new(),
         provision: Vec::new(),
     };
     let names = machine.names();
@@ -94,7 +95,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
                 folder: PathBuf::new(),
             },
             domain: engine.settings.domain.value.clone(),
-            boxes: [(role, BoxInUse { layers: spec.layers.clone(), health })].into(),
+            boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new() })].into(),
             numbers: address::host_numbers(&BTreeMap::new(), &names),
         },
         disk: None,

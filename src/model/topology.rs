@@ -46,6 +46,9 @@ pub struct Machine {
     pub data: Vec<String>,
     /// Scripts of the platform run once on top of the box; their result is the platform's golden layer.
     pub provision: Vec<PathBuf>,
+    /// Log files inside the machine besides its journal: absolute paths, `*` and `?` stand for any characters of a name.
+    #[serde(default)]
+    pub logs: Vec<String>,
 }
 
 impl Machine {
@@ -118,6 +121,9 @@ pub struct Site {
     /// Variables for the site's phases and processes, in the order in which the file names them; the values are templates.
     #[serde(default)]
     pub env: Vec<(String, String)>,
+    /// Log files of this site on its machines, written as a machine's.
+    #[serde(default)]
+    pub logs: Vec<String>,
 }
 
 impl Site {
@@ -133,6 +139,7 @@ impl Site {
             traffic: Traffic::default(),
             code: Code::default(),
             env: Vec::new(),
+            logs: Vec::new(),
         }
     }
 }

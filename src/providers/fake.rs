@@ -222,8 +222,10 @@ impl Provider for Fake {
         self.running(id)?;
         self.refuse("exec", id)?;
         let line = exec.argv.join(" ");
-        if let Stdio::Pipes { each, .. } = stdio {
-            each(Stream::Out, &line);
+        match stdio {
+            Stdio::Pipes { each, .. } => each(Stream::Out, &line),
+            Stdio::Follow { each } => drop(each(Some((Stream::Out, &line)))),
+            Stdio::Inherit | Stdio::Terminal => {}
         }
         Ok(Ended { code: 0, output: Output { stdout: line.into_bytes(), stderr: Vec::new() } })
     }

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::Output;
+use crate::exec::{Follow, Output};
 use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -65,6 +65,8 @@ pub struct Capabilities {
 pub enum Stdio<'a> {
     /// Bytes in, each line out as it comes.
     Pipes { stdin: Option<&'a [u8]>, each: &'a mut dyn FnMut(Stream, &str) },
+    /// No input; each line as it comes, none kept, until the program ends or `each` breaks, which ends it.
+    Follow { each: &'a mut Follow<'a> },
     /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes.
     Inherit,
     /// A new terminal inside, joined to the caller's: window size, signals and raw mode included.

@@ -10,6 +10,7 @@
 //!   layers/     box layers, immutable, named by content
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
+//!   logs/       how far each receiver of logs has got
 //!   shipped/    recipes and platforms that came with this binary
 //! ```
 //! Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.

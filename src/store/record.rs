@@ -80,6 +80,9 @@ pub struct BoxInUse {
     /// The base first.
     pub layers: Vec<Digest>,
     pub health: Health,
+    /// Log files that these boxes' programs write.
+    #[serde(default)]
+    pub logs: Vec<String>,
 }
 
 /// What an environment runs of one site's code. A site without it is served by its box as it is. Kept apart from the

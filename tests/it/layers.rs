@@ -19,6 +19,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "sources",
         "trust",
         "tls",
+        "logs",
         "providers",
         "engine",
         "dns",
@@ -38,12 +39,13 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("resolver", &["model", "exec", "store"][..]),
         ("sources", &["model", "exec", "store"][..]),
         ("trust", &["model", "exec", "store"][..]),
+        ("logs", &["model"][..]),
         ("providers", &["model", "exec", "network", "template"][..]),
-        ("engine", &LOWER[..14]),
+        ("engine", &LOWER[..15]),
         ("dns", &["model", "template"][..]),
         ("proxy", &["model", "template"][..]),
         ("tls", &["model", "store"][..]),
-        ("daemon", &LOWER[..17]),
+        ("daemon", &LOWER[..18]),
         ("cli", LOWER),
     ])
 }

@@ -20,6 +20,7 @@ mod real_fault;
 mod real_hello;
 mod real_inside;
 mod real_kill;
+mod real_logs;
 mod real_power;
 mod resolver;
 mod servers;

@@ -82,10 +82,12 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
     let memory_bytes = raw.memory.as_ref().and_then(|memory| memory_bytes(memory, faults));
     once(&raw.after, "machine", faults);
     once(&raw.data, "folder", faults);
+    once(&raw.logs, "log file", faults);
     let after = raw.after.iter().filter_map(|role| roles.named(role, faults)).collect();
     let data = raw.data.iter().filter_map(|folder| check::machine_path(faults, folder)).collect();
     let provision =
         raw.provision.iter().filter_map(|script| check::inner_path(faults, script, "the platform's folder")).collect();
+    let logs = raw.logs.iter().filter_map(|path| check::log_path(faults, path)).collect();
     Some(Machine {
         role: role?,
         summary: raw.summary.clone(),
@@ -95,6 +97,7 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
         after,
         data,
         provision,
+        logs,
     })
 }
 

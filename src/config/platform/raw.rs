@@ -68,6 +68,9 @@ pub struct Machine {
     /// Scripts of the platform's folder that run once on top of the box. Their result is kept, so new environments start with it.
     #[serde(default)]
     pub provision: Vec<At<String>>,
+    /// Log files of these machines besides their journal and what their box names, e.g. `"/var/log/shop/*.log"`.
+    #[serde(default)]
+    pub logs: Vec<At<String>>,
     /// One line that says what these machines do.
     #[serde(default)]
     pub summary: String,
@@ -128,6 +131,9 @@ pub struct Site {
     /// Variables for the site's programs. The values are templates.
     #[serde(default)]
     pub env: BTreeMap<At<String>, At<String>>,
+    /// Log files of this site on its machines, e.g. `"/srv/www/var/log/*.log"`.
+    #[serde(default)]
+    pub logs: Vec<At<String>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]

@@ -57,7 +57,9 @@ fn site(name: &At<String>, raw: &raw::Site, sites: &[&str], roles: &Roles, fault
         raw::Protocol::H2c => Protocol::H2c,
     };
     let traffic = Traffic { protocol, sticky: raw.sticky, https_only: raw.https_only };
-    Some(Site { name: label?, on: on?, port: raw.port, health, aliases, needs, traffic, code: code?, env })
+    once(&raw.logs, "log file", faults);
+    let logs = raw.logs.iter().filter_map(|path| check::log_path(faults, path)).collect();
+    Some(Site { name: label?, on: on?, port: raw.port, health, aliases, needs, traffic, code: code?, env, logs })
 }
 
 fn needed(site: &At<String>, sites: &[&str], faults: &mut Faults) -> Option<SiteName> {

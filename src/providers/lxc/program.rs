@@ -15,6 +15,11 @@ impl Machine<'_> {
     pub fn exec(&self, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
         match stdio {
             Stdio::Pipes { stdin, each } => self.exec_piped(exec, stdin, each),
+            Stdio::Follow { each } => {
+                let call = self.exec_call(exec, None)?;
+                call.command.follow(each)?;
+                self.ended(call, "exec", Output::default())
+            }
             Stdio::Inherit => self.exec_direct(self.exec_call(exec, None)?, "exec"),
             Stdio::Terminal => {
                 let kind = std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".into());
