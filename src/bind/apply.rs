@@ -73,6 +73,18 @@ pub fn apply(home: &Home, facts: &Facts<'_>, scope: &Scope) -> Result<Outcome> {
     Ok(difference.outcome(home, reloaded))
 }
 
+/// The files that are not as the routes are now; empty where adt wrote nothing. Changes nothing.
+pub fn outdated(home: &Home, facts: &Facts<'_>) -> Result<Vec<String>> {
+    let Some(before) = own(home)?.map(|manifest| manifest.bound) else { return Ok(Vec::new()) };
+    let bound = Bound::after(Some(&before), &Scope::Again, facts.routes);
+    let routes = bound.of(facts.routes);
+    let previous = |path: &str| fs::read(home.adt().join(path)).ok();
+    let mut wanted = files(home, &Facts { routes: &routes, ..*facts }, &previous)?;
+    wanted.push(Manifest::new(bound, &wanted).file());
+    let difference = Difference::of(home, &wanted)?;
+    Ok(difference.written.into_iter().chain(difference.removed).collect())
+}
+
 /// Removes everything that adt wrote for this server.
 pub fn unbind(home: &Home) -> Result<Outcome> {
     if !home.root.is_dir() {

@@ -52,12 +52,19 @@ impl Bound {
         }
     }
 
+    pub fn holds(&self, id: &EnvironmentId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(ids) => ids.binary_search(id).is_ok(),
+        }
+    }
+
     /// The routes without what is not bound.
     pub fn of(&self, routes: &Routes) -> Routes {
         let mut routes = routes.clone();
-        if let Self::Only(ids) = self {
+        if matches!(self, Self::Only(_)) {
             for platform in &mut routes.platforms {
-                platform.environments.retain(|environment| ids.binary_search(&environment.id).is_ok());
+                platform.environments.retain(|environment| self.holds(&environment.id));
             }
             routes.platforms.retain(|platform| !platform.environments.is_empty());
         }

@@ -33,7 +33,7 @@ use crate::model::names::EnvironmentId;
 use crate::model::route::Routes;
 use crate::{exec, template};
 
-pub use apply::{Outcome, apply, bound, output, unbind};
+pub use apply::{Outcome, apply, bound, outdated, output, unbind};
 pub use check::Reloaded;
 pub use manifest::Bound;
 

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::args::Global;
-use crate::model::response::{
-    BoxDetail, BoxSummary, Built, CheckItem, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, Verdict,
-};
+use super::checklist;
+use crate::model::response::{BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary};
 use crate::model::{Failure, Kind, Response};
 
 /// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
@@ -43,7 +42,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
     match response {
         Response::Done(done) => finished(done, global.quiet),
         Response::Built(built) => finished_build(built, global.quiet),
-        Response::Check(list) => data(&checklist(list)),
+        Response::Check(list) => data(&checklist::text(list)),
         Response::Platforms(platforms) => data(&platform_table(platforms)),
         Response::Environments(environments) => data(&environment_table(environments)),
         Response::Environment(environment) => data(&environment_sheet(environment)),
@@ -206,23 +205,6 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
             sites.add_row([site.name.to_string(), site.host.clone(), site.addresses.join(" "), site.aliases.join(" ")]);
         }
         text.push_str(&format!("\n{}\n", lines(&sites)));
-    }
-    text
-}
-
-fn checklist(list: &Checklist) -> String {
-    let mark = |item: &CheckItem| match item.verdict {
-        Verdict::Ok => console::style("ok").green(),
-        Verdict::Notice => console::style("note").yellow(),
-        Verdict::Fault => console::style("FAULT").red(),
-    };
-    let width = list.items.iter().map(|item| item.subject.chars().count()).max().unwrap_or(0).min(60);
-    let mut text = String::new();
-    for item in &list.items {
-        text.push_str(&format!("{:<5} {:<width$}  {}\n", mark(item), item.subject, item.seen));
-        if let Some(remedy) = &item.remedy {
-            text.push_str(&format!("      {:<width$}  → {remedy}\n", ""));
-        }
     }
     text
 }

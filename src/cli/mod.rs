@@ -4,6 +4,7 @@
 
 mod answer;
 pub mod args;
+mod checklist;
 mod complaint;
 mod logs;
 mod progress;

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Engine;
 use super::events::Events;
 use crate::exec::Command;
-use crate::model::response::{CheckItem, Done, Verdict};
+use crate::model::response::{CheckItem, Done};
 use crate::model::{Event, Failure, Kind, Response};
 
 /// One thing that machines need of their host.
@@ -101,11 +101,8 @@ impl Requirement {
 
     pub(super) fn item(self) -> CheckItem {
         match self.state() {
-            Ok(seen) => CheckItem { subject: self.subject(), verdict: Verdict::Ok, seen, remedy: None },
-            Err(seen) => {
-                let remedy = Some("adt host:bootstrap".to_owned());
-                CheckItem { subject: self.subject(), verdict: Verdict::Fault, seen, remedy }
-            }
+            Ok(seen) => CheckItem::ok(self.subject(), seen),
+            Err(seen) => CheckItem::fault(self.subject(), seen, "adt host:bootstrap"),
         }
     }
 }
@@ -306,6 +303,7 @@ fn find_library(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::response::Verdict;
 
     #[test]
     fn the_settings_file_names_every_kernel_setting() {

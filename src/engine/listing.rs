@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::environment::Readable;
-use super::{Engine, path, routes, wanted};
+use super::{Engine, routes, wanted};
 use crate::model::response::{
     Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail, Url,
 };
@@ -87,16 +87,11 @@ impl Engine {
     }
 
     pub(super) fn env_urls(&self, id: &EnvironmentId, check: bool) -> Result<Response, Failure> {
-        let route = routes::environment(self.store.install(), &self.environment(id)?);
+        let environment = self.environment(id)?;
         if check {
-            let walks: Vec<_> = std::thread::scope(|scope| {
-                let listen = self.settings.listen.value;
-                let walks: Vec<_> =
-                    route.sites.iter().map(|site| scope.spawn(move || path::walk(site, listen, path::system_trust()))).collect();
-                walks.into_iter().map(|walk| walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-            });
-            return Ok(Response::Check(Checklist { items: walks.into_iter().flatten().collect() }));
+            return Ok(Response::Check(Checklist { items: self.walk(&environment) }));
         }
+        let route = routes::environment(self.store.install(), &environment);
         let home = Url { site: None, url: format!("https://{}/", route.host()) };
         let sites = route.sites.iter().map(|site| Url { site: Some(site.name.clone()), url: format!("https://{}/", site.host) });
         Ok(Response::Urls(std::iter::once(home).chain(sites).collect()))

@@ -5,10 +5,13 @@
 
 mod bootstrap;
 mod boxes;
+mod certificate;
 mod check;
 mod definition;
+mod entrance;
 mod environment;
 mod events;
+mod examine;
 mod failure;
 mod fleet;
 mod listing;
@@ -20,6 +23,7 @@ mod perform;
 mod platform;
 pub mod probe;
 pub mod routes;
+mod serving;
 mod wanted;
 mod workshop;
 

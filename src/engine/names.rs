@@ -116,12 +116,12 @@ impl Engine {
         Ok(changed)
     }
 
-    fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
+    pub(super) fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
         tls::Certificates::open(&self.store.folder, routes, tls::system_clock())
             .map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))
     }
 
-    fn homes(&self) -> Vec<PathBuf> {
+    pub(super) fn homes(&self) -> Vec<PathBuf> {
         let own = std::env::var_os("HOME").map(PathBuf::from);
         let mut homes: Vec<_> = own.into_iter().chain(self.caller.home.clone()).filter(|home| home.is_dir()).collect();
         homes.dedup();
@@ -174,17 +174,17 @@ impl Engine {
         Ok(Response::Done(Done { summary, changed, ..Done::default() }))
     }
 
-    fn front(&self) -> Front {
+    pub(super) fn front(&self) -> Front {
         Front { v4: self.settings.listen.value, v6: None, http: 80, https: 443, listen: Vec::new() }
     }
 
-    fn serial(&self) -> u32 {
+    pub(super) fn serial(&self) -> u32 {
         u32::try_from(self.now()).unwrap_or(u32::MAX)
     }
 }
 
 /// One file holds both; a level without one is served over http alone.
-fn leaf(certificates: &tls::Certificates, level: &str) -> Option<Certificate> {
+pub(super) fn leaf(certificates: &tls::Certificates, level: &str) -> Option<Certificate> {
     certificates.file(level).ok().map(|file| Certificate { chain: file.clone(), key: file })
 }
 

@@ -64,13 +64,70 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckItem {
-    /// What was probed, e.g. `web1 www http://10.213.0.3:80/healthz`.
+    /// Where it lies on the way from a browser to a site, if it does.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub step: Option<CheckStep>,
+    /// The environment that was probed, in a check of several.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub environment: Option<EnvironmentId>,
+    /// What was probed, e.g. `www.1161.shop.example.test` or `shop/1161/web1`.
     pub subject: String,
     pub verdict: Verdict,
     /// What was seen.
     pub seen: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub remedy: Option<String>,
+}
+
+/// The way from a name to an answer, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckStep {
+    /// The host's resolver knows the name.
+    Name,
+    /// Somebody listens where the name leads.
+    Address,
+    /// A browser trusts who listens.
+    Certificate,
+    /// Who listens knows the site.
+    Proxy,
+    /// The machine runs and its port is open.
+    Machine,
+    /// The site works.
+    Application,
+}
+
+impl CheckStep {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Address => "address",
+            Self::Certificate => "certificate",
+            Self::Proxy => "proxy",
+            Self::Machine => "machine",
+            Self::Application => "application",
+        }
+    }
+}
+
+impl CheckItem {
+    pub fn ok(subject: impl Into<String>, seen: impl Into<String>) -> Self {
+        let (subject, seen) = (subject.into(), seen.into());
+        Self { step: None, environment: None, subject, verdict: Verdict::Ok, seen, remedy: None }
+    }
+
+    pub fn notice(subject: impl Into<String>, seen: impl Into<String>, remedy: Option<String>) -> Self {
+        Self { verdict: Verdict::Notice, remedy, ..Self::ok(subject, seen) }
+    }
+
+    /// Whatever is at fault has something that helps.
+    pub fn fault(subject: impl Into<String>, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Fault, remedy: Some(remedy.into()), ..Self::ok(subject, seen) }
+    }
+
+    pub fn at(self, step: CheckStep) -> Self {
+        Self { step: Some(step), ..self }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::body::Download;
 use super::forward::Failure;
 use super::table::{Endpoint, Found, Site, Table};
+use crate::model::route::OWN_PAGE;
 use crate::model::{Domain, EnvironmentRoute, PlatformRoute};
 use crate::template;
 
@@ -306,6 +307,7 @@ fn response(status: StatusCode, form: Form, body: String) -> Response<Download> 
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(OWN_PAGE, HeaderValue::from_static("1"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
     response

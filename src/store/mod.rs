@@ -70,6 +70,9 @@ pub enum Error {
     Cancelled { what: String },
 }
 
+/// The lock of the process that serves names and pages.
+pub const SERVING: &str = "host";
+
 /// An opened store.
 #[derive(Debug)]
 pub struct Store {
@@ -95,6 +98,11 @@ impl Store {
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
     pub fn install(&self) -> &str {
         &self.install
+    }
+
+    /// The process that serves this store's names and pages.
+    pub fn server(&self) -> Option<Holder> {
+        lock::held::<Holder>(&self.folder.join("locks").join(format!("{SERVING}.lock"))).flatten()
     }
 
     /// Removes the lock files that dead processes left for a platform's environments; held ones stay.

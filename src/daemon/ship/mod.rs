@@ -30,11 +30,11 @@ use self::marks::Kept;
 use self::ring::Ring;
 use crate::config::HostSettings;
 use crate::engine::logs::{Follower, LOOK, running, subjects};
-use crate::engine::path::system_trust;
 use crate::logs::Record;
 use crate::model::{Failure, Kind};
 use crate::providers::{Provider, choose};
 use crate::store::{Store, Wanted};
+use crate::trust;
 
 /// How long a receiver may take for one step of its part.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -208,7 +208,8 @@ impl Route {
 /// Trusts what this host trusts.
 fn trusted() -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(system_trust()).map_err(io::Error::other)?;
+    let bundle = trust::System::find().map_err(io::Error::other)?.bundle();
+    let certificates = CertificateDer::pem_file_iter(bundle).map_err(io::Error::other)?;
     roots.add_parsable_certificates(certificates.flatten());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(io::Error::other)?;
