@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use super::Session;
 use super::answer;
-use crate::daemon;
+use super::progress::Reader;
+use crate::daemon::{self, Started};
 use crate::exec::Command;
 use crate::model::response::Done;
-use crate::model::{Failure, Kind, Response};
+use crate::model::{Event, Failure, Kind, Response};
 
 impl Session {
     pub(super) fn host_up(&self, detach: bool) -> Result<ExitCode, Failure> {
@@ -18,12 +19,17 @@ impl Session {
                 .map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
             // The settings reach the child as they reached us: through the environment and the same flags.
             let words = std::env::args_os().skip(1).filter(|word| word != "--detach");
-            let started = daemon::detach(&engine.settings, &engine.store, &Command::new(exe).args(words))?;
-            let state = if started { "are served" } else { "are served already" };
-            return self.tell(format!("names and pages {state} at {listen}"), started);
+            return match daemon::detach(&engine.store, &Command::new(exe).args(words))? {
+                Started::Now(notices) => {
+                    self.warn(&notices);
+                    self.tell(format!("names and pages are served at {listen}"), true)
+                }
+                Started::Already => self.tell(format!("names and pages are served already at {listen}"), false),
+            };
         }
         let quiet = self.global.quiet || self.global.json;
-        let ready = || {
+        let ready = |notices: &[String]| {
+            self.warn(notices);
             if !quiet {
                 eprintln!("names and pages are served at {listen}; Ctrl-C stops it");
             }
@@ -37,6 +43,14 @@ impl Session {
         let stopped = daemon::halt(&self.engine.store)?;
         let state = if stopped { "are no longer served" } else { "were not served" };
         self.tell(format!("names and pages {state}"), stopped)
+    }
+
+    fn warn(&self, notices: &[String]) {
+        let mut reader = Reader::new(&self.global);
+        for text in notices {
+            reader.read(&Event::Warning { text: text.clone() });
+        }
+        reader.finish();
     }
 
     fn tell(&self, summary: String, changed: bool) -> Result<ExitCode, Failure> {
