@@ -1,4 +1,4 @@
-//! `host:up` and `host:halt`: the process that serves names and pages.
+//! `host:up` and `host:halt`: the process that serves names and pages, ours or systemd's.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use super::Session;
 use super::answer;
 use super::progress::Reader;
 use crate::daemon::{self, Started};
+use crate::engine::service;
 use crate::exec::Command;
 use crate::model::response::Done;
 use crate::model::{Event, Failure, Kind, Response};
@@ -14,6 +15,13 @@ impl Session {
     pub(super) fn host_up(&self, detach: bool) -> Result<ExitCode, Failure> {
         let engine = &self.engine;
         let listen = engine.settings.listen.value;
+        if detach && service::serves(&engine.store) {
+            if daemon::holder(&engine.store).is_some() {
+                return self.tell(format!("names and pages are served already at {listen}"), false);
+            }
+            service::start()?;
+            return self.tell(format!("names and pages are served at {listen} by adt.service"), true);
+        }
         if detach {
             let exe = std::env::current_exe()
                 .map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
@@ -40,7 +48,13 @@ impl Session {
     }
 
     pub(super) fn host_halt(&self) -> Result<ExitCode, Failure> {
-        let stopped = daemon::halt(&self.engine.store)?;
+        let store = &self.engine.store;
+        // A start that systemd is about to repeat has no process yet.
+        let unit = service::serves(store) && service::is_active();
+        if unit {
+            service::stop()?;
+        }
+        let stopped = daemon::halt(store)? || unit;
         let state = if stopped { "are no longer served" } else { "were not served" };
         self.tell(format!("names and pages {state}"), stopped)
     }

@@ -19,6 +19,7 @@ mod perform;
 mod platform;
 pub mod probe;
 pub mod routes;
+pub mod service;
 mod wanted;
 mod workshop;
 
@@ -80,7 +81,7 @@ impl Engine {
 
     fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {
         match request {
-            Request::HostBootstrap { remove, dry_run } => self.host_bootstrap(remove, dry_run, events),
+            Request::HostBootstrap { remove, service, dry_run } => self.host_bootstrap(remove, service, dry_run, events),
             Request::HostCheck => self.host_check(),
             Request::HostBind(bind) => self.bind_proxy(&bind, events),
             Request::HostUnbind { environment } => self.unbind_proxy(environment.as_ref(), events),

@@ -68,7 +68,7 @@ fn wrong(seen: impl ToString, remedy: &str) -> Wrong {
 
 /// Asks the system's own resolver, as every program of this host does.
 fn name(host: &str, listen: Ipv4Addr) -> Result<String, Wrong> {
-    let remedy = "adt host:up, then adt host:bootstrap points this host's resolver at it";
+    let remedy = "adt host:up --detach serves the names, adt host:bind-proxy points this host's resolver there";
     let addresses: Vec<IpAddr> = match (host, 443).to_socket_addrs() {
         Ok(found) => found.map(|address| address.ip()).collect(),
         Err(error) => return Err(wrong(format!("does not resolve: {error}"), remedy)),
@@ -84,16 +84,16 @@ fn name(host: &str, listen: Ipv4Addr) -> Result<String, Wrong> {
 fn connect(listen: Ipv4Addr) -> Result<TcpStream, Wrong> {
     let address = SocketAddr::from((listen, 443));
     let stream =
-        TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| wrong(format!("{address}: {error}"), "adt host:up"))?;
+        TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| wrong(format!("{address}: {error}"), "adt host:up --detach"))?;
     let timeouts = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
-    timeouts.map_err(|error| wrong(error, "adt host:up"))?;
+    timeouts.map_err(|error| wrong(error, "adt host:up --detach"))?;
     Ok(stream)
 }
 
 type Secure = StreamOwned<ClientConnection, TcpStream>;
 
 fn handshake(host: &str, stream: TcpStream, trust: &Path) -> Result<Secure, Wrong> {
-    let remedy = "adt host:bootstrap installs adt's authority where this host keeps its trust";
+    let remedy = "adt host:bind-proxy installs adt's authority where this host keeps its trust";
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(trust).map_err(|error| wrong(error, remedy))?;
     roots.add_parsable_certificates(certificates.flatten());

@@ -9,7 +9,8 @@ use super::names::{BoxName, EnvironmentId, EnvironmentName, MachineName, Platfor
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
-    HostBootstrap { remove: bool, dry_run: bool },
+    /// `service`: with a unit that serves names and pages, where systemd runs the host.
+    HostBootstrap { remove: bool, service: bool, dry_run: bool },
     HostCheck,
     HostBind(Bind),
     HostUnbind { environment: Option<EnvironmentId> },

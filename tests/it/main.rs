@@ -7,6 +7,7 @@ mod adt;
 mod bad_input;
 mod bind;
 mod crash;
+mod daemon;
 mod dns;
 mod fakes;
 mod front;
