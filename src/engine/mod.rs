@@ -11,6 +11,7 @@ mod environment;
 mod events;
 mod failure;
 mod fleet;
+mod follow;
 mod listing;
 mod look;
 mod names;
@@ -80,6 +81,15 @@ impl Engine {
     }
 
     fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {
+        let moves = follow::moves_routes(&request);
+        let result = self.verb(request, events);
+        if moves {
+            self.follow_bound(events);
+        }
+        result
+    }
+
+    fn verb(&self, request: Request, events: &Events) -> Result<Response, Failure> {
         match request {
             Request::HostBootstrap { remove, service, dry_run } => self.host_bootstrap(remove, service, dry_run, events),
             Request::HostCheck => self.host_check(),

@@ -77,7 +77,7 @@ impl Adt {
 }
 
 /// Apache as Debian starts it: at every address.
-fn apache(adt: &Adt) -> Foreign {
+pub fn apache(adt: &Adt) -> Foreign {
     let folder = adt.path().join("apache");
     std::fs::create_dir(&folder).expect("the home is ours");
     std::fs::write(folder.join("index.html"), "somebody's own page\n").expect("it is ours");
@@ -99,7 +99,7 @@ fn apache(adt: &Adt) -> Foreign {
 }
 
 /// dnsmasq as Debian starts it: at every address.
-fn dnsmasq(adt: &Adt) -> Foreign {
+pub fn dnsmasq(adt: &Adt) -> Foreign {
     let args = [
         "--keep-in-foreground",
         "--conf-file=/dev/null",

@@ -17,6 +17,7 @@ mod layers;
 mod leftovers;
 mod proxy;
 mod real_boxes;
+mod real_daemon;
 mod real_fault;
 mod real_hello;
 mod real_inside;
