@@ -59,7 +59,8 @@ fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Tab
             return Next::Answer(pages::plain(peer.shared.metrics(table)));
         }
         Found::Site(site) => {
-            if site.route.https_only && !peer.client.secure && peer.shared.https_port.is_some() {
+            // Machines talk to each other as they do in production: behind whatever makes browsers use https.
+            if site.route.https_only && !peer.client.secure && peer.gateway.is_none() && peer.shared.https_port.is_some() {
                 return Next::Answer(redirect(request, &host.name, &links));
             }
             if site.up {
