@@ -19,8 +19,7 @@ impl Session {
             if daemon::holder(&engine.store).is_some() {
                 return self.tell(format!("names and pages are served already at {listen}"), false);
             }
-            service::start()?;
-            return self.tell(format!("names and pages are served at {listen} by adt.service"), true);
+            return self.tell(service::start()?, true);
         }
         if detach {
             let exe = std::env::current_exe()

@@ -239,8 +239,12 @@ impl Around {
     }
 }
 
+/// Of a server with many processes, the first.
 fn holders(address: SocketAddr) -> String {
-    who_listens(address).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let mut holders = who_listens(address);
+    let mut seen = std::collections::BTreeSet::new();
+    holders.retain(|holder| seen.insert(holder.program.clone()));
+    holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Who has the address that is needed: fighting over it helps nobody, knowing does.

@@ -34,12 +34,15 @@ pub fn serves(store: &Store) -> bool {
     is_possible() && text.contains(&store_words(&store.folder.display().to_string()))
 }
 
-pub fn start() -> Result<(), Failure> {
+/// Returns when it serves, with what it says about itself.
+pub fn start() -> Result<String, Failure> {
     systemctl(&["start", UNIT]).map_err(|failure| {
         let journal = Command::new("journalctl").args(["--unit", UNIT, "--lines", "10", "--output", "cat", "--no-pager"]).run();
         let lines = journal.map(|output| output.text()).unwrap_or_default();
         failure.tail(lines.lines().map(str::to_owned).collect::<Vec<_>>())
-    })
+    })?;
+    let status = Command::new("systemctl").args(["show", UNIT, "--property", "StatusText", "--value"]).run()?;
+    Ok(format!("{UNIT}: {}", status.text().trim()))
 }
 
 pub fn stop() -> Result<(), Failure> {
@@ -109,7 +112,8 @@ fn is_enabled() -> bool {
 
 fn systemctl(args: &[&str]) -> Result<(), Failure> {
     Command::new("systemctl").args(args.iter().copied()).run().map(drop).map_err(|error| {
-        Failure::from(error).hint(format!("`systemctl status {UNIT}` and `journalctl -u {UNIT}` tell more"))
+        let failure = Failure::new(Kind::Program, format!("{} {UNIT}", args[0])).because(&error);
+        failure.hint(format!("`systemctl status {UNIT}` and `journalctl -u {UNIT}` tell more"))
     })
 }
 
@@ -192,10 +196,10 @@ mod tests {
     #[test]
     fn nothing_of_a_path_or_a_setting_is_more_than_a_word() {
         let settings = [("ADT_DOMAIN".to_owned(), "ex\"am\nple.test".to_owned())];
-        let text = text("/opt/a b/100%/adt", "/var/lib/a\"d t", &settings);
+        let text = text("/opt/a b/100%/adt", "/var/lib/$a\"d t", &settings);
         assert!(text.contains("ExecStart=\"/opt/a b/100%%/adt\" \"--store\" \"/var/lib/$$a\\\"d t\" \"host:up\"\n"), "{text}");
         assert!(text.contains("Environment=\"ADT_DOMAIN=ex\\\"am\\nple.test\"\n"), "{text}");
-        assert!(text.contains("ReadWritePaths=\"/var/lib/a\\\"d t\"\n"), "{text}");
+        assert!(text.contains("ReadWritePaths=\"/var/lib/$a\\\"d t\"\n"), "{text}");
     }
 
     #[test]

@@ -230,7 +230,7 @@ fn systemd_starts_the_service_and_keeps_it() {
     one("systemctl disable --quiet --now apache2").ok();
     one("adt --domain inner.test host:bootstrap").fails(7).says("this host has no apt-get");
     one("systemctl is-enabled adt").ok().says("enabled");
-    one("adt host:up --detach").ok().says("served at 127.77.77.77 by adt.service");
+    one("adt host:up --detach").ok().says("adt.service: names and pages of 0 environments are served at 127.77.77.77");
     one("adt host:up --detach").ok().says("served already");
     one("systemctl show adt -p SubState -p StatusText").ok().says("SubState=running").says("0 environments are served at 127.77.77.77");
     one("adt host:up").fails(5).says("does it already");
