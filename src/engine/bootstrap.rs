@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Engine, service};
 use super::events::Events;
+use super::{Engine, service};
 use crate::exec::Command;
 use crate::model::response::{CheckItem, Done, Verdict};
 use crate::model::{Event, Failure, Kind, Response};

@@ -24,14 +24,13 @@ impl Engine {
             .hint(format!("`adt env:list` shows what is there; `adt env:init {} {}` makes it", id.platform, id.name))
     }
 
-    /// Its machines ask adt's name server at their gateway first; while that is down it refuses at once, and they ask the others.
+    /// Machines ask the host's name servers, not adt's at their gateway: while that is down, the kernel says so at most once a
+    /// second, and whoever hears nothing waits five. What they need of adt is in their `/etc/hosts`.
     pub(super) fn wanted(&self, environment: &Environment) -> Result<Wanted, Failure> {
-        let gateway = wanted::network(self.store.install(), environment).gateway_v4().into();
-        // The C library asks three at most.
-        let nameservers = std::iter::once(gateway).chain(self.nameservers()).take(3).collect();
         let domain = &environment.definition.domain;
         let authority = tls::Certificates::authority(&self.store.folder, domain, SystemTime::now());
         let authority = authority.map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?;
+        let nameservers = self.nameservers();
         let around = wanted::Around { nameservers, trusted: [(domain.to_string(), authority.pem)].into() };
         Ok(wanted::wanted(self.store.install(), &around, environment))
     }

@@ -83,8 +83,8 @@ fn name(host: &str, listen: Ipv4Addr) -> Result<String, Wrong> {
 
 fn connect(listen: Ipv4Addr) -> Result<TcpStream, Wrong> {
     let address = SocketAddr::from((listen, 443));
-    let stream =
-        TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| wrong(format!("{address}: {error}"), "adt host:up --detach"))?;
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)
+        .map_err(|error| wrong(format!("{address}: {error}"), "adt host:up --detach"))?;
     let timeouts = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
     timeouts.map_err(|error| wrong(error, "adt host:up --detach"))?;
     Ok(stream)

@@ -98,8 +98,7 @@ pub(super) fn remove_unit(dry_run: bool) -> Result<bool, Failure> {
     if is_possible() {
         systemctl(&["disable", "--quiet", "--now", UNIT])?;
     }
-    std::fs::remove_file(UNIT_FILE)
-        .map_err(|error| Failure::new(Kind::Host, format!("remove `{UNIT_FILE}`")).because(&error))?;
+    std::fs::remove_file(UNIT_FILE).map_err(|error| Failure::new(Kind::Host, format!("remove `{UNIT_FILE}`")).because(&error))?;
     if is_possible() {
         systemctl(&["daemon-reload"])?;
     }
@@ -112,7 +111,7 @@ fn is_enabled() -> bool {
 
 fn systemctl(args: &[&str]) -> Result<(), Failure> {
     Command::new("systemctl").args(args.iter().copied()).run().map(drop).map_err(|error| {
-        let failure = Failure::new(Kind::Program, format!("{} {UNIT}", args[0])).because(&error);
+        let failure = Failure::new(Kind::Program, format!("let systemd {} {UNIT}", args[0])).because(&error);
         failure.hint(format!("`systemctl status {UNIT}` and `journalctl -u {UNIT}` tell more"))
     })
 }

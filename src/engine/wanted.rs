@@ -129,7 +129,8 @@ impl Hosts<'_> {
             let names: Vec<_> = names.into_iter().collect();
             writeln!(text, "{address} {}", names.join(" ")).expect("a string takes any text");
         }
-        writeln!(text, "{} gateway.{}", self.network.gateway_v4(), id.fqdn(&definition.domain)).expect("as above");
+        let home = id.fqdn(&definition.domain);
+        writeln!(text, "{} gateway.{home} {home}", self.network.gateway_v4()).expect("a string takes any text");
         text
     }
 

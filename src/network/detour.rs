@@ -14,8 +14,8 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::firewall::{IPV4, is_there, nft};
 use super::Result;
+use super::firewall::{IPV4, is_there, nft};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
@@ -82,9 +82,8 @@ fn text(table: &str, detours: &[Detour]) -> String {
 fn map(transport: Transport, word: &str, detours: &[Detour]) -> String {
     let mut text = format!("map {word}_ports {{\ntype ipv4_addr . inet_service : ipv4_addr . inet_service\n");
     let elements = detours.iter().filter(|detour| detour.transport == transport);
-    let elements: Vec<_> = elements
-        .map(|Detour { from, port, .. }| format!("{ip} . {} : {ip} . {port}", from.port(), ip = from.ip()))
-        .collect();
+    let elements: Vec<_> =
+        elements.map(|Detour { from, port, .. }| format!("{ip} . {} : {ip} . {port}", from.port(), ip = from.ip())).collect();
     if !elements.is_empty() {
         writeln!(text, "elements = {{ {} }}", elements.join(", ")).expect("a string takes any text");
     }

@@ -49,9 +49,9 @@ use rustls::server::ResolvesServerCert;
 
 use crate::model::Routes;
 pub use gateways::At;
+use gateways::Gateways;
 pub use log::Log;
 pub use metrics::MoreMetrics;
-use gateways::Gateways;
 use table::Table;
 use worker::Shared;
 

@@ -12,7 +12,9 @@ pub struct Foreign(Child);
 impl Foreign {
     pub fn start(host: &Host, program: &str, args: &[&str]) -> Self {
         let mut command = host.command(program);
-        Self(command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed"))
+        Self(
+            command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed"),
+        )
     }
 
     pub fn pid(&self) -> u32 {
@@ -49,7 +51,8 @@ impl Adt {
         let authority = self.store().join("tls/authority/example.test.pem");
         let to = ["80", "443"].map(|port| format!("::127.77.77.77:{port}"));
         let to = if url.starts_with("https:") { &to[1] } else { &to[0] };
-        let args = ["-sS", "--noproxy", "*", "--max-time", "20", "--connect-to", to, "--cacert", &authority.display().to_string()];
+        let args =
+            ["-sS", "--noproxy", "*", "--max-time", "20", "--connect-to", to, "--cacert", &authority.display().to_string()];
         self.there("curl", &[&args[..], &[url]].concat())
     }
 
@@ -81,9 +84,8 @@ pub fn apache(adt: &Adt) -> Foreign {
     let folder = adt.path().join("apache");
     std::fs::create_dir(&folder).expect("the home is ours");
     std::fs::write(folder.join("index.html"), "somebody's own page\n").expect("it is ours");
-    let modules = ["mpm_event", "authz_core", "dir"].map(|name| {
-        format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
-    });
+    let modules = ["mpm_event", "authz_core", "dir"]
+        .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"));
     let folder = folder.display();
     let text = format!(
         "{}ServerRoot {folder}\nServerName localhost\nPidFile {folder}/pid\nErrorLog {folder}/error.log\n\
