@@ -9,101 +9,35 @@ use super::names::{BoxName, EnvironmentId, EnvironmentName, MachineName, Platfor
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
-    /// `service`: with a unit that serves names and pages, where systemd runs the host.
-    HostBootstrap {
-        remove: bool,
-        service: bool,
-        dry_run: bool,
-    },
+    HostBootstrap { remove: bool, service: bool, dry_run: bool },
     HostCheck,
     HostBind(Bind),
-    HostUnbind {
-        environment: Option<EnvironmentId>,
-    },
+    HostUnbind { environment: Option<EnvironmentId> },
 
     PlatformInit(PlatformInit),
     PlatformList,
-    PlatformPull {
-        platform: PlatformName,
-    },
-    PlatformBuild {
-        platform: PlatformName,
-        force: bool,
-    },
-    PlatformUp {
-        platform: PlatformName,
-        environments: Vec<EnvironmentName>,
-        dry_run: bool,
-    },
-    PlatformHalt {
-        platform: PlatformName,
-        environments: Vec<EnvironmentName>,
-        dry_run: bool,
-    },
-    PlatformDestroy {
-        platform: PlatformName,
-        environments: Vec<EnvironmentName>,
-        dry_run: bool,
-    },
-    PlatformCheck {
-        platform: PlatformName,
-        environments: Vec<EnvironmentName>,
-    },
+    PlatformPull { platform: PlatformName },
+    PlatformBuild { platform: PlatformName, force: bool },
+    PlatformUp { platform: PlatformName, environments: Vec<EnvironmentName>, dry_run: bool },
+    PlatformHalt { platform: PlatformName, environments: Vec<EnvironmentName>, dry_run: bool },
+    PlatformDestroy { platform: PlatformName, environments: Vec<EnvironmentName>, dry_run: bool },
+    PlatformCheck { platform: PlatformName, environments: Vec<EnvironmentName> },
 
-    EnvInit {
-        id: EnvironmentId,
-        dry_run: bool,
-    },
-    EnvUp {
-        id: EnvironmentId,
-        dry_run: bool,
-    },
-    EnvHalt {
-        id: EnvironmentId,
-        dry_run: bool,
-    },
-    EnvDestroy {
-        id: EnvironmentId,
-        dry_run: bool,
-    },
-    EnvReload {
-        id: EnvironmentId,
-        dry_run: bool,
-    },
-    EnvCheck {
-        id: EnvironmentId,
-    },
-    EnvList {
-        platform: Option<PlatformName>,
-    },
-    EnvShow {
-        id: EnvironmentId,
-    },
-    EnvUrls {
-        id: EnvironmentId,
-        check: bool,
-    },
-    EnvCopy {
-        id: EnvironmentId,
-        machine: MachineName,
-        copy: Copy,
-    },
+    EnvInit { id: EnvironmentId, dry_run: bool },
+    EnvUp { id: EnvironmentId, dry_run: bool },
+    EnvHalt { id: EnvironmentId, dry_run: bool },
+    EnvDestroy { id: EnvironmentId, dry_run: bool },
+    EnvReload { id: EnvironmentId, dry_run: bool },
+    EnvCheck { id: EnvironmentId },
+    EnvList { platform: Option<PlatformName> },
+    EnvShow { id: EnvironmentId },
+    EnvUrls { id: EnvironmentId, check: bool },
+    EnvCopy { id: EnvironmentId, machine: MachineName, copy: Copy },
 
-    BoxList {
-        platform: Option<PlatformName>,
-    },
-    BoxBuild {
-        platform: Option<PlatformName>,
-        boxes: Vec<BoxName>,
-        force: bool,
-    },
-    BoxShow {
-        platform: Option<PlatformName>,
-        name: BoxName,
-    },
-    BoxPrune {
-        dry_run: bool,
-    },
+    BoxList { platform: Option<PlatformName> },
+    BoxBuild { platform: Option<PlatformName>, boxes: Vec<BoxName>, force: bool },
+    BoxShow { platform: Option<PlatformName>, name: BoxName },
+    BoxPrune { dry_run: bool },
 }
 
 /// Who serves names and pages.
