@@ -37,7 +37,7 @@ demo: build-packages
 
 test: build-packages test-packages nextest
 	cargo build --quiet
-	$(SUDO) target/debug/adt host:bootstrap
+	$(SUDO) target/debug/adt host:bootstrap --no-service
 	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
 		cargo nextest run --no-fail-fast
 

@@ -137,6 +137,7 @@ impl Lab {
             hosts: std::fs::read_to_string("/etc/hosts").unwrap(),
             nameservers: nameservers(),
             search: Vec::new(),
+            trusted: Default::default(),
             mounts,
             health: Health { checks: Vec::new(), deadline_seconds: 60 },
             id: id.clone(),

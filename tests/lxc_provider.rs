@@ -148,6 +148,7 @@ impl World {
             hosts: "127.0.0.1 localhost\n10.0.0.1 before\n".into(),
             nameservers: vec![Ipv4Addr::new(10, 213, self.net, 1).into()],
             search: vec!["1161.shop.example.test".into()],
+            trusted: Default::default(),
             mounts: vec![],
             health: Health { checks: vec![], deadline_seconds: 30 },
         }

@@ -40,6 +40,11 @@ pub fn bound(home: &Home) -> Result<Option<Bound>> {
     Ok(Manifest::read(home)?.map(|manifest| manifest.bound))
 }
 
+/// The installation whose routes adt wrote for this server: another one on the same host has no say in it.
+pub fn owner(home: &Home) -> Result<Option<String>> {
+    Ok(Manifest::read(home)?.map(|manifest| manifest.owner))
+}
+
 /// Makes the server's configuration fit the routes. A second call with the same routes writes nothing and reloads nothing.
 pub fn apply(home: &Home, facts: &Facts<'_>, scope: &Scope) -> Result<Outcome> {
     if !home.root.is_dir() {
@@ -55,7 +60,7 @@ pub fn apply(home: &Home, facts: &Facts<'_>, scope: &Scope) -> Result<Outcome> {
     let routes = bound.of(facts.routes);
     let previous = |path: &str| fs::read(home.adt().join(path)).ok();
     let mut wanted = files(home, &Facts { routes: &routes, ..*facts }, &previous)?;
-    let manifest = Manifest::new(bound, &wanted);
+    let manifest = Manifest::new(facts.owner, bound, &wanted);
     wanted.push(manifest.file());
     let difference = Difference::of(home, &wanted)?;
     let hooks = hook::hooks(home);
@@ -80,7 +85,7 @@ pub fn outdated(home: &Home, facts: &Facts<'_>) -> Result<Vec<String>> {
     let routes = bound.of(facts.routes);
     let previous = |path: &str| fs::read(home.adt().join(path)).ok();
     let mut wanted = files(home, &Facts { routes: &routes, ..*facts }, &previous)?;
-    wanted.push(Manifest::new(bound, &wanted).file());
+    wanted.push(Manifest::new(facts.owner, bound, &wanted).file());
     let difference = Difference::of(home, &wanted)?;
     Ok(difference.written.into_iter().chain(difference.removed).collect())
 }
@@ -104,7 +109,7 @@ pub fn output(home: &Home, facts: &Facts<'_>, folder: &Path) -> Result<Vec<PathB
     }
     let previous = |path: &str| fs::read(home.adt().join(path)).ok();
     let mut wanted = files(home, facts, &previous)?;
-    wanted.push(Manifest::new(Bound::All, &wanted).file());
+    wanted.push(Manifest::new(facts.owner, Bound::All, &wanted).file());
     for file in &wanted {
         write(&shown.adt(), file)?;
     }

@@ -14,6 +14,9 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
+    /// The installation whose routes these are.
+    #[serde(default)]
+    pub owner: String,
     pub bound: Bound,
     pub files: Vec<String>,
 }
@@ -73,8 +76,8 @@ impl Bound {
 }
 
 impl Manifest {
-    pub fn new(bound: Bound, files: &[File]) -> Self {
-        Self { format: FORMAT, bound, files: files.iter().map(|file| file.path.clone()).collect() }
+    pub fn new(owner: &str, bound: Bound, files: &[File]) -> Self {
+        Self { format: FORMAT, owner: owner.to_owned(), bound, files: files.iter().map(|file| file.path.clone()).collect() }
     }
 
     pub fn file(&self) -> File {

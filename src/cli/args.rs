@@ -160,6 +160,9 @@ pub enum Verb {
         /// Take adt's files out of the system's configuration again
         #[arg(long)]
         remove: bool,
+        /// Without adt.service, which serves names and pages from the host's start on
+        #[arg(long)]
+        no_service: bool,
     },
     /// Show the settings, where each came from, and whether this host can run machines
     #[command(name = "host:check")]

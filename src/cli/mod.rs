@@ -172,7 +172,9 @@ impl Session {
             None => Ok(around.platform(None).ok()),
         };
         Ok(match verb {
-            Verb::HostBootstrap { dry_run, remove } => Request::HostBootstrap { remove, dry_run: dry_run.dry_run },
+            Verb::HostBootstrap { dry_run, remove, no_service } => {
+                Request::HostBootstrap { remove, service: !no_service, dry_run: dry_run.dry_run }
+            }
             Verb::HostCheck => Request::HostCheck,
             Verb::HostBindProxy { words, with, output } => {
                 let environment = (!words.words.is_empty()).then(|| around.environment(&words.words)).transpose()?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::serving::{Held, Serving, held, make_way};
 use super::{Engine, routes};
-use crate::bind::{self, Facts, Home, Server};
+use crate::bind::{self, Home, Server};
 use crate::model::response::CheckItem;
 use crate::model::{Domain, Failure, Routes};
 use crate::resolver::{self, System, Verdict};
@@ -128,10 +128,7 @@ impl Engine {
     }
 
     fn outdated(&self, home: &Home, routes: &Routes) -> Result<Vec<String>, Failure> {
-        let (front, certificates) = (self.front(), self.certificates(routes)?);
-        let certificate = |level: &str| super::names::leaf(&certificates, level);
-        let facts = Facts { routes, front: &front, certificate: &certificate, templates: None, now: self.serial() };
-        Ok(bind::outdated(home, &facts)?)
+        self.with_facts(routes, |facts| Ok(bind::outdated(home, facts)?))
     }
 }
 

@@ -267,7 +267,7 @@ impl Engine {
 
     /// Inspects, plans, shows, runs. Returns what was (or would be) done.
     pub(super) fn drive(&self, environment: &Environment, goal: Goal, dry_run: bool, events: &Events) -> Result<Plan, Failure> {
-        let wanted = self.wanted(environment);
+        let wanted = self.wanted(environment)?;
         let seen = self.seen(goal, &environment.id, &wanted, true)?;
         let plan = plan(goal, &wanted, &seen);
         if plan.is_empty() {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use super::{Engine, probe, wanted};
 use crate::model::{EnvironmentId, Failure, Kind, MachineName, MachineSpec, MachineState};
 use crate::plan::{Goal, Seen, SeenMachine, SeenNetwork, Wanted};
 use crate::store::Environment;
+use crate::tls;
 
 impl Engine {
     /// The record of an environment, or the error that names what is known.
@@ -22,8 +24,15 @@ impl Engine {
             .hint(format!("`adt env:list` shows what is there; `adt env:init {} {}` makes it", id.platform, id.name))
     }
 
-    pub(super) fn wanted(&self, environment: &Environment) -> Wanted {
-        wanted::wanted(self.store.install(), &self.nameservers(), environment)
+    /// Machines ask the host's name servers, not adt's at their gateway: while that is down, the kernel says so at most once a
+    /// second, and whoever hears nothing waits five. What they need of adt is in their `/etc/hosts`.
+    pub(super) fn wanted(&self, environment: &Environment) -> Result<Wanted, Failure> {
+        let domain = &environment.definition.domain;
+        let authority = tls::Certificates::authority(&self.store.folder, domain, SystemTime::now());
+        let authority = authority.map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?;
+        let nameservers = self.nameservers();
+        let around = wanted::Around { nameservers, trusted: [(domain.to_string(), authority.pem)].into() };
+        Ok(wanted::wanted(self.store.install(), &around, environment))
     }
 
     /// Name servers that machines can reach: the settings' own, else the host's that are not on its loopback.

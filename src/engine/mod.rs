@@ -14,6 +14,7 @@ mod events;
 mod examine;
 mod failure;
 mod fleet;
+mod follow;
 mod listing;
 pub mod logs;
 mod look;
@@ -23,6 +24,7 @@ mod perform;
 mod platform;
 pub mod probe;
 pub mod routes;
+pub mod service;
 mod serving;
 mod wanted;
 mod workshop;
@@ -90,8 +92,17 @@ impl Engine {
     }
 
     fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {
+        let moves = follow::moves_routes(&request);
+        let result = self.verb(request, events);
+        if moves {
+            self.follow_bound(events);
+        }
+        result
+    }
+
+    fn verb(&self, request: Request, events: &Events) -> Result<Response, Failure> {
         match request {
-            Request::HostBootstrap { remove, dry_run } => self.host_bootstrap(remove, dry_run, events),
+            Request::HostBootstrap { remove, service, dry_run } => self.host_bootstrap(remove, service, dry_run, events),
             Request::HostCheck => self.host_check(),
             Request::HostBind(bind) => self.bind_proxy(&bind, events),
             Request::HostUnbind { environment } => self.unbind_proxy(environment.as_ref(), events),

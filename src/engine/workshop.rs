@@ -124,7 +124,9 @@ impl MachineBench<'_> {
     }
 
     fn spec(&self) -> MachineSpec {
-        let mut wanted = self.engine.wanted(&self.environment);
+        // What is built must not know this host: no authority and no name server of adt's.
+        let around = wanted::Around { nameservers: self.engine.nameservers(), ..wanted::Around::default() };
+        let mut wanted = wanted::wanted(self.engine.store.install(), &around, &self.environment);
         wanted.machines.remove(&self.id.machine).expect("a build's environment has this one machine").spec
     }
 

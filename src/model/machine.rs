@@ -1,5 +1,6 @@
 //! One machine: what is wanted of it and what is seen of it. Free of local notions, so that a cloud server fits too.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -71,6 +72,9 @@ pub struct MachineSpec {
     pub nameservers: Vec<IpAddr>,
     /// Suffixes for `/etc/resolv.conf`.
     pub search: Vec<String>,
+    /// Authorities that its programs trust beside those of its box: PEM by name.
+    #[serde(default)]
+    pub trusted: BTreeMap<String, String>,
     /// Host folders shown inside, for builds and for sites.
     pub mounts: Vec<Mount>,
     pub health: Health,

@@ -9,7 +9,7 @@ use super::names::{BoxName, EnvironmentId, EnvironmentName, MachineName, Platfor
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
-    HostBootstrap { remove: bool, dry_run: bool },
+    HostBootstrap { remove: bool, service: bool, dry_run: bool },
     HostCheck,
     HostBind(Bind),
     HostUnbind { environment: Option<EnvironmentId> },

@@ -78,6 +78,7 @@ impl Change {
             live.hosts.clone_from(&wanted.hosts);
             live.nameservers.clone_from(&wanted.nameservers);
             live.search.clone_from(&wanted.search);
+            live.trusted.clone_from(&wanted.trusted);
             live.health.clone_from(&wanted.health);
             if live == *wanted { Self::Live } else { Self::Restart }
         }

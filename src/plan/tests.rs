@@ -27,6 +27,7 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         hosts: hosts.into(),
         nameservers: Vec::new(),
         search: Vec::new(),
+        trusted: Default::default(),
         mounts: Vec::new(),
         health: Health { checks: Vec::new(), deadline_seconds: 60 },
     }

@@ -45,6 +45,11 @@ impl Asker {
         };
         Self { form, reads: matches!(*request.method(), Method::GET | Method::HEAD) }
     }
+
+    /// Asks for nothing to be changed.
+    pub fn reads(&self) -> bool {
+        self.reads
+    }
 }
 
 /// How links to names of ours begin.
@@ -189,6 +194,12 @@ impl Page {
         Self::new(StatusCode::NOT_FOUND, "unknown host", format!("`{name}` is not a name that adt answers for"))
     }
 
+    /// For a machine, whose world ends where its environment does.
+    pub fn outside(name: &str) -> Self {
+        let why = format!("`{name}` is outside of this machine's environment, and environments can't reach each other");
+        Self::new(StatusCode::FORBIDDEN, "another environment", why)
+    }
+
     fn text(&self) -> String {
         let mut text = format!("{}\n", self.why);
         if let Some(command) = &self.command {
@@ -295,6 +306,11 @@ fn html(name: &str, source: &str, facts: &Value) -> String {
         tracing::error!(%error, "a page can't be rendered");
         "<!doctype html><title>adt</title>This page can't be shown.".to_owned()
     })
+}
+
+/// For programs that understand nothing else.
+pub fn plain(text: String) -> Response<Download> {
+    response(StatusCode::OK, Form::Text, text)
 }
 
 fn response(status: StatusCode, form: Form, body: String) -> Response<Download> {

@@ -169,7 +169,10 @@ impl Drop for Adt {
         if !self.store().join("adt.db").exists() {
             return;
         }
-        // A test that failed must not leave machines for the next one to stumble over.
+        // A test that failed must not leave a server or machines for the next one to stumble over.
+        if self.store().join("locks/host.lock").exists() {
+            self.run("host:halt");
+        }
         let list = self.run("platform:list --json");
         let platforms: serde_json::Value = serde_json::from_str(&list.stdout).unwrap_or_default();
         for platform in platforms.as_array().into_iter().flatten() {

@@ -89,6 +89,10 @@ impl Adt {
             let bridges = names(&self.at("/sys/class/net")).iter().any(|name| name.starts_with("adt"));
             let output = self.program_there("nft").args(["list", "tables"]).output().expect("nft is there");
             let tables = String::from_utf8_lossy(&output.stdout).into_owned();
+            let detour = self.install().map(|install| format!("ip adtdetour_{install}")).unwrap_or_default();
+            if tables.contains(&detour) {
+                return Some(format!("firewall table {detour}"));
+            }
             let table = tables.lines().find(|line| line.contains("inet adt_")).filter(|_| !bridges)?;
             if Instant::now() >= until {
                 return Some(format!("firewall {table}"));

@@ -31,6 +31,7 @@ mod overlay;
 mod passing;
 mod program;
 mod terminal;
+mod trust;
 mod upper;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,12 +158,23 @@ impl Machine<'_> {
     fn write(&self, spec: &MachineSpec) -> io::Result<()> {
         self.folder.make(spec)?;
         upper::write_identity(&self.folder.join("upper"), &self.home.install, spec)?;
+        self.write_trust(spec)?;
         self.folder.write_shared("hosts", &spec.hosts)?;
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
         let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
         let text = config::text(spec, &self.folder.path, &self.group, host);
         folder::write_atomically(&self.folder.join("config"), text.as_bytes())?;
         self.folder.write_spec(spec)
+    }
+
+    /// Files below a mounted overlay must not change: what runs is written to through its own eyes.
+    fn write_trust(&self, spec: &MachineSpec) -> io::Result<()> {
+        if let MachineState::Running { init_pid } | MachineState::Frozen { init_pid } = self.state() {
+            return trust::write(Path::new(&format!("/proc/{init_pid}/root")), &[], &spec.trusted);
+        }
+        let layers = self.home.store.join("layers");
+        let below: Vec<_> = spec.layers.iter().rev().map(|layer| layers.join(layer.as_str()).join("rootfs")).collect();
+        trust::write(&self.folder.join("upper"), &below, &spec.trusted)
     }
 
     fn start(&self) -> Result<()> {
