@@ -40,7 +40,7 @@ impl Engine {
                 CheckItem::ok(subject, format!("served by {pages} and {names}"))
             }
             (Serving::Other(pages, _), Serving::Own(_)) => {
-                let remedy = "adt host:bind-proxy --with bind".to_owned();
+                let remedy = "adt host:up --detach".to_owned();
                 CheckItem::notice(subject, format!("pages are served by {pages}, names by nobody"), Some(remedy))
             }
             (Serving::Own(None), _) => CheckItem::fault(subject, "served by nobody", "adt host:up --detach"),
@@ -66,16 +66,13 @@ impl Engine {
 
     /// Asked itself, past the host's resolver.
     fn check_name_server(&self, domain: &Domain) -> CheckItem {
-        let listen = self.settings.listen.value;
+        let (listen, serving) = (self.settings.listen.value, self.names_served());
+        let server = serving.name_server(listen);
         let subject = format!("name server for {domain}");
-        match resolver::ask((listen, 53).into(), domain.as_str()) {
-            Ok(known) if known.contains(&listen) => CheckItem::ok(subject, format!("{listen}:53 answers")),
-            Ok(_) => {
-                CheckItem::fault(subject, format!("{listen}:53 does not know it"), make_way(&self.names_served(), listen, 53))
-            }
-            Err(error) => {
-                CheckItem::fault(subject, format!("{listen}:53 does not answer: {}", error.kind()), self.names_served().start())
-            }
+        match resolver::ask(server, domain.as_str()) {
+            Ok(known) if known.contains(&listen) => CheckItem::ok(subject, format!("{server} answers")),
+            Ok(_) => CheckItem::fault(subject, format!("{server} does not know it"), make_way(&serving, listen, 53)),
+            Err(error) => CheckItem::fault(subject, format!("{server} does not answer: {}", error.kind()), serving.start()),
         }
     }
 
@@ -87,11 +84,9 @@ impl Engine {
         let name = own.and_then(|environment| environment.sites.first()).map_or(domain.as_str(), |site| &site.host);
         match resolver::check(name, IpAddr::V4(self.settings.listen.value)) {
             Verdict::Works => CheckItem::ok(subject, format!("{system} asks adt's name server")),
-            Verdict::Fails(found) if found.is_empty() => {
-                CheckItem::fault(subject, format!("{system} finds nothing for {name}"), "adt host:bind-proxy")
-            }
             Verdict::Fails(found) => {
-                CheckItem::fault(subject, format!("{system} finds {} for {name}", found.join(", ")), "adt host:bind-proxy")
+                let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
+                CheckItem::fault(subject, format!("{system} finds {found} for {name}"), self.names_served().ask())
             }
         }
     }
