@@ -34,7 +34,7 @@ impl Engine {
         let subject = "names and pages";
         match (self.pages_served(), self.names_served()) {
             (Serving::Own(Some(own)), _) => {
-                CheckItem::ok(subject, format!("served by process {} for {}", own.pid, elapsed(self.now() - own.since)))
+                CheckItem::ok(subject, format!("process {}, for {}", own.pid, elapsed(self.now() - own.since)))
             }
             (Serving::Other(pages, _), Serving::Other(names, _)) => {
                 CheckItem::ok(subject, format!("served by {pages} and {names}"))
