@@ -11,7 +11,7 @@ use crate::model::response::{CheckItem, Checklist, Verdict};
 const MARGIN: usize = 7;
 /// Of the words for steps, likewise.
 const STEP: usize = 13;
-/// What was seen gets lines of its own where less than this is left for it.
+/// What was seen has at least this much of a line; subjects that leave less have a line of their own.
 const NARROW: usize = 26;
 
 /// For the terminal that stands behind stdout; programs get each item in one line.
@@ -24,30 +24,43 @@ fn render(list: &Checklist, width: Option<usize>) -> String {
     let groups: Vec<_> = list.items.chunk_by(|one, next| one.environment == next.environment).collect();
     let lines: Vec<CheckItem> = groups.into_iter().flat_map(folded).collect();
     let steps = lines.iter().any(|item| item.step.is_some());
-    let subjects = lines.iter().map(|item| item.subject.chars().count()).max().unwrap_or(0).min(44);
-    let column = MARGIN + if steps { STEP } else { 0 } + subjects + 2;
+    let before = MARGIN + if steps { STEP } else { 0 };
+    let room = width.map_or(usize::MAX, |width| width.saturating_sub(before + 2 + NARROW));
+    let longest = lines.iter().map(|item| item.subject.chars().count()).max().unwrap_or(0);
+    let subjects = longest.min(room).min(44);
+    let column = before + subjects + 2;
     let mut text = String::new();
     for item in &lines {
         let step = if steps { format!("{:<STEP$}", item.step.map_or("", |step| step.word())) } else { String::new() };
         let head = format!("{:<MARGIN$}{step}{:<subjects$}", mark(item.verdict), item.subject);
-        match width {
-            None => writeln!(text, "{head}  {}", item.seen),
-            Some(width) if width < column + NARROW => {
-                let seen = wrapped(&item.seen, width.saturating_sub(MARGIN));
-                writeln!(text, "{}\n{:MARGIN$}{}", head.trim_end(), "", seen.join(&format!("\n{:MARGIN$}", "")))
-            }
-            // One that is longer than the others moves its own text only.
-            Some(width) => {
-                let seen = wrapped(&item.seen, width - column);
-                writeln!(text, "{head}  {}", seen.join(&format!("\n{:column$}", "")))
-            }
-        }
-        .expect("a string takes any text");
-        if let Some(remedy) = &item.remedy {
-            writeln!(text, "{:MARGIN$}→ {remedy}", "").expect("a string takes any text");
-        }
+        let (between, seen) = match width {
+            None => ("  ".to_owned(), item.seen.clone()),
+            Some(width) => beside(item, subjects, column, width),
+        };
+        let head = if between.starts_with('\n') { head.trim_end() } else { &head };
+        writeln!(text, "{head}{between}{seen}").expect("a string takes any text");
+        remedy(&mut text, item);
     }
     text
+}
+
+/// What was seen in lines that fit, and what comes between it and its subject.
+fn beside(item: &CheckItem, subjects: usize, column: usize, width: usize) -> (String, String) {
+    let room = width.saturating_sub(column).max(NARROW);
+    let longest = item.seen.split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
+    // A path that would be cut in two has the whole line instead.
+    let (indent, room) = if longest > room { (MARGIN, width.saturating_sub(MARGIN)) } else { (column, room) };
+    let next = format!("\n{:indent$}", "");
+    let seen = wrapped(&item.seen, room).join(&next);
+    let fits = indent == column && item.subject.chars().count() <= subjects;
+    (if fits { "  ".to_owned() } else { next }, seen)
+}
+
+/// To be copied, so it is never broken.
+fn remedy(text: &mut String, item: &CheckItem) {
+    if let Some(remedy) = &item.remedy {
+        writeln!(text, "{:MARGIN$}→ {remedy}", "").expect("a string takes any text");
+    }
 }
 
 fn mark(verdict: Verdict) -> StyledObject<&'static str> {
@@ -66,8 +79,7 @@ fn folded(items: &[CheckItem]) -> Vec<CheckItem> {
 }
 
 fn sound(id: &EnvironmentId, items: &[CheckItem]) -> CheckItem {
-    let subjects: std::collections::BTreeSet<_> = items.iter().map(|item| &item.subject).collect();
-    CheckItem::ok(id.to_string(), format!("{} checks of {} names and machines", items.len(), subjects.len()))
+    CheckItem::ok(id.to_string(), format!("well: {} checks", items.len()))
 }
 
 /// Lines of at most `width` characters, broken at spaces; a longer word stays whole.
@@ -114,6 +126,12 @@ mod tests {
              \x20                                                refused\n\
              \x20      → adt host:up --detach\n\
              ok     machine      hello/1161/web1              runs\n"
+        );
+        let path =
+            Checklist { items: vec![CheckItem::ok("a library of this host", "/usr/lib/x86_64-linux-gnu/liblxc.so.1.7.0")] };
+        assert_eq!(
+            render(&path, Some(60)),
+            "ok     a library of this host\n\x20      /usr/lib/x86_64-linux-gnu/liblxc.so.1.7.0\n"
         );
         assert!(render(&way(), Some(60)).lines().all(|line| line.chars().count() <= 60));
     }

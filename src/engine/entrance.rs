@@ -1,6 +1,6 @@
 //! The part of `host:check` about names and pages: who serves them, who asks, and who trusts.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 use std::path::Path;
 
 use super::serving::{Held, Serving, held, make_way};
@@ -8,6 +8,7 @@ use super::{Engine, routes};
 use crate::bind::{self, Home, Server};
 use crate::model::response::CheckItem;
 use crate::model::{Domain, Failure, Routes};
+use crate::network::detour;
 use crate::resolver::{self, System, Verdict};
 use crate::trust;
 
@@ -34,13 +35,13 @@ impl Engine {
         let subject = "names and pages";
         match (self.pages_served(), self.names_served()) {
             (Serving::Own(Some(own)), _) => {
-                CheckItem::ok(subject, format!("served by process {} for {}", own.pid, elapsed(self.now() - own.since)))
+                CheckItem::ok(subject, format!("process {}, for {}", own.pid, elapsed(self.now() - own.since)))
             }
             (Serving::Other(pages, _), Serving::Other(names, _)) => {
                 CheckItem::ok(subject, format!("served by {pages} and {names}"))
             }
             (Serving::Other(pages, _), Serving::Own(_)) => {
-                let remedy = "adt host:bind-proxy --with bind".to_owned();
+                let remedy = "adt host:up --detach".to_owned();
                 CheckItem::notice(subject, format!("pages are served by {pages}, names by nobody"), Some(remedy))
             }
             (Serving::Own(None), _) => CheckItem::fault(subject, "served by nobody", "adt host:up --detach"),
@@ -54,6 +55,9 @@ impl Engine {
             let subject = format!("port {listen}:{port}");
             match held(serving, listen, port) {
                 Held::Right(who) => Some(CheckItem::ok(subject, who)),
+                Held::Foreign(who) if self.is_led_around(serving, port) => {
+                    Some(CheckItem::ok(subject, format!("adt, led around {}", who.join(", "))))
+                }
                 Held::Foreign(who) => {
                     Some(CheckItem::fault(subject, format!("taken by {}", who.join(", ")), make_way(serving, listen, port)))
                 }
@@ -64,18 +68,23 @@ impl Engine {
         [(53, &names), (80, &pages), (443, &pages)].into_iter().filter_map(check).collect()
     }
 
+    /// Whether adt's own process gets what comes for a port that somebody else holds at every address.
+    fn is_led_around(&self, serving: &Serving, port: u16) -> bool {
+        let listen = self.settings.listen.value;
+        let led = detour::led(self.store.install(), SocketAddrV4::new(listen, port));
+        // A firewall that can't be read is no proof.
+        led.ok().flatten().is_some_and(|port| matches!(held(serving, listen, port), Held::Right(_)))
+    }
+
     /// Asked itself, past the host's resolver.
     fn check_name_server(&self, domain: &Domain) -> CheckItem {
-        let listen = self.settings.listen.value;
+        let (listen, serving) = (self.settings.listen.value, self.names_served());
+        let server = serving.name_server(listen);
         let subject = format!("name server for {domain}");
-        match resolver::ask((listen, 53).into(), domain.as_str()) {
-            Ok(known) if known.contains(&listen) => CheckItem::ok(subject, format!("{listen}:53 answers")),
-            Ok(_) => {
-                CheckItem::fault(subject, format!("{listen}:53 does not know it"), make_way(&self.names_served(), listen, 53))
-            }
-            Err(error) => {
-                CheckItem::fault(subject, format!("{listen}:53 does not answer: {}", error.kind()), self.names_served().start())
-            }
+        match resolver::ask(server, domain.as_str()) {
+            Ok(known) if known.contains(&listen) => CheckItem::ok(subject, format!("{server} answers")),
+            Ok(_) => CheckItem::fault(subject, format!("{server} does not know it"), make_way(&serving, listen, 53)),
+            Err(error) => CheckItem::fault(subject, format!("{server} does not answer: {}", error.kind()), serving.start()),
         }
     }
 
@@ -87,11 +96,9 @@ impl Engine {
         let name = own.and_then(|environment| environment.sites.first()).map_or(domain.as_str(), |site| &site.host);
         match resolver::check(name, IpAddr::V4(self.settings.listen.value)) {
             Verdict::Works => CheckItem::ok(subject, format!("{system} asks adt's name server")),
-            Verdict::Fails(found) if found.is_empty() => {
-                CheckItem::fault(subject, format!("{system} finds nothing for {name}"), "adt host:bind-proxy")
-            }
             Verdict::Fails(found) => {
-                CheckItem::fault(subject, format!("{system} finds {} for {name}", found.join(", ")), "adt host:bind-proxy")
+                let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
+                CheckItem::fault(subject, format!("{system} finds {found} for {name}"), self.names_served().ask())
             }
         }
     }

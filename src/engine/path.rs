@@ -73,26 +73,29 @@ impl Path {
                 let (who, remedy) = if by_file {
                     ("/etc/hosts".to_owned(), "sudoedit /etc/hosts")
                 } else {
-                    (self.system.to_string(), "adt host:bind-proxy")
+                    (self.system.to_string(), self.names.ask())
                 };
                 CheckItem::fault(host, format!("leads to {}, not to {}, says {who}", found.join(", "), self.listen), remedy)
             }
-            Verdict::Fails(_) => match resolver::ask((self.listen, 53).into(), host) {
-                Ok(known) if known.contains(&self.listen) => {
-                    let seen = format!("does not resolve: {} does not ask adt's name server", self.system);
-                    CheckItem::fault(host, seen, "adt host:bind-proxy")
-                }
-                Ok(_) => {
-                    let seen = format!("the name server at {}:53 does not know it", self.listen);
-                    CheckItem::fault(host, seen, make_way(&self.names, self.listen, 53))
-                }
-                Err(_) => {
-                    let seen = format!("does not resolve: no name server answers at {}:53", self.listen);
-                    CheckItem::fault(host, seen, self.names.start())
-                }
-            },
+            Verdict::Fails(_) => self.unknown(host),
         };
         item.at(CheckStep::Name)
+    }
+
+    /// The resolver finds nothing: because of whom it asks, or because of adt's server?
+    fn unknown(&self, host: &str) -> CheckItem {
+        let server = self.names.name_server(self.listen);
+        match resolver::ask(server, host) {
+            Ok(known) if known.contains(&self.listen) => {
+                let seen = format!("does not resolve: {} does not ask {server}, which knows it", self.system);
+                CheckItem::fault(host, seen, self.names.ask())
+            }
+            Ok(_) => {
+                let seen = format!("does not resolve: the name server at {server} does not know it");
+                CheckItem::fault(host, seen, make_way(&self.names, self.listen, 53))
+            }
+            Err(_) => CheckItem::fault(host, format!("does not resolve: no name server answers at {server}"), self.names.start()),
+        }
     }
 
     fn connect(&self) -> std::io::Result<TcpStream> {

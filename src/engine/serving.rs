@@ -57,6 +57,20 @@ impl Serving {
         }
     }
 
+    /// Where names are asked for: another server keeps to the addresses that it has.
+    pub fn name_server(&self, listen: Ipv4Addr) -> SocketAddr {
+        let ip = if matches!(self, Self::Own(_)) { listen } else { Ipv4Addr::LOCALHOST };
+        (ip, 53).into()
+    }
+
+    /// The commands that make this host's resolver ask it; another server's place there is its owner's affair.
+    pub fn ask(&self) -> &'static str {
+        match self {
+            Self::Own(_) => "adt host:bind-proxy",
+            Self::Other(..) => "adt host:up --detach; adt host:bind-proxy",
+        }
+    }
+
     pub fn is_bound_to(&self, id: &EnvironmentId) -> bool {
         match self {
             Self::Own(_) => true,

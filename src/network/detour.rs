@@ -15,7 +15,8 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::Result;
-use super::firewall::{IPV4, is_there, nft};
+use super::firewall::{IPV4, is_there, kernel, nft};
+use crate::exec::Command;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
@@ -52,6 +53,22 @@ pub fn set(install: &str, detours: &[Detour]) -> Result<()> {
 /// Whether the table is there: whoever loads a firewall of their own flushes everybody's.
 pub fn in_force(install: &str) -> Result<bool> {
     is_there(IPV4, &table(install))
+}
+
+/// The port that what comes for `from` over TCP is led to.
+pub fn led(install: &str, from: SocketAddrV4) -> Result<Option<u16>> {
+    if !in_force(install)? {
+        return Ok(None);
+    }
+    let listed = Command::new("nft").args(["list", "map", "ip", &table(install), "tcp_ports"]).run();
+    let text = listed.map_err(|source| kernel("look at the detours around taken ports", source))?.text();
+    Ok(destination(&text, from))
+}
+
+/// Reads what `nft` prints of a map: `127.77.77.77 . 443 : 127.77.77.77 . 40001`.
+fn destination(text: &str, from: SocketAddrV4) -> Option<u16> {
+    let (_, rest) = text.split_once(&format!("{ip} . {} : {ip} . ", from.port(), ip = from.ip()))?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Also what a killed process left. Says whether there was anything.
@@ -106,5 +123,7 @@ mod tests {
         let (tcp, udp) = text.split_once("map udp_ports").expect("two maps");
         assert!(tcp.contains("127.77.77.77 . 443 : 127.77.77.77 . 40001") && !tcp.contains("40002"), "{text}");
         assert!(udp.contains("127.77.77.77 . 53 : 127.77.77.77 . 40002") && !udp.contains("40001"), "{text}");
+        assert_eq!(destination(tcp, from(443)), Some(40_001));
+        assert_eq!(destination(tcp, from(44)), None);
     }
 }

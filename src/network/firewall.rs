@@ -157,6 +157,6 @@ pub(super) fn nft(text: String, what: &str) -> Result<()> {
     Command::new("nft").args(["-f", "-"]).stdin(text).run().map(drop).map_err(|source| kernel(what, source))
 }
 
-fn kernel(what: &str, source: crate::exec::Error) -> Error {
+pub(super) fn kernel(what: &str, source: crate::exec::Error) -> Error {
     Error::Kernel { what: what.to_owned(), source }
 }

@@ -97,6 +97,7 @@ fn each_step_has_a_verdict_of_its_own() {
     trust_breaks(&adt, &person);
     resolver_breaks(&adt, &resolv_conf);
     server_breaks(&adt);
+    another_server_serves(&adt);
 
     adt.run("env:halt 1161").ok();
     adt.run("env:check 1161").ok().says("halted").says("adt env:up hello 1161");
@@ -193,8 +194,9 @@ fn resolver_breaks(adt: &Adt, resolv_conf: &[u8]) {
     is_well(adt);
 }
 
+const START: &str = "adt host:up --detach";
+
 fn server_breaks(adt: &Adt) {
-    const START: &str = "adt host:up --detach";
     adt.run("host:halt").ok();
     finds(adt, 13, &[["name", HOST, START], ["address", HOST, START]]);
     assert_eq!(entrance(adt, "names and pages"), ("fault".into(), START.into()));
@@ -207,4 +209,29 @@ fn server_breaks(adt: &Adt) {
     drop(stranger);
     adt.run("host:up --detach").ok();
     is_well(adt);
+}
+
+/// nginx with adt's files, in place of adt's own proxy: pages are judged as they come from it.
+fn another_server_serves(adt: &Adt) {
+    const AGAIN: &str = "adt host:bind-proxy --with nginx";
+    let host = adt.host.as_ref().expect("it is alone");
+    adt.run("host:halt").ok();
+    host.run("sed -i -e s,/run/nginx.pid,/mnt/nginx.pid, -e s,/var/log/nginx/,/mnt/, /etc/nginx/nginx.conf");
+    adt.run("host:bind-proxy --with nginx").ok();
+    host.run("nginx -e /mnt/error.log");
+    finds(adt, 13, &[["name", HOST, START]]);
+    adt.run("env:check 1161").fails(13).says("nginx (process");
+    assert_eq!(entrance(adt, "files of nginx"), ("ok".into(), String::new()));
+
+    let main = adt.at("/etc/nginx/adt/main.conf");
+    let text = std::fs::read_to_string(&main).expect("adt wrote it");
+    std::fs::write(&main, format!("{text}# by hand\n")).expect("the folder is the test's own");
+    assert_eq!(entrance(adt, "files of nginx"), ("fault".into(), AGAIN.into()));
+    adt.run("host:bind-proxy --with nginx").ok();
+    assert_eq!(entrance(adt, "files of nginx"), ("ok".into(), String::new()));
+
+    let pid = std::fs::read_to_string(adt.at("/mnt/nginx.pid")).expect("nginx writes it");
+    host.run(&format!("kill {}", pid.trim()));
+    until("nginx is gone", || !adt.at("/mnt/nginx.pid").exists());
+    finds(adt, 13, &[["name", HOST, START], ["address", HOST, "systemctl restart nginx"]]);
 }
