@@ -12,6 +12,7 @@
 //!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq           model exec store template
 //!    resolver    the host's own name resolution, pointed at adt's                 model exec store
 //!    sources     git mirrors, checkouts                                           model exec store
+//!    releases    commit → built tree, and the rules for its programs              model store sources boxes
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
 //!    dns         routes → answers; forwards for machines                        model template
@@ -41,6 +42,7 @@ pub mod network;
 pub mod plan;
 pub mod providers;
 pub mod proxy;
+pub mod releases;
 pub mod resolver;
 pub mod sources;
 pub mod store;

@@ -159,6 +159,10 @@ impl Bench for MachineBench<'_> {
         Ok(self.engine.provider.copy_in(&self.id, source, target)?)
     }
 
+    fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
+        Ok(self.engine.provider.copy_out(&self.id, source, target)?)
+    }
+
     fn halt(&self) -> Result<()> {
         Ok(self.engine.provider.stop(&self.id, self.engine.grace())?)
     }

@@ -54,7 +54,7 @@ fn head(person: &Person, folder: &Path) -> Result<String> {
     Ok(git(person).arg("-C").arg(folder).args(["rev-parse", "--short", "HEAD"]).run()?.text().trim().to_owned())
 }
 
-fn git(person: &Person) -> Command {
+pub(super) fn git(person: &Person) -> Command {
     let mut command = Command::new("git")
         // `ext::` and friends would run programs that an address names.
         .env("GIT_ALLOW_PROTOCOL", "file:git:http:https:ssh")

@@ -1,5 +1,6 @@
 //! Where platforms come from: git repositories, folders, and the examples inside this binary.
 
+pub mod export;
 pub mod git;
 pub mod shipped;
 
