@@ -28,6 +28,16 @@ impl From<sources::Error> for Failure {
                 .because(&error)
                 .tail(source.tail().iter().cloned())
                 .hint("try the address with `git ls-remote`; adt uses your own keys and credential helpers"),
+            Error::NoBranch { known, .. } => {
+                let failure = Self::new(Kind::NotFound, "choose the branch").because(&error);
+                match known.as_slice() {
+                    [] => failure.hint("push a first branch to it"),
+                    known => failure.hint(format!("it has {}", known.join(", "))),
+                }
+            }
+            Error::SeveralBranches { found, .. } => Self::new(Kind::Usage, "choose the branch")
+                .because(&error)
+                .hint(format!("name the one that is meant behind the site, e.g. `www:{}`", found[0])),
             Error::NoCheckout { .. } => Self::new(Kind::Conflict, "pull the platform")
                 .because(&error)
                 .hint("change its files where they are; they are in force after `adt env:reload`"),

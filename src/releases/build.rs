@@ -11,6 +11,7 @@ use super::{Error, Inputs};
 use crate::boxes::{Bench, BenchSpec, Workshop, phases};
 use crate::model::{Digest, Event, Exec, Failure, Kind, PlatformName, SiteName};
 use crate::sources::export;
+use crate::sources::mirror::Mirror;
 use crate::store::lock::Lock;
 
 /// What a build needs besides its inputs.
@@ -28,8 +29,8 @@ pub struct Context<'a> {
 pub struct Origin<'a> {
     pub platform: &'a PlatformName,
     pub site: &'a SiteName,
-    /// A bare repository that has the commit.
-    pub mirror: &'a Path,
+    /// It has the commit.
+    pub mirror: &'a Mirror,
     pub commit: &'a str,
 }
 

@@ -3,44 +3,39 @@
 
 use std::path::Path;
 
-use super::{Result, git};
-use crate::exec::Command;
+use super::Result;
+use super::mirror::Mirror;
 
 /// git's name for the files of a commit.
-pub fn tree(mirror: &Path, commit: &str) -> Result<String> {
+pub fn tree(mirror: &Mirror, commit: &str) -> Result<String> {
     let name = format!("{commit}^{{tree}}");
-    let output = bare(mirror).args(["rev-parse", "--verify", "--quiet", "--end-of-options"]).arg(name).run()?;
+    let output = mirror.git().args(["rev-parse", "--verify", "--quiet", "--end-of-options"]).arg(name).run()?;
     Ok(output.text().trim().to_owned())
 }
 
 /// Writes the files of a commit into `folder`, which does not exist yet.
-pub fn export(mirror: &Path, commit: &str, folder: &Path) -> Result<()> {
+pub fn export(mirror: &Mirror, commit: &str, folder: &Path) -> Result<()> {
     let io = |source| super::Error::Io { what: "make the folder", path: folder.to_owned(), source };
     std::fs::create_dir(folder).map_err(io)?;
     // An index of its own: the mirror is shared, and has none.
     let index = folder.with_extension("index");
-    let git = || bare(mirror).env("GIT_INDEX_FILE", &index);
+    let git = || mirror.git().env("GIT_INDEX_FILE", &index);
     git().args(["read-tree", "--end-of-options", commit]).run()?;
     git().arg("--work-tree").arg(folder).args(["checkout-index", "--all"]).cwd(folder).run()?;
     let io = |source| super::Error::Io { what: "remove", path: index.clone(), source };
     std::fs::remove_file(&index).map_err(io)
 }
 
-/// As ourselves, because the files go where only we may write. git looks into nobody's repository but its own user's, unless
-/// it is told to.
-fn bare(mirror: &Path) -> Command {
-    let trusted = format!("safe.directory={}", mirror.display());
-    git::git(&git::Person::default()).arg("-c").arg(trusted).arg("--git-dir").arg(mirror)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::Command;
 
     #[test]
     fn files_come_as_they_were_committed() {
         let home = tempfile::tempdir().unwrap();
-        let (work, mirror) = (home.path().join("work"), home.path().join("mirror.git"));
+        let work = home.path().join("work");
+        let mirror = Mirror { address: String::new(), folder: home.path().join("mirror.git") };
         let run = |args: &[&str]| {
             let identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.test"];
             let command = Command::new("git").arg("-C").arg(home.path()).args(identity).args(args.iter().copied());

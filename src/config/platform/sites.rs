@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::names::SiteName;
+use crate::model::names::{BranchName, SiteName};
 use crate::model::route::Protocol;
 use crate::model::topology::{Code, Mode, Reach, Rollout, Traffic};
 use crate::model::{RoleName, Site};
@@ -153,18 +153,8 @@ fn address(source: &At<String>, faults: &mut Faults) -> Option<String> {
     None
 }
 
-/// The rules of `git check-ref-format` that matter for a name that is passed on.
 fn branch_name(branch: &At<String>, faults: &mut Faults) -> Option<String> {
-    let bad = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
-    let wrong = branch.is_empty()
-        || branch.starts_with(['-', '/', '.'])
-        || branch.ends_with(['/', '.'])
-        || branch.ends_with(".lock")
-        || branch.contains("..")
-        || branch.contains("@{")
-        || branch.contains("//")
-        || branch.chars().any(bad);
-    if wrong {
+    if BranchName::new(branch.as_str()).is_err() {
         let message = format!("`{}` is not a branch that git allows", branch.escape_debug());
         faults.add_hint(branch.span(), message, "write it as `git branch` shows it, e.g. `main`");
         return None;
