@@ -91,6 +91,14 @@ pub struct EnvironmentWords {
     pub words: Vec<String>,
 }
 
+/// `[PLATFORM] ENV SITE`
+#[derive(Debug, Args)]
+pub struct SiteWords {
+    /// The environment and the site, e.g. `1161 www` or `shop 1161 www`
+    #[arg(value_name = "[PLATFORM] ENV SITE", num_args = 1..=3, required = true)]
+    pub words: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub struct DryRun {
     /// Print what would be done and do nothing
@@ -332,6 +340,32 @@ pub enum Verb {
         /// The environment, then source and target, e.g. `1161 dump.sql db:/tmp/`
         #[arg(value_name = "[PLATFORM] ENV SOURCE TARGET", num_args = 2..=4)]
         words: Vec<String>,
+    },
+
+    /// Put a release of a site on all its machines: build it once, unpack, switch, check; all of them or none
+    #[command(name = "site:deploy")]
+    SiteDeploy {
+        #[command(flatten)]
+        words: SiteWords,
+        /// Deploy the newest commit of this branch, now and from now on
+        #[arg(short, long, conflicts_with = "commit")]
+        branch: Option<String>,
+        /// Deploy this commit
+        #[arg(short, long)]
+        commit: Option<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Switch a site back to the release before, or to an older one that is kept
+    #[command(name = "site:rollback")]
+    SiteRollback {
+        #[command(flatten)]
+        words: SiteWords,
+        /// The beginning of the release's name
+        #[arg(long, value_name = "RELEASE")]
+        to: Option<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
 
     /// List the boxes that can be built

@@ -23,7 +23,7 @@ use self::progress::Reader;
 use self::words::Surroundings;
 use crate::config;
 use crate::engine::{Caller, Engine, probe};
-use crate::model::request::{Bind, PlatformInit};
+use crate::model::request::{Bind, Deploy, PlatformInit};
 use crate::model::{Event, Failure, Kind, Request, Response};
 use crate::network::Linux;
 use crate::providers::choose;
@@ -213,6 +213,17 @@ impl Session {
             Verb::EnvUrls { words, check } => Request::EnvUrls { id: around.environment(&words.words)?, check },
             Verb::EnvShow { words } => Request::EnvShow { id: around.environment(&words.words)? },
             Verb::EnvCp { words } => self.copy(&words)?,
+            Verb::SiteDeploy { words, branch, commit, dry_run } => {
+                let (id, site) = around.site(&words.words)?;
+                let branch = branch.map(|word| word.parse()).transpose();
+                let branch = branch
+                    .map_err(|error: crate::model::BadName| Failure::new(Kind::Usage, "read the command line").because(&error))?;
+                Request::SiteDeploy { id, site, what: Deploy { branch, commit }, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteRollback { words, to, dry_run } => {
+                let (id, site) = around.site(&words.words)?;
+                Request::SiteRollback { id, site, to, dry_run: dry_run.dry_run }
+            }
             Verb::BoxList { of } => Request::BoxList { platform: boxes_of(of)? },
             Verb::BoxBuild { names, force } => {
                 let boxes: Result<Vec<_>, _> = names.iter().map(|word| word.parse()).collect();

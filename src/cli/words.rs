@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, MachineName, PlatformName};
+use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, MachineName, PlatformName, SiteName};
 use crate::store::PlatformRecord;
 
 /// What the words may mean besides what they say.
@@ -86,6 +86,12 @@ impl Surroundings {
             [platform, environment] => Ok(EnvironmentId { platform: name(platform)?, name: name(environment)? }),
             _ => Err(Failure::new(Kind::Usage, "read the environment's name").cause("there are too many words")),
         }
+    }
+
+    /// `[PLATFORM] ENV SITE`, or `SITE` inside an environment's folder.
+    pub fn site(&self, words: &[String]) -> Result<(EnvironmentId, SiteName), Failure> {
+        let (site, environment) = words.split_last().expect("the command line asks for one word at least");
+        Ok((self.environment(environment)?, name(site)?))
     }
 
     /// `[PLATFORM] ENV [MACHINE]...`: the words before the machines are recognised by what is known.

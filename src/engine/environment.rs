@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::Ipv4Net;
 
 use super::events::Events;
-use super::perform::Scene;
+use super::perform::{Raising, Scene};
 use super::{Engine, wanted};
 use crate::model::request::Copy;
 use crate::model::response::Done;
@@ -44,6 +44,10 @@ impl Engine {
             None => {}
         }
         let definition = self.definition(&platform, &id.name, dry_run, events)?;
+        if !dry_run {
+            // Before there is anything: a release that can't be built leaves no half environment.
+            self.build_first_releases(id, &definition, events)?;
+        }
         let environment = self.add(id, definition, dry_run)?;
         if !dry_run {
             self.remember("created", &id.to_string());
@@ -212,7 +216,7 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.remember("destroyed", &id.to_string());
-            self.perform(&plan, &Scene { network: &network, specs: BTreeMap::new() }, events)?;
+            self.perform(&plan, &Scene { raising: None, network: &network, specs: BTreeMap::new() }, events)?;
         }
         let summary = match (dry_run, remembered) {
             (true, _) => format!("`{id}` would be destroyed"),
@@ -267,8 +271,15 @@ impl Engine {
 
     /// Inspects, plans, shows, runs. Returns what was (or would be) done.
     pub(super) fn drive(&self, environment: &Environment, goal: Goal, dry_run: bool, events: &Events) -> Result<Plan, Failure> {
-        let wanted = self.wanted(environment);
-        let seen = self.seen(&environment.id, &wanted, true)?;
+        let mut wanted = self.wanted(environment);
+        if goal == Goal::Up {
+            if !dry_run {
+                self.first_releases(environment, events)?;
+            }
+            self.add_releases(environment, &mut wanted)?;
+        }
+        let mut seen = self.seen(&environment.id, &wanted, true)?;
+        self.add_served(environment, &wanted, &mut seen);
         let plan = plan(goal, &wanted, &seen);
         if plan.is_empty() {
             return Ok(plan);
@@ -280,7 +291,8 @@ impl Engine {
         let network = wanted::network(self.store.install(), environment);
         let specs: BTreeMap<&MachineName, &MachineSpec> =
             wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
-        self.perform(&plan, &Scene { network: &network, specs }, events)?;
+        let raising = Some(Raising { environment, wanted: &wanted });
+        self.perform(&plan, &Scene { raising, network: &network, specs }, events)?;
         Ok(plan)
     }
 

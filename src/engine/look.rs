@@ -61,7 +61,8 @@ impl Engine {
             .into_iter()
             .map(|(name, state)| {
                 let answers = answers.get(&name).copied().unwrap_or(false);
-                let seen = SeenMachine { state, applied: applied.get(&name).cloned(), answers };
+                let applied = applied.get(&name).cloned();
+                let seen = SeenMachine { state, applied, answers, releases: BTreeMap::new() };
                 (name, seen)
             })
             .collect();

@@ -7,10 +7,12 @@ mod bootstrap;
 mod boxes;
 mod check;
 mod definition;
+mod deploy;
 mod environment;
 mod events;
 mod failure;
 mod fleet;
+mod ground;
 mod listing;
 mod look;
 mod names;
@@ -18,6 +20,7 @@ mod path;
 mod perform;
 mod platform;
 pub mod probe;
+mod rollout;
 pub mod routes;
 mod wanted;
 mod workshop;
@@ -108,6 +111,8 @@ impl Engine {
             Request::EnvShow { id } => self.env_show(&id),
             Request::EnvUrls { id, check } => self.env_urls(&id, check),
             Request::EnvCopy { id, machine, copy } => self.env_copy(&id, &machine, &copy),
+            Request::SiteDeploy { id, site, what, dry_run } => self.site_deploy(&id, &site, &what, dry_run, events),
+            Request::SiteRollback { id, site, to, dry_run } => self.site_rollback(&id, &site, to.as_deref(), dry_run, events),
             Request::BoxList { platform } => self.box_list(platform.as_ref()),
             Request::BoxBuild { platform, boxes, force } => self.box_build(platform.as_ref(), &boxes, force, events),
             Request::BoxShow { platform, name } => self.box_show(platform.as_ref(), &name),

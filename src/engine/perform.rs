@@ -8,12 +8,22 @@ use super::events::{Events, milliseconds};
 use super::{Engine, probe};
 use crate::model::{Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, Step};
 use crate::network::address;
+use crate::plan::Wanted;
 use crate::providers::Stdio;
+use crate::store::Environment;
 
 /// What the steps of one environment need to know.
 pub struct Scene<'a> {
+    /// What a plan needs that brings something up.
+    pub raising: Option<Raising<'a>>,
     pub network: &'a NetworkSpec,
     pub specs: BTreeMap<&'a MachineName, &'a MachineSpec>,
+}
+
+/// Wanted things that take more than a machine's own specification.
+pub struct Raising<'a> {
+    pub environment: &'a Environment,
+    pub wanted: &'a Wanted,
 }
 
 impl Engine {
@@ -49,7 +59,7 @@ impl Engine {
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
-            if let Err(failure) = self.step(step, chain, scene) {
+            if let Err(failure) = self.step(step, chain, scene, events) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
                 return Err(failure);
             }
@@ -58,7 +68,7 @@ impl Engine {
         Ok(())
     }
 
-    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>) -> Result<(), Failure> {
+    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
         let id = |machine: &MachineName| step.environment.machine(machine);
         let spec =
             |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
@@ -80,6 +90,10 @@ impl Engine {
             Action::Await { machine } => {
                 let is_start = |step: &Step| matches!(step.action, Action::Start { .. });
                 self.await_answer(spec(machine), chain.iter().any(is_start))?;
+            }
+            Action::Deploy { machine, site, release } => {
+                let raising = scene.raising.as_ref().expect("only plans that bring something up deploy");
+                self.deploy_onto(raising, machine, site, release, events)?;
             }
             Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
             Action::Delete { machine } => {

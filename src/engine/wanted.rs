@@ -44,7 +44,7 @@ pub fn wanted(install: &str, nameservers: &[IpAddr], environment: &Environment) 
                 health: health(environment, machine, &boxed.health),
                 id,
             };
-            (name, WantedMachine { spec, after: after(environment, machine) })
+            (name, WantedMachine { spec, after: after(environment, machine), releases: BTreeMap::new() })
         })
         .collect();
     Wanted { id: environment.id.clone(), machines }

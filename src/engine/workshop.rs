@@ -135,7 +135,7 @@ impl MachineBench<'_> {
         let plan = plan(Goal::Gone, &wanted, &seen);
         let network = wanted::network(self.engine.store.install(), &self.environment);
         let (events, _unread) = super::Events::unread();
-        self.engine.perform_uncancelled(&plan, &Scene { network: &network, specs: BTreeMap::new() }, &events)
+        self.engine.perform_uncancelled(&plan, &Scene { raising: None, network: &network, specs: BTreeMap::new() }, &events)
     }
 }
 

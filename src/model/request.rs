@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{BoxName, EnvironmentId, EnvironmentName, MachineName, PlatformName};
+use super::names::{BranchName, BoxName, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
@@ -33,6 +33,9 @@ pub enum Request {
     EnvShow { id: EnvironmentId },
     EnvUrls { id: EnvironmentId, check: bool },
     EnvCopy { id: EnvironmentId, machine: MachineName, copy: Copy },
+
+    SiteDeploy { id: EnvironmentId, site: SiteName, what: Deploy, dry_run: bool },
+    SiteRollback { id: EnvironmentId, site: SiteName, to: Option<String>, dry_run: bool },
 
     BoxList { platform: Option<PlatformName> },
     BoxBuild { platform: Option<PlatformName>, boxes: Vec<BoxName>, force: bool },
@@ -67,4 +70,12 @@ pub struct PlatformInit {
 pub enum Copy {
     In { source: PathBuf, target: String },
     Out { source: String, target: PathBuf },
+}
+
+/// What a deploy puts on machines; without either, the newest commit of the branch that the site is on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    pub branch: Option<BranchName>,
+    /// As git abbreviates it.
+    pub commit: Option<String>,
 }

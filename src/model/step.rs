@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{EnvironmentId, MachineName};
+use super::names::{Digest, EnvironmentId, MachineName, SiteName};
 
 /// The smallest thing that is done to an environment. Each is idempotent, and each may be cut off anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub enum Action {
     Create { machine: MachineName },
     Start { machine: MachineName },
     Await { machine: MachineName },
+    /// Puts a site's release on one machine; nothing where it is served already.
+    Deploy { machine: MachineName, site: SiteName, release: Digest },
     Thaw { machine: MachineName },
     Stop { machine: MachineName },
     Delete { machine: MachineName },
@@ -33,6 +35,7 @@ impl Action {
             Self::Create { machine }
             | Self::Start { machine }
             | Self::Await { machine }
+            | Self::Deploy { machine, .. }
             | Self::Thaw { machine }
             | Self::Stop { machine }
             | Self::Delete { machine } => Some(machine),
@@ -50,6 +53,7 @@ impl Action {
             Self::Create { machine } => format!("{machine} is created"),
             Self::Start { machine } => format!("{machine} is started"),
             Self::Await { machine } => format!("{machine} answers"),
+            Self::Deploy { machine, site, release } => format!("{machine} serves release {} of {site}", release.short()),
             Self::Thaw { machine } => format!("{machine} is thawed"),
             Self::Stop { machine } => format!("{machine} is stopped"),
             Self::Delete { machine } => format!("{machine} is deleted"),
@@ -66,6 +70,7 @@ impl fmt::Display for Action {
             Self::Create { machine } => write!(f, "create {machine}"),
             Self::Start { machine } => write!(f, "start {machine}"),
             Self::Await { machine } => write!(f, "wait until {machine} answers"),
+            Self::Deploy { machine, site, release } => write!(f, "deploy release {} of {site} on {machine}", release.short()),
             Self::Thaw { machine } => write!(f, "thaw {machine}"),
             Self::Stop { machine } => write!(f, "stop {machine}"),
             Self::Delete { machine } => write!(f, "delete {machine}"),

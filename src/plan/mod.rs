@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Action, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, Step};
+use crate::model::{Action, Digest, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, SiteName, Step};
 
 /// Where an environment is meant to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct WantedMachine {
     pub spec: MachineSpec,
     /// Machines that must answer before this one starts; acyclic.
     pub after: Vec<MachineName>,
+    /// The releases that its sites serve.
+    pub releases: BTreeMap<SiteName, Digest>,
 }
 
 /// What is there.
@@ -54,6 +56,8 @@ pub struct SeenMachine {
     pub applied: Option<MachineSpec>,
     /// Whether its health checks hold; only asked of running machines.
     pub answers: bool,
+    /// The releases that its sites serve; only asked of running machines.
+    pub releases: BTreeMap<SiteName, Digest>,
 }
 
 /// What a difference between two specifications costs.
@@ -146,34 +150,50 @@ impl Steps<'_> {
         let machine = || name.clone();
         let create = Action::Create { machine: machine() };
         let start = Action::Start { machine: machine() };
-        let wait = Action::Await { machine: machine() };
         let stop = Action::Stop { machine: machine() };
         let delete = Action::Delete { machine: machine() };
         let Some(seen) = self.seen.machines.get(name) else {
-            return vec![create, start, wait];
+            return self.until_it_answers(name, vec![create, start]);
         };
         let change = match &seen.applied {
             Some(applied) => Change::between(applied, &self.wanted.machines[name].spec),
             None => Change::Restart,
         };
-        match (&seen.state, change) {
-            (MachineState::Absent, _) => vec![create, start, wait],
-            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) => vec![delete, create, start, wait],
-            (MachineState::Halted, Change::None | Change::Live | Change::Restart) => vec![create, start, wait],
-            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) => vec![delete, create, start, wait],
-            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Restart) => vec![stop, create, start, wait],
+        let begin = match (&seen.state, change) {
+            (MachineState::Absent, _) => vec![create, start],
+            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) => vec![delete, create, start],
+            (MachineState::Halted, Change::None | Change::Live | Change::Restart) => vec![create, start],
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) => vec![delete, create, start],
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Restart) => vec![stop, create, start],
             // Cables hang on the bridge: where it went, they went with it.
             (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::None | Change::Live)
                 if !self.bridge_is_there() =>
             {
-                vec![stop, create, start, wait]
+                vec![stop, create, start]
             }
-            (MachineState::Frozen { .. }, Change::None) => vec![Action::Thaw { machine: machine() }, wait],
-            (MachineState::Frozen { .. }, Change::Live) => vec![create, Action::Thaw { machine: machine() }, wait],
-            (MachineState::Running { .. }, Change::Live) => vec![create, wait],
-            (MachineState::Running { .. }, Change::None) if seen.answers => Vec::new(),
-            (MachineState::Running { .. }, Change::None) => vec![wait],
-        }
+            (MachineState::Frozen { .. }, Change::None) => vec![Action::Thaw { machine: machine() }],
+            (MachineState::Frozen { .. }, Change::Live) => vec![create, Action::Thaw { machine: machine() }],
+            (MachineState::Running { .. }, Change::Live) => vec![create],
+            (MachineState::Running { .. }, Change::None) if seen.answers && seen.releases == self.wanted.machines[name].releases => {
+                return Vec::new();
+            }
+            (MachineState::Running { .. }, Change::None) => Vec::new(),
+        };
+        self.until_it_answers(name, begin)
+    }
+
+    /// Its sites' releases come before the question whether they answer. What a machine that was not running serves is not
+    /// known yet; the step looks by itself.
+    fn until_it_answers(&self, name: &MachineName, mut actions: Vec<Action>) -> Vec<Action> {
+        let served = |site, release| self.seen.machines.get(name).is_some_and(|seen| seen.releases.get(site) == Some(release));
+        let missing = self.wanted.machines[name].releases.iter().filter(|(site, release)| !served(*site, *release));
+        actions.extend(missing.map(|(site, release)| Action::Deploy {
+            machine: name.clone(),
+            site: site.clone(),
+            release: release.clone(),
+        }));
+        actions.push(Action::Await { machine: name.clone() });
+        actions
     }
 
     fn bridge_is_there(&self) -> bool {

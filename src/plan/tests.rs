@@ -35,14 +35,14 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
 fn wanted() -> Wanted {
     let machine = |name: &str, number, after: &[&str]| {
         let after = after.iter().map(|name| MachineName::new(*name).unwrap()).collect();
-        (MachineName::new(name).unwrap(), WantedMachine { spec: spec(name, number, 1, 512, "a"), after })
+        (MachineName::new(name).unwrap(), WantedMachine { spec: spec(name, number, 1, 512, "a"), after, releases: BTreeMap::new() })
     };
     Wanted { id: id(), machines: [machine("db", 2, &[]), machine("web1", 3, &["db"]), machine("web2", 4, &["db"])].into() }
 }
 
 /// What the engine and the world make of a step.
 fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
-    let entry = |state: MachineState, applied, answers| SeenMachine { state, applied, answers };
+    let entry = |state: MachineState, applied, answers| SeenMachine { state, applied, answers, releases: BTreeMap::new() };
     match &step.action {
         Action::Connect => seen.network = SeenNetwork::Complete,
         Action::Disconnect => seen.network = SeenNetwork::Nothing,
@@ -93,7 +93,7 @@ fn any_machine(name: &'static str) -> impl Strategy<Value = (MachineName, SeenMa
     (any_state(), prop::option::of((1..3u8, 512..514u64, "[ab]")), any::<bool>()).prop_map(move |(state, applied, answers)| {
         let applied = applied.map(|(layer, memory, hosts)| spec(name, 2, layer, memory, &hosts));
         let answers = answers && matches!(state, MachineState::Running { .. });
-        (MachineName::new(name).unwrap(), SeenMachine { state, applied, answers })
+        (MachineName::new(name).unwrap(), SeenMachine { state, applied, answers, releases: BTreeMap::new() })
     })
 }
 

@@ -169,6 +169,22 @@ pub struct Unused {
     pub halves: Vec<PathBuf>,
 }
 
+impl Unused {
+    /// One line for each thing that goes.
+    pub fn words(&self) -> Vec<String> {
+        let releases = self.releases.iter().map(|(digest, manifest)| match manifest {
+            Some(manifest) => format!("release {} of {}/{}", digest.short(), manifest.platform, manifest.site),
+            None => format!("damaged release {}", digest.short()),
+        });
+        releases.chain(self.halves.iter().map(|half| half.display().to_string())).collect()
+    }
+
+    /// Bytes that it frees.
+    pub fn size(&self) -> u64 {
+        self.releases.iter().filter_map(|(_, manifest)| manifest.as_ref()).map(|manifest| manifest.size).sum()
+    }
+}
+
 /// The digest in any of the names that the shelf gives.
 fn digest_of(name: &str) -> Option<Digest> {
     let word = [".build-", ".old-", ".lock-", ".use-"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);

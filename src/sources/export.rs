@@ -13,6 +13,16 @@ pub fn tree(mirror: &Mirror, commit: &str) -> Result<String> {
     Ok(output.text().trim().to_owned())
 }
 
+/// The commit that an abbreviation stands for; `None` where the mirror has none such.
+pub fn commit(mirror: &Mirror, word: &str) -> Result<Option<String>> {
+    if word.len() < 4 || !word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(None);
+    }
+    let ask = mirror.git().args(["rev-parse", "--verify", "--quiet", "--end-of-options"]).arg(format!("{word}^{{commit}}"));
+    let (status, output) = ask.run_any(&mut |_, _| {})?;
+    Ok(status.success().then(|| output.text().trim().to_owned()))
+}
+
 /// Writes the files of a commit into `folder`, which does not exist yet.
 pub fn export(mirror: &Mirror, commit: &str, folder: &Path) -> Result<()> {
     let io = |source| super::Error::Io { what: "make the folder", path: folder.to_owned(), source };

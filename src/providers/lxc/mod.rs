@@ -36,6 +36,7 @@ mod upper;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -350,6 +351,10 @@ impl Provider for Lxc {
 
     fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()> {
         self.machine(id)?.copy_in(source, target)
+    }
+
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
+        self.machine(id)?.unpack(tar, folder, user)
     }
 
     fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
