@@ -17,6 +17,7 @@ use crate::model::{
 };
 use crate::plan::{Seen, Wanted as WantedMachines};
 use crate::releases::build::{self, Context, Origin};
+use crate::releases::shelf::Unused;
 use crate::releases::{Error, Inputs, Manifest, Shelf};
 use crate::sources::branch::{self, Pick, Wish};
 use crate::sources::export;
@@ -132,7 +133,10 @@ impl Engine {
             return Ok(Response::Done(Done { summary, ..Done::default() }));
         }
         self.remember(&format!("deployed {} of {name} on", manifest.digest.short()), &id.to_string());
-        self.prune_releases(None, deployable.site.code.keep as usize)?;
+        let (shelf, unused) = self.unused_releases(deployable.site.code.keep as usize)?;
+        if let Err(error) = shelf.prune(&unused) {
+            events.warn(error.failure("remove unused releases").to_string());
+        }
         let mut next = Vec::new();
         if let Some(old) = code.releases.get(1) {
             next.push(format!("back to {}: adt site:rollback {} {} {name}", old.short(), id.platform, id.name));
@@ -374,26 +378,28 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes what no environment has and is not among the newest of its site; of one platform, or of all. What was removed.
-    pub(super) fn prune_releases(&self, platform: Option<&PlatformName>, newest: usize) -> Result<Vec<String>, Failure> {
-        let (shelf, unused) = self.unused_releases(platform, newest)?;
-        shelf.prune(&unused).map_err(|error| error.failure("remove unused releases"))?;
+    /// What no environment has and is not among the newest of its site.
+    pub(super) fn unused_releases(&self, newest: usize) -> Result<(Shelf, Unused), Failure> {
+        self.releases_without(newest, |_| true)
+    }
+
+    /// Releases of a platform that goes with all its environments; removed unless it is a dry run.
+    pub(super) fn forget_releases(&self, platform: &PlatformName, dry_run: bool) -> Result<Vec<String>, Failure> {
+        // In a dry run its environments still stand.
+        let (shelf, mut unused) = self.releases_without(0, |id| id.platform != *platform)?;
+        unused.releases.retain(|(_, manifest)| manifest.as_ref().is_some_and(|manifest| manifest.platform == *platform));
+        unused.halves.clear();
+        if !dry_run {
+            shelf.prune(&unused).map_err(|error| error.failure("remove the platform's releases"))?;
+        }
         Ok(unused.words())
     }
 
-    pub(super) fn unused_releases(
-        &self,
-        platform: Option<&PlatformName>,
-        newest: usize,
-    ) -> Result<(Shelf, crate::releases::shelf::Unused), Failure> {
+    fn releases_without(&self, newest: usize, counts: impl Fn(&EnvironmentId) -> bool) -> Result<(Shelf, Unused), Failure> {
         let shelf = self.shelf()?;
-        let codes = self.store.database.site_codes(None)?;
-        let kept: BTreeSet<Digest> = codes.into_values().flatten().flat_map(|(_, code)| code.releases).collect();
-        let mut unused = shelf.unused(&kept, newest).map_err(|error| error.failure("find unused releases"))?;
-        if let Some(platform) = platform {
-            unused.releases.retain(|(_, manifest)| manifest.as_ref().is_some_and(|manifest| manifest.platform == *platform));
-            unused.halves.clear();
-        }
+        let codes = self.store.database.site_codes(None)?.into_iter().filter(|(id, _)| counts(id));
+        let kept: BTreeSet<Digest> = codes.flat_map(|(_, codes)| codes.into_values()).flat_map(|code| code.releases).collect();
+        let unused = shelf.unused(&kept, newest).map_err(|error| error.failure("find unused releases"))?;
         Ok((shelf, unused))
     }
 }

@@ -185,7 +185,9 @@ impl Steps<'_> {
     /// Its sites' releases come before the question whether they answer. What a machine that was not running serves is not
     /// known yet; the step looks by itself.
     fn until_it_answers(&self, name: &MachineName, mut actions: Vec<Action>) -> Vec<Action> {
-        let served = |site, release| self.seen.machines.get(name).is_some_and(|seen| seen.releases.get(site) == Some(release));
+        let deleted = actions.iter().any(|action| matches!(action, Action::Delete { .. }));
+        let seen = self.seen.machines.get(name).filter(|_| !deleted);
+        let served = |site, release| seen.is_some_and(|seen| seen.releases.get(site) == Some(release));
         let missing = self.wanted.machines[name].releases.iter().filter(|(site, release)| !served(*site, *release));
         actions.extend(missing.map(|(site, release)| Action::Deploy {
             machine: name.clone(),

@@ -61,7 +61,13 @@ fn append(builder: &mut Builder<impl Write>, path: &Path, inside: &Path) -> Resu
 
 /// Writes the archive of a release as a plain tar, entry by entry, and stops at the first that it can't answer for.
 pub fn send(archive: &Path, to: impl Write) -> Result<()> {
-    let failed = || Error::io("could not read", archive);
+    // The disk's own errors have a number; the others are about what was read.
+    let failed = || {
+        |source: io::Error| match source.raw_os_error() {
+            Some(_) => Error::io("could not read", archive)(source),
+            None => Error::Damaged { path: archive.to_owned(), reason: source.to_string() },
+        }
+    };
     let sent = || Error::io("could not send", archive);
     let file = File::open(archive).map_err(failed())?;
     let mut reader = Archive::new(zstd::Decoder::new(file).map_err(failed())?);
@@ -180,6 +186,18 @@ mod tests {
             let home = tempfile::tempdir().unwrap();
             let error = send(&archive(home.path(), entries), io::sink()).unwrap_err();
             assert!(matches!(error, Error::BadEntry { .. }) && error.to_string().contains(reason), "{entries:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_archive_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let path = archive(home.path(), &[("a", EntryType::Regular, "text"), ("b", EntryType::Regular, "text")]);
+        let whole = fs::read(&path).unwrap();
+        for damaged in [&whole[..whole.len() / 2], b"this is no archive"] {
+            fs::write(&path, damaged).unwrap();
+            let error = send(&path, io::sink()).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{error}");
         }
     }
 

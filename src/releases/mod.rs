@@ -31,7 +31,7 @@ pub enum Error {
     BadEntry { entry: String, reason: &'static str },
     #[error("release `{}` is not in the store", digest.short())]
     Missing { digest: Digest },
-    #[error("release description `{path}` is damaged: {reason}")]
+    #[error("`{path}` is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
     #[error("{what} `{path}`")]
     Io {

@@ -109,11 +109,18 @@ ip link set lo up
 while read -r address; do ip address add "$address" dev lo; done < /run/adt-phase/own
 for service; do
     case $service in 127.*) ;; *) ip address replace "${service%:*}/32" dev lo ;; esac
-    log=/run/adt-phase/relay-$service
+    : > "/run/adt-phase/relay-$service"
     systemd-socket-activate --listen="$service" nsenter --net=/run/adt-phase/net \
-        /lib/systemd/systemd-socket-proxyd "$service" > "$log" 2>&1 &
-    until grep -q Listening "$log"; do
-        kill -0 $! || { cat "$log"; exit 125; }
+        /lib/systemd/systemd-socket-proxyd "$service" > "/run/adt-phase/relay-$service" 2>&1 &
+done
+for service; do
+    tries=0
+    until grep -q Listening "/run/adt-phase/relay-$service"; do
+        tries=$((tries + 1))
+        if [ $tries = 1000 ]; then
+            cat "/run/adt-phase/relay-$service"
+            exit 125
+        fi
         sleep 0.005
     done
 done

@@ -16,6 +16,7 @@ mod layers;
 mod leftovers;
 mod proxy;
 mod real_boxes;
+mod real_deploy;
 mod real_fault;
 mod real_hello;
 mod real_inside;
