@@ -456,7 +456,9 @@ fn no_release(environment: &Environment, site: &SiteName, kept: &[Digest], to: O
     let failure = Failure::new(Kind::NotFound, format!("roll `{site}` of `{id}` back"));
     let known: Vec<_> = kept.iter().map(Digest::short).collect();
     match (to, known.as_slice()) {
-        (Some(word), [_, ..]) => failure.cause(format!("it has no release `{word}`")).hint(format!("it has {}", known.join(", "))),
+        (Some(word), [_, ..]) => {
+            failure.cause(format!("it has no release `{word}`")).hint(format!("it has {}", known.join(", ")))
+        }
         (_, _) => failure
             .cause("it has no release before the one that it serves")
             .hint(format!("`adt site:deploy {} {} {site} --commit COMMIT` deploys any other", id.platform, id.name)),

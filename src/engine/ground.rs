@@ -191,8 +191,7 @@ impl Ground<'_> {
         spec.health.checks = vec![check];
         let seconds = spec.health.deadline_seconds;
         let cancel = &self.engine.cancel;
-        let waited =
-            probe::wait(&*self.engine.probe, &*self.engine.provider, &spec, Duration::from_secs(seconds.into()), cancel);
+        let waited = probe::wait(&*self.engine.probe, &*self.engine.provider, &spec, Duration::from_secs(seconds.into()), cancel);
         let failure = |kind| Failure::new(kind, format!("see `{}` {verb}", spec.id));
         match waited {
             Ok(()) => Ok(()),

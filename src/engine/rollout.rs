@@ -113,7 +113,8 @@ impl Rollout<'_> {
     /// Brings every machine back to the release that the store has, and says so beside what went wrong.
     fn back(&self, grounds: &[Ground<'_>], failure: Failure) -> Failure {
         let old = self.before.and_then(|before| before.releases.first());
-        let returned: Vec<Failure> = self.at_once(grounds, |ground| self.return_to(ground, old)).into_iter().filter_map(Result::err).collect();
+        let returned: Vec<Failure> =
+            self.at_once(grounds, |ground| self.return_to(ground, old)).into_iter().filter_map(Result::err).collect();
         let stays = match old {
             Some(old) => format!("release {}", old.short()),
             None => "what they served before their first release".to_owned(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{BranchName, BoxName, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName};
+use super::names::{BoxName, BranchName, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]

@@ -18,14 +18,30 @@ pub struct Step {
 pub enum Action {
     Connect,
     Disconnect,
-    Create { machine: MachineName },
-    Start { machine: MachineName },
-    Await { machine: MachineName },
+    Create {
+        machine: MachineName,
+    },
+    Start {
+        machine: MachineName,
+    },
+    Await {
+        machine: MachineName,
+    },
     /// Puts a site's release on one machine; nothing where it is served already.
-    Deploy { machine: MachineName, site: SiteName, release: Digest },
-    Thaw { machine: MachineName },
-    Stop { machine: MachineName },
-    Delete { machine: MachineName },
+    Deploy {
+        machine: MachineName,
+        site: SiteName,
+        release: Digest,
+    },
+    Thaw {
+        machine: MachineName,
+    },
+    Stop {
+        machine: MachineName,
+    },
+    Delete {
+        machine: MachineName,
+    },
     Forget,
 }
 

@@ -174,7 +174,9 @@ impl Steps<'_> {
             (MachineState::Frozen { .. }, Change::None) => vec![Action::Thaw { machine: machine() }],
             (MachineState::Frozen { .. }, Change::Live) => vec![create, Action::Thaw { machine: machine() }],
             (MachineState::Running { .. }, Change::Live) => vec![create],
-            (MachineState::Running { .. }, Change::None) if seen.answers && seen.releases == self.wanted.machines[name].releases => {
+            (MachineState::Running { .. }, Change::None)
+                if seen.answers && seen.releases == self.wanted.machines[name].releases =>
+            {
                 return Vec::new();
             }
             (MachineState::Running { .. }, Change::None) => Vec::new(),

@@ -102,15 +102,17 @@ fn any_state() -> impl Strategy<Value = MachineState> {
 
 fn any_machine(name: &'static str) -> impl Strategy<Value = (MachineName, SeenMachine)> {
     let served = prop::option::of(1..3u8);
-    (any_state(), prop::option::of((1..3u8, 512..514u64, "[ab]")), any::<bool>(), served).prop_map(move |(state, applied, answers, served)| {
-        let applied = applied.map(|(layer, memory, hosts)| spec(name, 2, layer, memory, &hosts));
-        let answers = answers && matches!(state, MachineState::Running { .. });
-        let releases = match state {
-            MachineState::Running { .. } if name.starts_with("web") => served.map(release).unwrap_or_default(),
-            _ => BTreeMap::new(),
-        };
-        (MachineName::new(name).unwrap(), SeenMachine { state, applied, answers, releases })
-    })
+    (any_state(), prop::option::of((1..3u8, 512..514u64, "[ab]")), any::<bool>(), served).prop_map(
+        move |(state, applied, answers, served)| {
+            let applied = applied.map(|(layer, memory, hosts)| spec(name, 2, layer, memory, &hosts));
+            let answers = answers && matches!(state, MachineState::Running { .. });
+            let releases = match state {
+                MachineState::Running { .. } if name.starts_with("web") => served.map(release).unwrap_or_default(),
+                _ => BTreeMap::new(),
+            };
+            (MachineName::new(name).unwrap(), SeenMachine { state, applied, answers, releases })
+        },
+    )
 }
 
 fn any_seen() -> impl Strategy<Value = Seen> {

@@ -169,17 +169,21 @@ mod tests {
 
     #[test]
     fn what_leads_out_is_never_sent() {
-        let (file, folder, link, hard) = (EntryType::Regular, EntryType::Directory, EntryType::Symlink, EntryType::Link);
-        let attacks: [(&[(&str, EntryType, &str)], &str); 10] = [
-            (&[("../evil", file, "x")], "has a `..`"),
-            (&[("a/../../evil", file, "x")], "has a `..`"),
-            (&[("/etc/evil", file, "x")], "has an absolute path"),
-            (&[("a", link, "/etc")], "leads out"),
-            (&[("a", link, "../..")], "leads out"),
-            (&[("a", link, "/usr/../etc")], "leads out"),
-            (&[("d", folder, ""), ("d/a", link, "../../x")], "leads out"),
-            (&[("a", link, "d"), ("a/evil", file, "x")], "through a link"),
-            (&[("a", hard, "/etc/shadow")], "neither file"),
+        const FILE: EntryType = EntryType::Regular;
+        const FOLDER: EntryType = EntryType::Directory;
+        const LINK: EntryType = EntryType::Symlink;
+        const HARD: EntryType = EntryType::Link;
+        type Entries = &'static [(&'static str, EntryType, &'static str)];
+        let attacks: [(Entries, &str); 10] = [
+            (&[("../evil", FILE, "x")], "has a `..`"),
+            (&[("a/../../evil", FILE, "x")], "has a `..`"),
+            (&[("/etc/evil", FILE, "x")], "has an absolute path"),
+            (&[("a", LINK, "/etc")], "leads out"),
+            (&[("a", LINK, "../..")], "leads out"),
+            (&[("a", LINK, "/usr/../etc")], "leads out"),
+            (&[("d", FOLDER, ""), ("d/a", LINK, "../../x")], "leads out"),
+            (&[("a", LINK, "d"), ("a/evil", FILE, "x")], "through a link"),
+            (&[("a", HARD, "/etc/shadow")], "neither file"),
             (&[("a", EntryType::Char, "")], "neither file"),
         ];
         for (entries, reason) in attacks {

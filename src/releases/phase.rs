@@ -109,7 +109,9 @@ impl Rule {
 
     fn remedy(self) -> &'static str {
         match self {
-            Self::SystemPackages => "add the package to `packages` of the role's `box.toml`; composer, pip, npm and gem work in the tree",
+            Self::SystemPackages => {
+                "add the package to `packages` of the role's `box.toml`; composer, pip, npm and gem work in the tree"
+            }
             Self::Root => "call `systemctl reload UNIT` without sudo, and do what else needs root in the box's recipe",
             Self::Network => {
                 "download in `buildpack`, which has the network, or name a service of the environment: `network = [\"db:3306\"]`"
@@ -231,7 +233,10 @@ mod tests {
     fn what_a_platform_says_is_never_program_text() {
         let exec = job().exec();
         let program = exec.argv.iter().position(|word| word == PROGRAM).expect("it is an argument");
-        assert_eq!(exec.argv[program + 1..], ["adt", "deploy", "www-data", "/srv/www.releases/0123", "deploy/pre; rm -rf /", "10.0.0.4:3306"]);
+        assert_eq!(
+            exec.argv[program + 1..],
+            ["adt", "deploy", "www-data", "/srv/www.releases/0123", "deploy/pre; rm -rf /", "10.0.0.4:3306"]
+        );
     }
 
     #[test]

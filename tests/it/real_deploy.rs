@@ -40,7 +40,10 @@ impl Repository {
         let repository = Self(adt.here().join("www-source"));
         std::fs::create_dir_all(&repository.0).expect("the folder is ours");
         repository.git(&["init", "--quiet", "--initial-branch=main"]);
-        repository.write("public/index.php", "<?php echo trim(file_get_contents('../version')), '+', trim(file_get_contents('../built'));");
+        repository.write(
+            "public/index.php",
+            "<?php echo trim(file_get_contents('../version')), '+', trim(file_get_contents('../built'));",
+        );
         repository.write("public/health.php", "<?php echo 'fine';");
         repository.script("buildpack", "echo made-$(cat version) > built");
         repository.script("predeploy", "echo \"$GREETING from $ADT_MACHINE of $ADT_PLATFORM/$ADT_ENVIRONMENT/$ADT_SITE\"");
@@ -266,10 +269,16 @@ fn what_the_rules_forbid_stops_the_deploy_by_name() {
         assert_eq!(pages(&adt, "1161", &["web1", "web2"]), only("one+made-one"), "after {phase} `{text}`");
     }
     // What local tools need works: a home, a cache, processes, files of its own.
-    repository.script("buildpack", "mkdir -p $HOME/.cache\necho x > $HOME/.cache/x\nmktemp > built\nps -e > /dev/null\ntest \"$(id -un)\" = www-data");
+    repository.script(
+        "buildpack",
+        "mkdir -p $HOME/.cache\necho x > $HOME/.cache/x\nmktemp > built\nps -e > /dev/null\ntest \"$(id -un)\" = www-data",
+    );
     // What is left running does not outlive its phase.
     repository.script("predeploy", "sleep 4321 &");
-    repository.script("postdeploy", "systemctl restart apache2\nsystemctl is-active apache2\ncurl -sSf http://localhost/\ncurl -sSf http://$(hostname -f)/");
+    repository.script(
+        "postdeploy",
+        "systemctl restart apache2\nsystemctl is-active apache2\ncurl -sSf http://localhost/\ncurl -sSf http://$(hostname -f)/",
+    );
     repository.version("last");
     adt.run("site:deploy 1161 www").ok();
     adt.run("env:ssh 1161 web1 -- pgrep -f 4321").fails(1);
@@ -355,7 +364,8 @@ fn replace_archive(path: &Path) {
     header.set_mtime(0);
     builder.append_data(&mut header, "usr/evil", &b"x"[..]).expect("a file takes it");
     builder.finish().expect("a file takes it");
-    let output = Command::new("zstd").args(["--quiet", "--force", "--rm", "-o"]).arg(path).arg(&tar).output().expect("zstd is there");
+    let output =
+        Command::new("zstd").args(["--quiet", "--force", "--rm", "-o"]).arg(path).arg(&tar).output().expect("zstd is there");
     assert!(output.status.success(), "{output:?}");
 }
 
