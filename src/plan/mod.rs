@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::machine::{Mount, MountMode};
 use crate::model::{Action, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, Step};
 
 /// Where an environment is meant to go.
@@ -79,9 +80,21 @@ impl Change {
             live.nameservers.clone_from(&wanted.nameservers);
             live.search.clone_from(&wanted.search);
             live.health.clone_from(&wanted.health);
+            if are_live(&applied.mounts, &wanted.mounts) {
+                live.mounts.clone_from(&wanted.mounts);
+            }
             if live == *wanted { Self::Live } else { Self::Restart }
         }
     }
+}
+
+/// Whether a running machine can go from the one to the other: shared folders come and go, but none changes into another.
+fn are_live(applied: &[Mount], wanted: &[Mount]) -> bool {
+    let gone = applied.iter().filter(|mount| !wanted.contains(mount));
+    let new: Vec<_> = wanted.iter().filter(|mount| !applied.contains(mount)).collect();
+    let is_shared = |mount: &Mount| matches!(mount.mode, MountMode::Shared { .. });
+    new.iter().all(|mount| is_shared(mount))
+        && gone.into_iter().all(|mount| is_shared(mount) && !new.iter().any(|other| other.target == mount.target))
 }
 
 /// What leads from `seen` to `goal`; empty when it is reached.

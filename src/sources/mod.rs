@@ -1,9 +1,11 @@
 //! Where platforms and sites come from: git repositories, folders, and the examples inside this binary.
 
 pub mod branch;
+pub mod checkout;
 pub mod git;
 pub mod mirror;
 pub mod shipped;
+pub mod workspace;
 
 use std::path::PathBuf;
 
