@@ -6,6 +6,7 @@
 mod bootstrap;
 mod boxes;
 mod check;
+mod code;
 mod definition;
 mod environment;
 mod events;
@@ -19,6 +20,7 @@ mod perform;
 mod platform;
 pub mod probe;
 pub mod routes;
+mod sites;
 mod wanted;
 mod workshop;
 
@@ -98,7 +100,7 @@ impl Engine {
                 self.platform_destroy(&platform, &environments, dry_run, events)
             }
             Request::PlatformCheck { platform, environments } => self.platform_check(&platform, &environments),
-            Request::EnvInit { id, dry_run } => self.env_init(&id, dry_run, events),
+            Request::EnvInit { id, sites, dry_run } => self.env_init(&id, &sites, dry_run, events),
             Request::EnvUp { id, dry_run } => self.env_up(&id, dry_run, events),
             Request::EnvHalt { id, dry_run } => self.env_halt(&id, dry_run, events),
             Request::EnvDestroy { id, dry_run } => self.env_destroy(&id, dry_run, events),
@@ -108,6 +110,10 @@ impl Engine {
             Request::EnvShow { id } => self.env_show(&id),
             Request::EnvUrls { id, check } => self.env_urls(&id, check),
             Request::EnvCopy { id, machine, copy } => self.env_copy(&id, &machine, &copy),
+            Request::SiteAdd { id, site, dry_run } => self.site_add(&id, &site, dry_run, events),
+            Request::SiteRemove { id, site, dry_run } => self.site_remove(&id, &site, dry_run, events),
+            Request::SiteBranch { id, site, branch, dry_run } => self.site_branch(&id, &site, &branch, dry_run, events),
+            Request::SiteList { id } => self.site_list(&id),
             Request::BoxList { platform } => self.box_list(platform.as_ref()),
             Request::BoxBuild { platform, boxes, force } => self.box_build(platform.as_ref(), &boxes, force, events),
             Request::BoxShow { platform, name } => self.box_show(platform.as_ref(), &name),

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::code::LiveSites;
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
-use crate::model::{Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, Step};
+use crate::model::{
+    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step,
+};
 use crate::network::address;
 use crate::providers::Stdio;
 
@@ -14,6 +17,7 @@ use crate::providers::Stdio;
 pub struct Scene<'a> {
     pub network: &'a NetworkSpec,
     pub specs: BTreeMap<&'a MachineName, &'a MachineSpec>,
+    pub sites: &'a LiveSites,
 }
 
 impl Engine {
@@ -49,7 +53,7 @@ impl Engine {
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
-            if let Err(failure) = self.step(step, chain, scene) {
+            if let Err(failure) = self.step(step, chain, scene, events) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
                 return Err(failure);
             }
@@ -58,10 +62,11 @@ impl Engine {
         Ok(())
     }
 
-    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>) -> Result<(), Failure> {
+    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
         let id = |machine: &MachineName| step.environment.machine(machine);
         let spec =
             |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
+        let site = |site: &SiteName| scene.sites.get(site).expect("the planner names only sites that are live here");
         match &step.action {
             Action::Connect => {
                 address::check_free(scene.network.v4, &self.network.routes()?)?;
@@ -86,6 +91,9 @@ impl Engine {
                 self.provider.delete(&id(machine))?;
                 self.store.database.forget_applied(&id(machine))?;
             }
+            Action::Checkout { site: name } => self.check_out(&step.environment, name, site(name), events)?,
+            Action::Switch { site: name, .. } => self.switch(site(name))?,
+            Action::Discard { site: name } => self.discard(&step.environment, name, site(name), events)?,
             Action::Forget => self.store.database.forget_environment(&step.environment)?,
         }
         Ok(())
@@ -147,7 +155,7 @@ impl Engine {
 }
 
 /// A panic on a thread is a bug that must not pass for success.
-fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
+pub(super) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

@@ -1,10 +1,10 @@
 //! From what is wanted and what is seen to what is to be done. Pure: the same function plans a first start, a repair
 //! after a crash and a dry run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::machine::{Mount, MountMode};
-use crate::model::{Action, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, Step};
+use crate::model::{Action, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, SiteName, Step};
 
 /// Where an environment is meant to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Goal {
 pub struct Wanted {
     pub id: EnvironmentId,
     pub machines: BTreeMap<MachineName, WantedMachine>,
+    /// Sites whose code is a working tree in the platform's folder.
+    pub checkouts: BTreeSet<SiteName>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +35,8 @@ pub struct WantedMachine {
 pub struct Seen {
     pub network: SeenNetwork,
     pub machines: BTreeMap<MachineName, SeenMachine>,
+    /// Sites whose working tree is there.
+    pub checkouts: BTreeSet<SiteName>,
     /// The store has a row for it.
     pub remembered: bool,
 }
@@ -145,12 +149,15 @@ impl Steps<'_> {
         let mut plan = Plan::default();
         let surplus = self.seen.machines.keys().filter(|name| !self.wanted.machines.contains_key(*name));
         plan.then(surplus.map(|machine| self.chain([Action::Delete { machine: machine.clone() }])));
-        if self.seen.network != SeenNetwork::Complete {
-            plan.then([self.chain([Action::Connect])]);
-        }
+        let connect = (self.seen.network != SeenNetwork::Complete).then(|| self.chain([Action::Connect]));
+        // Machines show them from their start on.
+        let missing = self.wanted.checkouts.difference(&self.seen.checkouts);
+        let checkouts = missing.map(|site| self.chain([Action::Checkout { site: site.clone() }]));
+        plan.then(connect.into_iter().chain(checkouts));
         for wave in waves(self.wanted) {
             plan.then(wave.iter().map(|name| self.chain(self.raise(name))));
         }
+        plan.then(self.discards(self.seen.checkouts.difference(&self.wanted.checkouts)));
         plan
     }
 
@@ -189,6 +196,10 @@ impl Steps<'_> {
         }
     }
 
+    fn discards<'s>(&self, sites: impl Iterator<Item = &'s SiteName>) -> Vec<Vec<Step>> {
+        sites.map(|site| self.chain([Action::Discard { site: site.clone() }])).collect()
+    }
+
     fn bridge_is_there(&self) -> bool {
         match self.seen.network {
             SeenNetwork::Nothing => false,
@@ -224,6 +235,8 @@ impl Steps<'_> {
             chains.push(self.chain([Action::Disconnect]));
         }
         plan.then(chains);
+        // Only now does nobody write into them any more.
+        plan.then(self.discards(self.seen.checkouts.iter()));
         if self.seen.remembered {
             plan.then([self.chain([Action::Forget])]);
         }

@@ -144,7 +144,7 @@ pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
 }
 
 /// What is in a checkout. Reading changes nothing in it, and waits for nobody.
-pub fn state(mirror: &Mirror, person: &Person, folder: &Path) -> Result<State> {
+pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<State> {
     let status = in_it(person, folder).args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]).run()?;
     let mut state = State::default();
     for line in status.text().lines() {
@@ -167,14 +167,12 @@ pub fn state(mirror: &Mirror, person: &Person, folder: &Path) -> Result<State> {
 }
 
 /// Commits of branches, tags, stashes and other trees that neither the origin nor the mirror has.
-fn unpushed(mirror: &Mirror, person: &Person, folder: &Path) -> Result<usize> {
+fn unpushed(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<usize> {
     let own = in_it(person, folder)
         .args(["rev-list", "HEAD", "--branches", "--tags", "--glob=refs/stash", "--not", "--remotes", "--max-count=10000"])
         .run()?
         .text();
-    if own.is_empty() {
-        return Ok(0);
-    }
+    let Some(mirror) = mirror.filter(|mirror| mirror.exists() && !own.is_empty()) else { return Ok(own.lines().count()) };
     let known = mirror.git().args(["cat-file", "--batch-check"]).stdin(own).run()?.text();
     Ok(known.lines().filter(|line| line.ends_with(" missing")).count())
 }

@@ -37,26 +37,31 @@ pub fn make(platform: &Path, name: &str, person: &Person) -> Result<PathBuf> {
         other => other.map_err(io)?,
     };
     // One without the mark was left by a command that was killed here, or it is the person's.
-    if !is_new && std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
+    if !is_new && !is_blank(&folder) {
         return Err(Error::Occupied { folder });
     }
     let owner = person.ids.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group))).unzip();
-    let file = openat(&made, MARK, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC, Mode::from_raw_mode(0o644));
+    let file =
+        openat(&made, MARK, OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o644));
     let mut file = File::from(file.map_err(io)?);
-    file.write_all(format!("{FIRST_LINE}\n*\n").as_bytes()).map_err(|source| Error::Io {
-        what: "write",
-        path: folder.join(MARK),
-        source,
-    })?;
     fchown(&file, owner.0, owner.1).map_err(io)?;
     fchmod(&made, Mode::RWXU).map_err(io)?;
     fchown(&made, owner.0, owner.1).map_err(io)?;
+    // Last: with these words in it the folder is whole.
+    let text = format!("{FIRST_LINE}\n*\n");
+    file.write_all(text.as_bytes()).map_err(|source| Error::Io { what: "write", path: folder.join(MARK), source })?;
     Ok(folder)
 }
 
 fn is_ours(folder: &Path) -> bool {
     std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir())
         && std::fs::read_to_string(folder.join(MARK)).is_ok_and(|text| text.starts_with(FIRST_LINE))
+}
+
+/// Whether nobody has put anything into it; a mark without words is a killed command's.
+fn is_blank(folder: &Path) -> bool {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.all(|entry| entry.file_name() == MARK && entry.metadata().is_ok_and(|meta| meta.len() == 0))
 }
 
 /// Removes the folder once nothing but its mark is in it.

@@ -125,7 +125,7 @@ fn hide(root: &OwnedFd, mount: &Mount) -> Result<(), Error> {
         return Ok(());
     }
     drop(place);
-    match unmount(&mount.target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+    match unmount(&mount.target, UnmountFlags::DETACH) {
         Ok(()) => Ok(()),
         // The kernel locks what a machine got at its start.
         Err(Errno::INVAL) => {
