@@ -144,7 +144,7 @@ impl Engine {
 
     fn probe_environment(&self, environment: &Environment) -> Result<Vec<CheckItem>, Failure> {
         let id = &environment.id;
-        let wanted = self.wanted(environment);
+        let wanted = self.wanted(environment, &self.live_sites(environment)?);
         let seen = self.seen(id, &wanted, true)?;
         let again = format!("adt env:up {} {}", id.platform, id.name);
         match environment.wanted {

@@ -2,26 +2,26 @@
 
 use std::collections::BTreeSet;
 
+use super::Engine;
+use super::code::{Codes, at_site, pattern};
 use super::events::Events;
 use super::ground::{self, Ground, Serves};
 use super::perform::Raising;
 use super::rollout::Rollout;
 use super::workshop::MachineShop;
-use super::{Engine, wanted};
 use crate::model::request::Deploy;
 use crate::model::response::Done;
 use crate::model::topology::Mode;
 use crate::model::{
-    Action, Digest, EnvironmentId, Event, Failure, Kind, MachineName, MachineState, Plan, PlatformName, Response, Site, SiteName,
-    Step,
+    Action, BranchName, Digest, EnvironmentId, Event, Failure, Kind, Machine, MachineName, MachineState, Plan, PlatformName,
+    Response, Site, SiteName, Step,
 };
 use crate::plan::{Seen, Wanted as WantedMachines};
 use crate::releases::build::{self, Context, Origin};
 use crate::releases::shelf::Unused;
 use crate::releases::{Error, Inputs, Manifest, Shelf};
-use crate::sources::branch::{self, Pick, Wish};
+use crate::sources::branch::{self, Wish};
 use crate::sources::export;
-use crate::sources::git::Person;
 use crate::sources::mirror::Mirror;
 use crate::store::record::{Choice, Definition};
 use crate::store::{Environment, Lock, SiteCode, Wanted};
@@ -30,13 +30,12 @@ use crate::template;
 /// A site that releases are put on: what its configuration must say for that.
 struct Deployable<'a> {
     site: &'a Site,
-    source: &'a str,
+    mirror: Mirror,
     path: &'a str,
 }
 
 /// A release that is built, and the lock that keeps it.
 struct Built {
-    code: SiteCode,
     manifest: Manifest,
     _hold: Lock,
 }
@@ -52,18 +51,15 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let _lock = self.lock_environment(id, events)?;
         let environment = self.environment(id)?;
-        let deployable = deployable(&environment, site)?;
-        let before = self.site_code(id, site)?;
-        self.is_up(&environment, site)?;
-        let pick = self.pick(&deployable, id, before.as_ref(), what, true, events)?;
+        let (deployable, before) = self.ready(&environment, site)?;
+        let code = self.pick_newest(&deployable, id, &before, what, events)?;
         if dry_run {
-            let inputs = self.inputs(&environment.definition, &id.platform, &deployable, &pick.commit)?;
-            return Ok(planned(&environment, site, &inputs.digest()));
+            let inputs = inputs(&environment.definition, &id.platform, &deployable, &code.commit)?;
+            return Ok(planned(&environment, deployable.site, &inputs.digest()));
         }
-        let built = self.built(&environment.definition, &id.platform, &deployable, pick, events)?;
-        let keep = deployable.site.code.keep as usize;
-        let code = SiteCode { releases: newest(&built.manifest.digest, before.as_ref(), keep), ..built.code.clone() };
-        self.roll_out(&environment, &deployable, before.as_ref(), &code, &built.manifest, events)
+        let built = self.built(&environment.definition, &id.platform, &deployable, &code.commit, events)?;
+        let releases = newest(&built.manifest.digest, &before.releases, deployable.site.code.keep as usize);
+        self.roll_out(&environment, &deployable, &before, &SiteCode { releases, ..code }, &built.manifest, events)
     }
 
     pub(super) fn site_rollback(
@@ -76,42 +72,36 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let _lock = self.lock_environment(id, events)?;
         let environment = self.environment(id)?;
-        let deployable = deployable(&environment, site)?;
-        let before = self.site_code(id, site)?;
-        self.is_up(&environment, site)?;
-        let kept = before.as_ref().map_or(&[][..], |before| &before.releases);
+        let (deployable, before) = self.ready(&environment, site)?;
         let chosen = match to {
-            None => kept.get(1),
-            Some(word) => kept.iter().find(|release| word.len() >= 4 && release.as_str().starts_with(word)),
+            None => before.releases.get(1),
+            Some(word) => before.releases.iter().find(|release| word.len() >= 4 && release.as_str().starts_with(word)),
         };
-        let Some(release) = chosen else { return Err(no_release(&environment, site, kept, to)) };
+        let Some(release) = chosen else { return Err(no_release(&environment, site, &before.releases, to)) };
         if dry_run {
-            return Ok(planned(&environment, site, release));
+            return Ok(planned(&environment, deployable.site, release));
         }
         let shelf = self.shelf()?;
         let told = |error: Error| error.failure(format!("roll `{site}` of `{id}` back"));
         let _hold = shelf.hold(release).map_err(told)?;
         let manifest = shelf.get(release).map_err(told)?;
-        let code = before.as_ref().expect("a release of it was found in it").clone();
-        let mut releases = code.releases.clone();
-        releases.retain(|other| other != release);
-        releases.insert(0, release.clone());
-        let code = SiteCode { releases, commit: manifest.commit.clone(), ..code };
-        self.roll_out(&environment, &deployable, before.as_ref(), &code, &manifest, events)
+        let releases = newest(release, &before.releases, before.releases.len());
+        let code = SiteCode { releases, commit: manifest.commit.clone(), ..before.clone() };
+        self.roll_out(&environment, &deployable, &before, &code, &manifest, events)
     }
 
     fn roll_out(
         &self,
         environment: &Environment,
         deployable: &Deployable<'_>,
-        before: Option<&SiteCode>,
+        before: &SiteCode,
         code: &SiteCode,
         manifest: &Manifest,
         events: &Events,
     ) -> Result<Response, Failure> {
         let (id, name) = (&environment.id, &deployable.site.name);
         let shelf = self.shelf()?;
-        let wanted = self.wanted(environment);
+        let wanted = self.wanted(environment, &self.live_sites(environment)?);
         let rollout = Rollout {
             engine: self,
             environment,
@@ -155,7 +145,7 @@ impl Engine {
         events: &Events,
     ) -> Result<(), Failure> {
         let environment = raising.environment;
-        let deployable = deployable(environment, site)?;
+        let deployable = self.deployable(environment, site)?;
         let shelf = self.shelf()?;
         let told = |error: Error| {
             let id = &environment.id;
@@ -164,7 +154,7 @@ impl Engine {
         };
         let _hold = shelf.hold(release).map_err(told)?;
         let manifest = shelf.get(release).map_err(told)?;
-        let code = self.site_code(&environment.id, site)?.expect("a release is wanted because this has it");
+        let code = self.codes(&environment.id)?.remove(site).expect("a release is wanted because this has it");
         let rollout = Rollout {
             engine: self,
             environment,
@@ -174,27 +164,11 @@ impl Engine {
             shelf: &shelf,
             events,
             variables: self.variables(environment, deployable.site)?,
-            before: Some(&code),
+            before: &code,
             code: &code,
             manifest: &manifest,
         };
         rollout.onto(machine)
-    }
-
-    /// What the sites of an environment are meant to serve, as part of what is wanted of its machines.
-    pub(super) fn add_releases(&self, environment: &Environment, wanted: &mut WantedMachines) -> Result<(), Failure> {
-        let codes = self.store.database.site_codes(Some(&environment.id))?;
-        for (name, code) in codes.into_values().flatten() {
-            let Ok(deployable) = deployable(environment, &name) else { continue };
-            let (Mode::Release, Some(release)) = (code.mode, code.releases.first()) else { continue };
-            let role = environment.definition.platform.machine(&deployable.site.on);
-            for machine in role.map(crate::model::Machine::names).unwrap_or_default() {
-                if let Some(machine) = wanted.machines.get_mut(&machine) {
-                    machine.releases.insert(name.clone(), release.clone());
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Asks the running machines which of the wanted releases they serve.
@@ -202,7 +176,7 @@ impl Engine {
         for (name, machine) in &mut seen.machines {
             let (MachineState::Running { .. }, Some(wanted)) = (&machine.state, wanted.machines.get(name)) else { continue };
             for (site, release) in &wanted.releases {
-                let Ok(deployable) = deployable(environment, site) else { continue };
+                let Ok(deployable) = self.deployable(environment, site) else { continue };
                 let ground = Ground { engine: self, spec: &wanted.spec, site: deployable.site, path: deployable.path };
                 // A machine that can't be asked serves nothing that is known; the step that follows says why.
                 if ground.look().is_ok_and(|standing| standing.serves == Serves::Release(release.short().to_owned())) {
@@ -212,86 +186,62 @@ impl Engine {
         }
     }
 
-    /// Gives every site that is meant to serve releases its first one.
-    pub(super) fn first_releases(&self, environment: &Environment, events: &Events) -> Result<(), Failure> {
-        for (name, built) in self.build_first_releases(&environment.id, &environment.definition, events)? {
-            self.store.database.put_site_code(&environment.id, &name, &built)?;
-        }
-        Ok(())
-    }
-
-    /// The same without writing it down: built releases stay on the shelf, so doing it twice costs nothing.
+    /// Builds what sites that serve releases begin with; the names of those that had none. Built releases stay on the shelf,
+    /// so doing it again costs nothing.
     pub(super) fn build_first_releases(
         &self,
         id: &EnvironmentId,
         definition: &Definition,
+        codes: &mut Codes,
         events: &Events,
-    ) -> Result<Vec<(SiteName, SiteCode)>, Failure> {
-        let meant = |site: &&Site| site.code.mode == Mode::Release && site.code.source.is_some();
-        let sites: Vec<&Site> = definition.platform.sites.iter().filter(meant).collect();
-        if sites.is_empty() {
-            return Ok(Vec::new());
+    ) -> Result<Vec<SiteName>, Failure> {
+        let mut first = Vec::new();
+        for site in &definition.platform.sites {
+            let Some(code) = codes.get_mut(&site.name) else { continue };
+            if code.mode == Mode::Release && code.releases.is_empty() {
+                let deployable = self.deployable_of(definition, site, id)?;
+                let built = self.built(definition, &id.platform, &deployable, &code.commit, events)?;
+                code.releases = vec![built.manifest.digest];
+                first.push(site.name.clone());
+            }
         }
-        let known = self.store.database.site_codes(Some(id))?.remove(id).unwrap_or_default();
-        let mut codes = Vec::new();
-        for site in sites.into_iter().filter(|site| !known.contains_key(&site.name)) {
-            let deployable = Deployable::of(site, id)?;
-            let pick = self.pick(&deployable, id, None, &Deploy::default(), false, events)?;
-            let built = self.built(definition, &id.platform, &deployable, pick, events)?;
-            codes.push((site.name.clone(), built.code));
-        }
-        Ok(codes)
+        Ok(first)
     }
 
-    /// The commit that is meant. `newest`: the origin is asked, otherwise only where nothing is known of it yet.
-    fn pick(
+    /// The commit that is meant, as what the store will have of the site; its releases are still those of before.
+    fn pick_newest(
         &self,
         deployable: &Deployable<'_>,
         id: &EnvironmentId,
-        before: Option<&SiteCode>,
+        before: &SiteCode,
         what: &Deploy,
-        newest: bool,
         events: &Events,
-    ) -> Result<Pick, Failure> {
-        let site = deployable.site;
-        let told = |error: crate::sources::Error| Failure::from(error);
-        let mirror = Mirror::of(&self.store, deployable.source);
-        let commit = |word: &str| -> Result<Option<Pick>, Failure> {
-            let Some(commit) = export::commit(&mirror, word).map_err(told)? else { return Ok(None) };
-            let branch = before.map_or_else(|| "no branch".to_owned(), |before| before.branch.clone());
-            Ok(Some(Pick { branch, commit, choice: before.map_or(Choice::Chosen, |before| before.choice.clone()) }))
-        };
+    ) -> Result<SiteCode, Failure> {
+        let (site, mirror) = (deployable.site, &deployable.mirror);
         if let Some(word) = &what.commit {
-            if mirror.exists()
-                && let Some(pick) = commit(word)?
-            {
-                return Ok(pick);
+            let mut known = if mirror.exists() { export::commit(mirror, word)? } else { None };
+            if known.is_none() {
+                self.fetch(mirror, None, events)?;
+                known = export::commit(mirror, word)?;
             }
-            self.fetch(&mirror, events)?;
-            return commit(word)?.ok_or_else(|| {
+            return known.map(|commit| SiteCode { commit, ..before.clone() }).ok_or_else(|| {
                 Failure::new(Kind::NotFound, format!("find the commit `{word}` of site `{}`", site.name))
                     .cause(format!("no branch or tag of `{}` leads to it", mirror.address))
             });
         }
-        if newest || !mirror.exists() {
-            self.fetch(&mirror, events)?;
-        }
-        let stays = before.filter(|before| before.choice == Choice::Chosen).map(|before| before.branch.parse());
-        let stays = stays.transpose().ok().flatten();
-        let pattern = self.filled(&site.code.branch, id, site)?;
+        self.fetch(mirror, None, events)?;
+        let stays = match before.choice {
+            Choice::Chosen => BranchName::new(before.branch.clone()).ok(),
+            Choice::Ticket | Choice::Default { .. } => None,
+        };
+        let pattern = pattern(id, site)?;
         let wish = Wish {
             chosen: what.branch.as_ref().or(stays.as_ref()),
             pattern: &pattern,
             default: site.code.default_branch.as_deref(),
         };
-        branch::pick(&mirror.address, &wish, &mirror.branches().map_err(told)?).map_err(told)
-    }
-
-    fn fetch(&self, mirror: &Mirror, events: &Events) -> Result<(), Failure> {
-        let lock = self.lock(&mirror.lock_name(), &mirror.address, events)?;
-        let person = Person { ids: self.caller.ids, home: self.caller.home.clone() };
-        let text = format!("fetch {}", mirror.address);
-        events.task("sources", &text, || mirror.fetch(&lock, &person, self.now(), None)).map(drop).map_err(Failure::from)
+        let pick = branch::pick(&mirror.address, &wish, &mirror.branches()?).map_err(|error| at_site(site, error))?;
+        Ok(SiteCode { branch: pick.branch, choice: pick.choice, commit: pick.commit, ..before.clone() })
     }
 
     fn built(
@@ -299,42 +249,22 @@ impl Engine {
         definition: &Definition,
         platform: &PlatformName,
         deployable: &Deployable<'_>,
-        pick: Pick,
+        commit: &str,
         events: &Events,
     ) -> Result<Built, Failure> {
-        let inputs = self.inputs(definition, platform, deployable, &pick.commit)?;
-        let mirror = Mirror::of(&self.store, deployable.source);
+        if !deployable.mirror.exists() || !deployable.mirror.has(commit)? {
+            self.fetch(&deployable.mirror, None, events)?;
+        }
+        let inputs = inputs(definition, platform, deployable, commit)?;
         let shelf = self.shelf()?;
         let (shop, emit) = (MachineShop { engine: self }, |event: Event| events.emit(event));
         let context = Context { shelf: &shelf, workshop: &shop, emit: &emit, cancel: &self.cancel };
-        let origin = Origin { platform, site: &deployable.site.name, mirror: &mirror, commit: &pick.commit };
+        let origin = Origin { platform, site: &deployable.site.name, mirror: &deployable.mirror, commit };
         let (manifest, hold) = build::ensure(context, origin, &inputs).map_err(|failure| match failure.kind {
             Kind::Cancelled => self.goes_on(failure),
             _ => failure,
         })?;
-        let releases = vec![manifest.digest.clone()];
-        let code = SiteCode { branch: pick.branch, choice: pick.choice, commit: pick.commit, mode: Mode::Release, releases };
-        Ok(Built { code, manifest, _hold: hold })
-    }
-
-    fn inputs(
-        &self,
-        definition: &Definition,
-        platform: &PlatformName,
-        deployable: &Deployable<'_>,
-        commit: &str,
-    ) -> Result<Inputs, Failure> {
-        let site = deployable.site;
-        let mirror = Mirror::of(&self.store, deployable.source);
-        let variables = [("ADT_PLATFORM", platform.to_string()), ("ADT_SITE", site.name.to_string())];
-        Ok(Inputs {
-            tree: export::tree(&mirror, commit)?,
-            buildpack: site.code.buildpack.clone(),
-            layers: definition.boxes.get(&site.on).map(|boxed| boxed.layers.clone()).unwrap_or_default(),
-            folder: ground::folder(deployable.path),
-            user: site.code.user.clone(),
-            variables: variables.map(|(name, value)| (name.to_owned(), value)).into(),
-        })
+        Ok(Built { manifest, _hold: hold })
     }
 
     /// The site's own variables for its programs.
@@ -357,25 +287,48 @@ impl Engine {
         Shelf::open(&self.store.folder).map_err(|error| error.failure("open the releases"))
     }
 
-    fn site_code(&self, id: &EnvironmentId, site: &SiteName) -> Result<Option<SiteCode>, Failure> {
-        Ok(self.store.database.site_codes(Some(id))?.remove(id).and_then(|mut codes| codes.remove(site)))
-    }
-
-    /// A deploy reaches all machines or none, so all must be there.
-    fn is_up(&self, environment: &Environment, site: &SiteName) -> Result<(), Failure> {
+    /// The site and what it serves, where a deploy may begin: it reaches all machines or none, so all must be there.
+    fn ready<'a>(&self, environment: &'a Environment, name: &SiteName) -> Result<(Deployable<'a>, SiteCode), Failure> {
         let id = &environment.id;
-        let wanted = wanted::wanted(self.store.install(), &[], environment);
-        let role = deployable(environment, site)?.site.on.clone();
-        let machines = environment.definition.platform.machine(&role).map(crate::model::Machine::names).unwrap_or_default();
-        for machine in machines {
-            let state = self.provider.inspect(&wanted.machines[&machine].spec.id)?;
+        let deployable = self.deployable(environment, name)?;
+        let failure = || Failure::new(Kind::Conflict, format!("deploy site `{name}` of `{id}`"));
+        let up = format!("`adt env:up {} {}` brings it up", id.platform, id.name);
+        let Some(code) = self.codes(id)?.remove(name) else {
+            return Err(failure().cause("what it runs is not decided yet").hint(up));
+        };
+        if code.mode == Mode::Live {
+            let (platform, environment) = (&id.platform, &id.name);
+            return Err(failure().cause("its checkout is live on its machines, where every edit shows at once").hint(format!(
+                "write `mode = \"release\"` below `[sites.{name}]`, then \
+                 `adt site:remove {platform} {environment} {name}` and `adt site:add {platform} {environment} {name}`"
+            )));
+        }
+        let role = environment.definition.platform.machine(&deployable.site.on);
+        for machine in role.map(Machine::names).unwrap_or_default() {
+            let state = self.provider.inspect(&id.machine(&machine))?;
             if environment.wanted != Wanted::Up || !matches!(state, MachineState::Running { .. }) {
-                return Err(Failure::new(Kind::Conflict, format!("deploy `{site}` of `{id}`"))
-                    .cause(format!("its machine `{machine}` is {}", state.word()))
-                    .hint(format!("`adt env:up {} {}` starts it", id.platform, id.name)));
+                return Err(failure().cause(format!("its machine `{machine}` is {}", state.word())).hint(up));
             }
         }
-        Ok(())
+        Ok((deployable, code))
+    }
+
+    fn deployable<'a>(&self, environment: &'a Environment, name: &SiteName) -> Result<Deployable<'a>, Failure> {
+        let (id, definition) = (&environment.id, &environment.definition);
+        let site = super::sites::find(&definition.platform, id, name)?;
+        self.deployable_of(definition, site, id)
+    }
+
+    fn deployable_of<'a>(&self, definition: &Definition, site: &'a Site, id: &EnvironmentId) -> Result<Deployable<'a>, Failure> {
+        let lacks = |key: &str, example: &str| {
+            Failure::new(Kind::Config, format!("deploy site `{}` of `{id}`", site.name))
+                .cause(format!("its definition has no `{key}`"))
+                .hint(format!("add e.g. `{key} = \"{example}\"` below `[sites.{}]`, then `adt env:reload`", site.name))
+        };
+        let mirror = self.mirror(&definition.platform.folder, site);
+        let mirror = mirror.ok_or_else(|| lacks("source", "https://git.example.org/shop/www.git"))?;
+        let path = site.code.path.as_deref().ok_or_else(|| lacks("path", "/srv/www"))?;
+        Ok(Deployable { site, mirror, path })
     }
 
     /// What no environment has and is not among the newest of its site.
@@ -404,44 +357,48 @@ impl Engine {
     }
 }
 
-impl<'a> Deployable<'a> {
-    fn of(site: &'a Site, id: &EnvironmentId) -> Result<Self, Failure> {
-        let lacks = |key: &str, example: &str| {
-            Failure::new(Kind::Config, format!("deploy site `{}` of `{id}`", site.name))
-                .cause(format!("its definition has no `{key}`"))
-                .hint(format!("add e.g. `{key} = \"{example}\"` below `[sites.{}]`, then `adt env:reload`", site.name))
-        };
-        let source = site.code.source.as_deref().ok_or_else(|| lacks("source", "https://git.example.org/shop/www.git"))?;
-        let path = site.code.path.as_deref().ok_or_else(|| lacks("path", "/srv/www"))?;
-        Ok(Self { site, source, path })
-    }
+/// What decides a release of this commit.
+fn inputs(
+    definition: &Definition,
+    platform: &PlatformName,
+    deployable: &Deployable<'_>,
+    commit: &str,
+) -> Result<Inputs, Failure> {
+    let site = deployable.site;
+    let variables = [("ADT_PLATFORM", platform.to_string()), ("ADT_SITE", site.name.to_string())];
+    Ok(Inputs {
+        tree: export::tree(&deployable.mirror, commit)?,
+        buildpack: site.code.buildpack.clone(),
+        layers: definition.boxes.get(&site.on).map(|boxed| boxed.layers.clone()).unwrap_or_default(),
+        folder: ground::folder(deployable.path),
+        user: site.code.user.clone(),
+        variables: variables.map(|(name, value)| (name.to_owned(), value)).into(),
+    })
 }
 
-fn deployable<'a>(environment: &'a Environment, name: &SiteName) -> Result<Deployable<'a>, Failure> {
-    let (id, sites) = (&environment.id, &environment.definition.platform.sites);
-    let Some(site) = sites.iter().find(|site| site.name == *name) else {
-        let known: Vec<_> = sites.iter().map(|site| site.name.to_string()).collect();
-        return Err(Failure::new(Kind::NotFound, format!("find the site `{name}` in `{id}`"))
-            .hint(format!("its sites are {}", known.join(", "))));
-    };
-    if site.code.mode == Mode::Live {
-        return Err(Failure::new(Kind::Conflict, format!("deploy site `{name}` of `{id}`"))
-            .cause("its checkout is live on its machines, where every edit shows at once")
-            .hint(format!("write `mode = \"release\"` below `[sites.{name}]`, then `adt env:reload`")));
+/// What the sites of an environment are meant to serve, as part of what is wanted of its machines.
+pub(super) fn add_releases(environment: &Environment, codes: &Codes, wanted: &mut WantedMachines) {
+    let platform = &environment.definition.platform;
+    for site in &platform.sites {
+        let Some(code) = codes.get(&site.name).filter(|code| code.mode == Mode::Release) else { continue };
+        let Some(release) = code.releases.first() else { continue };
+        for machine in platform.machine(&site.on).map(Machine::names).unwrap_or_default() {
+            if let Some(machine) = wanted.machines.get_mut(&machine) {
+                machine.releases.insert(site.name.clone(), release.clone());
+            }
+        }
     }
-    Deployable::of(site, id)
 }
 
 /// The newest first, each once, as many as are kept.
-fn newest(digest: &Digest, before: Option<&SiteCode>, keep: usize) -> Vec<Digest> {
-    let old = before.into_iter().flat_map(|before| before.releases.iter().cloned()).filter(|old| old != digest);
-    std::iter::once(digest.clone()).chain(old).take(keep).collect()
+fn newest(digest: &Digest, before: &[Digest], keep: usize) -> Vec<Digest> {
+    let old = before.iter().filter(|old| *old != digest);
+    std::iter::once(digest).chain(old).take(keep).cloned().collect()
 }
 
-fn planned(environment: &Environment, site: &SiteName, release: &Digest) -> Response {
-    let sites = &environment.definition.platform.sites;
-    let role = sites.iter().find(|one| one.name == *site).and_then(|site| environment.definition.platform.machine(&site.on));
-    let chains = role.map(crate::model::Machine::names).unwrap_or_default().into_iter().map(|machine| {
+fn planned(environment: &Environment, site: &Site, release: &Digest) -> Response {
+    let (role, site) = (environment.definition.platform.machine(&site.on), &site.name);
+    let chains = role.map(Machine::names).unwrap_or_default().into_iter().map(|machine| {
         let action = Action::Deploy { machine, site: site.clone(), release: release.clone() };
         vec![Step { environment: environment.id.clone(), action }]
     });

@@ -1,8 +1,9 @@
 //! What is there right now: asked of the provider and the kernel at the beginning of each verb, never remembered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::code::LiveSites;
 use super::{Engine, probe, wanted};
 use crate::model::{EnvironmentId, Failure, Kind, MachineName, MachineSpec, MachineState};
 use crate::plan::{Seen, SeenMachine, SeenNetwork, Wanted};
@@ -22,8 +23,8 @@ impl Engine {
             .hint(format!("`adt env:list` shows what is there; `adt env:init {} {}` makes it", id.platform, id.name))
     }
 
-    pub(super) fn wanted(&self, environment: &Environment) -> Wanted {
-        wanted::wanted(self.store.install(), &self.nameservers(), environment)
+    pub(super) fn wanted(&self, environment: &Environment, live: &LiveSites) -> Wanted {
+        wanted::wanted(self.store.install(), &self.nameservers(), environment, live)
     }
 
     /// Name servers that machines can reach: the settings' own, else the host's that are not on its loopback.
@@ -73,6 +74,7 @@ impl Engine {
                 (false, false) => SeenNetwork::Partly { bridge: network.bridge },
             },
             machines,
+            checkouts: BTreeSet::new(),
             remembered,
         })
     }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::code::LiveSites;
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
-use crate::model::{Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, Step};
+use crate::model::{
+    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step,
+};
 use crate::network::address;
 use crate::plan::Wanted;
 use crate::providers::Stdio;
@@ -18,6 +21,7 @@ pub struct Scene<'a> {
     pub raising: Option<Raising<'a>>,
     pub network: &'a NetworkSpec,
     pub specs: BTreeMap<&'a MachineName, &'a MachineSpec>,
+    pub sites: &'a LiveSites,
 }
 
 /// Wanted things that take more than a machine's own specification.
@@ -72,6 +76,7 @@ impl Engine {
         let id = |machine: &MachineName| step.environment.machine(machine);
         let spec =
             |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
+        let site = |site: &SiteName| scene.sites.get(site).expect("the planner names only sites that are live here");
         match &step.action {
             Action::Connect => {
                 address::check_free(scene.network.v4, &self.network.routes()?)?;
@@ -100,6 +105,9 @@ impl Engine {
                 self.provider.delete(&id(machine))?;
                 self.store.database.forget_applied(&id(machine))?;
             }
+            Action::Checkout { site: name } => self.check_out(&step.environment, name, site(name), events)?,
+            Action::Switch { site: name, .. } => self.switch(site(name))?,
+            Action::Discard { site: name } => self.discard(&step.environment, name, site(name), events)?,
             Action::Forget => self.store.database.forget_environment(&step.environment)?,
         }
         Ok(())
@@ -161,7 +169,7 @@ impl Engine {
 }
 
 /// A panic on a thread is a bug that must not pass for success.
-fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
+pub(super) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

@@ -24,7 +24,7 @@ impl From<sources::Error> for Failure {
     fn from(error: sources::Error) -> Self {
         use sources::Error;
         match &error {
-            Error::Fetch { source, .. } => Self::new(Kind::Program, "fetch the platform")
+            Error::Fetch { source, .. } => Self::new(Kind::Program, "fetch the repository")
                 .because(&error)
                 .tail(source.tail().iter().cloned())
                 .hint("try the address with `git ls-remote`; adt uses your own keys and credential helpers"),
@@ -44,7 +44,7 @@ impl From<sources::Error> for Failure {
             Error::Occupied { .. } => Self::new(Kind::Conflict, "make the platform's folder")
                 .because(&error)
                 .hint("name another folder, or give this one to `adt platform:init` if it holds the platform"),
-            Error::Io { .. } => Self::new(Kind::Host, "make the platform's folder").because(&error),
+            Error::Io { .. } => Self::new(Kind::Host, "keep the sources").because(&error),
             Error::Exec(source) => Self::new(Kind::Program, "run git").because(&error).tail(source.tail().iter().cloned()),
         }
     }
@@ -254,7 +254,7 @@ impl Engine {
         }))
     }
 
-    fn person(&self) -> git::Person {
+    pub(super) fn person(&self) -> git::Person {
         git::Person { ids: self.caller.ids, home: self.caller.home.clone() }
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Rollout<'a> {
     /// Variables of the site's own, rendered.
     pub variables: Vec<(String, String)>,
     /// What the store has of the site until now.
-    pub before: Option<&'a SiteCode>,
+    pub before: &'a SiteCode,
     /// What it will have.
     pub code: &'a SiteCode,
     pub manifest: &'a Manifest,
@@ -62,7 +62,7 @@ impl Rollout<'_> {
         }
         let new = self.manifest.digest.short();
         let served = pairs.iter().all(|(_, standing)| standing.serves == Serves::Release(new.to_owned()));
-        if served && self.before.is_some_and(|before| before.releases.first() == Some(&self.manifest.digest)) {
+        if served && self.before.releases.first() == Some(&self.manifest.digest) {
             return Ok(false);
         }
         match self.forward(&pairs) {
@@ -105,14 +105,14 @@ impl Rollout<'_> {
     /// A release that once served is used as it lies; one whose deploy was cut off is unpacked anew, unless it is served.
     fn is_ready(&self, standing: &Standing) -> bool {
         let digest = &self.manifest.digest;
-        let known = self.before.is_some_and(|before| before.releases.contains(digest));
+        let known = self.before.releases.contains(digest);
         let served = standing.serves == Serves::Release(digest.short().to_owned());
         served || known && standing.releases.contains(digest.short())
     }
 
     /// Brings every machine back to the release that the store has, and says so beside what went wrong.
     fn back(&self, grounds: &[Ground<'_>], failure: Failure) -> Failure {
-        let old = self.before.and_then(|before| before.releases.first());
+        let old = self.before.releases.first();
         let returned: Vec<Failure> =
             self.at_once(grounds, |ground| self.return_to(ground, old)).into_iter().filter_map(Result::err).collect();
         let stays = match old {
@@ -121,7 +121,7 @@ impl Rollout<'_> {
         };
         let names: Vec<_> = grounds.iter().map(|ground| ground.spec.id.machine.to_string()).collect();
         if returned.is_empty() {
-            self.tidy(grounds, self.before.map_or(&[], |before| &before.releases));
+            self.tidy(grounds, &self.before.releases);
             self.events.note(format!("{} stay on {stays}", names.join(" and ")));
             return failure;
         }
@@ -198,7 +198,7 @@ impl Rollout<'_> {
     /// The names are documented in the README.
     fn env(&self, ground: &Ground<'_>, release: &Digest) -> Vec<(String, String)> {
         let id = &self.environment.id;
-        let previous = self.before.and_then(|before| before.releases.iter().find(|other| *other != release));
+        let previous = self.before.releases.iter().find(|other| *other != release);
         let own = [
             ("ADT_ENVIRONMENT", id.name.to_string()),
             ("ADT_PLATFORM", id.platform.to_string()),

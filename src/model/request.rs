@@ -23,7 +23,7 @@ pub enum Request {
     PlatformDestroy { platform: PlatformName, environments: Vec<EnvironmentName>, dry_run: bool },
     PlatformCheck { platform: PlatformName, environments: Vec<EnvironmentName> },
 
-    EnvInit { id: EnvironmentId, dry_run: bool },
+    EnvInit { id: EnvironmentId, sites: Vec<SiteWish>, dry_run: bool },
     EnvUp { id: EnvironmentId, dry_run: bool },
     EnvHalt { id: EnvironmentId, dry_run: bool },
     EnvDestroy { id: EnvironmentId, dry_run: bool },
@@ -36,6 +36,10 @@ pub enum Request {
 
     SiteDeploy { id: EnvironmentId, site: SiteName, what: Deploy, dry_run: bool },
     SiteRollback { id: EnvironmentId, site: SiteName, to: Option<String>, dry_run: bool },
+    SiteAdd { id: EnvironmentId, site: SiteWish, dry_run: bool },
+    SiteRemove { id: EnvironmentId, site: SiteName, dry_run: bool },
+    SiteBranch { id: EnvironmentId, site: SiteName, branch: BranchName, dry_run: bool },
+    SiteList { id: EnvironmentId },
 
     BoxList { platform: Option<PlatformName> },
     BoxBuild { platform: Option<PlatformName>, boxes: Vec<BoxName>, force: bool },
@@ -52,6 +56,13 @@ pub struct Bind {
     pub with: Vec<String>,
     /// Write the files there instead, to look at.
     pub output: Option<PathBuf>,
+}
+
+/// A site as the user names it: `www` or `www:hotfix`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteWish {
+    pub site: SiteName,
+    pub branch: Option<BranchName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

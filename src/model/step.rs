@@ -42,6 +42,19 @@ pub enum Action {
     Delete {
         machine: MachineName,
     },
+    /// Makes a site's working tree in the platform's folder.
+    Checkout {
+        site: SiteName,
+    },
+    /// Brings a site's working tree to another branch.
+    Switch {
+        site: SiteName,
+        branch: String,
+    },
+    /// Removes a site's working tree, unless it holds work.
+    Discard {
+        site: SiteName,
+    },
     Forget,
 }
 
@@ -55,7 +68,12 @@ impl Action {
             | Self::Thaw { machine }
             | Self::Stop { machine }
             | Self::Delete { machine } => Some(machine),
-            Self::Connect | Self::Disconnect | Self::Forget => None,
+            Self::Connect
+            | Self::Disconnect
+            | Self::Checkout { .. }
+            | Self::Switch { .. }
+            | Self::Discard { .. }
+            | Self::Forget => None,
         }
     }
 }
@@ -73,6 +91,9 @@ impl Action {
             Self::Thaw { machine } => format!("{machine} is thawed"),
             Self::Stop { machine } => format!("{machine} is stopped"),
             Self::Delete { machine } => format!("{machine} is deleted"),
+            Self::Checkout { site } => format!("{site} is checked out"),
+            Self::Switch { site, branch } => format!("{site} is at {branch}"),
+            Self::Discard { site } => format!("the checkout of {site} is looked after"),
             Self::Forget => "the environment is forgotten".to_owned(),
         }
     }
@@ -90,6 +111,9 @@ impl fmt::Display for Action {
             Self::Thaw { machine } => write!(f, "thaw {machine}"),
             Self::Stop { machine } => write!(f, "stop {machine}"),
             Self::Delete { machine } => write!(f, "delete {machine}"),
+            Self::Checkout { site } => write!(f, "check out {site}"),
+            Self::Switch { site, branch } => write!(f, "bring {site} to {branch}"),
+            Self::Discard { site } => write!(f, "remove the checkout of {site}"),
             Self::Forget => write!(f, "forget the environment"),
         }
     }

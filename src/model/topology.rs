@@ -135,6 +135,11 @@ impl Site {
             env: Vec::new(),
         }
     }
+
+    /// Where its code is inside its machines.
+    pub fn code_path(&self) -> String {
+        self.code.path.clone().unwrap_or_else(|| format!("/srv/{}", self.name))
+    }
 }
 
 /// How the proxy treats a site.

@@ -1,8 +1,9 @@
 //! From what is wanted and what is seen to what is to be done. Pure: the same function plans a first start, a repair
 //! after a crash and a dry run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::model::machine::{Mount, MountMode};
 use crate::model::{Action, Digest, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, SiteName, Step};
 
 /// Where an environment is meant to go.
@@ -18,6 +19,8 @@ pub enum Goal {
 pub struct Wanted {
     pub id: EnvironmentId,
     pub machines: BTreeMap<MachineName, WantedMachine>,
+    /// Sites whose code is a working tree in the platform's folder.
+    pub checkouts: BTreeSet<SiteName>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +37,8 @@ pub struct WantedMachine {
 pub struct Seen {
     pub network: SeenNetwork,
     pub machines: BTreeMap<MachineName, SeenMachine>,
+    /// Sites whose working tree is there.
+    pub checkouts: BTreeSet<SiteName>,
     /// The store has a row for it.
     pub remembered: bool,
 }
@@ -83,9 +88,21 @@ impl Change {
             live.nameservers.clone_from(&wanted.nameservers);
             live.search.clone_from(&wanted.search);
             live.health.clone_from(&wanted.health);
+            if are_live(&applied.mounts, &wanted.mounts) {
+                live.mounts.clone_from(&wanted.mounts);
+            }
             if live == *wanted { Self::Live } else { Self::Restart }
         }
     }
+}
+
+/// Whether a running machine can go from the one to the other: shared folders come and go, but none changes into another.
+fn are_live(applied: &[Mount], wanted: &[Mount]) -> bool {
+    let gone = applied.iter().filter(|mount| !wanted.contains(mount));
+    let new: Vec<_> = wanted.iter().filter(|mount| !applied.contains(mount)).collect();
+    let is_shared = |mount: &Mount| matches!(mount.mode, MountMode::Shared { .. });
+    new.iter().all(|mount| is_shared(mount))
+        && gone.into_iter().all(|mount| is_shared(mount) && !new.iter().any(|other| other.target == mount.target))
 }
 
 /// What leads from `seen` to `goal`; empty when it is reached.
@@ -136,12 +153,15 @@ impl Steps<'_> {
         let mut plan = Plan::default();
         let surplus = self.seen.machines.keys().filter(|name| !self.wanted.machines.contains_key(*name));
         plan.then(surplus.map(|machine| self.chain([Action::Delete { machine: machine.clone() }])));
-        if self.seen.network != SeenNetwork::Complete {
-            plan.then([self.chain([Action::Connect])]);
-        }
+        let connect = (self.seen.network != SeenNetwork::Complete).then(|| self.chain([Action::Connect]));
+        // Machines show them from their start on.
+        let missing = self.wanted.checkouts.difference(&self.seen.checkouts);
+        let checkouts = missing.map(|site| self.chain([Action::Checkout { site: site.clone() }]));
+        plan.then(connect.into_iter().chain(checkouts));
         for wave in waves(self.wanted) {
             plan.then(wave.iter().map(|name| self.chain(self.raise(name))));
         }
+        plan.then(self.discards(self.seen.checkouts.difference(&self.wanted.checkouts)));
         plan
     }
 
@@ -200,6 +220,10 @@ impl Steps<'_> {
         actions
     }
 
+    fn discards<'s>(&self, sites: impl Iterator<Item = &'s SiteName>) -> Vec<Vec<Step>> {
+        sites.map(|site| self.chain([Action::Discard { site: site.clone() }])).collect()
+    }
+
     fn bridge_is_there(&self) -> bool {
         match self.seen.network {
             SeenNetwork::Nothing => false,
@@ -235,6 +259,8 @@ impl Steps<'_> {
             chains.push(self.chain([Action::Disconnect]));
         }
         plan.then(chains);
+        // Only now does nobody write into them any more.
+        plan.then(self.discards(self.seen.checkouts.iter()));
         if self.seen.remembered {
             plan.then([self.chain([Action::Forget])]);
         }

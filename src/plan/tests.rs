@@ -36,6 +36,10 @@ fn release(number: u8) -> BTreeMap<SiteName, Digest> {
     BTreeMap::from([(SiteName::new("www").unwrap(), Digest::from_bytes(&[number; 32]))])
 }
 
+fn site(name: &str) -> SiteName {
+    SiteName::new(name).unwrap()
+}
+
 fn wanted() -> Wanted {
     let machine = |name: &str, number, after: &[&str]| {
         let after = after.iter().map(|name| MachineName::new(*name).unwrap()).collect();
@@ -43,7 +47,11 @@ fn wanted() -> Wanted {
         let releases = if name.starts_with("web") { release(1) } else { BTreeMap::new() };
         (MachineName::new(name).unwrap(), WantedMachine { spec: spec(name, number, 1, 512, "a"), after, releases })
     };
-    Wanted { id: id(), machines: [machine("db", 2, &[]), machine("web1", 3, &["db"]), machine("web2", 4, &["db"])].into() }
+    Wanted {
+        id: id(),
+        machines: [machine("db", 2, &[]), machine("web1", 3, &["db"]), machine("web2", 4, &["db"])].into(),
+        checkouts: [site("www"), site("api")].into(),
+    }
 }
 
 /// What the engine and the world make of a step.
@@ -52,6 +60,9 @@ fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
         Action::Connect => seen.network = SeenNetwork::Complete,
         Action::Disconnect => seen.network = SeenNetwork::Nothing,
         Action::Forget => seen.remembered = false,
+        Action::Checkout { site } => assert!(seen.checkouts.insert(site.clone()), "a checkout must not be there yet"),
+        Action::Discard { site } => assert!(seen.checkouts.remove(site), "only what is there can go"),
+        Action::Switch { .. } => unreachable!("no goal needs it"),
         Action::Create { machine } => {
             let state = match seen.machines.get(machine).map(|seen| seen.state.clone()) {
                 None | Some(MachineState::Absent | MachineState::Broken { .. }) => MachineState::Halted,
@@ -127,9 +138,11 @@ fn any_seen() -> impl Strategy<Value = Seen> {
         prop::option::of(any_machine("web2")),
         prop::option::of(any_machine("surplus")),
     );
-    (network, machines, any::<bool>()).prop_map(|(network, (a, b, c, d), remembered)| Seen {
+    let checkouts = prop::collection::btree_set(prop::sample::select(vec!["www", "api", "old"]).prop_map(site), 0..3);
+    (network, machines, checkouts, any::<bool>()).prop_map(|(network, (a, b, c, d), checkouts, remembered)| Seen {
         network,
         machines: [a, b, c, d].into_iter().flatten().collect(),
+        checkouts,
         remembered,
     })
 }
@@ -146,7 +159,7 @@ proptest! {
         prop_assert!(plan(goal, &wanted, &now).is_empty(), "{now:?}");
         if goal == Goal::Gone {
             prop_assert!(now.machines.values().all(|machine| machine.state == MachineState::Absent));
-            prop_assert!(!now.remembered && now.network == SeenNetwork::Nothing);
+            prop_assert!(now.checkouts.is_empty() && !now.remembered && now.network == SeenNetwork::Nothing);
         }
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! <store>/sources/             0711: who does not know a name can't find it
 //!   www-3f2a….git/             root's; the name holds a hash of the store's identity and the address
+//!     adt-template/            what a new checkout begins with: origin, its branches, where objects are
 //!     adt-fetched              when it was last known to be as its origin (seconds since 1970)
 //!   .fetch-www-3f2a….git/      the caller's, only while one of theirs fetches
 //! ```
@@ -79,6 +80,11 @@ impl Mirror {
         self.folder.join("objects")
     }
 
+    /// What git copies into a new checkout's `.git`.
+    pub fn template(&self) -> PathBuf {
+        self.folder.join("adt-template")
+    }
+
     /// Makes it as its origin is now; whether anything changed. `patience` in seconds bounds each talk with the origin.
     /// The caller holds the lock named [`Self::lock_name`].
     pub fn fetch(&self, _lock: &Lock, person: &Person, now: i64, patience: Option<u32>) -> Result<bool> {
@@ -95,6 +101,7 @@ impl Mirror {
         {
             self.git().args(["symbolic-ref", "HEAD"]).arg(format!("refs/heads/{head}")).run()?;
         }
+        self.write_template()?;
         fs::write(self.folder.join(STAMP), now.to_string()).map_err(self.io("write"))?;
         Ok(changed)
     }
@@ -226,6 +233,39 @@ impl Mirror {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(sources).map_err(self.io("make the folder of"))?;
         // A half one of before has no HEAD, which is written last.
         bare(&self.folder, "").map_err(self.io("make"))
+    }
+
+    /// Each file is replaced as a whole: a checkout may be made at the same time.
+    fn write_template(&self) -> Result<()> {
+        let template = self.template();
+        let branches = self.branches()?;
+        let mut packed = String::from("# pack-refs with: peeled fully-peeled sorted \n");
+        packed.extend(branches.commits.iter().map(|(branch, commit)| format!("{commit} refs/remotes/origin/{branch}\n")));
+        let mut files = vec![
+            ("objects/info/alternates", format!("{}\n", self.objects().display())),
+            ("packed-refs", packed),
+            ("config", self.origin_config()?),
+        ];
+        if let Some(head) = branches.head {
+            files.push(("refs/remotes/origin/HEAD", format!("ref: refs/remotes/origin/{head}\n")));
+        }
+        for (name, text) in files {
+            let path = template.join(name);
+            let folder = path.parent().expect("a file has a folder");
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(self.io("write into"))?;
+            let draft = path.with_extension("new");
+            fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).map_err(self.io("write into"))?;
+        }
+        Ok(())
+    }
+
+    /// Written by git, which knows how to quote an address.
+    fn origin_config(&self) -> Result<String> {
+        let draft = tempfile::NamedTempFile::new_in(&self.folder).map_err(self.io("write into"))?;
+        let set = |key: &str, value: &str| git::plain().args(["config", "--file"]).arg(draft.path()).args([key, value]).run();
+        set("remote.origin.url", &self.address)?;
+        set("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*")?;
+        fs::read_to_string(draft.path()).map_err(self.io("read in"))
     }
 
     fn unreachable(&self) -> impl FnOnce(exec::Error) -> Error {

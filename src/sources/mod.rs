@@ -1,10 +1,12 @@
 //! Where platforms and sites come from: git repositories, folders, and the examples inside this binary.
 
 pub mod branch;
+pub mod checkout;
 pub mod export;
 pub mod git;
 pub mod mirror;
 pub mod shipped;
+pub mod workspace;
 
 use std::path::PathBuf;
 

@@ -22,6 +22,7 @@ mod real_hello;
 mod real_inside;
 mod real_kill;
 mod real_power;
+mod real_sites;
 mod resolver;
 mod servers;
 mod terminal;
