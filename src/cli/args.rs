@@ -335,7 +335,7 @@ pub enum Verb {
         words: Vec<String>,
     },
 
-    /// Put a release of a site on all its machines: build it once, unpack, switch, check; all of them or none
+    /// Build a release of a site once and put it on all its machines, or on none
     #[command(name = "site:deploy")]
     SiteDeploy {
         /// The environment and the site, e.g. `1161 www`
@@ -350,7 +350,7 @@ pub enum Verb {
         #[command(flatten)]
         dry_run: DryRun,
     },
-    /// Switch a site back to the release before, or to an older one that is kept
+    /// Switch a site back to the release before, or to another that is kept
     #[command(name = "site:rollback")]
     SiteRollback {
         /// The environment and the site, e.g. `1161 www`

@@ -132,7 +132,7 @@ fn visitor(addresses: &[String], stop: &AtomicBool) -> BTreeSet<String> {
 }
 
 fn visit(address: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect((address.as_ref(), 80))?;
+    let mut stream = TcpStream::connect((address, 80))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET / HTTP/1.0\r\nHost: www\r\n\r\n")?;
     let mut text = String::new();
