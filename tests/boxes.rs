@@ -232,6 +232,10 @@ impl Bench for LabBench<'_> {
         self.lab.provider.copy_in(&self.id, source, target).map_err(|error| self.fail(&error))
     }
 
+    fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
+        self.lab.provider.copy_out(&self.id, source, target).map_err(|error| self.fail(&error))
+    }
+
     fn halt(&self) -> Result<()> {
         self.lab.provider.stop(&self.id, Duration::from_secs(20)).map_err(|error| self.fail(&error))
     }

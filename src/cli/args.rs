@@ -262,8 +262,9 @@ pub enum Verb {
     /// Create an environment and start it
     #[command(name = "env:init")]
     EnvInit {
-        #[command(flatten)]
-        words: EnvironmentWords,
+        /// The environment, then perhaps sites: SITE:BRANCH chooses a branch, SITE alone means only these and what they need
+        #[arg(value_name = "[PLATFORM] ENV [SITE[:BRANCH]]...")]
+        words: Vec<String>,
         #[command(flatten)]
         dry_run: DryRun,
     },
@@ -366,6 +367,70 @@ pub enum Verb {
         #[arg(value_name = "[PLATFORM] ENV SOURCE TARGET", num_args = 2..=4)]
         words: Vec<String>,
     },
+
+    /// Build a release of a site once and put it on all its machines, or on none
+    #[command(name = "site:deploy")]
+    SiteDeploy {
+        /// The environment and the site, e.g. `1161 www`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
+        words: Vec<String>,
+        /// Deploy the newest commit of this branch, now and from now on
+        #[arg(short, long, conflicts_with = "commit")]
+        branch: Option<String>,
+        /// Deploy this commit
+        #[arg(short, long)]
+        commit: Option<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Switch a site back to the release before, or to another that is kept
+    #[command(name = "site:rollback")]
+    SiteRollback {
+        /// The environment and the site, e.g. `1161 www`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
+        words: Vec<String>,
+        /// The beginning of the release's name
+        #[arg(long, value_name = "RELEASE")]
+        to: Option<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Add one of the platform's sites, and what it needs, to an environment
+    #[command(name = "site:add")]
+    SiteAdd {
+        /// The environment and the site, e.g. `1161 www` or `shop 1161 www:hotfix`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE[:BRANCH]", required = true, num_args = 1..=3)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Take a site out of an environment; a checkout that holds work is kept
+    #[command(name = "site:remove")]
+    SiteRemove {
+        /// The environment and the site, e.g. `1161 www`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Bring a site's checkout to another branch
+    #[command(name = "site:branch")]
+    SiteBranch {
+        /// The environment, the site and the branch, e.g. `1161 www hotfix`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE BRANCH", required = true, num_args = 2..=4)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// List an environment's sites: branch, commit, and what was changed since
+    #[command(name = "site:list")]
+    SiteList {
+        #[command(flatten)]
+        words: EnvironmentWords,
+    },
+    /// What `env:init` leaves to be done behind it: mirrors and spare checkouts
+    #[command(name = "internal:sources", hide = true)]
+    InternalSources,
 
     /// List the boxes that can be built
     #[command(name = "box:list")]

@@ -25,8 +25,9 @@ use self::progress::Reader;
 use self::words::Surroundings;
 use crate::config;
 use crate::engine::{Caller, Engine, probe};
-use crate::model::request::{Bind, PlatformInit};
-use crate::model::{Event, Failure, Kind, Request, Response};
+use crate::exec::Command;
+use crate::model::request::{Bind, Deploy, PlatformInit};
+use crate::model::{Event, Failure, Kind, PlatformName, Request, Response, SiteName};
 use crate::network::Linux;
 use crate::providers::choose;
 use crate::store::Store;
@@ -116,9 +117,7 @@ impl Session {
     fn open(global: Global, steps: bool) -> Result<Self, Failure> {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
         let store = Store::open(&settings.store.value)?;
-        let exe =
-            std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
-        let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), exe)?;
+        let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), program()?)?;
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
         let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };
@@ -142,6 +141,7 @@ impl Session {
             Verb::EnvLogs(words) => return self.logs(&words),
             Verb::HostUp { detach } => return self.host_up(detach),
             Verb::HostHalt => return self.host_halt(),
+            Verb::InternalSources => return self.engine.refresh_sources().map(|()| ExitCode::SUCCESS),
             Verb::EnvDestroy { words, dry_run, yes } => {
                 let id = self.surroundings.environment(&words.words)?;
                 let request = |dry_run| Request::EnvDestroy { id: id.clone(), dry_run };
@@ -204,8 +204,23 @@ impl Session {
                 Request::PlatformCheck { platform, environments }
             }
             Verb::EnvInit { words, dry_run } => {
-                Request::EnvInit { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
+                let (id, sites) = around.environment_and_sites(&words, &|platform| self.site_names(platform))?;
+                Request::EnvInit { id, sites, dry_run: dry_run.dry_run }
             }
+            Verb::SiteAdd { words, dry_run } => {
+                let (before, [site]) = last(&words);
+                Request::SiteAdd { id: around.environment(before)?, site: words::site(site)?, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteRemove { words, dry_run } => {
+                let (before, [site]) = last(&words);
+                Request::SiteRemove { id: around.environment(before)?, site: words::name(site)?, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteBranch { words, dry_run } => {
+                let (before, [site, branch]) = last(&words);
+                let (site, branch) = (words::name(site)?, words::branch(branch)?);
+                Request::SiteBranch { id: around.environment(before)?, site, branch, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteList { words } => Request::SiteList { id: around.environment(&words.words)? },
             Verb::EnvUp { words, dry_run } => Request::EnvUp { id: around.environment(&words.words)?, dry_run: dry_run.dry_run },
             Verb::EnvHalt { words, dry_run } => {
                 Request::EnvHalt { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
@@ -220,6 +235,17 @@ impl Session {
             Verb::EnvUrls { words, check } => Request::EnvUrls { id: around.environment(&words.words)?, check },
             Verb::EnvShow { words } => Request::EnvShow { id: around.environment(&words.words)? },
             Verb::EnvCp { words } => self.copy(&words)?,
+            Verb::SiteDeploy { words, branch, commit, dry_run } => {
+                let (before, [site]) = last(&words);
+                let what = Deploy { branch: branch.as_deref().map(words::branch).transpose()?, commit };
+                let (id, site) = (around.environment(before)?, words::name(site)?);
+                Request::SiteDeploy { id, site, what, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteRollback { words, to, dry_run } => {
+                let (before, [site]) = last(&words);
+                let (id, site) = (around.environment(before)?, words::name(site)?);
+                Request::SiteRollback { id, site, to, dry_run: dry_run.dry_run }
+            }
             Verb::BoxList { of } => Request::BoxList { platform: boxes_of(of)? },
             Verb::BoxBuild { names, force } => {
                 let boxes: Result<Vec<_>, _> = names.iter().map(|word| word.parse()).collect();
@@ -240,6 +266,7 @@ impl Session {
             | Verb::HostUp { .. }
             | Verb::HostHalt
             | Verb::PlatformDestroy { .. }
+            | Verb::InternalSources
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }
@@ -247,9 +274,35 @@ impl Session {
         })
     }
 
+    /// The sites of a platform, where its definition can be read.
+    fn site_names(&self, platform: &PlatformName) -> Vec<SiteName> {
+        let record = self.surroundings.platforms.iter().find(|record| record.name == *platform);
+        let read = record.and_then(|record| config::platform::read(&record.folder.join("platform.toml")).ok());
+        read.map(|platform| platform.sites.into_iter().map(|site| site.name).collect()).unwrap_or_default()
+    }
+
+    /// What is better done once nobody waits any more; it outlives us.
+    fn refresh_behind(&self, request: &Request) -> Result<(), Failure> {
+        let (Request::EnvInit { id, dry_run: false, .. }
+        | Request::EnvUp { id, dry_run: false }
+        | Request::SiteAdd { id, dry_run: false, .. }
+        | Request::SiteBranch { id, dry_run: false, .. }) = request
+        else {
+            return Ok(());
+        };
+        if !self.engine.has_live_sites(id)? {
+            return Ok(());
+        }
+        let store = &self.engine.store.folder;
+        let command = Command::new(program()?).arg("internal:sources").arg("--store").arg(store);
+        drop(command.detach(&store.join("cache/sources.log"))?);
+        Ok(())
+    }
+
     fn ask(&self, request: Request) -> Result<ExitCode, Failure> {
-        let response = self.engine_run(request)?;
+        let response = self.engine_run(request.clone())?;
         answer::print(&response, &self.global)?;
+        self.refresh_behind(&request)?;
         Ok(answer::exit_code(&response))
     }
 
@@ -301,6 +354,15 @@ impl Session {
             Err(Failure::new(Kind::Cancelled, "go on").cause("you said no; nothing was changed"))
         }
     }
+}
+
+fn program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))
+}
+
+/// The last words and those before them; there are enough, or the command line would have been refused.
+fn last<const N: usize>(words: &[String]) -> (&[String], &[String; N]) {
+    words.split_last_chunk().expect("the definition of the arguments asks for these")
 }
 
 fn now() -> i64 {

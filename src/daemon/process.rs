@@ -13,7 +13,7 @@ use crate::network::detour;
 use crate::store::{Holder, Store, lock};
 
 /// The lock that says whether a daemon of this store runs, and which process it is.
-pub(super) const LOCK: &str = "host";
+pub(super) const LOCK: &str = crate::store::SERVING;
 /// How long a daemon may take to serve, and to end after it drained.
 const PATIENCE: Duration = Duration::from_secs(20);
 

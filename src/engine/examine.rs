@@ -21,7 +21,7 @@ impl Engine {
     /// Every step from the names to the applications, in that order.
     pub(super) fn examine(&self, environment: &Environment) -> Result<Vec<CheckItem>, Failure> {
         let id = &environment.id;
-        let wanted = self.wanted(environment)?;
+        let wanted = self.wanted(environment, &self.live_sites(environment)?)?;
         let seen = self.seen(Goal::Up, id, &wanted, true)?;
         let again = format!("adt env:up {} {}", id.platform, id.name);
         match environment.wanted {

@@ -19,7 +19,9 @@ pub(super) fn moves_routes(request: &Request) -> bool {
         | Request::EnvUp { dry_run, .. }
         | Request::EnvHalt { dry_run, .. }
         | Request::EnvDestroy { dry_run, .. }
-        | Request::EnvReload { dry_run, .. } => !dry_run,
+        | Request::EnvReload { dry_run, .. }
+        | Request::SiteAdd { dry_run, .. }
+        | Request::SiteRemove { dry_run, .. } => !dry_run,
         Request::HostBootstrap { .. }
         | Request::HostCheck
         | Request::HostBind(_)
@@ -33,6 +35,10 @@ pub(super) fn moves_routes(request: &Request) -> bool {
         | Request::EnvShow { .. }
         | Request::EnvUrls { .. }
         | Request::EnvCopy { .. }
+        | Request::SiteBranch { .. }
+        | Request::SiteList { .. }
+        | Request::SiteDeploy { .. }
+        | Request::SiteRollback { .. }
         | Request::BoxList { .. }
         | Request::BoxBuild { .. }
         | Request::BoxShow { .. }

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::code::Codes;
 use super::environment::Readable;
-use super::{Engine, routes, wanted};
-use crate::model::response::{
-    Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail, Url,
-};
+use super::{Engine, routes, sites, wanted};
+use crate::model::response::{Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url};
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
 use crate::store::{Environment, Wanted};
 
@@ -18,6 +17,7 @@ fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
         state: EnvironmentState::Broken,
         machines: BTreeMap::new(),
         sites: Vec::new(),
+        code: BTreeMap::new(),
         owner: "?".into(),
         created: 0,
         updated: 0,
@@ -61,14 +61,18 @@ impl Engine {
         }
         let states = self.states()?;
         let Readable { sound, damaged } = self.readable_environments(platform)?;
-        let none = States::new();
-        let own = |environment: &Environment| states.get(&environment.id).unwrap_or(&none);
-        let mut all: Vec<_> = sound.iter().map(|environment| self.summary(environment, own(environment))).collect();
+        let codes = self.store.database.site_codes(None)?;
+        let (no_states, no_codes) = (States::new(), Codes::new());
+        let own = |environment: &Environment| {
+            let states = states.get(&environment.id).unwrap_or(&no_states);
+            self.summary(environment, states, codes.get(&environment.id).unwrap_or(&no_codes))
+        };
+        let mut all: Vec<_> = sound.iter().map(own).collect();
         all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
         Ok(Response::Environments(all))
     }
 
-    fn summary(&self, environment: &Environment, states: &States) -> EnvironmentSummary {
+    fn summary(&self, environment: &Environment, states: &States, codes: &Codes) -> EnvironmentSummary {
         let state = |name: &MachineName| states.get(name).unwrap_or(&MachineState::Absent).word().to_owned();
         let platform = &environment.definition.platform;
         EnvironmentSummary {
@@ -77,6 +81,7 @@ impl Engine {
             state: state_of(environment, states),
             machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
             sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
+            code: codes.iter().map(|(site, code)| (site.clone(), sites::summary(code))).collect(),
             owner: environment.owner.clone(),
             created: environment.created,
             updated: environment.updated,
@@ -117,16 +122,6 @@ impl Engine {
                 name,
             }
         });
-        let sites = definition.platform.sites.iter().map(|site| {
-            let served = definition.platform.machine(&site.on).map(crate::model::Machine::names).unwrap_or_default();
-            let address = |name: &MachineName| format!("{}:{}", network.attach(definition.numbers[name]).v4, site.port);
-            SiteDetail {
-                name: site.name.clone(),
-                host: format!("{}.{}", site.name, id.fqdn(&definition.domain)),
-                addresses: served.iter().map(address).collect(),
-                aliases: site.aliases.clone(),
-            }
-        });
         Ok(Response::Environment(Box::new(EnvironmentDetail {
             id: id.clone(),
             state: state_of(&environment, &states),
@@ -136,7 +131,7 @@ impl Engine {
             folder: definition.platform.folder.clone(),
             network: environment.network.to_string(),
             machines: machines.collect(),
-            sites: sites.collect(),
+            sites: self.site_details(&environment)?,
         })))
     }
 }

@@ -1,9 +1,10 @@
 //! What is there right now: asked of the provider and the kernel at the beginning of each verb, never remembered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use super::code::LiveSites;
 use super::{Engine, probe, wanted};
 use crate::model::{EnvironmentId, Failure, Kind, MachineName, MachineSpec, MachineState};
 use crate::plan::{Goal, Seen, SeenMachine, SeenNetwork, Wanted};
@@ -26,13 +27,13 @@ impl Engine {
 
     /// Machines ask the host's name servers, not adt's at their gateway: while that is down, the kernel says so at most once a
     /// second, and whoever hears nothing waits five. What they need of adt is in their `/etc/hosts`.
-    pub(super) fn wanted(&self, environment: &Environment) -> Result<Wanted, Failure> {
+    pub(super) fn wanted(&self, environment: &Environment, live: &LiveSites) -> Result<Wanted, Failure> {
         let domain = &environment.definition.domain;
         let authority = tls::Certificates::authority(&self.store.folder, domain, SystemTime::now());
         let authority = authority.map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?;
         let nameservers = self.nameservers();
         let around = wanted::Around { nameservers, trusted: [(domain.to_string(), authority.pem)].into() };
-        Ok(wanted::wanted(self.store.install(), &around, environment))
+        Ok(wanted::wanted(self.store.install(), &around, environment, live))
     }
 
     /// Name servers that machines can reach: the settings' own, else the host's that are not on its loopback.
@@ -69,7 +70,8 @@ impl Engine {
             .into_iter()
             .map(|(name, state)| {
                 let answers = answers.get(&name).copied().unwrap_or(false);
-                let seen = SeenMachine { state, applied: applied.get(&name).cloned(), answers };
+                let applied = applied.get(&name).cloned();
+                let seen = SeenMachine { state, applied, answers, releases: BTreeMap::new() };
                 (name, seen)
             })
             .collect();
@@ -80,6 +82,7 @@ impl Engine {
                 (false, false) => SeenNetwork::Partly { bridge: network.bridge },
             },
             machines,
+            checkouts: BTreeSet::new(),
             remembered,
         })
     }

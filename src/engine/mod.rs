@@ -7,7 +7,9 @@ mod bootstrap;
 mod boxes;
 mod certificate;
 mod check;
+mod code;
 mod definition;
+mod deploy;
 mod entrance;
 mod environment;
 mod events;
@@ -15,6 +17,7 @@ mod examine;
 mod failure;
 mod fleet;
 mod follow;
+mod ground;
 mod listing;
 pub mod logs;
 mod look;
@@ -23,9 +26,11 @@ pub mod path;
 mod perform;
 mod platform;
 pub mod probe;
+mod rollout;
 pub mod routes;
 pub mod service;
 mod serving;
+mod sites;
 mod wanted;
 mod workshop;
 
@@ -120,7 +125,7 @@ impl Engine {
                 self.platform_destroy(&platform, &environments, dry_run, events)
             }
             Request::PlatformCheck { platform, environments } => self.platform_check(&platform, &environments),
-            Request::EnvInit { id, dry_run } => self.env_init(&id, dry_run, events),
+            Request::EnvInit { id, sites, dry_run } => self.env_init(&id, &sites, dry_run, events),
             Request::EnvUp { id, dry_run } => self.env_up(&id, dry_run, events),
             Request::EnvHalt { id, dry_run } => self.env_halt(&id, dry_run, events),
             Request::EnvDestroy { id, dry_run } => self.env_destroy(&id, dry_run, events),
@@ -130,6 +135,12 @@ impl Engine {
             Request::EnvShow { id } => self.env_show(&id),
             Request::EnvUrls { id, check } => self.env_urls(&id, check),
             Request::EnvCopy { id, machine, copy } => self.env_copy(&id, &machine, &copy),
+            Request::SiteDeploy { id, site, what, dry_run } => self.site_deploy(&id, &site, &what, dry_run, events),
+            Request::SiteRollback { id, site, to, dry_run } => self.site_rollback(&id, &site, to.as_deref(), dry_run, events),
+            Request::SiteAdd { id, site, dry_run } => self.site_add(&id, &site, dry_run, events),
+            Request::SiteRemove { id, site, dry_run } => self.site_remove(&id, &site, dry_run, events),
+            Request::SiteBranch { id, site, branch, dry_run } => self.site_branch(&id, &site, &branch, dry_run, events),
+            Request::SiteList { id } => self.site_list(&id),
             Request::BoxList { platform } => self.box_list(platform.as_ref()),
             Request::BoxBuild { platform, boxes, force } => self.box_build(platform.as_ref(), &boxes, force, events),
             Request::BoxShow { platform, name } => self.box_show(platform.as_ref(), &name),

@@ -25,17 +25,27 @@ impl From<sources::Error> for Failure {
     fn from(error: sources::Error) -> Self {
         use sources::Error;
         match &error {
-            Error::Fetch { source, .. } => Self::new(Kind::Program, "fetch the platform")
+            Error::Fetch { source, .. } => Self::new(Kind::Program, "fetch the repository")
                 .because(&error)
                 .tail(source.tail().iter().cloned())
                 .hint("try the address with `git ls-remote`; adt uses your own keys and credential helpers"),
+            Error::NoBranch { known, .. } => {
+                let failure = Self::new(Kind::NotFound, "choose the branch").because(&error);
+                match known.as_slice() {
+                    [] => failure.hint("push a first branch to it"),
+                    known => failure.hint(format!("it has {}", known.join(", "))),
+                }
+            }
+            Error::SeveralBranches { found, .. } => Self::new(Kind::Usage, "choose the branch")
+                .because(&error)
+                .hint(format!("name the one that is meant behind the site, e.g. `www:{}`", found[0])),
             Error::NoCheckout { .. } => Self::new(Kind::Conflict, "pull the platform")
                 .because(&error)
                 .hint("change its files where they are; they are in force after `adt env:reload`"),
             Error::Occupied { .. } => Self::new(Kind::Conflict, "make the platform's folder")
                 .because(&error)
                 .hint("name another folder, or give this one to `adt platform:init` if it holds the platform"),
-            Error::Io { .. } => Self::new(Kind::Host, "make the platform's folder").because(&error),
+            Error::Io { .. } => Self::new(Kind::Host, "keep the sources").because(&error),
             Error::Exec(source) => Self::new(Kind::Program, "run git").because(&error).tail(source.tail().iter().cloned()),
         }
     }
@@ -248,7 +258,7 @@ impl Engine {
         }))
     }
 
-    fn person(&self) -> git::Person {
+    pub(super) fn person(&self) -> git::Person {
         git::Person { ids: self.caller.ids, home: self.caller.home.clone() }
     }
 

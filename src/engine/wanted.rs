@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use super::code::LiveSites;
+use crate::model::machine::{Mount, MountMode};
 use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag};
 use crate::network::address;
 use crate::plan::{Wanted, WantedMachine};
@@ -27,7 +29,7 @@ pub struct Around {
     pub trusted: BTreeMap<String, String>,
 }
 
-pub fn wanted(install: &str, around: &Around, environment: &Environment) -> Wanted {
+pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &LiveSites) -> Wanted {
     let network = network(install, environment);
     let definition = &environment.definition;
     let hosts = Hosts { environment, network: &network };
@@ -49,14 +51,26 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment) -> Want
                 nameservers: around.nameservers.clone(),
                 search: vec![environment.id.fqdn(&definition.domain)],
                 trusted: around.trusted.clone(),
-                mounts: Vec::new(),
+                mounts: mounts(environment, machine, live),
                 health: health(environment, machine, &boxed.health),
                 id,
             };
-            (name, WantedMachine { spec, after: after(environment, machine) })
+            (name, WantedMachine { spec, after: after(environment, machine), releases: BTreeMap::new() })
         })
         .collect();
-    Wanted { id: environment.id.clone(), machines }
+    // One that its environment no longer has, or that no longer has a source, comes from nowhere.
+    let checkouts = live.iter().filter(|(_, site)| site.mirror.is_some()).map(|(name, _)| name.clone()).collect();
+    Wanted { id: environment.id.clone(), machines, checkouts }
+}
+
+/// The working trees of the sites that a machine serves.
+fn mounts(environment: &Environment, machine: &Machine, live: &LiveSites) -> Vec<Mount> {
+    let sites = environment.definition.platform.sites.iter().filter(|site| site.on == machine.role);
+    let mounts = sites.filter_map(|site| {
+        let source = live.get(&site.name).filter(|live| live.mirror.is_some())?.folder.clone();
+        Some(Mount { source, target: site.code_path(), mode: MountMode::Shared { user: site.code.user.clone() } })
+    });
+    mounts.collect()
 }
 
 /// A machine that forks without end must not take its host along, whatever its definition forgot to say.

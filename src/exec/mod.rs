@@ -153,6 +153,15 @@ impl Command {
         if status.success() { Ok(output) } else { Err(self.failed(status, &output)) }
     }
 
+    /// The same for a program whose input is a file, however large.
+    pub fn run_reading(&self, input: std::fs::File) -> Result<Output, Error> {
+        let mut command = self.to_std();
+        command.stdin(input).process_group(0);
+        let output = command.output().map_err(|source| self.not_started(source))?;
+        let (status, output) = (output.status, Output { stdout: output.stdout, stderr: output.stderr });
+        if status.success() { Ok(output) } else { Err(self.failed(status, &output)) }
+    }
+
     /// The error that belongs to an unsuccessful end.
     pub fn failed(&self, status: ExitStatus, output: &Output) -> Error {
         let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();

@@ -89,7 +89,7 @@ pub struct Mount {
     pub mode: MountMode,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MountMode {
     ReadOnly,
@@ -97,6 +97,11 @@ pub enum MountMode {
     ReadWrite,
     /// The machine sees the folder and writes beside it: changes go to the machine's own folder, never to the source.
     CopyOnWrite,
+    /// Both sides write: whoever owns the folder on the host is `user` inside (root where the box has no such user). A
+    /// running machine can get and lose these.
+    Shared {
+        user: String,
+    },
 }
 
 /// What is seen of a machine right now; never remembered.

@@ -18,7 +18,8 @@ pub use event::{Event, Stream};
 pub use failure::{Failure, Fault, Kind, Place};
 pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
 pub use names::{
-    BadName, BoxName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName, SiteName,
+    BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName,
+    SiteName,
 };
 pub use network::{Attachment, NetworkSpec};
 pub use recipe::{BuildStep, Parent, Recipe};

@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::machine::{Limits, MachineState};
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
 use super::step::Plan;
+use super::topology::Mode;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -19,6 +20,7 @@ pub enum Response {
     Platforms(Vec<PlatformSummary>),
     Environments(Vec<EnvironmentSummary>),
     Environment(Box<EnvironmentDetail>),
+    Sites(Vec<SiteDetail>),
     Urls(Vec<Url>),
     Boxes(Vec<BoxSummary>),
     BoxDetail(Box<BoxDetail>),
@@ -182,6 +184,9 @@ pub struct EnvironmentSummary {
     pub state: EnvironmentState,
     pub machines: BTreeMap<MachineName, String>,
     pub sites: Vec<SiteName>,
+    /// What runs of the sites that have a source, as the store says it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub code: BTreeMap<SiteName, CodeSummary>,
     pub owner: String,
     pub created: i64,
     pub updated: i64,
@@ -225,6 +230,38 @@ pub struct SiteDetail {
     /// Where each of its machines serves it.
     pub addresses: Vec<String>,
     pub aliases: Vec<String>,
+    /// Its code, where that is not its box's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub code: Option<CodeDetail>,
+}
+
+/// Which code of a site an environment runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeSummary {
+    pub branch: String,
+    /// Why this branch.
+    pub why: String,
+    /// The commit that it was brought to last.
+    pub commit: String,
+    pub mode: Mode,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub release: Option<Digest>,
+}
+
+/// The same with what its person has made of it since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeDetail {
+    #[serde(flatten)]
+    pub summary: CodeSummary,
+    pub source: String,
+    /// The working tree of a live site.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub folder: Option<PathBuf>,
+    /// In words, e.g. `2 changed files`; empty where it is as its branch.
+    pub drift: Vec<String>,
+    /// Seconds since the host's mirror was last known to be as the source.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mirror_age: Option<i64>,
 }
 
 /// A page of an environment.

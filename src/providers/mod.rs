@@ -15,6 +15,7 @@ pub mod fake;
 pub mod lxc;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -115,6 +116,9 @@ pub trait Provider: Send + Sync {
 
     /// Copies a file or folder from the host into a running machine; `target` follows `cp -a`: into an existing folder, else as that name.
     fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()>;
+
+    /// Unpacks a tar stream into a folder that a running machine has, as a user of it who may write there: what it holds becomes theirs.
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()>;
 
     /// Copies a file or folder out of a running machine, as the calling user's own files.
     fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()>;

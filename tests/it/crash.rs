@@ -38,7 +38,7 @@ enum Goal {
 const ALL: &[&str] = &["db", "web1", "web2"];
 
 fn make(host: &Host, name: &str) {
-    host.process("env:init").done(Request::EnvInit { id: id(name), dry_run: false });
+    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), dry_run: false });
 }
 
 fn made(host: &Host) {
@@ -107,7 +107,7 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
             "init",
             Scenario {
                 words: "env:init shop 1161",
-                request: Request::EnvInit { id: id(), dry_run: false },
+                request: Request::EnvInit { id: id(), sites: Vec::new(), dry_run: false },
                 prepare: |_| {},
                 goal: &[("1161", Goal::Up(ALL))],
             },

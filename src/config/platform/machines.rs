@@ -1,6 +1,7 @@
 //! `[machines.…]` → roles.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::model::names::BoxName;
 use crate::model::{BoxRef, Limits, Machine, RoleName};
@@ -24,12 +25,17 @@ impl<'a> Roles<'a> {
 
     /// The role of this name, or a fault.
     pub fn named(&self, word: &At<String>, faults: &mut Faults) -> Option<RoleName> {
-        if self.0.contains(&word.as_str()) {
+        self.known(word, word.span(), faults)
+    }
+
+    /// The same for a role that is only a part of what stands there.
+    pub fn known(&self, word: &str, span: Range<usize>, faults: &mut Faults) -> Option<RoleName> {
+        if self.0.contains(&word) {
             // A role whose own name is bad has its fault where it is defined.
-            return RoleName::new(word.as_str()).ok();
+            return RoleName::new(word).ok();
         }
         let hint = check::meant(word, self.0.iter().copied(), "add it as `[machines.…]`");
-        faults.add_hint(word.span(), format!("there is no machine `{}`", word.escape_debug()), hint);
+        faults.add_hint(span, format!("there is no machine `{}`", word.escape_debug()), hint);
         None
     }
 }

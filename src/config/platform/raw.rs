@@ -113,6 +113,13 @@ pub struct Site {
     pub predeploy: Option<At<String>>,
     /// A program of the repository that runs on each machine after the switch, without network.
     pub postdeploy: Option<At<String>>,
+    /// A program of the repository that runs once for each deploy, on the first machine, before `predeploy` runs anywhere.
+    pub before_deploy: Option<At<String>>,
+    /// A program of the repository that runs once for each deploy, on the first machine, when all machines serve the release.
+    pub after_deploy: Option<At<String>>,
+    /// Services that these programs may reach, as role and port, e.g. `["db:3306"]`. Everything else but the site itself is cut off.
+    #[serde(default)]
+    pub network: Vec<At<String>>,
     /// How many releases stay on its machines and in the store.
     #[schemars(range(min = 2, max = 100))]
     pub keep: Option<u32>,

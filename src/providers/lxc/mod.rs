@@ -30,6 +30,7 @@ pub mod helper;
 mod overlay;
 mod passing;
 mod program;
+mod shared;
 mod terminal;
 mod trust;
 mod upper;
@@ -37,6 +38,7 @@ mod upper;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -149,10 +151,30 @@ impl Machine<'_> {
                 return Err(Error::LayerMissing { id: self.id.clone(), digest: digest.to_string() });
             }
         }
+        self.change_mounts(spec)?;
         self.write(spec).map_err(failed_io("write the machine's folder", &self.folder.path))?;
         // A machine that runs gets its new limits at once. It may end meanwhile, and the next start reads them anyway.
         let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, self.hierarchies));
         Ok(())
+    }
+
+    /// Shows a machine that runs its new shared folders. Before the specification is written: as long as it is the old one,
+    /// whoever comes next knows what there was.
+    fn change_mounts(&self, spec: &MachineSpec) -> Result<()> {
+        let Ok(Some(before)) = self.folder.spec() else { return Ok(()) };
+        let (MachineState::Running { init_pid } | MachineState::Frozen { init_pid }) = self.state() else { return Ok(()) };
+        if before.mounts == spec.mounts {
+            return Ok(());
+        }
+        let (before, after) = (before.mounts, spec.mounts.clone());
+        let call = self.call(&Request::Mounts { init_pid, before, after })?;
+        let (_, output) = call.command.run_any(&mut |_, _| {})?;
+        match call.reply() {
+            Some(Reply::Done) => Ok(()),
+            // It may have ended meanwhile; its next start shows it the right ones.
+            _ if !matches!(self.state(), MachineState::Running { .. } | MachineState::Frozen { .. }) => Ok(()),
+            other => Err(self.failed("show folders in", other, &output.stderr)),
+        }
     }
 
     fn write(&self, spec: &MachineSpec) -> io::Result<()> {
@@ -359,6 +381,10 @@ impl Provider for Lxc {
 
     fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()> {
         self.machine(id)?.copy_in(source, target)
+    }
+
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
+        self.machine(id)?.unpack(tar, folder, user)
     }
 
     fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
