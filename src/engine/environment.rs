@@ -1,10 +1,10 @@
 //! `env:init`, `env:up`, `env:halt`, `env:destroy`, `env:reload`: each is a goal for one environment, reached from wherever it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
-use super::code::{Codes, LiveSite, LiveSites};
+use super::code::{Codes, LiveSite, LiveSites, workspace_of};
 use super::events::Events;
 use super::perform::Scene;
 use super::{Engine, wanted};
@@ -210,7 +210,7 @@ impl Engine {
 
     /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
     fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
-        let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new(), checkouts: BTreeSet::new() };
+        let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new(), checkouts: BTreeMap::new() };
         let seen = self.seen(id, &wanted, remembered)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
@@ -230,7 +230,7 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.remember("destroyed", &id.to_string());
-            let scene = Scene { network: &network, specs: BTreeMap::new(), sites: &LiveSites::new() };
+            let scene = Scene { network: &network, specs: BTreeMap::new(), sites: &LiveSites::new(), workspace: None };
             self.perform(&plan, &scene, events)?;
         }
         let summary = match (dry_run, remembered) {
@@ -310,7 +310,7 @@ impl Engine {
         let wanted = self.wanted(environment, &live);
         let mut seen = self.seen(&environment.id, &wanted, true)?;
         // A site that went leaves at least its row.
-        let is_there = |name: &SiteName, site: &LiveSite| checkout::exists(&site.folder) || !wanted.checkouts.contains(name);
+        let is_there = |name: &SiteName, site: &LiveSite| checkout::exists(&site.folder) || !wanted.checkouts.contains_key(name);
         seen.checkouts = live.iter().filter(|(name, site)| is_there(name, site)).map(|(name, _)| name.clone()).collect();
         let plan = plan(goal, &wanted, &seen);
         if plan.is_empty() {
@@ -323,7 +323,8 @@ impl Engine {
         let network = wanted::network(self.store.install(), environment);
         let specs: BTreeMap<&MachineName, &MachineSpec> =
             wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
-        self.perform(&plan, &Scene { network: &network, specs, sites: &live }, events)?;
+        let workspace = Some(workspace_of(environment));
+        self.perform(&plan, &Scene { network: &network, specs, sites: &live, workspace }, events)?;
         Ok(plan)
     }
 
@@ -336,7 +337,7 @@ impl Engine {
         events: &Events,
     ) -> Result<(), Failure> {
         let network = wanted::network(self.store.install(), environment);
-        self.perform(plan, &Scene { network: &network, specs: BTreeMap::new(), sites: &sites }, events)
+        self.perform(plan, &Scene { network: &network, specs: BTreeMap::new(), sites: &sites, workspace: None }, events)
     }
 
     /// Words for sites have no effect on an environment that exists; who typed them should know.
