@@ -166,7 +166,10 @@ fn machines_start_after_those_they_need_and_stop_before_them() {
     let up = plan(Goal::Up, &wanted, &Seen::default());
     let text: Vec<Vec<String>> =
         up.waves.iter().map(|wave| wave.chains.iter().map(|chain| chain[0].action.to_string()).collect()).collect();
-    assert_eq!(text, [vec!["connect the network"], vec!["create db"], vec!["create web1", "create web2"]]);
+    assert_eq!(
+        text,
+        [vec!["connect the network", "check out api", "check out www"], vec!["create db"], vec!["create web1", "create web2"]]
+    );
 
     let mut now = Seen::default();
     for step in up.steps() {
