@@ -11,7 +11,7 @@ use super::{Engine, wanted};
 use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
 use crate::model::{
-    EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response, SiteName,
+    Action, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response, SiteName,
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
@@ -447,8 +447,11 @@ pub(super) fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>
 }
 
 fn gone(summary: String, plan: Plan, dry_run: bool) -> Response {
-    let removes = plan.steps().filter_map(|step| step.action.machine().map(|machine| step.environment.machine(machine)));
-    let removes = removes.map(|id| id.to_string()).collect();
+    let removes = plan.steps().filter_map(|step| match &step.action {
+        Action::Discard { site } => Some(format!("the checkout of {site}, unless it holds work")),
+        action => action.machine().map(|machine| step.environment.machine(machine).to_string()),
+    });
+    let removes = removes.collect();
     let changed = !dry_run && !plan.is_empty();
     Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
 }

@@ -434,6 +434,9 @@ fn origins_come_back_changed_or_not_at_all() {
     bench.run("site:list 1").ok().says("its folder is gone");
     bench.run("env:up 1").ok();
     assert_eq!(git(&www, &["rev-parse", "HEAD"]), rewritten);
+    write(&www, "public/index.php", "<?php echo 'there again';");
+    assert!(bench.page("1", "web2").contains("there again"));
+    git(&www, &["checkout", "--", "."]);
     bench.settled();
     bench.run("platform:destroy shop --yes").ok();
     assert_eq!(bench.adt.leftovers(), Vec::<String>::new());
