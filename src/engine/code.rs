@@ -55,7 +55,7 @@ impl Engine {
         let live = codes.into_iter().filter(|(_, code)| code.mode == Mode::Live).map(|(name, code)| {
             let site = platform.sites.iter().find(|site| site.name == name);
             let mirror = site.and_then(|site| self.mirror(&platform.folder, site));
-            let folder = platform.folder.join(environment.id.name.as_str()).join(name.as_str());
+            let folder = workspace_of(environment).join(name.as_str());
             (name, LiveSite { folder, mirror, code })
         });
         live.collect()
@@ -168,7 +168,8 @@ impl Engine {
                 .hint("move it away, or give the environment another name"),
             other => at_checkout(&site.folder, other),
         };
-        workspace::make(platform, id.name.as_str(), &person).map_err(occupied)?;
+        let workspace = workspace::make(platform, id.name.as_str(), &person).map_err(occupied)?;
+        checkout::sweep(&workspace, false)?;
         if !mirror.has(&code.commit)? {
             self.fetch(mirror, None, events)?;
         }
@@ -194,7 +195,6 @@ impl Engine {
             None => checkout::discard(&site.folder).map_err(|error| at_checkout(&site.folder, error))?,
             Some(work) => events.warn(format!("`{}` is kept: {work}", site.folder.display())),
         }
-        workspace::remove_empty(site.folder.parent().expect("a checkout lies in an environment's folder"));
         Ok(self.store.database.forget_site_code(id, name)?)
     }
 
@@ -247,6 +247,20 @@ impl Engine {
     }
 }
 
+/// Where an environment's checkouts are.
+pub(super) fn workspace_of(environment: &Environment) -> PathBuf {
+    environment.definition.platform.folder.join(environment.id.name.as_str())
+}
+
+/// Leaves nothing of an environment in its platform's folder but what holds work.
+pub(super) fn tidy_workspace(folder: &Path) -> Result<(), Failure> {
+    if workspace::is_ours(folder) {
+        checkout::sweep(folder, true)?;
+        workspace::remove_empty(folder);
+    }
+    Ok(())
+}
+
 pub(super) fn known_mirror(site: &LiveSite) -> &Mirror {
     site.mirror.as_ref().expect("a site that its environment has comes from somewhere")
 }
@@ -264,7 +278,12 @@ pub(super) fn pattern(id: &EnvironmentId, site: &Site) -> Result<String, Failure
 }
 
 pub(super) fn at_site(site: &Site, error: sources::Error) -> Failure {
-    let failure = Failure::from(error);
+    let meant = match &error {
+        sources::Error::SeveralBranches { found, .. } => found.first().cloned(),
+        _ => None,
+    };
+    let mut failure = Failure::from(error);
+    failure.hints.extend(meant.map(|branch| format!("name the one that is meant, e.g. `{}:{branch}`", site.name)));
     Failure { sentence: format!("{} of site `{}`", failure.sentence, site.name), ..failure }
 }
 

@@ -1,10 +1,10 @@
 //! `env:init`, `env:up`, `env:halt`, `env:destroy`, `env:reload`: each is a goal for one environment, reached from wherever it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
-use super::code::{Codes, LiveSite, LiveSites};
+use super::code::{Codes, LiveSite, LiveSites, workspace_of};
 use super::deploy::add_releases;
 use super::events::Events;
 use super::perform::{Raising, Scene};
@@ -12,7 +12,7 @@ use super::{Engine, wanted};
 use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
 use crate::model::{
-    EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response, SiteName,
+    Action, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response, SiteName,
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
@@ -215,7 +215,7 @@ impl Engine {
 
     /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
     fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
-        let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new(), checkouts: BTreeSet::new() };
+        let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new(), checkouts: BTreeMap::new() };
         let seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
@@ -235,7 +235,8 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.remember("destroyed", &id.to_string());
-            let scene = Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new() };
+            let scene =
+                Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new(), workspace: None };
             self.perform(&plan, &scene, events)?;
         }
         let summary = match (dry_run, remembered) {
@@ -322,7 +323,7 @@ impl Engine {
         let mut seen = self.seen(goal, &environment.id, &wanted, true)?;
         self.add_served(environment, &wanted, &mut seen);
         // A site that went leaves at least its row.
-        let is_there = |name: &SiteName, site: &LiveSite| checkout::exists(&site.folder) || !wanted.checkouts.contains(name);
+        let is_there = |name: &SiteName, site: &LiveSite| checkout::exists(&site.folder) || !wanted.checkouts.contains_key(name);
         seen.checkouts = live.iter().filter(|(name, site)| is_there(name, site)).map(|(name, _)| name.clone()).collect();
         let plan = plan(goal, &wanted, &seen);
         if plan.is_empty() {
@@ -335,8 +336,8 @@ impl Engine {
         let network = wanted::network(self.store.install(), environment);
         let specs: BTreeMap<&MachineName, &MachineSpec> =
             wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
-        let raising = Some(Raising { environment, wanted: &wanted });
-        self.perform(&plan, &Scene { raising, network: &network, specs, sites: &live }, events)?;
+        let (raising, workspace) = (Some(Raising { environment, wanted: &wanted }), Some(workspace_of(environment)));
+        self.perform(&plan, &Scene { raising, network: &network, specs, sites: &live, workspace }, events)?;
         Ok(plan)
     }
 
@@ -349,7 +350,8 @@ impl Engine {
         events: &Events,
     ) -> Result<(), Failure> {
         let network = wanted::network(self.store.install(), environment);
-        self.perform(plan, &Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &sites }, events)
+        let scene = Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &sites, workspace: None };
+        self.perform(plan, &scene, events)
     }
 
     /// Words for sites have no effect on an environment that exists; who typed them should know.
@@ -459,8 +461,11 @@ pub(super) fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>
 }
 
 fn gone(summary: String, plan: Plan, dry_run: bool) -> Response {
-    let removes = plan.steps().filter_map(|step| step.action.machine().map(|machine| step.environment.machine(machine)));
-    let removes = removes.map(|id| id.to_string()).collect();
+    let removes = plan.steps().filter_map(|step| match &step.action {
+        Action::Discard { site } => Some(format!("the checkout of {site}, unless it holds work")),
+        action => action.machine().map(|machine| step.environment.machine(machine).to_string()),
+    });
+    let removes = removes.collect();
     let changed = !dry_run && !plan.is_empty();
     Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
 }

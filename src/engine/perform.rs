@@ -1,10 +1,11 @@
 //! Runs a plan: wave after wave, the chains of a wave at the same time, each step told by events.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::code::LiveSites;
+use super::code::{LiveSites, tidy_workspace};
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
 use crate::model::{
@@ -22,6 +23,8 @@ pub struct Scene<'a> {
     pub network: &'a NetworkSpec,
     pub specs: BTreeMap<&'a MachineName, &'a MachineSpec>,
     pub sites: &'a LiveSites,
+    /// Where its checkouts are, for when all of it goes.
+    pub workspace: Option<PathBuf>,
 }
 
 /// Wanted things that take more than a machine's own specification.
@@ -108,7 +111,11 @@ impl Engine {
             Action::Checkout { site: name } => self.check_out(&step.environment, name, site(name), events)?,
             Action::Switch { site: name, .. } => self.switch(site(name))?,
             Action::Discard { site: name } => self.discard(&step.environment, name, site(name), events)?,
-            Action::Forget => self.store.database.forget_environment(&step.environment)?,
+            Action::Forget => {
+                // Before the record goes, which alone says where the folder is.
+                scene.workspace.as_deref().map_or(Ok(()), tidy_workspace)?;
+                self.store.database.forget_environment(&step.environment)?;
+            }
         }
         Ok(())
     }

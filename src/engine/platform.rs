@@ -36,9 +36,7 @@ impl From<sources::Error> for Failure {
                     known => failure.hint(format!("it has {}", known.join(", "))),
                 }
             }
-            Error::SeveralBranches { found, .. } => Self::new(Kind::Usage, "choose the branch")
-                .because(&error)
-                .hint(format!("name the one that is meant behind the site, e.g. `www:{}`", found[0])),
+            Error::SeveralBranches { .. } => Self::new(Kind::Usage, "choose the branch").because(&error),
             Error::NoCheckout { .. } => Self::new(Kind::Conflict, "pull the platform")
                 .because(&error)
                 .hint("change its files where they are; they are in force after `adt env:reload`"),

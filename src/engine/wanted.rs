@@ -59,7 +59,8 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
         })
         .collect();
     // One that its environment no longer has, or that no longer has a source, comes from nowhere.
-    let checkouts = live.iter().filter(|(_, site)| site.mirror.is_some()).map(|(name, _)| name.clone()).collect();
+    let checkouts =
+        live.iter().filter(|(_, site)| site.mirror.is_some()).map(|(name, site)| (name.clone(), site.folder.clone())).collect();
     Wanted { id: environment.id.clone(), machines, checkouts }
 }
 

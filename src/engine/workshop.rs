@@ -136,12 +136,12 @@ impl MachineBench<'_> {
     /// Removes machine, network and record; what is gone already is fine.
     fn clear(&mut self) -> Result<()> {
         self.open = false;
-        let wanted = Wanted { id: self.environment.id.clone(), machines: BTreeMap::new(), checkouts: BTreeSet::new() };
+        let wanted = Wanted { id: self.environment.id.clone(), machines: BTreeMap::new(), checkouts: BTreeMap::new() };
         let seen = self.engine.seen(Goal::Gone, &self.environment.id, &wanted, true)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         let network = wanted::network(self.engine.store.install(), &self.environment);
         let (events, _unread) = super::Events::unread();
-        let scene = Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new() };
+        let scene = Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new(), workspace: None };
         self.engine.perform_uncancelled(&plan, &scene, &events)
     }
 }

@@ -2,6 +2,7 @@
 //! after a crash and a dry run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use crate::model::machine::{Mount, MountMode};
 use crate::model::{Action, Digest, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, SiteName, Step};
@@ -20,7 +21,7 @@ pub struct Wanted {
     pub id: EnvironmentId,
     pub machines: BTreeMap<MachineName, WantedMachine>,
     /// Sites whose code is a working tree in the platform's folder.
-    pub checkouts: BTreeSet<SiteName>,
+    pub checkouts: BTreeMap<SiteName, PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -156,13 +157,12 @@ impl Steps<'_> {
         plan.then(surplus.map(|machine| self.chain([Action::Delete { machine: machine.clone() }])));
         let connect = (self.seen.network != SeenNetwork::Complete).then(|| self.chain([Action::Connect]));
         // Machines show them from their start on.
-        let missing = self.wanted.checkouts.difference(&self.seen.checkouts);
-        let checkouts = missing.map(|site| self.chain([Action::Checkout { site: site.clone() }]));
+        let checkouts = self.missing().map(|(site, _)| self.chain([Action::Checkout { site: site.clone() }]));
         plan.then(connect.into_iter().chain(checkouts));
         for wave in waves(self.wanted) {
             plan.then(wave.iter().map(|name| self.chain(self.raise(name))));
         }
-        plan.then(self.discards(self.seen.checkouts.difference(&self.wanted.checkouts)));
+        plan.then(self.discards(self.seen.checkouts.iter().filter(|site| !self.wanted.checkouts.contains_key(*site))));
         plan
     }
 
@@ -177,7 +177,10 @@ impl Steps<'_> {
             return self.until_it_answers(name, vec![create, start]);
         };
         let change = match &seen.applied {
-            Some(applied) => Change::between(applied, &self.wanted.machines[name].spec),
+            Some(applied) => {
+                let change = Change::between(applied, &self.wanted.machines[name].spec);
+                if self.shows_missing(applied) { change.max(Change::Restart) } else { change }
+            }
             None => Change::Restart,
         };
         let begin = match (&seen.state, change) {
@@ -219,6 +222,15 @@ impl Steps<'_> {
         }));
         actions.push(Action::Await { machine: name.clone() });
         actions
+    }
+
+    fn missing(&self) -> impl Iterator<Item = (&SiteName, &PathBuf)> {
+        self.wanted.checkouts.iter().filter(|(site, _)| !self.seen.checkouts.contains(*site))
+    }
+
+    /// What a machine shows of a folder that was removed stays removed, whatever is put in its place.
+    fn shows_missing(&self, applied: &MachineSpec) -> bool {
+        self.missing().any(|(_, folder)| applied.mounts.iter().any(|mount| mount.source == *folder))
     }
 
     fn discards<'s>(&self, sites: impl Iterator<Item = &'s SiteName>) -> Vec<Vec<Step>> {

@@ -51,7 +51,7 @@ fn wanted() -> Wanted {
     Wanted {
         id: id(),
         machines: [machine("db", 2, &[]), machine("web1", 3, &["db"]), machine("web2", 4, &["db"])].into(),
-        checkouts: [site("www"), site("api")].into(),
+        checkouts: ["www", "api"].map(|name| (site(name), name.into())).into(),
     }
 }
 

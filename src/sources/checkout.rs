@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! spare ─┐ (renamed: made beforehand, differs in a few files)
-//!        ├─→ .www.draft ─→ www ─→ .www.gone ─→ nothing
+//!        ├─→ .www.draft ─→ www ─→ .www.gone-71 ─→ nothing
 //! new ───┘
 //! ```
 //! Objects are borrowed from the mirror, so what costs time is writing the files. A spare has them written already: it is
@@ -177,14 +177,40 @@ fn unpushed(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<u
     Ok(known.lines().filter(|line| line.ends_with(" missing")).count())
 }
 
-/// Removes a checkout that nobody needs any more. One rename makes it gone; files follow.
+/// Removes a checkout that nobody needs any more. One rename makes it gone; files follow. The emptied folder stays until
+/// its environment goes: machines may have it mounted, and over a folder that is gone no other can be mounted.
 pub fn discard(folder: &Path) -> Result<()> {
-    let gone = beside(folder, "gone");
-    remove(&gone)?;
-    match fs::rename(folder, &gone) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", folder)(error)),
-        _ => remove(&gone),
+    let Ok(meta) = fs::symlink_metadata(folder) else { return Ok(()) };
+    let gone = beside(folder, &format!("{GONE}{}", meta.ino()));
+    fs::rename(folder, &gone).map_err(io("remove", folder))?;
+    empty(&gone)
+}
+
+/// In the names of folders that are of no more use.
+const GONE: &str = "gone-";
+
+/// Finishes what killed commands began to remove; with `all`, the emptied folders too.
+pub fn sweep(workspace: &Path, all: bool) -> Result<()> {
+    for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_gone = name.starts_with('.') && name.rsplit_once('.').is_some_and(|(_, what)| what.starts_with(GONE));
+        let is_draft = name.starts_with('.') && name.ends_with(".draft");
+        if all && (is_gone || is_draft) {
+            remove(&entry.path())?;
+        } else if is_gone {
+            empty(&entry.path())?;
+        }
     }
+    Ok(())
+}
+
+fn empty(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(io("empty", folder))?.flatten() {
+        let path = entry.path();
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(io("remove", &path))?;
+    }
+    Ok(())
 }
 
 /// git in a checkout, as the one whom it belongs to: what its settings name must not run as anybody else. Its place is

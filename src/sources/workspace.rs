@@ -53,7 +53,7 @@ pub fn make(platform: &Path, name: &str, person: &Person) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn is_ours(folder: &Path) -> bool {
+pub fn is_ours(folder: &Path) -> bool {
     std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir())
         && std::fs::read_to_string(folder.join(MARK)).is_ok_and(|text| text.starts_with(FIRST_LINE))
 }
@@ -74,6 +74,14 @@ pub fn remove_empty(folder: &Path) {
         let _ = std::fs::remove_file(folder.join(MARK));
         let _ = std::fs::remove_dir(folder);
     }
+}
+
+/// Removes the folder with all that is in it: for what adt made for itself.
+pub fn remove(folder: &Path) -> Result<()> {
+    if !is_ours(folder) {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(folder).map_err(|source| Error::Io { what: "remove", path: folder.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //!               replaced and everything in the kernel still be found
 //!   locks/      one flock'ed file per environment or build while a command works on it; see `lock`
 //!   layers/     box layers, immutable, named by content
+//!   sources/    mirrors of sites' repositories
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
 //!   logs/       how far each receiver of logs has got

@@ -35,7 +35,8 @@ impl Adt {
 
     fn rows(&self) -> Vec<String> {
         let db = rusqlite::Connection::open(self.store().join("adt.db")).expect("the store has a database");
-        let sql = "SELECT platform || '/' || name FROM environments UNION ALL SELECT 'applied ' || machine FROM applied";
+        let sql = "SELECT platform || '/' || name FROM environments UNION ALL SELECT 'applied ' || machine FROM applied \
+                   UNION ALL SELECT 'applied to site ' || site FROM sites";
         // A store that a full disk kept from being made has no tables, and so no rows.
         let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).expect("a database");
         if tables == 0 {

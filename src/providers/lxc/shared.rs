@@ -89,7 +89,10 @@ impl Tree {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = open_tree(rustix::fs::CWD, &mount.source, flags).saying("open", &mount.source)?;
         let ids = namespace(&map(owner.uid(), user.uid), &map(owner.gid(), user.gid)).saying("map the ids of", &mount.source)?;
-        set_ids(&tree, &ids).saying("show under other owners (its filesystem may not be able to)", &mount.source)?;
+        set_ids(&tree, &ids).saying(
+            "show under other owners (a filesystem like ext4, xfs or btrfs can; move the platform's folder to one)",
+            &mount.source,
+        )?;
         Ok(Self { target: mount.target.clone(), tree, cover: empty().saying("make a cover for", &mount.source)? })
     }
 
