@@ -81,11 +81,18 @@ fn https_with_given_certificates() {
         town.routes.platforms[0].environments[0].sites[4].https_only = true;
         let made = rcgen::generate_simple_self_signed(vec!["www.1161.shop.example.test".to_owned()]).unwrap();
         let certificate = Certificate { chain: place.folder.path().join("chain.pem"), key: place.folder.path().join("key.pem") };
-        std::fs::write(&certificate.chain, made.cert.pem()).unwrap();
+        // As long as a public authority's chain: longer than nginx takes as one word.
+        std::fs::write(&certificate.chain, made.cert.pem().repeat(10)).unwrap();
         std::fs::write(&certificate.key, made.signing_key.serialize_pem()).unwrap();
         let given = |_: &str| Some(certificate.clone());
         let facts = Facts { certificate: &given, ..facts(&town.routes, &place.front) };
         bind::apply(&place.home, &facts, &Scope::All).unwrap_or_else(|error| panic!("{error}: {:#?}", error.tail()));
+        for entry in walkdir::WalkDir::new(place.home.root.join("adt")).into_iter().flatten() {
+            use std::os::unix::fs::PermissionsExt;
+            let holds_key = std::fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("PRIVATE KEY"));
+            let mode = entry.metadata().unwrap().permissions().mode();
+            assert!(!holds_key || mode & 0o077 == 0, "others may read {}", entry.path().display());
+        }
         place.start();
         let port = place.front.https;
         for (host, version) in [("www.1161", "--http2"), ("any.www.1161", "--http1.1"), ("grpc.1161", "--http2")] {
