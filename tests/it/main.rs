@@ -14,6 +14,7 @@ mod host;
 mod json;
 mod layers;
 mod leftovers;
+mod own;
 mod proxy;
 mod real_boxes;
 mod real_fault;
