@@ -224,6 +224,9 @@ pub fn send(front: SocketAddr, method: &str, host: &str, path: &str, more: &[(&s
     let mut body = Vec::new();
     if headers.get("transfer-encoding").is_some_and(|kind| kind == "chunked") {
         body = read_chunks(&mut reader).expect("chunks are whole");
+    } else if let Some(length) = headers.get("content-length").filter(|_| method != "HEAD") {
+        body.resize(length.parse().expect("a number"), 0);
+        reader.read_exact(&mut body).expect("the answer is whole");
     } else {
         reader.read_to_end(&mut body).expect("the answer is whole");
     }

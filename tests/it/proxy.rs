@@ -1,6 +1,7 @@
 //! The proxy on real sockets: backends of this test behind it, raw sockets, curl and hyper in front of it.
 
 mod backend;
+mod clients;
 mod faults;
 mod routing;
 mod streams;
