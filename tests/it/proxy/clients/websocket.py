@@ -22,9 +22,9 @@ async def serve():
 
 async def ask(port, host, authority):
     trust = ssl.create_default_context(cafile=authority)
-    for uri, tls in [(f"ws://{host}/chat", None), (f"wss://{host}/chat", trust)]:
-        at = {"host": "127.0.0.1", "port": port["wss" if tls else "ws"], "ssl": tls}
-        async with websockets.connect(uri, subprotocols=["echo"], max_size=None, **at) as socket:
+    secure = {"port": port["wss"], "ssl": trust, "server_hostname": host}
+    for uri, at in [(f"ws://{host}/chat", {"port": port["ws"]}), (f"wss://{host}/chat", secure)]:
+        async with websockets.connect(uri, subprotocols=["echo"], max_size=None, host="127.0.0.1", **at) as socket:
             assert socket.subprotocol == "echo", socket.subprotocol
             # Text, bytes, nothing, more than any buffer holds, and many before the first is read.
             for message in ["hello", "grüß", b"\x00\xff", "", "x" * (3 << 20)]:
