@@ -126,6 +126,7 @@ pub struct Server {
 impl Server {
     /// Binds every address before anything is served.
     pub fn start(config: Config, routes: Routes, certificates: Arc<dyn ResolvesServerCert>) -> Result<Self, Error> {
+        raise_descriptors();
         let count = config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get().min(4))).max(1);
         let tls = connection::tls(certificates)?;
         let http = worker::reserve(&config.http)?;
@@ -181,6 +182,14 @@ impl Server {
         }
         self.connections() == 0
     }
+}
+
+/// Each client takes a descriptor, and its request another. Processes begin with 1024 and may ask for as many as their limit
+/// says; where they can't, clients beyond it wait in the kernel's queue.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 impl Drop for Server {

@@ -22,6 +22,7 @@ mod real_fault;
 mod real_hello;
 mod real_inside;
 mod real_kill;
+mod real_load;
 mod real_power;
 mod resolver;
 mod served;
