@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HOST, HeaderValue, LOCATION};
+use hyper::header::{ALLOW, CONNECTION, HOST, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Download, Record};
@@ -23,7 +23,7 @@ enum Next {
 pub async fn request(peer: Arc<Peer>, mut request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
     let busy = peer.state.begin();
     let next = match host::of(&request) {
-        _ if headers::is_coded(request.headers()) => Next::Answer(pages::page(&Asker::of(&request), Page::coding())),
+        _ if headers::is_coded(request.headers()) => Next::Answer(coded(&request)),
         Ok(host) => peer.shared.with_table(|table| decide(&peer, &request, &host, table)),
         Err(host::Bad) => Next::Answer(pages::page(&Asker::of(&request), Page::bad_host())),
     };
@@ -73,6 +73,13 @@ fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Tab
         Found::Foreign => Page::foreign(&host.name),
     };
     Next::Answer(pages::page(&asker, page))
+}
+
+/// Where the body ends, and so where the next request begins, is not known.
+fn coded(request: &Request<Incoming>) -> Response<Download> {
+    let mut answer = pages::page(&Asker::of(request), Page::coding());
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// We are no forward proxy, and TRACE would echo cookies to scripts.

@@ -3,9 +3,13 @@
 mod backend;
 mod clients;
 mod faults;
+mod frames;
+mod fuzz;
+mod hostile;
 mod routing;
 mod streams;
 mod wire;
+mod witness;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
