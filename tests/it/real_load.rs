@@ -89,6 +89,7 @@ fn idle(served: &Served) {
     let clients: Vec<_> = served.there(|| {
         let open = |number: usize| {
             let mut client = TcpStream::connect(front).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             // One in ten had an answer before it fell silent.
             if number.is_multiple_of(10) {
                 write!(client, "GET / HTTP/1.1\r\nHost: example.test\r\n\r\n").unwrap();
