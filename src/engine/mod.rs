@@ -9,6 +9,7 @@ mod check;
 mod definition;
 mod environment;
 mod events;
+pub mod facts;
 mod failure;
 mod fleet;
 mod listing;
@@ -106,6 +107,7 @@ impl Engine {
             Request::EnvCheck { id } => self.env_check(&id),
             Request::EnvList { platform } => self.env_list(platform.as_ref()),
             Request::EnvShow { id } => self.env_show(&id),
+            Request::EnvFacts { id } => self.env_facts(&id),
             Request::EnvUrls { id, check } => self.env_urls(&id, check),
             Request::EnvCopy { id, machine, copy } => self.env_copy(&id, &machine, &copy),
             Request::BoxList { platform } => self.box_list(platform.as_ref()),
