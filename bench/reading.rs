@@ -65,6 +65,7 @@ fn fill(full: &Adt, model: &Model) -> Result<()> {
         store.database.add_environment(
             |_| Ok::<_, Box<dyn std::error::Error + Send + Sync>>(network),
             |network| ::adt::store::Environment { network, ..environment.clone() },
+            &std::collections::BTreeMap::new(),
         )?;
         for machine in &model.machines {
             let mut spec = machine.spec.clone();

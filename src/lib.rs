@@ -12,6 +12,8 @@
 //!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq           model exec store template
 //!    resolver    the host's own name resolution, pointed at adt's                 model exec store
 //!    sources     git mirrors, checkouts                                           model exec store
+//!    logs        lines of journals and log files → records, in order; their forms on the wire       model
+//!    releases    commit → built tree, and the rules for its programs              model store sources boxes
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
 //!    dns         routes → answers; forwards for machines                        model template
@@ -36,11 +38,13 @@ pub mod daemon;
 pub mod dns;
 pub mod engine;
 pub mod exec;
+pub mod logs;
 pub mod model;
 pub mod network;
 pub mod plan;
 pub mod providers;
 pub mod proxy;
+pub mod releases;
 pub mod resolver;
 pub mod sources;
 pub mod store;

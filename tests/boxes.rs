@@ -137,6 +137,7 @@ impl Lab {
             hosts: std::fs::read_to_string("/etc/hosts").unwrap(),
             nameservers: nameservers(),
             search: Vec::new(),
+            trusted: Default::default(),
             mounts,
             health: Health { checks: Vec::new(), deadline_seconds: 60 },
             id: id.clone(),
@@ -229,6 +230,10 @@ impl Bench for LabBench<'_> {
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
         self.lab.provider.copy_in(&self.id, source, target).map_err(|error| self.fail(&error))
+    }
+
+    fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
+        self.lab.provider.copy_out(&self.id, source, target).map_err(|error| self.fail(&error))
     }
 
     fn halt(&self) -> Result<()> {

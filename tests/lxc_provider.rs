@@ -148,6 +148,7 @@ impl World {
             hosts: "127.0.0.1 localhost\n10.0.0.1 before\n".into(),
             nameservers: vec![Ipv4Addr::new(10, 213, self.net, 1).into()],
             search: vec!["1161.shop.example.test".into()],
+            trusted: Default::default(),
             mounts: vec![],
             health: Health { checks: vec![], deadline_seconds: 30 },
         }
@@ -262,6 +263,7 @@ fn the_contract_from_create_to_delete() {
         assert_eq!(lxc.inspect(&id).unwrap(), MachineState::Halted);
     }
     assert_eq!(lxc.list().unwrap(), [(id.clone(), MachineState::Halted)]);
+    assert_eq!(lxc.machines(&world.environment).unwrap(), [(id.machine.clone(), MachineState::Halted)].into());
     let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Inherit).unwrap_err();
     assert!(matches!(error, Error::NotRunning { state: "halted", .. }), "{error}");
     for _ in 0..2 {
@@ -559,6 +561,8 @@ fn half_created_and_orphaned_machines_can_be_deleted() {
     lxc.start(&id).unwrap();
     // Somebody removed the files of a running machine.
     fs::remove_dir_all(world.folder(&id)).unwrap();
+    let left = lxc.machines(&world.environment).unwrap();
+    assert!(matches!(left.values().collect::<Vec<_>>()[..], [MachineState::Broken { .. }]), "{left:?}");
     assert!(matches!(lxc.inspect(&id).unwrap(), MachineState::Broken { .. }));
     lxc.delete(&id).unwrap();
     assert_eq!(lxc.inspect(&id).unwrap(), MachineState::Absent);

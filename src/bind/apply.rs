@@ -40,6 +40,11 @@ pub fn bound(home: &Home) -> Result<Option<Bound>> {
     Ok(Manifest::read(home)?.map(|manifest| manifest.bound))
 }
 
+/// The installation whose routes adt wrote for this server: another one on the same host has no say in it.
+pub fn owner(home: &Home) -> Result<Option<String>> {
+    Ok(Manifest::read(home)?.map(|manifest| manifest.owner))
+}
+
 /// Makes the server's configuration fit the routes. A second call with the same routes writes nothing and reloads nothing.
 pub fn apply(home: &Home, facts: &Facts<'_>, scope: &Scope) -> Result<Outcome> {
     if !home.root.is_dir() {
@@ -55,7 +60,7 @@ pub fn apply(home: &Home, facts: &Facts<'_>, scope: &Scope) -> Result<Outcome> {
     let routes = bound.of(facts.routes);
     let previous = |path: &str| fs::read(home.adt().join(path)).ok();
     let mut wanted = files(home, &Facts { routes: &routes, ..*facts }, &previous)?;
-    let manifest = Manifest::new(bound, &wanted);
+    let manifest = Manifest::new(facts.owner, bound, &wanted);
     wanted.push(manifest.file());
     let difference = Difference::of(home, &wanted)?;
     let hooks = hook::hooks(home);
@@ -71,6 +76,18 @@ pub fn apply(home: &Home, facts: &Facts<'_>, scope: &Scope) -> Result<Outcome> {
     let swap = Swap::new(home)?;
     let reloaded = swap.finish(&hooks)?;
     Ok(difference.outcome(home, reloaded))
+}
+
+/// The files that are not as the routes are now; empty where adt wrote nothing. Changes nothing.
+pub fn outdated(home: &Home, facts: &Facts<'_>) -> Result<Vec<String>> {
+    let Some(before) = own(home)?.map(|manifest| manifest.bound) else { return Ok(Vec::new()) };
+    let bound = Bound::after(Some(&before), &Scope::Again, facts.routes);
+    let routes = bound.of(facts.routes);
+    let previous = |path: &str| fs::read(home.adt().join(path)).ok();
+    let mut wanted = files(home, &Facts { routes: &routes, ..*facts }, &previous)?;
+    wanted.push(Manifest::new(facts.owner, bound, &wanted).file());
+    let difference = Difference::of(home, &wanted)?;
+    Ok(difference.written.into_iter().chain(difference.removed).collect())
 }
 
 /// Removes everything that adt wrote for this server.
@@ -92,7 +109,7 @@ pub fn output(home: &Home, facts: &Facts<'_>, folder: &Path) -> Result<Vec<PathB
     }
     let previous = |path: &str| fs::read(home.adt().join(path)).ok();
     let mut wanted = files(home, facts, &previous)?;
-    wanted.push(Manifest::new(Bound::All, &wanted).file());
+    wanted.push(Manifest::new(facts.owner, Bound::All, &wanted).file());
     for file in &wanted {
         write(&shown.adt(), file)?;
     }

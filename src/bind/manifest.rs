@@ -14,6 +14,9 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
+    /// The installation whose routes these are.
+    #[serde(default)]
+    pub owner: String,
     pub bound: Bound,
     pub files: Vec<String>,
 }
@@ -52,12 +55,19 @@ impl Bound {
         }
     }
 
+    pub fn holds(&self, id: &EnvironmentId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(ids) => ids.binary_search(id).is_ok(),
+        }
+    }
+
     /// The routes without what is not bound.
     pub fn of(&self, routes: &Routes) -> Routes {
         let mut routes = routes.clone();
-        if let Self::Only(ids) = self {
+        if matches!(self, Self::Only(_)) {
             for platform in &mut routes.platforms {
-                platform.environments.retain(|environment| ids.binary_search(&environment.id).is_ok());
+                platform.environments.retain(|environment| self.holds(&environment.id));
             }
             routes.platforms.retain(|platform| !platform.environments.is_empty());
         }
@@ -66,8 +76,8 @@ impl Bound {
 }
 
 impl Manifest {
-    pub fn new(bound: Bound, files: &[File]) -> Self {
-        Self { format: FORMAT, bound, files: files.iter().map(|file| file.path.clone()).collect() }
+    pub fn new(owner: &str, bound: Bound, files: &[File]) -> Self {
+        Self { format: FORMAT, owner: owner.to_owned(), bound, files: files.iter().map(|file| file.path.clone()).collect() }
     }
 
     pub fn file(&self) -> File {

@@ -33,7 +33,7 @@ use crate::model::names::EnvironmentId;
 use crate::model::route::Routes;
 use crate::{exec, template};
 
-pub use apply::{Outcome, apply, bound, output, unbind};
+pub use apply::{Outcome, apply, bound, outdated, output, owner, unbind};
 pub use check::Reloaded;
 pub use manifest::Bound;
 
@@ -205,6 +205,8 @@ pub struct Certificate {
 /// What the files are made from, beside the routes.
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
+    /// The installation whose routes they are.
+    pub owner: &'a str,
     pub routes: &'a Routes,
     pub front: &'a Front,
     /// The certificate of a site, an environment, a platform or a domain; it must hold the name and `*.name`.

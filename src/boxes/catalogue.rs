@@ -25,6 +25,8 @@ pub struct Resolved {
     pub parent: Option<Digest>,
     /// Its own, or else what it stands on says.
     pub health: Health,
+    /// Its own log files and those of the boxes below it.
+    pub logs: Vec<String>,
 }
 
 pub struct Catalogue<'a> {
@@ -105,8 +107,10 @@ impl<'a> Catalogue<'a> {
             let below = resolved.last();
             let parent = below.map(|below| below.digest.clone());
             let health = recipe.health.clone().or_else(|| below.map(|below| below.health.clone())).unwrap_or_else(booted);
+            let mut logs = below.map(|below| below.logs.clone()).unwrap_or_default();
+            logs.extend(recipe.logs.iter().filter(|path| !below.is_some_and(|below| below.logs.contains(path))).cloned());
             let digest = digest::of(&recipe, &self.architecture, parent.as_ref(), &digest::materials(&recipe)?);
-            resolved.push(Resolved { recipe, digest, parent, health });
+            resolved.push(Resolved { recipe, digest, parent, health, logs });
         }
         Ok(resolved)
     }

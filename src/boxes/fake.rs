@@ -87,6 +87,13 @@ impl Bench for FakeBench<'_> {
         Ok(())
     }
 
+    fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
+        self.workshop.note(format!("take {source}"));
+        std::fs::create_dir(target).expect("the target does not exist, its parent does");
+        std::fs::write(target.join("built"), source).expect("a test can write");
+        Ok(())
+    }
+
     fn halt(&self) -> Result<()> {
         self.workshop.note("halt".into());
         Ok(())

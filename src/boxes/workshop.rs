@@ -38,6 +38,10 @@ pub trait Bench {
     /// become root of the machine, modes are kept.
     fn copy_in(&self, source: &Path, target: &str) -> Result<()>;
 
+    /// Copies the folder `source` of the machine to `target`, which does not exist yet. What comes out is not trusted: no
+    /// entry lands elsewhere, is a device or carries a set-id bit.
+    fn copy_out(&self, source: &str, target: &Path) -> Result<()>;
+
     /// Shuts down gracefully, then by force. A halted machine is fine.
     fn halt(&self) -> Result<()>;
 

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::args::Global;
+use super::checklist;
 use crate::model::response::{
-    BoxDetail, BoxSummary, Built, CheckItem, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, Verdict,
+    BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, SiteDetail,
 };
-use crate::model::{Failure, Kind, Response};
+use crate::model::topology::Mode;
+use crate::model::{Failure, Kind, Response, SiteName};
 
 /// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
 fn told(error: std::io::Error) -> Failure {
@@ -43,11 +45,12 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
     match response {
         Response::Done(done) => finished(done, global.quiet),
         Response::Built(built) => finished_build(built, global.quiet),
-        Response::Check(list) => data(&checklist(list)),
+        Response::Check(list) => data(&checklist::text(list)),
         Response::Platforms(platforms) => data(&platform_table(platforms)),
         Response::Environments(environments) => data(&environment_table(environments)),
         Response::Environment(environment) => data(&environment_sheet(environment)),
         Response::Facts(sheet) => print_json(sheet),
+        Response::Sites(sites) => data(&site_table(sites)),
         Response::Urls(urls) => data(&urls.iter().map(|url| url.url.as_str()).collect::<Vec<_>>().join("\n")),
         Response::Boxes(boxes) => data(&box_table(boxes)),
         Response::BoxDetail(detail) => data(&box_sheet(detail)),
@@ -129,7 +132,8 @@ fn environment_table(environments: &[EnvironmentSummary]) -> String {
     let mut table = table(&["PLATFORM", "ENV", "STATE", "MACHINES", "SITES", "AGE", "OWNER", "DISK"]);
     for environment in environments {
         let running = environment.machines.values().filter(|state| *state == "running").count();
-        let sites: Vec<_> = environment.sites.iter().map(ToString::to_string).collect();
+        let branch = |site: &SiteName| environment.code.get(site).map(|code| format!("@{}", code.branch)).unwrap_or_default();
+        let sites: Vec<_> = environment.sites.iter().map(|site| format!("{site}{}", branch(site))).collect();
         table.add_row([
             environment.platform.to_string(),
             environment.name.to_string(),
@@ -207,25 +211,39 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
             sites.add_row([site.name.to_string(), site.host.clone(), site.addresses.join(" "), site.aliases.join(" ")]);
         }
         text.push_str(&format!("\n{}\n", lines(&sites)));
+        if environment.sites.iter().any(|site| site.code.is_some()) {
+            text.push_str(&format!("\n{}\n", site_table(&environment.sites)));
+        }
     }
     text
 }
 
-fn checklist(list: &Checklist) -> String {
-    let mark = |item: &CheckItem| match item.verdict {
-        Verdict::Ok => console::style("ok").green(),
-        Verdict::Notice => console::style("note").yellow(),
-        Verdict::Fault => console::style("FAULT").red(),
-    };
-    let width = list.items.iter().map(|item| item.subject.chars().count()).max().unwrap_or(0).min(60);
-    let mut text = String::new();
-    for item in &list.items {
-        text.push_str(&format!("{:<5} {:<width$}  {}\n", mark(item), item.subject, item.seen));
-        if let Some(remedy) = &item.remedy {
-            text.push_str(&format!("      {:<width$}  → {remedy}\n", ""));
-        }
+fn site_table(sites: &[SiteDetail]) -> String {
+    if sites.is_empty() {
+        return "no sites; `adt site:add` adds one of the platform's".into();
     }
-    text
+    let mut table = table(&["SITE", "BRANCH", "WHY", "COMMIT", "MODE", "SINCE", "FOLDER"]);
+    for site in sites {
+        let Some(code) = &site.code else {
+            table.add_row([site.name.to_string(), "-".into(), "comes with its box".into()]);
+            continue;
+        };
+        let summary = &code.summary;
+        let commit = summary.commit.get(..10).unwrap_or(&summary.commit);
+        table.add_row([
+            site.name.to_string(),
+            summary.branch.clone(),
+            summary.why.clone(),
+            summary.release.as_ref().map_or_else(|| commit.to_owned(), |release| format!("{commit} ({})", release.short())),
+            match summary.mode {
+                Mode::Live => "live".to_owned(),
+                Mode::Release => "release".to_owned(),
+            },
+            if code.drift.is_empty() { "clean".to_owned() } else { code.drift.join(", ") },
+            code.folder.as_ref().map(|folder| folder.display().to_string()).unwrap_or_default(),
+        ]);
+    }
+    lines(&table)
 }
 
 fn box_table(boxes: &[BoxSummary]) -> String {

@@ -105,6 +105,33 @@ pub struct Yes {
     pub yes: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct LogWords {
+    #[command(flatten)]
+    pub words: EnvironmentWords,
+    /// Go on with what comes, across restarts of machines, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only this machine; may be given several times
+    #[arg(short, long, value_name = "NAME")]
+    pub machine: Vec<String>,
+    /// Only the log files of this site on its machines, and the lines of others that name its host
+    #[arg(short, long, value_name = "NAME")]
+    pub site: Option<String>,
+    /// From this time on: `10m`, `2h`, `2024-05-17 09:30`, `09:30`, `2024-05-17T09:30:00Z`
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub until: Option<String>,
+    /// Only what matches this regular expression
+    #[arg(short, long, value_name = "REGEX")]
+    pub grep: Option<String>,
+    /// The last so many [default: all with --since, else 200, or 10 before what --follow brings]
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub lines: Option<usize>,
+}
+
 /// A platform and, where not all are meant, some of its environments.
 #[derive(Debug, Args)]
 pub struct FleetWords {
@@ -133,6 +160,9 @@ pub enum Verb {
         /// Take adt's files out of the system's configuration again
         #[arg(long)]
         remove: bool,
+        /// Without adt.service, which serves names and pages from the host's start on
+        #[arg(long)]
+        no_service: bool,
     },
     /// Show the settings, where each came from, and whether this host can run machines
     #[command(name = "host:check")]
@@ -232,8 +262,9 @@ pub enum Verb {
     /// Create an environment and start it
     #[command(name = "env:init")]
     EnvInit {
-        #[command(flatten)]
-        words: EnvironmentWords,
+        /// The environment, then perhaps sites: SITE:BRANCH chooses a branch, SITE alone means only these and what they need
+        #[arg(value_name = "[PLATFORM] ENV [SITE[:BRANCH]]...")]
+        words: Vec<String>,
         #[command(flatten)]
         dry_run: DryRun,
     },
@@ -329,6 +360,9 @@ pub enum Verb {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// Show what the machines of an environment say: their journals and log files, merged by time
+    #[command(name = "env:logs")]
+    EnvLogs(LogWords),
     /// Copy files to or from a machine; a path there is written MACHINE:PATH
     #[command(name = "env:cp")]
     EnvCp {
@@ -336,6 +370,70 @@ pub enum Verb {
         #[arg(value_name = "[PLATFORM] ENV SOURCE TARGET", num_args = 2..=4)]
         words: Vec<String>,
     },
+
+    /// Build a release of a site once and put it on all its machines, or on none
+    #[command(name = "site:deploy")]
+    SiteDeploy {
+        /// The environment and the site, e.g. `1161 www`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
+        words: Vec<String>,
+        /// Deploy the newest commit of this branch, now and from now on
+        #[arg(short, long, conflicts_with = "commit")]
+        branch: Option<String>,
+        /// Deploy this commit
+        #[arg(short, long)]
+        commit: Option<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Switch a site back to the release before, or to another that is kept
+    #[command(name = "site:rollback")]
+    SiteRollback {
+        /// The environment and the site, e.g. `1161 www`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
+        words: Vec<String>,
+        /// The beginning of the release's name
+        #[arg(long, value_name = "RELEASE")]
+        to: Option<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Add one of the platform's sites, and what it needs, to an environment
+    #[command(name = "site:add")]
+    SiteAdd {
+        /// The environment and the site, e.g. `1161 www` or `shop 1161 www:hotfix`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE[:BRANCH]", required = true, num_args = 1..=3)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Take a site out of an environment; a checkout that holds work is kept
+    #[command(name = "site:remove")]
+    SiteRemove {
+        /// The environment and the site, e.g. `1161 www`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Bring a site's checkout to another branch
+    #[command(name = "site:branch")]
+    SiteBranch {
+        /// The environment, the site and the branch, e.g. `1161 www hotfix`
+        #[arg(value_name = "[PLATFORM] [ENV] SITE BRANCH", required = true, num_args = 2..=4)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// List an environment's sites: branch, commit, and what was changed since
+    #[command(name = "site:list")]
+    SiteList {
+        #[command(flatten)]
+        words: EnvironmentWords,
+    },
+    /// What `env:init` leaves to be done behind it: mirrors and spare checkouts
+    #[command(name = "internal:sources", hide = true)]
+    InternalSources,
 
     /// List the boxes that can be built
     #[command(name = "box:list")]

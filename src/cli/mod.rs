@@ -4,7 +4,9 @@
 
 mod answer;
 pub mod args;
+mod checklist;
 mod complaint;
+mod logs;
 mod progress;
 mod serve;
 mod shell;
@@ -23,8 +25,9 @@ use self::progress::Reader;
 use self::words::Surroundings;
 use crate::config;
 use crate::engine::{Caller, Engine, probe};
-use crate::model::request::{Bind, PlatformInit};
-use crate::model::{Event, Failure, Kind, Request, Response};
+use crate::exec::Command;
+use crate::model::request::{Bind, Deploy, PlatformInit};
+use crate::model::{Event, Failure, Kind, PlatformName, Request, Response, SiteName};
 use crate::network::Linux;
 use crate::providers::choose;
 use crate::store::Store;
@@ -87,7 +90,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             .cause("adt needs root for namespaces, mounts and bridges")
             .hint("run the same command with `sudo`"));
     }
-    let session = Session::open(cli.global)?;
+    // What only reads has no step to finish.
+    let steps = !matches!(cli.verb, Verb::EnvLogs(_));
+    let session = Session::open(cli.global, steps)?;
     session.verb(cli.verb)
 }
 
@@ -109,12 +114,10 @@ struct Session {
 }
 
 impl Session {
-    fn open(global: Global) -> Result<Self, Failure> {
+    fn open(global: Global, steps: bool) -> Result<Self, Failure> {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
         let store = Store::open(&settings.store.value)?;
-        let exe =
-            std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
-        let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), exe)?;
+        let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), program()?)?;
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
         let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };
@@ -126,7 +129,7 @@ impl Session {
             probe: Box::new(probe::Live),
             clock: now,
             caller: caller(),
-            cancel: cancel_on_interrupt()?,
+            cancel: cancel_on_interrupt(steps)?,
         };
         Ok(Self { global, engine, surroundings })
     }
@@ -135,8 +138,10 @@ impl Session {
         let request = match verb {
             Verb::EnvSsh { words, user, console, command } => return self.ssh(&words, user, console, command),
             Verb::EnvExec { words, user, command } => return self.exec(&words, &user, &command),
+            Verb::EnvLogs(words) => return self.logs(&words),
             Verb::HostUp { detach } => return self.host_up(detach),
             Verb::HostHalt => return self.host_halt(),
+            Verb::InternalSources => return self.engine.refresh_sources().map(|()| ExitCode::SUCCESS),
             Verb::EnvDestroy { words, dry_run, yes } => {
                 let id = self.surroundings.environment(&words.words)?;
                 let request = |dry_run| Request::EnvDestroy { id: id.clone(), dry_run };
@@ -167,7 +172,9 @@ impl Session {
             None => Ok(around.platform(None).ok()),
         };
         Ok(match verb {
-            Verb::HostBootstrap { dry_run, remove } => Request::HostBootstrap { remove, dry_run: dry_run.dry_run },
+            Verb::HostBootstrap { dry_run, remove, no_service } => {
+                Request::HostBootstrap { remove, service: !no_service, dry_run: dry_run.dry_run }
+            }
             Verb::HostCheck => Request::HostCheck,
             Verb::HostBindProxy { words, with, output } => {
                 let environment = (!words.words.is_empty()).then(|| around.environment(&words.words)).transpose()?;
@@ -197,8 +204,23 @@ impl Session {
                 Request::PlatformCheck { platform, environments }
             }
             Verb::EnvInit { words, dry_run } => {
-                Request::EnvInit { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
+                let (id, sites) = around.environment_and_sites(&words, &|platform| self.site_names(platform))?;
+                Request::EnvInit { id, sites, dry_run: dry_run.dry_run }
             }
+            Verb::SiteAdd { words, dry_run } => {
+                let (before, [site]) = last(&words);
+                Request::SiteAdd { id: around.environment(before)?, site: words::site(site)?, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteRemove { words, dry_run } => {
+                let (before, [site]) = last(&words);
+                Request::SiteRemove { id: around.environment(before)?, site: words::name(site)?, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteBranch { words, dry_run } => {
+                let (before, [site, branch]) = last(&words);
+                let (site, branch) = (words::name(site)?, words::branch(branch)?);
+                Request::SiteBranch { id: around.environment(before)?, site, branch, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteList { words } => Request::SiteList { id: around.environment(&words.words)? },
             Verb::EnvUp { words, dry_run } => Request::EnvUp { id: around.environment(&words.words)?, dry_run: dry_run.dry_run },
             Verb::EnvHalt { words, dry_run } => {
                 Request::EnvHalt { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
@@ -216,6 +238,17 @@ impl Session {
                 (id, true) => Request::EnvFacts { id },
             },
             Verb::EnvCp { words } => self.copy(&words)?,
+            Verb::SiteDeploy { words, branch, commit, dry_run } => {
+                let (before, [site]) = last(&words);
+                let what = Deploy { branch: branch.as_deref().map(words::branch).transpose()?, commit };
+                let (id, site) = (around.environment(before)?, words::name(site)?);
+                Request::SiteDeploy { id, site, what, dry_run: dry_run.dry_run }
+            }
+            Verb::SiteRollback { words, to, dry_run } => {
+                let (before, [site]) = last(&words);
+                let (id, site) = (around.environment(before)?, words::name(site)?);
+                Request::SiteRollback { id, site, to, dry_run: dry_run.dry_run }
+            }
             Verb::BoxList { of } => Request::BoxList { platform: boxes_of(of)? },
             Verb::BoxBuild { names, force } => {
                 let boxes: Result<Vec<_>, _> = names.iter().map(|word| word.parse()).collect();
@@ -231,10 +264,12 @@ impl Session {
             }
             Verb::EnvSsh { .. }
             | Verb::EnvExec { .. }
+            | Verb::EnvLogs(_)
             | Verb::EnvDestroy { .. }
             | Verb::HostUp { .. }
             | Verb::HostHalt
             | Verb::PlatformDestroy { .. }
+            | Verb::InternalSources
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }
@@ -242,9 +277,35 @@ impl Session {
         })
     }
 
+    /// The sites of a platform, where its definition can be read.
+    fn site_names(&self, platform: &PlatformName) -> Vec<SiteName> {
+        let record = self.surroundings.platforms.iter().find(|record| record.name == *platform);
+        let read = record.and_then(|record| config::platform::read(&record.folder.join("platform.toml")).ok());
+        read.map(|platform| platform.sites.into_iter().map(|site| site.name).collect()).unwrap_or_default()
+    }
+
+    /// What is better done once nobody waits any more; it outlives us.
+    fn refresh_behind(&self, request: &Request) -> Result<(), Failure> {
+        let (Request::EnvInit { id, dry_run: false, .. }
+        | Request::EnvUp { id, dry_run: false }
+        | Request::SiteAdd { id, dry_run: false, .. }
+        | Request::SiteBranch { id, dry_run: false, .. }) = request
+        else {
+            return Ok(());
+        };
+        if !self.engine.has_live_sites(id)? {
+            return Ok(());
+        }
+        let store = &self.engine.store.folder;
+        let command = Command::new(program()?).arg("internal:sources").arg("--store").arg(store);
+        drop(command.detach(&store.join("cache/sources.log"))?);
+        Ok(())
+    }
+
     fn ask(&self, request: Request) -> Result<ExitCode, Failure> {
-        let response = self.engine_run(request)?;
+        let response = self.engine_run(request.clone())?;
         answer::print(&response, &self.global)?;
+        self.refresh_behind(&request)?;
         Ok(answer::exit_code(&response))
     }
 
@@ -298,6 +359,15 @@ impl Session {
     }
 }
 
+fn program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))
+}
+
+/// The last words and those before them; there are enough, or the command line would have been refused.
+fn last<const N: usize>(words: &[String]) -> (&[String], &[String; N]) {
+    words.split_last_chunk().expect("the definition of the arguments asks for these")
+}
+
 fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
@@ -320,7 +390,7 @@ fn home_of(user: &str) -> Option<PathBuf> {
 }
 
 /// First Ctrl-C (or TERM): stop at the next step. Second: stop at once; the next run converges.
-fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+fn cancel_on_interrupt(steps: bool) -> Result<Arc<AtomicBool>, Failure> {
     let cancel = Arc::new(AtomicBool::new(false));
     let told = |error: std::io::Error| Failure::new(Kind::Host, "watch for Ctrl-C").because(&error);
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
@@ -328,6 +398,9 @@ fn cancel_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
         let code = Kind::Cancelled.exit_code().into();
         signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&cancel)).map_err(told)?;
         signal_hook::flag::register(signal, Arc::clone(&cancel)).map_err(told)?;
+    }
+    if !steps {
+        return Ok(cancel);
     }
     let watch = Arc::clone(&cancel);
     std::thread::spawn(move || {

@@ -1,29 +1,42 @@
-//! `host:up` and `host:halt`: the process that serves names and pages.
+//! `host:up` and `host:halt`: the process that serves names and pages, ours or systemd's.
 
 use std::process::ExitCode;
 
 use super::Session;
 use super::answer;
-use crate::daemon;
+use super::progress::Reader;
+use crate::daemon::{self, Started};
+use crate::engine::service;
 use crate::exec::Command;
 use crate::model::response::Done;
-use crate::model::{Failure, Kind, Response};
+use crate::model::{Event, Failure, Kind, Response};
 
 impl Session {
     pub(super) fn host_up(&self, detach: bool) -> Result<ExitCode, Failure> {
         let engine = &self.engine;
         let listen = engine.settings.listen.value;
+        if detach && service::serves(&engine.store) {
+            if daemon::holder(&engine.store).is_some() {
+                return self.tell(format!("names and pages are served already at {listen}"), false);
+            }
+            return self.tell(service::start()?, true);
+        }
         if detach {
             let exe = std::env::current_exe()
                 .map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
             // The settings reach the child as they reached us: through the environment and the same flags.
             let words = std::env::args_os().skip(1).filter(|word| word != "--detach");
-            let started = daemon::detach(&engine.settings, &engine.store, &Command::new(exe).args(words))?;
-            let state = if started { "are served" } else { "are served already" };
-            return self.tell(format!("names and pages {state} at {listen}"), started);
+            return match daemon::detach(&engine.store, &Command::new(exe).args(words))? {
+                Started::Now(notices) => {
+                    self.warn(&notices);
+                    self.tell(format!("names and pages are served at {listen}"), true)
+                }
+                Started::Already => self.tell(format!("names and pages are served already at {listen}"), false),
+            };
         }
         let quiet = self.global.quiet || self.global.json;
-        let ready = || {
+        let ready = |notices: &[String]| {
+            self.warn(notices);
             if !quiet {
                 eprintln!("names and pages are served at {listen}; Ctrl-C stops it");
             }
@@ -34,9 +47,23 @@ impl Session {
     }
 
     pub(super) fn host_halt(&self) -> Result<ExitCode, Failure> {
-        let stopped = daemon::halt(&self.engine.store)?;
+        let store = &self.engine.store;
+        // A start that systemd is about to repeat has no process yet.
+        let unit = service::serves(store) && service::is_active();
+        if unit {
+            service::stop()?;
+        }
+        let stopped = daemon::halt(store)? || unit;
         let state = if stopped { "are no longer served" } else { "were not served" };
         self.tell(format!("names and pages {state}"), stopped)
+    }
+
+    fn warn(&self, notices: &[String]) {
+        let mut reader = Reader::new(&self.global);
+        for text in notices {
+            reader.read(&Event::Warning { text: text.clone() });
+        }
+        reader.finish();
     }
 
     fn tell(&self, summary: String, changed: bool) -> Result<ExitCode, Failure> {

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, MachineName, PlatformName};
+use crate::model::request::SiteWish;
+use crate::model::{BranchName, EnvironmentId, EnvironmentName, Failure, Kind, MachineName, PlatformName, SiteName};
 use crate::store::PlatformRecord;
 
 /// What the words may mean besides what they say.
@@ -88,6 +89,28 @@ impl Surroundings {
         }
     }
 
+    /// `[PLATFORM] ENV [SITE[:BRANCH]]...`: two words are platform and environment, unless the second can only be a site.
+    pub fn environment_and_sites(
+        &self,
+        words: &[String],
+        sites_of: &dyn Fn(&PlatformName) -> Vec<SiteName>,
+    ) -> Result<(EnvironmentId, Vec<SiteWish>), Failure> {
+        let is_site = |word: &String| {
+            let known = || self.platform(None).map(|platform| sites_of(&platform)).unwrap_or_default();
+            word.contains(':') || known().iter().any(|site| site.as_str() == word)
+        };
+        let count = match words {
+            [] => 0,
+            [first, _, ..] if self.names_platform(first) => 2,
+            [first, ..] if first.contains('/') => 1,
+            [_, second] if !is_site(second) => 2,
+            _ => 1,
+        };
+        let id = self.environment(&words[..count])?;
+        let sites: Result<Vec<_>, _> = words[count..].iter().map(|word| site(word)).collect();
+        Ok((id, sites?))
+    }
+
     /// `[PLATFORM] ENV [MACHINE]...`: the words before the machines are recognised by what is known.
     pub fn machines(
         &self,
@@ -110,7 +133,23 @@ impl Surroundings {
     }
 }
 
-fn name<T: std::str::FromStr<Err = crate::model::BadName>>(word: &str) -> Result<T, Failure> {
+/// `www` or `www:hotfix`
+pub fn site(word: &str) -> Result<SiteWish, Failure> {
+    match word.split_once(':') {
+        Some((site, branch)) => Ok(SiteWish { site: name(site)?, branch: Some(self::branch(branch)?) }),
+        None => Ok(SiteWish { site: name(word)?, branch: None }),
+    }
+}
+
+pub fn branch(word: &str) -> Result<BranchName, Failure> {
+    word.parse().map_err(|error: crate::model::BadName| {
+        Failure::new(Kind::Usage, "read the command line")
+            .because(&error)
+            .hint("write it as `git branch` shows it, e.g. `feature/1161`")
+    })
+}
+
+pub fn name<T: std::str::FromStr<Err = crate::model::BadName>>(word: &str) -> Result<T, Failure> {
     word.parse().map_err(|error: crate::model::BadName| {
         Failure::new(Kind::Usage, "read the command line")
             .because(&error)
@@ -174,6 +213,29 @@ mod tests {
             let (id, found) = surroundings.machines(&words(text), &known).unwrap();
             assert_eq!((id.to_string().as_str(), found.len()), ("shop/1161", machines), "{text}");
         }
+    }
+
+    #[test]
+    fn sites_follow_the_environment() {
+        let sites = |_: &PlatformName| vec!["www".parse().unwrap(), "api".parse().unwrap()];
+        for (text, id, found) in [
+            ("shop 1161", "shop/1161", ""),
+            ("1161", "shop/1161", ""),
+            ("other 1161", "other/1161", ""),
+            ("1161 www", "shop/1161", "www"),
+            ("1161 www:hotfix api", "shop/1161", "www:hotfix api"),
+            ("shop 1161 www:feature/x", "shop/1161", "www:feature/x"),
+            ("shop/7 api", "shop/7", "api"),
+        ] {
+            let (environment, wishes) = surroundings("/", &["shop"]).environment_and_sites(&words(text), &sites).unwrap();
+            let wishes: Vec<_> = wishes
+                .iter()
+                .map(|wish| wish.branch.as_ref().map_or(wish.site.to_string(), |branch| format!("{}:{branch}", wish.site)))
+                .collect();
+            assert_eq!((environment.to_string().as_str(), wishes.join(" ").as_str()), (id, found), "{text}");
+        }
+        let refused = surroundings("/", &["shop"]).environment_and_sites(&words("1161 www:-x"), &sites).unwrap_err();
+        assert_eq!(refused.kind, Kind::Usage);
     }
 
     #[test]

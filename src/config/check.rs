@@ -88,6 +88,27 @@ pub fn machine_path(faults: &mut Faults, path: &At<String>) -> Option<String> {
     None
 }
 
+/// A log file inside a machine; `*` and `?` stand for any characters of a name, as in a shell.
+pub fn log_path(faults: &mut Faults, path: &At<String>) -> Option<String> {
+    let reason = if !path.starts_with('/') {
+        "is not absolute"
+    } else if has_parent(path) {
+        "holds `..`"
+    } else if path.ends_with('/') {
+        "is a folder"
+    } else if path.chars().any(char::is_control) {
+        "holds a control character"
+    } else {
+        return Some(path.to_string());
+    };
+    faults.add_hint(
+        path.span(),
+        format!("the log file `{}` {reason}", path.escape_debug()),
+        "name it as the machine sees it, e.g. `/var/log/apache2/*.log`",
+    );
+    None
+}
+
 fn has_parent(path: &str) -> bool {
     Path::new(path).components().any(|part| part == Component::ParentDir)
 }

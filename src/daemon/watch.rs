@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -13,10 +14,21 @@ pub struct Watch {
     events: OwnedFd,
 }
 
+/// What a wait ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Store,
+    /// For [`QUIET`].
+    Nothing,
+    Cancelled,
+}
+
+/// How long nothing may happen before the servers look around by themselves.
+const QUIET: Duration = Duration::from_secs(5);
 /// How long a Ctrl-C may go unnoticed.
 const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// A verb writes several times in a row; a moment later the rest of it is there too.
-const GATHER: std::time::Duration = std::time::Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(5);
 
 impl Watch {
     pub fn new(store: &Path) -> io::Result<Self> {
@@ -26,19 +38,23 @@ impl Watch {
         Ok(Self { events })
     }
 
-    /// Waits for a change; false once cancelled.
-    pub fn changed(&self, cancel: &AtomicBool) -> bool {
-        while !cancel.load(Ordering::Relaxed) {
+    /// Waits for a change, but not for ever.
+    pub fn next(&self, cancel: &AtomicBool) -> Change {
+        let since = Instant::now();
+        while since.elapsed() < QUIET {
+            if cancel.load(Ordering::Relaxed) {
+                return Change::Cancelled;
+            }
             let mut fds = [PollFd::new(&self.events, PollFlags::IN)];
             // Interrupted by a signal, most likely the one that cancels: the loop looks.
             if poll(&mut fds, Some(&NAP)).unwrap_or(0) > 0 {
                 std::thread::sleep(GATHER);
                 if self.drain() {
-                    return true;
+                    return Change::Store;
                 }
             }
         }
-        false
+        Change::Nothing
     }
 
     /// Reads what has come; whether the database was among it.

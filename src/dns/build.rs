@@ -151,26 +151,21 @@ impl<'a> Build<'a> {
             self.lone(&mut names, machine.name.as_str(), &[machine.v4.into(), machine.v6.into()]);
         }
         for site in &environment.sites {
-            self.site_inside(&mut names, environment, site);
+            self.aliases_inside(&mut names, environment, site);
         }
-        // A loopback address would lead a machine to itself. The proxy listens at the gateway too.
-        let proxy = if self.front.proxy_v4.is_loopback() { vec![gateways[0]] } else { self.front.addresses() };
-        self.zone.inside.push(Inside { names, proxy: addresses(&any_name(), &proxy), gateways });
+        // The proxy listens at the gateway too, and shows a machine its own environment there. The host's addresses are closed
+        // to machines, and a loopback address would lead a machine to itself.
+        self.zone.inside.push(Inside { names, proxy: addresses(&any_name(), &gateways[..1]), gateways });
     }
 
-    /// Inside, a site's names lead to the machines that serve it, so they hold while the proxy is down, as in /etc/hosts.
-    fn site_inside(&mut self, names: &mut Names, environment: &EnvironmentRoute, site: &SiteRoute) {
+    /// Production's names for a site lead to the machines that serve it, as in /etc/hosts: no authority of ours may sign them, so
+    /// the proxy has nothing to add.
+    fn aliases_inside(&mut self, names: &mut Names, environment: &EnvironmentRoute, site: &SiteRoute) {
         let serves = |name| site.backends.iter().any(|backend| backend.machine == name);
         let machines = environment.machines.iter().filter(|machine| serves(machine.name.clone()));
         let all: Vec<IpAddr> = machines.flat_map(|machine| [machine.v4.into(), machine.v6.into()]).collect();
         if all.is_empty() {
             return;
-        }
-        if let Some(name) = absolute(&site.host) {
-            let key = Key::of(&name);
-            let zone = self.zone_of(key.bytes()).expect("a site's host is in its environment's domain");
-            let sets = addresses(&name, &all);
-            names.insert(key.bytes().into(), Node { wildcard: true, sets, ..Node::bare(zone) });
         }
         for alias in &site.aliases {
             self.lone(names, alias, &all);

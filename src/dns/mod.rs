@@ -9,8 +9,8 @@
 //!
 //! It never asks a provider or the store: a name is right when routes are. Who asks is known by the source address alone.
 //! A source in an environment's network is one of its machines and gets the inside view: short names, production's names for
-//! sites, sites at the machines that serve them (so that they work while the proxy is down), and the rest of the world through
-//! the host's own name servers. Everyone else gets the host's view, where a site is the proxy, and is refused all other names:
+//! sites, sites and homepages at the gateway, where the proxy listens for machines, and the rest of the world through the host's
+//! own name servers. Everyone else gets the host's view, where a site is the proxy, and is refused all other names:
 //! adt is never an open resolver.
 //!
 //! Packets are read and written by hickory-proto. Its server is not used: it builds each answer anew from its records, where here the part
@@ -34,6 +34,7 @@ mod zone;
 pub use front::{Asker, Transport, Verdict, respond};
 #[doc(hidden)]
 pub use fuzz::fuzz;
+pub use posts::At;
 pub use server::{Config, Error, Server};
 pub use stats::Stats;
 pub use zone::{Front, View, Zone};

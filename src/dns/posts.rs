@@ -29,6 +29,14 @@ impl Stop {
     }
 }
 
+/// Which port of a gateway to listen at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    ItsPort,
+    /// Somebody else holds it at every address; a detour will lead there.
+    AnyPort,
+}
+
 /// One address with the tasks that serve it.
 struct Post {
     address: SocketAddr,
@@ -88,6 +96,11 @@ impl Posts {
         self.state().own.iter().map(|post| post.address).collect()
     }
 
+    /// Where gateways are listened at, each with the port that machines ask.
+    pub(super) fn gateways(&self) -> Vec<(SocketAddr, u16)> {
+        self.state().gateways.values().map(|post| (post.address, self.gateway_port)).collect()
+    }
+
     /// Listens at the gateways of `routes` and no others.
     pub(super) fn follow(&self, routes: &Routes) -> Vec<Error> {
         let mut state = self.state();
@@ -95,10 +108,10 @@ impl Posts {
         let State { wanted, gateways, .. } = &mut *state;
         gateways.retain(|address, _| wanted.contains(address));
         drop(state);
-        self.open_missing()
+        self.open_missing(At::ItsPort)
     }
 
-    pub(super) fn open_missing(&self) -> Vec<Error> {
+    pub(super) fn open_missing(&self, at: At) -> Vec<Error> {
         let _runtime = self.runtime.enter();
         let mut state = self.state();
         if state.closed {
@@ -106,8 +119,12 @@ impl Posts {
         }
         let missing: Vec<_> = state.wanted.iter().filter(|address| !state.gateways.contains_key(address)).copied().collect();
         let mut errors = Vec::new();
+        let port = match at {
+            At::ItsPort => self.gateway_port,
+            At::AnyPort => 0,
+        };
         for address in missing {
-            match Post::open((address, self.gateway_port).into(), 1, &self.shared) {
+            match Post::open((address, port).into(), 1, &self.shared) {
                 Ok(post) => drop(state.gateways.insert(address, post)),
                 Err(error) => errors.push(error),
             }
@@ -118,7 +135,7 @@ impl Posts {
     pub(super) async fn retry(self: Arc<Self>) {
         loop {
             tokio::time::sleep(RETRY).await;
-            self.open_missing();
+            self.open_missing(At::ItsPort);
         }
     }
 

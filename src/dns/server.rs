@@ -14,7 +14,7 @@ use crate::model::route::Routes;
 
 use super::forward::Forwarder;
 use super::front::{Asker, Transport};
-use super::posts::Posts;
+use super::posts::{At, Posts};
 use super::stats::Stats;
 use super::zone::{Front, Zone};
 
@@ -65,7 +65,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Shared {
     zone: RwLock<Arc<Zone>>,
     version: AtomicU64,
-    pub(super) stats: Stats,
+    pub(super) stats: Arc<Stats>,
     pub(super) forwarder: Forwarder,
 }
 
@@ -128,7 +128,7 @@ impl Server {
         let shared = Arc::new(Shared {
             zone: RwLock::new(Arc::new(Zone::new(routes, &front))),
             version: AtomicU64::new(0),
-            stats: Stats::default(),
+            stats: Arc::default(),
             forwarder: Forwarder::new(config.upstreams),
         });
         let posts = Posts::open(shared.clone(), &config.listen, config.gateway_port)?;
@@ -149,8 +149,13 @@ impl Server {
     }
 
     /// Tries the gateways that aren't listened at, and returns those where it still fails.
-    pub fn gateways(&self) -> Vec<Error> {
-        self.posts.open_missing()
+    pub fn open_gateways(&self, at: At) -> Vec<Error> {
+        self.posts.open_missing(at)
+    }
+
+    /// Where gateways are listened at, each with the port that machines ask.
+    pub fn gateways(&self) -> Vec<(SocketAddr, u16)> {
+        self.posts.gateways()
     }
 
     /// Where `listen` ended up, in its order.
@@ -158,7 +163,7 @@ impl Server {
         &self.addresses
     }
 
-    pub fn stats(&self) -> &Stats {
+    pub fn stats(&self) -> &Arc<Stats> {
         &self.shared.stats
     }
 

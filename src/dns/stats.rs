@@ -26,6 +26,23 @@ impl Stats {
         (0u16..).zip(&self.codes).map(|(code, count)| (code, count.load(Relaxed))).filter(|(_, count)| *count > 0)
     }
 
+    /// In Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        let mut out = String::new();
+        let mut add = |name: &str, help: &str, values: &[(String, u64)]| {
+            out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+            out.extend(values.iter().map(|(labels, value)| format!("{name}{labels} {value}\n")));
+        };
+        let plain = |value| [(String::new(), value)];
+        let codes: Vec<_> = self.by_code().map(|(code, count)| (format!("{{code=\"{code}\"}}"), count)).collect();
+        add("adt_dns_answers_total", "Queries answered by adt itself, by response code.", &codes);
+        add("adt_dns_forwarded_total", "Queries of machines that went to the host's name servers.", &plain(self.forwarded()));
+        add("adt_dns_unanswered_total", "Forwarded queries that no name server answered.", &plain(self.unanswered()));
+        add("adt_dns_dropped_total", "Packets that deserve no answer.", &plain(self.dropped()));
+        add("adt_dns_connections_total", "TCP connections accepted.", &plain(self.connections()));
+        out
+    }
+
     /// Queries of machines that went to the host's name servers.
     pub fn forwarded(&self) -> u64 {
         self.forwarded.load(Relaxed)

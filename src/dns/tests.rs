@@ -120,9 +120,9 @@ fn machines_are_told() {
         ("web1.", AAAA, "AAAA fd00:ad7:0:1::3"),
         ("db.", TXT, "nodata db."),
         ("db.1000.shop.example.test.", A, "A 10.97.3.2"),
-        ("www.1001.shop.example.test.", A, "A 10.97.3.67, A 10.97.3.68"),
-        ("www.1001.shop.example.test.", AAAA, "AAAA fd00:ad7:0:1::3, AAAA fd00:ad7:0:1::4"),
-        ("x.www.1001.shop.example.test.", A, "A 10.97.3.67, A 10.97.3.68"),
+        ("www.1001.shop.example.test.", A, "A 10.97.3.65"),
+        ("www.1001.shop.example.test.", AAAA, "nodata example.test."),
+        ("x.www.1001.shop.example.test.", A, "A 10.97.3.65"),
         ("www.shop.example.org.", A, "A 10.97.3.67, A 10.97.3.68"),
         ("www.shop.example.org.", TXT, "nodata www.shop.example.org."),
         ("x.www.shop.example.org.", A, "forward"),
@@ -160,7 +160,7 @@ fn addresses_take_turns_at_being_first() {
     let zone = zone();
     let first = |turn| {
         let asker = Asker { turn, ..asker(View::Inside(0), Transport::Udp) };
-        let answer = ask(&zone, asker, &query("www.1000.shop.example.test.", RecordType::A)).unwrap();
+        let answer = ask(&zone, asker, &query("www.shop.example.org.", RecordType::A)).unwrap();
         answer.answers[0].data.to_string()
     };
     assert_eq!([first(0), first(1), first(2)], ["10.97.3.3", "10.97.3.4", "10.97.3.3"]);
@@ -213,7 +213,7 @@ fn what_does_not_fit_is_cut_over_udp_only() {
         environment.machines.push(crate::model::route::MachineRoute { name, v4, ..web.clone() });
     }
     let zone = Zone::new(&routes, &Front { proxy_v4: PROXY, proxy_v6: None, serial: 7 });
-    let mut message = query("www.1000.shop.example.test.", RecordType::A);
+    let mut message = query("www.shop.example.org.", RecordType::A);
     let cut = ask(&zone, asker(View::Inside(0), Transport::Udp), &message).unwrap();
     assert!(cut.truncation && cut.answers.is_empty());
     let whole = ask(&zone, asker(View::Inside(0), Transport::Tcp), &message).unwrap();

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::Engine;
 use super::events::Events;
+use super::{Engine, service};
 use crate::exec::Command;
-use crate::model::response::{CheckItem, Done, Verdict};
+use crate::model::response::{CheckItem, Done};
 use crate::model::{Event, Failure, Kind, Response};
 
 /// One thing that machines need of their host.
@@ -101,33 +101,44 @@ impl Requirement {
 
     pub(super) fn item(self) -> CheckItem {
         match self.state() {
-            Ok(seen) => CheckItem { subject: self.subject(), verdict: Verdict::Ok, seen, remedy: None },
-            Err(seen) => {
-                let remedy = Some("adt host:bootstrap".to_owned());
-                CheckItem { subject: self.subject(), verdict: Verdict::Fault, seen, remedy }
-            }
+            Ok(seen) => CheckItem::ok(self.subject(), seen),
+            Err(seen) => CheckItem::fault(self.subject(), seen, "adt host:bootstrap"),
         }
     }
 }
 
 impl Engine {
-    pub(super) fn host_bootstrap(&self, remove: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
-        if remove { self.unbootstrap(dry_run, events) } else { self.converge(dry_run, events) }
+    pub(super) fn host_bootstrap(
+        &self,
+        remove: bool,
+        service: bool,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        if remove { self.unbootstrap(dry_run, events) } else { self.converge(service, dry_run, events) }
     }
 
-    fn converge(&self, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+    fn converge(&self, service: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let missing: Vec<_> = REQUIREMENTS.iter().copied().filter(|requirement| requirement.state().is_err()).collect();
         let settings = settings_text();
         let file_differs = std::fs::read_to_string(SYSCTL_FILE).ok().as_deref() != Some(settings.as_str());
         for requirement in &missing {
             events.note(format!("{}: {}", requirement.subject(), requirement.state().err().unwrap_or_default()));
         }
-        if missing.is_empty() && !file_differs {
+        let unit_differs = service && !self.has_unit()?;
+        if unit_differs {
+            events.note("adt.service: not as it should be");
+        }
+        if missing.is_empty() && !file_differs && !unit_differs {
             return Ok(done("this host has all that adt needs", false, Vec::new()));
         }
         if dry_run {
-            let count = missing.len() + usize::from(file_differs);
+            let count = missing.len() + usize::from(file_differs) + usize::from(unit_differs);
             return Ok(done(format!("{count} things would be set up"), false, Vec::new()));
+        }
+        // First, because it needs nothing of what may fail to be installed.
+        if unit_differs {
+            events.task("systemd", "adt.service", || self.install_unit())?;
         }
         self.install_packages(&missing, events)?;
         events.task("kernel", "kernel modules and settings", || {
@@ -147,7 +158,12 @@ impl Engine {
             }
             return Err(failure);
         }
-        Ok(done("this host is ready", true, vec!["a first platform: adt platform:init hello".into()]))
+        let next = [
+            "a first platform: adt platform:init hello",
+            "names and pages: adt host:up --detach",
+            "this host's programs find and trust them: adt host:bind-proxy",
+        ];
+        Ok(done("this host is ready", true, next.map(str::to_owned).into()))
     }
 
     fn install_packages(&self, missing: &[Requirement], events: &Events) -> Result<(), Failure> {
@@ -190,6 +206,7 @@ impl Engine {
                 .cause(format!("{} environments still need it", environments.len()))
                 .hint("destroy them first, e.g. with `adt platform:destroy`"));
         }
+        let unit = service::remove_unit(dry_run)?;
         let files: Vec<_> = [SYSCTL_FILE, MODULES_FILE].into_iter().filter(|path| Path::new(path).exists()).collect();
         let installed = installed_before(&self.store.folder.join(INSTALLED_FILE));
         let mut next = Vec::new();
@@ -198,6 +215,9 @@ impl Engine {
             next.push(format!("packages that came with it and that others may use by now: apt-get remove {}", words.join(" ")));
         }
         next.push(format!("layers, caches and history: rm -r {}", self.store.folder.display()));
+        if unit {
+            events.note("removing adt.service");
+        }
         for file in &files {
             events.note(format!("removing {file}"));
             if !dry_run {
@@ -205,12 +225,12 @@ impl Engine {
                     .map_err(|error| Failure::new(Kind::Host, format!("remove `{file}`")).because(&error))?;
             }
         }
-        let summary = match (files.is_empty(), dry_run) {
+        let summary = match (files.is_empty() && !unit, dry_run) {
             (true, _) => "nothing of adt's set-up is in the system's configuration",
             (false, true) => "these files would be removed",
             (false, false) => "adt's files are removed; kernel settings return to their own values with the next restart",
         };
-        Ok(done(summary, !dry_run && !files.is_empty(), next))
+        Ok(done(summary, !dry_run && (unit || !files.is_empty()), next))
     }
 }
 
@@ -236,7 +256,7 @@ fn settings_text() -> String {
     text
 }
 
-fn write(path: impl AsRef<Path>, text: &str) -> Result<(), Failure> {
+pub(super) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), Failure> {
     let path = path.as_ref();
     let told = |error: std::io::Error| Failure::new(Kind::Host, format!("write `{}`", path.display())).because(&error);
     if let Some(folder) = path.parent() {
@@ -306,6 +326,7 @@ fn find_library(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::response::Verdict;
 
     #[test]
     fn the_settings_file_names_every_kernel_setting() {

@@ -13,6 +13,7 @@ use crate::boxes::schedule::{self, Options, Outcome};
 use crate::boxes::{self, Context, Resolved, prune};
 use crate::config;
 use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done};
+use crate::model::topology::Code;
 use crate::model::{BoxName, Digest, Event, Failure, Kind, Parent, Platform, PlatformName, Response};
 use crate::store::PlatformRecord;
 use crate::template;
@@ -225,17 +226,20 @@ impl Engine {
         let layers = self.layers()?;
         let told = |error: boxes::Error| error.failure("remove unused layers");
         let unused = prune::plan(&layers, &kept).map_err(told)?;
-        let bytes: u64 = unused.layers.iter().map(|layer| layer.size).sum();
+        let (shelf, releases) = self.unused_releases(Code::KEEP as usize)?;
+        let bytes: u64 = unused.layers.iter().map(|layer| layer.size).sum::<u64>() + releases.size();
         let mut removes: Vec<_> = unused.layers.iter().map(named).collect();
         removes.extend(unused.halves.iter().map(|half| half.display().to_string()));
+        removes.extend(releases.words());
         let count = removes.len();
         let summary = match (count, dry_run) {
             (0, _) => "every layer is in use or stands for a recipe".to_owned(),
-            (_, true) => format!("{count} layers would be removed, {} MB", bytes / 1_000_000),
-            (_, false) => format!("{count} layers are removed, {} MB", bytes / 1_000_000),
+            (_, true) => format!("{count} layers and releases would be removed, {} MB", bytes / 1_000_000),
+            (_, false) => format!("{count} layers and releases are removed, {} MB", bytes / 1_000_000),
         };
         if !dry_run {
             prune::run(&layers, &unused).map_err(told)?;
+            shelf.prune(&releases).map_err(|error| error.failure("remove unused releases"))?;
         }
         Ok(Response::Done(Done { summary, changed: !dry_run && count > 0, removes, ..Done::default() }))
     }
@@ -281,6 +285,8 @@ impl Engine {
         let mut unused = prune::plan(&layers, &kept).map_err(told)?;
         unused.layers.retain(|layer| own.contains(&layer.digest));
         unused.halves.clear();
+        let mut gone: Vec<_> = unused.layers.iter().map(named).collect();
+        gone.extend(self.forget_releases(&record.name, dry_run)?);
         if !dry_run {
             prune::run(&layers, &unused).map_err(told)?;
             // Of an environment that was gone before its process was killed, nobody else would know.
@@ -293,7 +299,7 @@ impl Engine {
                     .hint(format!("`adt platform:destroy {}` removes that one, too", record.name)));
             }
         }
-        Ok(unused.layers.iter().map(named).collect())
+        Ok(gone)
     }
 }
 

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use super::Engine;
 use super::events::Events;
+use super::sites::with_needs;
 use crate::boxes::{self, Catalogue, Layers, Resolved};
 use crate::config;
+use crate::model::request::SiteWish;
 use crate::model::{
     BoxName, BoxRef, BuildStep, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent, Platform,
-    Recipe, RoleName,
+    Recipe, RoleName, SiteName,
 };
 use crate::network::address;
 use crate::store::PlatformRecord;
@@ -23,16 +25,31 @@ pub(super) struct PlatformBoxes {
     pub roles: BTreeMap<RoleName, Resolved>,
 }
 
+/// What an environment brings with it that its platform does not say.
+struct Basis<'a> {
+    /// Machines keep their addresses.
+    numbers: &'a BTreeMap<MachineName, u8>,
+    sites: Choice<'a>,
+}
+
+enum Choice<'a> {
+    /// As the user names them: a site without a branch among them means that only these are wanted.
+    Named(&'a [SiteWish]),
+    Without(&'a BTreeSet<SiteName>),
+}
+
 impl Engine {
     /// The definition as the platform's folder has it now, for an environment that is made now.
     pub(super) fn definition(
         &self,
         record: &PlatformRecord,
         name: &EnvironmentName,
+        sites: &[SiteWish],
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        self.define(record, name, &BTreeMap::new(), dry_run, events)
+        let numbers = BTreeMap::new();
+        self.define(record, name, &Basis { numbers: &numbers, sites: Choice::Named(sites) }, dry_run, events)
     }
 
     /// The same for an environment that exists: machines that stay keep their addresses.
@@ -44,18 +61,19 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        self.define(record, name, &before.numbers, dry_run, events)
+        let basis = Basis { numbers: &before.numbers, sites: Choice::Without(&before.left_out) };
+        self.define(record, name, &basis, dry_run, events)
     }
 
     fn define(
         &self,
         record: &PlatformRecord,
         name: &EnvironmentName,
-        numbers: &BTreeMap<MachineName, u8>,
+        basis: &Basis<'_>,
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        let platform = self.read_platform(record)?;
+        let mut platform = self.read_platform(record)?;
         if platform.name != record.name {
             return Err(Failure::new(Kind::Conflict, format!("use the platform `{}`", record.name))
                 .cause(format!("its folder `{}` now holds the platform `{}`", record.folder.display(), platform.name))
@@ -69,12 +87,14 @@ impl Engine {
         let mut in_use = BTreeMap::new();
         for (role, resolved) in &needed.roles {
             let chain = needed.chain(resolved);
-            in_use.insert(role.clone(), BoxInUse { layers: chain, health: resolved.health.clone() });
+            in_use.insert(role.clone(), BoxInUse { layers: chain, health: resolved.health.clone(), logs: resolved.logs.clone() });
         }
+        let left_out = leave_out(&mut platform, &basis.sites)?;
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
         Ok(Definition {
             domain: platform.domain_or(&self.settings.domain.value).clone(),
-            numbers: address::host_numbers(numbers, &names),
+            numbers: address::host_numbers(basis.numbers, &names),
+            left_out,
             boxes: in_use,
             platform,
         })
@@ -133,6 +153,20 @@ impl Engine {
             .map_err(|error| error.failure("find the recipes of boxes"))?;
         work(&catalogue)
     }
+}
+
+/// Takes the sites that are not wanted out of a platform, and tells which. What a wanted one needs stays.
+fn leave_out(platform: &mut Platform, choice: &Choice<'_>) -> Result<BTreeSet<SiteName>, Failure> {
+    let all: BTreeSet<_> = platform.sites.iter().map(|site| site.name.clone()).collect();
+    let wanted = match choice {
+        Choice::Named(wishes) => {
+            let named = with_needs(platform, wishes.iter().map(|wish| &wish.site))?;
+            if wishes.iter().any(|wish| wish.branch.is_none()) { named } else { all.clone() }
+        }
+        Choice::Without(left_out) => with_needs(platform, all.iter().filter(|name| !left_out.contains(*name)))?,
+    };
+    platform.sites.retain(|site| wanted.contains(&site.name));
+    Ok(all.difference(&wanted).cloned().collect())
 }
 
 impl PlatformBoxes {

@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 
+use super::code::{Codes, LiveSite, LiveSites, workspace_of};
+use super::deploy::add_releases;
 use super::events::Events;
-use super::perform::Scene;
+use super::perform::{Raising, Scene};
 use super::{Engine, wanted};
-use crate::model::request::Copy;
+use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
-use crate::model::{EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response};
+use crate::model::{
+    Action, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response, SiteName,
+};
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
+use crate::sources::checkout;
 use crate::store::history::Entry;
 use crate::store::record::Definition;
 use crate::store::{self, Environment, Wanted};
@@ -27,7 +32,13 @@ pub(super) struct Readable {
 }
 
 impl Engine {
-    pub(super) fn env_init(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+    pub(super) fn env_init(
+        &self,
+        id: &EnvironmentId,
+        sites: &[SiteWish],
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
         let platform = self.platform(&id.platform)?;
         let _lock = self.lock_environment(id, events)?;
         match self.store.database.environment(id)? {
@@ -39,19 +50,26 @@ impl Engine {
             }
             Some(environment) => {
                 events.note(format!("`{id}` exists already"));
+                self.say_what_stays(&environment, sites, events)?;
                 return self.raise(&environment, dry_run, events);
             }
             None => {}
         }
-        let definition = self.definition(&platform, &id.name, dry_run, events)?;
-        let environment = self.add(id, definition, dry_run)?;
+        let definition = self.definition(&platform, &id.name, sites, dry_run, events)?;
+        let chosen = sites.iter().filter_map(|wish| Some((wish.site.clone(), wish.branch.clone()?))).collect();
+        let mut codes = self.choose_code(id, &definition.platform, &chosen, dry_run, events)?;
+        if !dry_run {
+            // Before there is anything: a release that can't be built leaves no half environment.
+            self.build_first_releases(id, &definition, &mut codes, events)?;
+        }
+        let environment = self.add(id, definition, &codes, dry_run)?;
         if !dry_run {
             self.remember("created", &id.to_string());
         }
-        self.climb(&environment, dry_run, events)
+        self.climb(&environment, codes, dry_run, events)
     }
 
-    fn add(&self, id: &EnvironmentId, definition: Definition, dry_run: bool) -> Result<Environment, Failure> {
+    fn add(&self, id: &EnvironmentId, definition: Definition, codes: &Codes, dry_run: bool) -> Result<Environment, Failure> {
         let routes = self.network.routes()?;
         let pool = self.settings.pool_v4.value;
         let choose = |taken: &[Ipv4Net]| Ok::<_, Failure>(address::allocate(pool, taken, &routes)?);
@@ -69,7 +87,7 @@ impl Engine {
         if dry_run {
             return Ok(make(choose(&[])?));
         }
-        let environment = self.store.database.add_environment(choose, make)?;
+        let environment = self.store.database.add_environment(choose, make, codes)?;
         // The other half of `platform:destroy`'s care: either it sees this row, or this sees that the platform is gone.
         if let Err(failure) = self.platform(&id.platform) {
             self.store.database.forget_environment(id)?;
@@ -90,18 +108,23 @@ impl Engine {
     /// Brings an environment up from wherever it is.
     fn raise(&self, environment: &Environment, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let id = &environment.id;
+        let codes = self.choose_code(id, &environment.definition.platform, &BTreeMap::new(), dry_run, events)?;
         if !dry_run {
+            // Sites that came with a reload, or after a damaged store was replaced.
+            for (site, code) in &codes {
+                self.store.database.put_site_code(id, site, code)?;
+            }
             // First what is wanted, then the deed: whatever comes between, the next `up` knows where to go.
             self.store.database.set_wanted(id, Wanted::Up, self.now())?;
             self.store.database.set_disk(id, None)?;
         }
-        self.climb(environment, dry_run, events)
+        self.climb(environment, codes, dry_run, events)
     }
 
     /// The same for one that the store has as wanted up: each write to the store waits for the disk.
-    fn climb(&self, environment: &Environment, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+    fn climb(&self, environment: &Environment, new: Codes, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let id = &environment.id;
-        let plan = self.drive(environment, Goal::Up, dry_run, events)?;
+        let plan = self.drive_with(environment, Goal::Up, new, dry_run, events)?;
         let summary = if dry_run {
             format!("`{id}` would be brought up")
         } else if plan.is_empty() {
@@ -192,8 +215,8 @@ impl Engine {
 
     /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
     fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
-        let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new() };
-        let seen = self.seen(id, &wanted, remembered)?;
+        let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new(), checkouts: BTreeMap::new() };
+        let seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
             if self.remembers("destroyed", &id.to_string()) {
@@ -212,7 +235,9 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.remember("destroyed", &id.to_string());
-            self.perform(&plan, &Scene { network: &network, specs: BTreeMap::new() }, events)?;
+            let scene =
+                Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new(), workspace: None };
+            self.perform(&plan, &scene, events)?;
         }
         let summary = match (dry_run, remembered) {
             (true, _) => format!("`{id}` would be destroyed"),
@@ -231,14 +256,20 @@ impl Engine {
         }
         let before = environment.definition.clone();
         environment.definition = self.definition_from(&platform, &id.name, &before, dry_run, events)?;
+        let codes = self.choose_code(id, &environment.definition.platform, &BTreeMap::new(), dry_run, events)?;
         self.keep_data(&mut environment, &before, events);
         let changed = environment.definition != before;
         let is_up = environment.wanted == Wanted::Up;
+        if !dry_run {
+            for (site, code) in &codes {
+                self.store.database.put_site_code(id, site, code)?;
+            }
+        }
         if !dry_run && changed {
             self.store.database.set_definition(id, &environment.definition, self.now())?;
         }
         // A halted environment takes its new definition over when it is started next.
-        let plan = if is_up { self.drive(&environment, Goal::Up, dry_run, events)? } else { Plan::default() };
+        let plan = if is_up { self.drive_with(&environment, Goal::Up, codes, dry_run, events)? } else { Plan::default() };
         let summary = match (dry_run, changed || !plan.is_empty(), is_up) {
             (true, _, _) => format!("`{id}` would be reloaded"),
             (false, false, _) => format!("`{id}` is as its platform says; nothing to reload"),
@@ -267,8 +298,33 @@ impl Engine {
 
     /// Inspects, plans, shows, runs. Returns what was (or would be) done.
     pub(super) fn drive(&self, environment: &Environment, goal: Goal, dry_run: bool, events: &Events) -> Result<Plan, Failure> {
-        let wanted = self.wanted(environment);
-        let seen = self.seen(&environment.id, &wanted, true)?;
+        self.drive_with(environment, goal, Codes::new(), dry_run, events)
+    }
+
+    /// The same with code that was chosen just now; a dry run has it in no store.
+    pub(super) fn drive_with(
+        &self,
+        environment: &Environment,
+        goal: Goal,
+        new: Codes,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Plan, Failure> {
+        let mut codes = self.codes(&environment.id)?;
+        codes.extend(new);
+        if goal == Goal::Up && !dry_run {
+            for name in self.build_first_releases(&environment.id, &environment.definition, &mut codes, events)? {
+                self.store.database.put_site_code(&environment.id, &name, &codes[&name])?;
+            }
+        }
+        let live = self.live_sites_of(environment, codes.clone());
+        let mut wanted = self.wanted(environment, &live)?;
+        add_releases(environment, &codes, &mut wanted);
+        let mut seen = self.seen(goal, &environment.id, &wanted, true)?;
+        self.add_served(environment, &wanted, &mut seen);
+        // A site that went leaves at least its row.
+        let is_there = |name: &SiteName, site: &LiveSite| checkout::exists(&site.folder) || !wanted.checkouts.contains_key(name);
+        seen.checkouts = live.iter().filter(|(name, site)| is_there(name, site)).map(|(name, _)| name.clone()).collect();
         let plan = plan(goal, &wanted, &seen);
         if plan.is_empty() {
             return Ok(plan);
@@ -280,8 +336,41 @@ impl Engine {
         let network = wanted::network(self.store.install(), environment);
         let specs: BTreeMap<&MachineName, &MachineSpec> =
             wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
-        self.perform(&plan, &Scene { network: &network, specs }, events)?;
+        let (raising, workspace) = (Some(Raising { environment, wanted: &wanted }), Some(workspace_of(environment)));
+        self.perform(&plan, &Scene { raising, network: &network, specs, sites: &live, workspace }, events)?;
         Ok(plan)
+    }
+
+    /// Runs steps that concern no machine.
+    pub(super) fn perform_on_sites(
+        &self,
+        environment: &Environment,
+        plan: &Plan,
+        sites: LiveSites,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let network = wanted::network(self.store.install(), environment);
+        let scene = Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &sites, workspace: None };
+        self.perform(plan, &scene, events)
+    }
+
+    /// Words for sites have no effect on an environment that exists; who typed them should know.
+    fn say_what_stays(&self, environment: &Environment, sites: &[SiteWish], events: &Events) -> Result<(), Failure> {
+        let codes = self.codes(&environment.id)?;
+        let EnvironmentId { platform, name } = &environment.id;
+        for SiteWish { site, branch } in sites {
+            match (branch, codes.get(site)) {
+                (Some(branch), Some(code)) if code.branch != branch.as_str() => events.warn(format!(
+                    "`{site}` stays at `{}`; `adt site:branch {platform} {name} {site} {branch}` brings it to `{branch}`",
+                    code.branch
+                )),
+                (_, None) if !environment.definition.platform.sites.iter().any(|known| known.name == *site) => {
+                    events.warn(format!("`{site}` is not in it; `adt site:add {platform} {name} {site}` adds it"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn env_copy(&self, id: &EnvironmentId, machine: &MachineName, copy: &Copy) -> Result<Response, Failure> {
@@ -360,20 +449,23 @@ impl Engine {
     }
 }
 
-fn leaving(id: &EnvironmentId, verb: &str) -> Failure {
+pub(super) fn leaving(id: &EnvironmentId, verb: &str) -> Failure {
     Failure::new(Kind::Conflict, format!("{verb} `{id}`"))
         .cause("its destroy was interrupted")
         .hint(format!("finish it with `adt env:destroy {} {}`", id.platform, id.name))
 }
 
-fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {
+pub(super) fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {
     let changed = !dry_run && !plan.is_empty();
     Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next, removes: Vec::new() })
 }
 
 fn gone(summary: String, plan: Plan, dry_run: bool) -> Response {
-    let removes = plan.steps().filter_map(|step| step.action.machine().map(|machine| step.environment.machine(machine)));
-    let removes = removes.map(|id| id.to_string()).collect();
+    let removes = plan.steps().filter_map(|step| match &step.action {
+        Action::Discard { site } => Some(format!("the checkout of {site}, unless it holds work")),
+        action => action.machine().map(|machine| step.environment.machine(machine).to_string()),
+    });
+    let removes = removes.collect();
     let changed = !dry_run && !plan.is_empty();
     Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
 }

@@ -10,6 +10,7 @@ use super::events::Events;
 use super::perform::{combine, stopped};
 use crate::model::response::Done;
 use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, Plan, PlatformName, Response};
+use crate::sources::{checkout, workspace};
 use crate::store::{Environment, Wanted};
 
 /// What one environment's part of a platform verb did.
@@ -80,6 +81,9 @@ impl Engine {
         let mut done = told(platform, "destroyed", &chosen, parts, dry_run);
         if names.is_empty() {
             let layers = self.forget_platform(&record, dry_run, events)?;
+            if !dry_run {
+                workspace::remove(&record.folder.join(checkout::SPARES))?;
+            }
             if let Response::Done(done) = &mut done {
                 done.removes.extend(layers);
                 done.removes.push(format!("the entry of platform `{platform}`"));

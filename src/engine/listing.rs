@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::code::Codes;
 use super::environment::Readable;
-use super::{Engine, path, routes, wanted};
-use crate::model::response::{
-    Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, SiteDetail, Url,
-};
+use super::{Engine, routes, sites, wanted};
+use crate::model::response::{Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url};
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
 use crate::store::{Environment, Wanted};
 
@@ -18,6 +17,7 @@ fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
         state: EnvironmentState::Broken,
         machines: BTreeMap::new(),
         sites: Vec::new(),
+        code: BTreeMap::new(),
         owner: "?".into(),
         created: 0,
         updated: 0,
@@ -26,7 +26,33 @@ fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
     }
 }
 
-type States = BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>;
+/// What the machines of one environment are.
+pub(super) type States = BTreeMap<MachineName, MachineState>;
+
+/// One word for an environment, from what is wanted and what its machines are.
+pub(super) fn state_of(environment: &Environment, states: &States) -> EnvironmentState {
+    let names = environment.definition.platform.machines_by_name();
+    let all = |test: &dyn Fn(&MachineState) -> bool| names.keys().all(|name| states.get(name).is_some_and(test));
+    let any = |test: &dyn Fn(&MachineState) -> bool| states.values().any(test);
+    let running = |state: &MachineState| matches!(state, MachineState::Running { .. });
+    let frozen = |state: &MachineState| matches!(state, MachineState::Frozen { .. });
+    let broken = |state: &MachineState| matches!(state, MachineState::Broken { .. });
+    if environment.wanted == Wanted::Gone {
+        EnvironmentState::Leaving
+    } else if any(&broken) {
+        EnvironmentState::Broken
+    } else if all(&running) {
+        EnvironmentState::Up
+    } else if all(&frozen) {
+        EnvironmentState::Frozen
+    } else if any(&running) || any(&frozen) {
+        EnvironmentState::Partial
+    } else if environment.wanted == Wanted::Up {
+        EnvironmentState::Down
+    } else {
+        EnvironmentState::Halted
+    }
+}
 
 impl Engine {
     pub(super) fn env_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
@@ -35,21 +61,27 @@ impl Engine {
         }
         let states = self.states()?;
         let Readable { sound, damaged } = self.readable_environments(platform)?;
-        let mut all: Vec<_> = sound.iter().map(|environment| self.summary(environment, &states)).collect();
+        let codes = self.store.database.site_codes(None)?;
+        let (no_states, no_codes) = (States::new(), Codes::new());
+        let own = |environment: &Environment| {
+            let states = states.get(&environment.id).unwrap_or(&no_states);
+            self.summary(environment, states, codes.get(&environment.id).unwrap_or(&no_codes))
+        };
+        let mut all: Vec<_> = sound.iter().map(own).collect();
         all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
         Ok(Response::Environments(all))
     }
 
-    fn summary(&self, environment: &Environment, states: &States) -> EnvironmentSummary {
-        let own = states.get(&environment.id);
-        let state = |name: &MachineName| own.and_then(|own| own.get(name)).unwrap_or(&MachineState::Absent).word().to_owned();
+    fn summary(&self, environment: &Environment, states: &States, codes: &Codes) -> EnvironmentSummary {
+        let state = |name: &MachineName| states.get(name).unwrap_or(&MachineState::Absent).word().to_owned();
         let platform = &environment.definition.platform;
         EnvironmentSummary {
             platform: environment.id.platform.clone(),
             name: environment.id.name.clone(),
-            state: self.state(environment, states),
+            state: state_of(environment, states),
             machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
             sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
+            code: codes.iter().map(|(site, code)| (site.clone(), sites::summary(code))).collect(),
             owner: environment.owner.clone(),
             created: environment.created,
             updated: environment.updated,
@@ -59,44 +91,12 @@ impl Engine {
         }
     }
 
-    /// One word for an environment, from what is wanted and what its machines are.
-    pub(super) fn state(&self, environment: &Environment, states: &States) -> EnvironmentState {
-        let none = BTreeMap::new();
-        let own = states.get(&environment.id).unwrap_or(&none);
-        let names = environment.definition.platform.machines_by_name();
-        let all = |test: &dyn Fn(&MachineState) -> bool| names.keys().all(|name| own.get(name).is_some_and(test));
-        let any = |test: &dyn Fn(&MachineState) -> bool| own.values().any(test);
-        let running = |state: &MachineState| matches!(state, MachineState::Running { .. });
-        let frozen = |state: &MachineState| matches!(state, MachineState::Frozen { .. });
-        let broken = |state: &MachineState| matches!(state, MachineState::Broken { .. });
-        if environment.wanted == Wanted::Gone {
-            EnvironmentState::Leaving
-        } else if any(&broken) {
-            EnvironmentState::Broken
-        } else if all(&running) {
-            EnvironmentState::Up
-        } else if all(&frozen) {
-            EnvironmentState::Frozen
-        } else if any(&running) || any(&frozen) {
-            EnvironmentState::Partial
-        } else if environment.wanted == Wanted::Up {
-            EnvironmentState::Down
-        } else {
-            EnvironmentState::Halted
-        }
-    }
-
     pub(super) fn env_urls(&self, id: &EnvironmentId, check: bool) -> Result<Response, Failure> {
-        let route = routes::environment(self.store.install(), &self.environment(id)?);
+        let environment = self.environment(id)?;
         if check {
-            let walks: Vec<_> = std::thread::scope(|scope| {
-                let listen = self.settings.listen.value;
-                let walks: Vec<_> =
-                    route.sites.iter().map(|site| scope.spawn(move || path::walk(site, listen, path::system_trust()))).collect();
-                walks.into_iter().map(|walk| walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-            });
-            return Ok(Response::Check(Checklist { items: walks.into_iter().flatten().collect() }));
+            return Ok(Response::Check(Checklist { items: self.walk(&environment) }));
         }
+        let route = routes::environment(self.store.install(), &environment);
         let home = Url { site: None, url: format!("https://{}/", route.host()) };
         let sites = route.sites.iter().map(|site| Url { site: Some(site.name.clone()), url: format!("https://{}/", site.host) });
         Ok(Response::Urls(std::iter::once(home).chain(sites).collect()))
@@ -104,16 +104,15 @@ impl Engine {
 
     pub(super) fn env_show(&self, id: &EnvironmentId) -> Result<Response, Failure> {
         let environment = self.environment(id)?;
-        let states = self.states()?;
+        let states = self.provider.machines(id)?;
         let network = wanted::network(self.store.install(), &environment);
         let definition = &environment.definition;
-        let own = states.get(id);
         let machines = definition.platform.machines_by_name().into_iter().map(|(name, machine)| {
             let machine_id = id.machine(&name);
             let attachment = network.attach(definition.numbers[&name]);
             MachineDetail {
                 role: machine.role.clone(),
-                state: own.and_then(|own| own.get(&name)).cloned().unwrap_or(MachineState::Absent),
+                state: states.get(&name).cloned().unwrap_or(MachineState::Absent),
                 boxed: machine.boxed.name.clone(),
                 fqdn: machine_id.fqdn(&definition.domain),
                 addresses: vec![attachment.v4.into(), attachment.v6.into()],
@@ -123,26 +122,16 @@ impl Engine {
                 name,
             }
         });
-        let sites = definition.platform.sites.iter().map(|site| {
-            let served = definition.platform.machine(&site.on).map(crate::model::Machine::names).unwrap_or_default();
-            let address = |name: &MachineName| format!("{}:{}", network.attach(definition.numbers[name]).v4, site.port);
-            SiteDetail {
-                name: site.name.clone(),
-                host: format!("{}.{}", site.name, id.fqdn(&definition.domain)),
-                addresses: served.iter().map(address).collect(),
-                aliases: site.aliases.clone(),
-            }
-        });
         Ok(Response::Environment(Box::new(EnvironmentDetail {
             id: id.clone(),
-            state: self.state(&environment, &states),
+            state: state_of(&environment, &states),
             owner: environment.owner.clone(),
             created: environment.created,
             updated: environment.updated,
             folder: definition.platform.folder.clone(),
             network: environment.network.to_string(),
             machines: machines.collect(),
-            sites: sites.collect(),
+            sites: self.site_details(&environment)?,
         })))
     }
 }

@@ -1,12 +1,15 @@
 //! What is there right now: asked of the provider and the kernel at the beginning of each verb, never remembered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
+use super::code::LiveSites;
 use super::{Engine, probe, wanted};
 use crate::model::{EnvironmentId, Failure, Kind, MachineName, MachineSpec, MachineState};
-use crate::plan::{Seen, SeenMachine, SeenNetwork, Wanted};
+use crate::plan::{Goal, Seen, SeenMachine, SeenNetwork, Wanted};
 use crate::store::Environment;
+use crate::tls;
 
 impl Engine {
     /// The record of an environment, or the error that names what is known.
@@ -22,8 +25,15 @@ impl Engine {
             .hint(format!("`adt env:list` shows what is there; `adt env:init {} {}` makes it", id.platform, id.name))
     }
 
-    pub(super) fn wanted(&self, environment: &Environment) -> Wanted {
-        wanted::wanted(self.store.install(), &self.nameservers(), environment)
+    /// Machines ask the host's name servers, not adt's at their gateway: while that is down, the kernel says so at most once a
+    /// second, and whoever hears nothing waits five. What they need of adt is in their `/etc/hosts`.
+    pub(super) fn wanted(&self, environment: &Environment, live: &LiveSites) -> Result<Wanted, Failure> {
+        let domain = &environment.definition.domain;
+        let authority = tls::Certificates::authority(&self.store.folder, domain, SystemTime::now());
+        let authority = authority.map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?;
+        let nameservers = self.nameservers();
+        let around = wanted::Around { nameservers, trusted: [(domain.to_string(), authority.pem)].into() };
+        Ok(wanted::wanted(self.store.install(), &around, environment, live))
     }
 
     /// Name servers that machines can reach: the settings' own, else the host's that are not on its loopback.
@@ -40,28 +50,28 @@ impl Engine {
             .unwrap_or_default()
     }
 
-    /// Everything of one environment, whether a record of it exists or not.
-    pub(super) fn seen(&self, id: &EnvironmentId, wanted: &Wanted, remembered: bool) -> Result<Seen, Failure> {
+    /// Everything of one environment that matters for `goal`, whether a record of it exists or not.
+    pub(super) fn seen(&self, goal: Goal, id: &EnvironmentId, wanted: &Wanted, remembered: bool) -> Result<Seen, Failure> {
         let network = self.network.seen(&wanted::tag(self.store.install(), id))?;
         let mut states: BTreeMap<MachineName, MachineState> = BTreeMap::new();
-        for (machine, _) in self.provider.list()? {
-            if machine.environment == *id {
-                // Unlike the list, this waits for a start that is still going on although its command was killed.
-                let state = self.provider.inspect(&machine)?;
-                states.insert(machine.machine, state);
-            }
+        for machine in self.provider.machines(id)?.into_keys() {
+            // Unlike the list, this waits for a start that is still going on although its command was killed.
+            let state = self.provider.inspect(&id.machine(&machine))?;
+            states.insert(machine, state);
         }
         let applied: BTreeMap<_, _> = self.store.database.applied(Some(id))?.into_iter().collect();
         // A delete that was killed at its end leaves a specification without a machine.
         for name in applied.keys() {
             states.entry(name.clone()).or_insert(MachineState::Absent);
         }
-        let answers = self.answers(&states, &applied, wanted);
+        // What goes down is not asked whether it still works.
+        let answers = if goal == Goal::Up { self.answers(&states, &applied, wanted) } else { BTreeMap::new() };
         let machines = states
             .into_iter()
             .map(|(name, state)| {
                 let answers = answers.get(&name).copied().unwrap_or(false);
-                let seen = SeenMachine { state, applied: applied.get(&name).cloned(), answers };
+                let applied = applied.get(&name).cloned();
+                let seen = SeenMachine { state, applied, answers, releases: BTreeMap::new() };
                 (name, seen)
             })
             .collect();
@@ -72,6 +82,7 @@ impl Engine {
                 (false, false) => SeenNetwork::Partly { bridge: network.bridge },
             },
             machines,
+            checkouts: BTreeSet::new(),
             remembered,
         })
     }

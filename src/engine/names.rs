@@ -10,6 +10,7 @@ use crate::model::request::Bind;
 use crate::model::response::Done;
 use crate::model::{EnvironmentId, Event, Failure, Kind, Response, Routes};
 use crate::resolver::{self, System};
+use crate::store::Lock;
 use crate::{tls, trust};
 
 impl From<bind::Error> for Failure {
@@ -45,6 +46,7 @@ impl From<trust::Error> for Failure {
 
 impl Engine {
     pub(super) fn bind_proxy(&self, bind: &Bind, events: &Events) -> Result<Response, Failure> {
+        let _lock = self.lock_bound(events)?;
         let routes = routes::routes(&self.store, &self.settings.domain.value)?;
         if let Some(id) = &bind.environment {
             self.environment(id)?;
@@ -53,30 +55,44 @@ impl Engine {
             return self.bind_own(&routes, events);
         }
         let servers: Result<Vec<Server>, Failure> = bind.with.iter().map(|word| server(word)).collect();
-        let front = self.front();
-        let certificates = self.certificates(&routes)?;
-        let certificate = |level: &str| leaf(&certificates, level);
-        let facts = Facts { routes: &routes, front: &front, certificate: &certificate, templates: None, now: self.serial() };
         let mut changed = false;
         let mut told = Vec::new();
         for server in servers? {
             let home = Home::debian(server);
             if let Some(folder) = &bind.output {
-                let files = bind::output(&home, &facts, folder)?;
+                let files = self.with_facts(&routes, |facts| Ok(bind::output(&home, facts, folder)?))?;
                 told.push(format!("{server}: {} files in {}", files.len(), folder.display()));
                 continue;
             }
             let scope = bind.environment.clone().map_or(Scope::All, Scope::Add);
-            let outcome = bind::apply(&home, &facts, &scope)?;
+            let outcome = self.with_facts(&routes, |facts| Ok(bind::apply(&home, facts, &scope)?))?;
             let count = outcome.written.len() + outcome.removed.len();
             changed |= count > 0;
             told.push(if count == 0 {
                 format!("{server}: nothing to change")
             } else {
-                format!("{server}: {count} files changed")
+                format!("{server}: {count} files changed; they follow the environments from now on")
             });
         }
         Ok(Response::Done(Done { summary: told.join("; "), changed, ..Done::default() }))
+    }
+
+    /// One command at a time writes other servers' configuration.
+    pub(super) fn lock_bound(&self, events: &Events) -> Result<Lock, Failure> {
+        self.lock("bind", "other servers' configuration", events)
+    }
+
+    /// What other servers' files are made from.
+    pub(super) fn with_facts<T>(
+        &self,
+        routes: &Routes,
+        work: impl FnOnce(&Facts<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let front = self.front();
+        let certificates = self.certificates(routes)?;
+        let certificate = |level: &str| leaf(&certificates, level);
+        let owner = self.store.install();
+        work(&Facts { owner, routes, front: &front, certificate: &certificate, templates: None, now: self.serial() })
     }
 
     /// adt's own servers serve; this host's resolver and trust lead to them.
@@ -116,12 +132,12 @@ impl Engine {
         Ok(changed)
     }
 
-    fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
+    pub(super) fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
         tls::Certificates::open(&self.store.folder, routes, tls::system_clock())
             .map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))
     }
 
-    fn homes(&self) -> Vec<PathBuf> {
+    pub(super) fn homes(&self) -> Vec<PathBuf> {
         let own = std::env::var_os("HOME").map(PathBuf::from);
         let mut homes: Vec<_> = own.into_iter().chain(self.caller.home.clone()).filter(|home| home.is_dir()).collect();
         homes.dedup();
@@ -129,6 +145,7 @@ impl Engine {
     }
 
     pub(super) fn unbind_proxy(&self, environment: Option<&EnvironmentId>, events: &Events) -> Result<Response, Failure> {
+        let _lock = self.lock_bound(events)?;
         let routes = routes::routes(&self.store, &self.settings.domain.value)?;
         let mut undone = Vec::new();
         for server in Server::ALL {
@@ -139,12 +156,7 @@ impl Engine {
             match environment {
                 None => drop(bind::unbind(&home)?),
                 Some(id) => {
-                    let front = self.front();
-                    let certificates = self.certificates(&routes)?;
-                    let certificate = |level: &str| leaf(&certificates, level);
-                    let facts =
-                        Facts { routes: &routes, front: &front, certificate: &certificate, templates: None, now: self.serial() };
-                    bind::apply(&home, &facts, &Scope::Remove(id.clone()))?;
+                    self.with_facts(&routes, |facts| Ok(bind::apply(&home, facts, &Scope::Remove(id.clone()))?))?;
                 }
             }
             undone.push(server.to_string());
@@ -174,17 +186,17 @@ impl Engine {
         Ok(Response::Done(Done { summary, changed, ..Done::default() }))
     }
 
-    fn front(&self) -> Front {
+    pub(super) fn front(&self) -> Front {
         Front { v4: self.settings.listen.value, v6: None, http: 80, https: 443, listen: Vec::new() }
     }
 
-    fn serial(&self) -> u32 {
+    pub(super) fn serial(&self) -> u32 {
         u32::try_from(self.now()).unwrap_or(u32::MAX)
     }
 }
 
 /// One file holds both; a level without one is served over http alone.
-fn leaf(certificates: &tls::Certificates, level: &str) -> Option<Certificate> {
+pub(super) fn leaf(certificates: &tls::Certificates, level: &str) -> Option<Certificate> {
     certificates.file(level).ok().map(|file| Certificate { chain: file.clone(), key: file })
 }
 

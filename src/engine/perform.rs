@@ -1,19 +1,36 @@
 //! Runs a plan: wave after wave, the chains of a wave at the same time, each step told by events.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::code::{LiveSites, tidy_workspace};
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
-use crate::model::{Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, Step};
+use crate::model::{
+    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step,
+};
 use crate::network::address;
+use crate::plan::Wanted;
 use crate::providers::Stdio;
+use crate::store::Environment;
 
 /// What the steps of one environment need to know.
 pub struct Scene<'a> {
+    /// What a plan needs that brings something up.
+    pub raising: Option<Raising<'a>>,
     pub network: &'a NetworkSpec,
     pub specs: BTreeMap<&'a MachineName, &'a MachineSpec>,
+    pub sites: &'a LiveSites,
+    /// Where its checkouts are, for when all of it goes.
+    pub workspace: Option<PathBuf>,
+}
+
+/// Wanted things that take more than a machine's own specification.
+pub struct Raising<'a> {
+    pub environment: &'a Environment,
+    pub wanted: &'a Wanted,
 }
 
 impl Engine {
@@ -49,7 +66,7 @@ impl Engine {
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
-            if let Err(failure) = self.step(step, chain, scene) {
+            if let Err(failure) = self.step(step, chain, scene, events) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
                 return Err(failure);
             }
@@ -58,10 +75,11 @@ impl Engine {
         Ok(())
     }
 
-    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>) -> Result<(), Failure> {
+    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
         let id = |machine: &MachineName| step.environment.machine(machine);
         let spec =
             |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
+        let site = |site: &SiteName| scene.sites.get(site).expect("the planner names only sites that are live here");
         match &step.action {
             Action::Connect => {
                 address::check_free(scene.network.v4, &self.network.routes()?)?;
@@ -81,12 +99,23 @@ impl Engine {
                 let is_start = |step: &Step| matches!(step.action, Action::Start { .. });
                 self.await_answer(spec(machine), chain.iter().any(is_start))?;
             }
+            Action::Deploy { machine, site, release } => {
+                let raising = scene.raising.as_ref().expect("only plans that bring something up deploy");
+                self.deploy_onto(raising, machine, site, release, events)?;
+            }
             Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
             Action::Delete { machine } => {
                 self.provider.delete(&id(machine))?;
                 self.store.database.forget_applied(&id(machine))?;
             }
-            Action::Forget => self.store.database.forget_environment(&step.environment)?,
+            Action::Checkout { site: name } => self.check_out(&step.environment, name, site(name), events)?,
+            Action::Switch { site: name, .. } => self.switch(site(name))?,
+            Action::Discard { site: name } => self.discard(&step.environment, name, site(name), events)?,
+            Action::Forget => {
+                // Before the record goes, which alone says where the folder is.
+                scene.workspace.as_deref().map_or(Ok(()), tidy_workspace)?;
+                self.store.database.forget_environment(&step.environment)?;
+            }
         }
         Ok(())
     }
@@ -147,7 +176,7 @@ impl Engine {
 }
 
 /// A panic on a thread is a bug that must not pass for success.
-fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
+pub(super) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use super::Engine;
 use super::environment::Readable;
 use super::events::Events;
+use super::listing::state_of;
 use crate::config;
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
 use crate::sources::{self, git, shipped};
-use crate::store::PlatformRecord;
+use crate::store::{Environment, PlatformRecord};
 
 /// What a user's word for a platform's source means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,17 +25,25 @@ impl From<sources::Error> for Failure {
     fn from(error: sources::Error) -> Self {
         use sources::Error;
         match &error {
-            Error::Fetch { source, .. } => Self::new(Kind::Program, "fetch the platform")
+            Error::Fetch { source, .. } => Self::new(Kind::Program, "fetch the repository")
                 .because(&error)
                 .tail(source.tail().iter().cloned())
                 .hint("try the address with `git ls-remote`; adt uses your own keys and credential helpers"),
+            Error::NoBranch { known, .. } => {
+                let failure = Self::new(Kind::NotFound, "choose the branch").because(&error);
+                match known.as_slice() {
+                    [] => failure.hint("push a first branch to it"),
+                    known => failure.hint(format!("it has {}", known.join(", "))),
+                }
+            }
+            Error::SeveralBranches { .. } => Self::new(Kind::Usage, "choose the branch").because(&error),
             Error::NoCheckout { .. } => Self::new(Kind::Conflict, "pull the platform")
                 .because(&error)
                 .hint("change its files where they are; they are in force after `adt env:reload`"),
             Error::Occupied { .. } => Self::new(Kind::Conflict, "make the platform's folder")
                 .because(&error)
                 .hint("name another folder, or give this one to `adt platform:init` if it holds the platform"),
-            Error::Io { .. } => Self::new(Kind::Host, "make the platform's folder").because(&error),
+            Error::Io { .. } => Self::new(Kind::Host, "keep the sources").because(&error),
             Error::Exec(source) => Self::new(Kind::Program, "run git").because(&error).tail(source.tail().iter().cloned()),
         }
     }
@@ -213,7 +222,10 @@ impl Engine {
         let states = self.states()?;
         let summaries = self.store.database.platforms()?.into_iter().map(|record| {
             let own: Vec<_> = environments.iter().filter(|environment| environment.id.platform == record.name).collect();
-            let up = own.iter().filter(|environment| self.state(environment, &states) == EnvironmentState::Up).count();
+            let is_up = |environment: &Environment| {
+                states.get(&environment.id).is_some_and(|states| state_of(environment, states) == EnvironmentState::Up)
+            };
+            let up = own.iter().filter(|environment| is_up(environment)).count();
             let read = config::platform::read(&record.folder.join("platform.toml"));
             let unreadable = damaged.iter().filter(|(id, _)| id.platform == record.name).count();
             PlatformSummary {
@@ -244,7 +256,7 @@ impl Engine {
         }))
     }
 
-    fn person(&self) -> git::Person {
+    pub(super) fn person(&self) -> git::Person {
         git::Person { ids: self.caller.ids, home: self.caller.home.clone() }
     }
 

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use super::code::LiveSites;
+use crate::model::machine::{Mount, MountMode};
 use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag};
 use crate::network::address;
 use crate::plan::{Wanted, WantedMachine};
@@ -19,7 +21,15 @@ pub fn network(install: &str, environment: &Environment) -> NetworkSpec {
     }
 }
 
-pub fn wanted(install: &str, nameservers: &[IpAddr], environment: &Environment) -> Wanted {
+/// What machines get of their host.
+#[derive(Debug, Clone, Default)]
+pub struct Around {
+    pub nameservers: Vec<IpAddr>,
+    /// Authorities to trust: PEM by name.
+    pub trusted: BTreeMap<String, String>,
+}
+
+pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &LiveSites) -> Wanted {
     let network = network(install, environment);
     let definition = &environment.definition;
     let hosts = Hosts { environment, network: &network };
@@ -38,16 +48,30 @@ pub fn wanted(install: &str, nameservers: &[IpAddr], environment: &Environment) 
                 limits: limits(machine),
                 network: network.attach(number),
                 hosts: hosts.text(&name),
-                nameservers: nameservers.to_vec(),
+                nameservers: around.nameservers.clone(),
                 search: vec![environment.id.fqdn(&definition.domain)],
-                mounts: Vec::new(),
+                trusted: around.trusted.clone(),
+                mounts: mounts(environment, machine, live),
                 health: health(environment, machine, &boxed.health),
                 id,
             };
-            (name, WantedMachine { spec, after: after(environment, machine) })
+            (name, WantedMachine { spec, after: after(environment, machine), releases: BTreeMap::new() })
         })
         .collect();
-    Wanted { id: environment.id.clone(), machines }
+    // One that its environment no longer has, or that no longer has a source, comes from nowhere.
+    let checkouts =
+        live.iter().filter(|(_, site)| site.mirror.is_some()).map(|(name, site)| (name.clone(), site.folder.clone())).collect();
+    Wanted { id: environment.id.clone(), machines, checkouts }
+}
+
+/// The working trees of the sites that a machine serves.
+fn mounts(environment: &Environment, machine: &Machine, live: &LiveSites) -> Vec<Mount> {
+    let sites = environment.definition.platform.sites.iter().filter(|site| site.on == machine.role);
+    let mounts = sites.filter_map(|site| {
+        let source = live.get(&site.name).filter(|live| live.mirror.is_some())?.folder.clone();
+        Some(Mount { source, target: site.code_path(), mode: MountMode::Shared { user: site.code.user.clone() } })
+    });
+    mounts.collect()
 }
 
 /// A machine that forks without end must not take its host along, whatever its definition forgot to say.
@@ -83,6 +107,14 @@ fn health(environment: &Environment, machine: &Machine, boxed: &Health) -> Healt
 }
 
 /// Names inside an environment, as a file: they hold while every daemon is down.
+///
+/// A site's own name has two lines: the gateway's, where the proxy speaks http and https with a trusted certificate, balances and
+/// tells what is wrong; and that of a machine which serves it. While the proxy is down its ports refuse at once, and programs go
+/// on to the next address by themselves, as they do to the next one when https finds nobody on a machine. So either order works,
+/// and resolvers sort as they like. Not chosen: the gateway alone (nothing works without the daemon), machines alone (https never
+/// works), rewriting the file with each start and stop of the daemon (a killed one can't).
+///
+/// Production's names lead to the machine alone: adt's authority may not sign them.
 struct Hosts<'a> {
     environment: &'a Environment,
     network: &'a NetworkSpec,
@@ -102,11 +134,18 @@ impl Hosts<'_> {
             // it first while everything starts would wait that long for its database.
             writeln!(text, "{} {long}", attachment.v6).expect("a string takes any text");
         }
+        let sites = &definition.platform.sites;
+        let hosts: BTreeSet<_> = sites.iter().map(|site| format!("{}.{}", site.name, id.fqdn(&definition.domain))).collect();
+        if !hosts.is_empty() {
+            let hosts: Vec<_> = hosts.into_iter().collect();
+            writeln!(text, "{} {}", self.network.gateway_v4(), hosts.join(" ")).expect("a string takes any text");
+        }
         for (address, names) in self.sites(own) {
             let names: Vec<_> = names.into_iter().collect();
             writeln!(text, "{address} {}", names.join(" ")).expect("a string takes any text");
         }
-        writeln!(text, "{} gateway.{}", self.network.gateway_v4(), id.fqdn(&definition.domain)).expect("as above");
+        let home = id.fqdn(&definition.domain);
+        writeln!(text, "{} gateway.{home} {home}", self.network.gateway_v4()).expect("a string takes any text");
         text
     }
 

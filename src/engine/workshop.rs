@@ -2,9 +2,10 @@
 //!
 //! They are environments like any other, so addresses, isolation, locks and the cleaning-up after a kill are the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::code::LiveSites;
 use super::environment::WORKSHOP;
 use super::perform::Scene;
 use super::{Engine, wanted};
@@ -50,7 +51,8 @@ impl Workshop for MachineShop<'_> {
         let routes = engine.network.routes()?;
         let choose =
             |taken: &[ipnet::Ipv4Net]| Ok::<_, Failure>(address::allocate(engine.settings.pool_v4.value, taken, &routes)?);
-        let environment = engine.store.database.add_environment(choose, |network| record(engine, &id, network, spec))?;
+        let environment =
+            engine.store.database.add_environment(choose, |network| record(engine, &id, network, spec), &BTreeMap::new())?;
         let machine = MachineName::new(BENCH).expect("a constant that is a label");
         let bench = MachineBench { engine, id: id.machine(&machine), environment, open: true, _lock: lock };
         // From here on the bench's own end cleans up whatever this start leaves.
@@ -70,6 +72,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
         limits: Limits::default(),
         after: Vec::new(),
         data: Vec::new(),
+        logs: Vec::new(),
         provision: Vec::new(),
     };
     let names = machine.names();
@@ -94,7 +97,8 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
                 folder: PathBuf::new(),
             },
             domain: engine.settings.domain.value.clone(),
-            boxes: [(role, BoxInUse { layers: spec.layers.clone(), health })].into(),
+            boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new() })].into(),
+            left_out: BTreeSet::new(),
             numbers: address::host_numbers(&BTreeMap::new(), &names),
         },
         disk: None,
@@ -123,19 +127,22 @@ impl MachineBench<'_> {
     }
 
     fn spec(&self) -> MachineSpec {
-        let mut wanted = self.engine.wanted(&self.environment);
+        // What is built must not know this host: no authority and no name server of adt's.
+        let around = wanted::Around { nameservers: self.engine.nameservers(), ..wanted::Around::default() };
+        let mut wanted = wanted::wanted(self.engine.store.install(), &around, &self.environment, &LiveSites::new());
         wanted.machines.remove(&self.id.machine).expect("a build's environment has this one machine").spec
     }
 
     /// Removes machine, network and record; what is gone already is fine.
     fn clear(&mut self) -> Result<()> {
         self.open = false;
-        let wanted = Wanted { id: self.environment.id.clone(), machines: BTreeMap::new() };
-        let seen = self.engine.seen(&self.environment.id, &wanted, true)?;
+        let wanted = Wanted { id: self.environment.id.clone(), machines: BTreeMap::new(), checkouts: BTreeMap::new() };
+        let seen = self.engine.seen(Goal::Gone, &self.environment.id, &wanted, true)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         let network = wanted::network(self.engine.store.install(), &self.environment);
         let (events, _unread) = super::Events::unread();
-        self.engine.perform_uncancelled(&plan, &Scene { network: &network, specs: BTreeMap::new() }, &events)
+        let scene = Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new(), workspace: None };
+        self.engine.perform_uncancelled(&plan, &scene, &events)
     }
 }
 
@@ -157,6 +164,10 @@ impl Bench for MachineBench<'_> {
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
         Ok(self.engine.provider.copy_in(&self.id, source, target)?)
+    }
+
+    fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
+        Ok(self.engine.provider.copy_out(&self.id, source, target)?)
     }
 
     fn halt(&self) -> Result<()> {

@@ -6,10 +6,14 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::model::Stream;
 
@@ -78,6 +82,12 @@ impl fmt::Display for Status {
 
 /// How many lines of a failed program are kept for the message.
 const TAIL: usize = 20;
+/// Of a program whose lines are handed over as they come: so many may wait, then it waits itself.
+const WAITING: usize = 256;
+/// A line longer than this is handed over in pieces.
+const LONGEST: u64 = 1 << 20;
+/// How often one who follows a program is asked whether to go on although nothing came.
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl Command {
     pub fn new(program: impl Into<OsString>) -> Self {
@@ -143,6 +153,15 @@ impl Command {
         if status.success() { Ok(output) } else { Err(self.failed(status, &output)) }
     }
 
+    /// The same for a program whose input is a file, however large.
+    pub fn run_reading(&self, input: std::fs::File) -> Result<Output, Error> {
+        let mut command = self.to_std();
+        command.stdin(input).process_group(0);
+        let output = command.output().map_err(|source| self.not_started(source))?;
+        let (status, output) = (output.status, Output { stdout: output.stdout, stderr: output.stderr });
+        if status.success() { Ok(output) } else { Err(self.failed(status, &output)) }
+    }
+
     /// The error that belongs to an unsuccessful end.
     pub fn failed(&self, status: ExitStatus, output: &Output) -> Error {
         let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
@@ -187,6 +206,38 @@ impl Command {
         Ok((status, output))
     }
 
+    /// Runs it and hands over each line as it comes, keeping none; `None` where nothing came for a moment. A program that prints
+    /// faster than its lines are taken waits. It is asked to end as soon as `each` breaks.
+    pub fn follow(&self, each: &mut Follow<'_>) -> Result<ExitStatus, Error> {
+        let mut command = self.to_std();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().map_err(|source| self.not_started(source))?;
+        let stdout = child.stdout.take().expect("stdout was piped");
+        let stderr = child.stderr.take().expect("stderr was piped");
+        std::thread::scope(|scope| {
+            // Dropped at the end of this closure, before the readers are waited for: they end with it.
+            let (sender, lines) = mpsc::sync_channel(WAITING);
+            let other = sender.clone();
+            scope.spawn(move || read_pieces(stdout, Stream::Out, &sender));
+            scope.spawn(move || read_pieces(stderr, Stream::Err, &other));
+            loop {
+                let flow = match lines.recv_timeout(PAUSE) {
+                    Ok((stream, line)) => each(Some((stream, String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])))),
+                    Err(RecvTimeoutError::Timeout) => each(None),
+                    Err(RecvTimeoutError::Disconnected) => break,
+                };
+                if flow.is_break() {
+                    // One that has ended meanwhile is not yet waited for, so its number is nobody else's.
+                    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                        let _ = kill_process(pid, Signal::TERM);
+                    }
+                    break;
+                }
+            }
+        });
+        child.wait().map_err(|source| self.not_started(source))
+    }
+
     /// Starts it in a session of its own, so that it outlives us and our terminal. What it prints goes to `log`.
     pub fn detach(&self, log: &Path) -> Result<std::process::Child, Error> {
         let file = std::fs::File::create(log).map_err(|source| self.not_started(source))?;
@@ -202,6 +253,21 @@ impl Command {
             Error::Missing { program: self.program.to_string_lossy().into_owned() }
         } else {
             Error::Start { command: self.to_string(), source }
+        }
+    }
+}
+
+/// Takes a line, or `None` for a moment without one, and says whether to go on.
+pub type Follow<'a> = dyn FnMut(Option<(Stream, &str)>) -> ControlFlow<()> + 'a;
+
+fn read_pieces(pipe: impl Read, stream: Stream, sender: &mpsc::SyncSender<(Stream, Vec<u8>)>) {
+    let mut reader = BufReader::new(pipe);
+    loop {
+        let mut line = Vec::new();
+        match reader.by_ref().take(LONGEST).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) if sender.send((stream.clone(), line)).is_err() => return,
+            Ok(_) => {}
         }
     }
 }
@@ -251,6 +317,36 @@ mod tests {
         assert_eq!(output.text(), "one\ntwo\n");
         assert_eq!(output.stderr, b"three\n");
         assert!(seen.contains(&(Stream::Err, "three".to_owned())));
+    }
+
+    #[test]
+    fn one_who_follows_a_program_ends_it() {
+        let mut seen = Vec::new();
+        let started = std::time::Instant::now();
+        let status = Command::new("sh")
+            .args(["-c", "echo one; echo two; exec sleep 100"])
+            .follow(&mut |line| match line {
+                Some((_, line)) => {
+                    seen.push(line.to_owned());
+                    ControlFlow::Continue(())
+                }
+                None if seen.len() == 2 => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            })
+            .unwrap();
+        assert_eq!(seen, ["one", "two"]);
+        assert_eq!(status.signal(), Some(15));
+        assert!(started.elapsed() < Duration::from_secs(50));
+    }
+
+    #[test]
+    fn a_program_that_is_not_read_waits() {
+        let mut count = 0;
+        let status = Command::new("yes").follow(&mut |_| {
+            count += 1;
+            if count > 10 * WAITING { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(!status.unwrap().success());
     }
 
     #[test]

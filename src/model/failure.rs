@@ -35,6 +35,14 @@ pub enum Kind {
     Partial,
     /// A check found a fault.
     Unhealthy,
+    /// A release could not be built.
+    Buildpack,
+    Predeploy,
+    Postdeploy,
+    /// A program that runs once for each deploy failed.
+    DeployHook,
+    /// A machine does not answer with the release that it was given.
+    DeployHealth,
     Cancelled,
 }
 
@@ -55,6 +63,11 @@ impl Kind {
             Self::Store => 11,
             Self::Partial => 12,
             Self::Unhealthy => 13,
+            Self::Buildpack => 20,
+            Self::Predeploy => 21,
+            Self::Postdeploy => 22,
+            Self::DeployHook => 23,
+            Self::DeployHealth => 24,
             Self::Cancelled => 130,
         }
     }

@@ -1,5 +1,6 @@
 //! One machine: what is wanted of it and what is seen of it. Free of local notions, so that a cloud server fits too.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -71,6 +72,9 @@ pub struct MachineSpec {
     pub nameservers: Vec<IpAddr>,
     /// Suffixes for `/etc/resolv.conf`.
     pub search: Vec<String>,
+    /// Authorities that its programs trust beside those of its box: PEM by name.
+    #[serde(default)]
+    pub trusted: BTreeMap<String, String>,
     /// Host folders shown inside, for builds and for sites.
     pub mounts: Vec<Mount>,
     pub health: Health,
@@ -85,7 +89,7 @@ pub struct Mount {
     pub mode: MountMode,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MountMode {
     ReadOnly,
@@ -93,6 +97,11 @@ pub enum MountMode {
     ReadWrite,
     /// The machine sees the folder and writes beside it: changes go to the machine's own folder, never to the source.
     CopyOnWrite,
+    /// Both sides write: whoever owns the folder on the host is `user` inside (root where the box has no such user). A
+    /// running machine can get and lose these.
+    Shared {
+        user: String,
+    },
 }
 
 /// What is seen of a machine right now; never remembered.

@@ -20,7 +20,8 @@ pub use facts::Facts;
 pub use failure::{Failure, Fault, Kind, Place};
 pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
 pub use names::{
-    BadName, BoxName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName, SiteName,
+    BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName,
+    SiteName,
 };
 pub use network::{Attachment, NetworkSpec};
 pub use recipe::{BuildStep, Parent, Recipe};

@@ -187,6 +187,65 @@ impl From<Domain> for String {
     }
 }
 
+/// A branch of a git repository: the rules of `git check-ref-format`, and no leading hyphen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BranchName(String);
+
+impl BranchName {
+    pub fn new(word: impl Into<String>) -> Result<Self, BadName> {
+        let word = word.into();
+        let bad = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
+        let reason = if word.is_empty() {
+            "it is empty"
+        } else if word.starts_with('-') {
+            "it starts with a hyphen"
+        } else if word.chars().any(bad) {
+            "git allows no blanks and none of ~ ^ : ? * [ \\ in it"
+        } else if word.contains("..") || word.contains("@{") || word == "@" || word.len() > 200 {
+            "git does not allow it"
+        } else if word
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.') || part.ends_with('.') || part.ends_with(".lock"))
+        {
+            "each part between slashes needs a name that neither begins nor ends with a dot"
+        } else {
+            return Ok(Self(word));
+        };
+        Err(BadName { word, noun: "branch", reason })
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BranchName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for BranchName {
+    type Err = BadName;
+    fn from_str(word: &str) -> Result<Self, BadName> {
+        Self::new(word)
+    }
+}
+
+impl TryFrom<String> for BranchName {
+    type Error = BadName;
+    fn try_from(word: String) -> Result<Self, BadName> {
+        Self::new(word)
+    }
+}
+
+impl From<BranchName> for String {
+    fn from(name: BranchName) -> String {
+        name.0
+    }
+}
+
 /// One environment of one platform, written `shop/1161`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EnvironmentId {
@@ -299,6 +358,18 @@ mod tests {
         }
         for word in ["", "local", "shop.local", "a..b", ".a", "a.", "A.test", &["a"; 80].join(".")] {
             assert!(Domain::new(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn branches_that_git_would_take_for_something_else_are_refused() {
+        for word in ["main", "feature/1161-cart", "v1.2", "ünïcode", "$(reboot)", "a@b", "a'b"] {
+            assert!(BranchName::new(word).is_ok(), "{word}");
+        }
+        for word in
+            ["", "-x", "--upload-pack=x", "a b", "a\nb", "../x", "a/../b", "a..b", ".a", "a.lock", "a/", "/a", "a//b", "@", "a:b"]
+        {
+            assert!(BranchName::new(word).is_err(), "{word}");
         }
     }
 

@@ -22,6 +22,9 @@ pub struct Recipe {
     pub mask: Vec<String>,
     /// TCP ports on which the box answers.
     pub exposes: Vec<u16>,
+    /// Log files that its programs write besides the journal; says nothing of what the layer holds.
+    #[serde(default)]
+    pub logs: Vec<String>,
     /// `None` is what the parent box says and, without one, that init has finished starting.
     pub health: Option<Health>,
     /// For the templates among its files, and as `ADT_VAR_…` for its scripts.
@@ -43,6 +46,7 @@ impl Recipe {
             services: Vec::new(),
             mask: Vec::new(),
             exposes: Vec::new(),
+            logs: Vec::new(),
             health: None,
             vars: BTreeMap::new(),
             steps: Vec::new(),

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{BoxName, EnvironmentId, EnvironmentName, MachineName, PlatformName};
+use super::names::{BoxName, BranchName, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
-    HostBootstrap { remove: bool, dry_run: bool },
+    HostBootstrap { remove: bool, service: bool, dry_run: bool },
     HostCheck,
     HostBind(Bind),
     HostUnbind { environment: Option<EnvironmentId> },
@@ -23,7 +23,7 @@ pub enum Request {
     PlatformDestroy { platform: PlatformName, environments: Vec<EnvironmentName>, dry_run: bool },
     PlatformCheck { platform: PlatformName, environments: Vec<EnvironmentName> },
 
-    EnvInit { id: EnvironmentId, dry_run: bool },
+    EnvInit { id: EnvironmentId, sites: Vec<SiteWish>, dry_run: bool },
     EnvUp { id: EnvironmentId, dry_run: bool },
     EnvHalt { id: EnvironmentId, dry_run: bool },
     EnvDestroy { id: EnvironmentId, dry_run: bool },
@@ -35,10 +35,33 @@ pub enum Request {
     EnvUrls { id: EnvironmentId, check: bool },
     EnvCopy { id: EnvironmentId, machine: MachineName, copy: Copy },
 
+    SiteDeploy { id: EnvironmentId, site: SiteName, what: Deploy, dry_run: bool },
+    SiteRollback { id: EnvironmentId, site: SiteName, to: Option<String>, dry_run: bool },
+    SiteAdd { id: EnvironmentId, site: SiteWish, dry_run: bool },
+    SiteRemove { id: EnvironmentId, site: SiteName, dry_run: bool },
+    SiteBranch { id: EnvironmentId, site: SiteName, branch: BranchName, dry_run: bool },
+    SiteList { id: EnvironmentId },
+
     BoxList { platform: Option<PlatformName> },
     BoxBuild { platform: Option<PlatformName>, boxes: Vec<BoxName>, force: bool },
     BoxShow { platform: Option<PlatformName>, name: BoxName },
     BoxPrune { dry_run: bool },
+}
+
+impl Request {
+    /// It looks at the store and the kernel, changes nothing and waits for nobody.
+    pub fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::PlatformList
+                | Self::EnvList { .. }
+                | Self::EnvShow { .. }
+                | Self::EnvFacts { .. }
+                | Self::EnvUrls { check: false, .. }
+                | Self::BoxList { .. }
+                | Self::BoxShow { .. }
+        )
+    }
 }
 
 /// Who serves names and pages.
@@ -50,6 +73,13 @@ pub struct Bind {
     pub with: Vec<String>,
     /// Write the files there instead, to look at.
     pub output: Option<PathBuf>,
+}
+
+/// A site as the user names it: `www` or `www:hotfix`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteWish {
+    pub site: SiteName,
+    pub branch: Option<BranchName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,4 +98,12 @@ pub struct PlatformInit {
 pub enum Copy {
     In { source: PathBuf, target: String },
     Out { source: String, target: PathBuf },
+}
+
+/// What a deploy puts on machines; without either, the newest commit of the branch that the site is on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    pub branch: Option<BranchName>,
+    /// As git abbreviates it.
+    pub commit: Option<String>,
 }

@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::machine::{Limits, MachineState};
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
 use super::step::Plan;
+use super::topology::Mode;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -21,6 +22,7 @@ pub enum Response {
     Environments(Vec<EnvironmentSummary>),
     Environment(Box<EnvironmentDetail>),
     Facts(Box<FactSheet>),
+    Sites(Vec<SiteDetail>),
     Urls(Vec<Url>),
     Boxes(Vec<BoxSummary>),
     BoxDetail(Box<BoxDetail>),
@@ -66,13 +68,70 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckItem {
-    /// What was probed, e.g. `web1 www http://10.213.0.3:80/healthz`.
+    /// Where it lies on the way from a browser to a site, if it does.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub step: Option<CheckStep>,
+    /// The environment that was probed, in a check of several.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub environment: Option<EnvironmentId>,
+    /// What was probed, e.g. `www.1161.shop.example.test` or `shop/1161/web1`.
     pub subject: String,
     pub verdict: Verdict,
     /// What was seen.
     pub seen: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub remedy: Option<String>,
+}
+
+/// The way from a name to an answer, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckStep {
+    /// The host's resolver knows the name.
+    Name,
+    /// Somebody listens where the name leads.
+    Address,
+    /// A browser trusts who listens.
+    Certificate,
+    /// Who listens knows the site.
+    Proxy,
+    /// The machine runs and its port is open.
+    Machine,
+    /// The site works.
+    Application,
+}
+
+impl CheckStep {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Address => "address",
+            Self::Certificate => "certificate",
+            Self::Proxy => "proxy",
+            Self::Machine => "machine",
+            Self::Application => "application",
+        }
+    }
+}
+
+impl CheckItem {
+    pub fn ok(subject: impl Into<String>, seen: impl Into<String>) -> Self {
+        let (subject, seen) = (subject.into(), seen.into());
+        Self { step: None, environment: None, subject, verdict: Verdict::Ok, seen, remedy: None }
+    }
+
+    pub fn notice(subject: impl Into<String>, seen: impl Into<String>, remedy: Option<String>) -> Self {
+        Self { verdict: Verdict::Notice, remedy, ..Self::ok(subject, seen) }
+    }
+
+    /// Whatever is at fault has something that helps.
+    pub fn fault(subject: impl Into<String>, seen: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Fault, remedy: Some(remedy.into()), ..Self::ok(subject, seen) }
+    }
+
+    pub fn at(self, step: CheckStep) -> Self {
+        Self { step: Some(step), ..self }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,6 +186,9 @@ pub struct EnvironmentSummary {
     pub state: EnvironmentState,
     pub machines: BTreeMap<MachineName, String>,
     pub sites: Vec<SiteName>,
+    /// What runs of the sites that have a source, as the store says it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub code: BTreeMap<SiteName, CodeSummary>,
     pub owner: String,
     pub created: i64,
     pub updated: i64,
@@ -170,6 +232,38 @@ pub struct SiteDetail {
     /// Where each of its machines serves it.
     pub addresses: Vec<String>,
     pub aliases: Vec<String>,
+    /// Its code, where that is not its box's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub code: Option<CodeDetail>,
+}
+
+/// Which code of a site an environment runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeSummary {
+    pub branch: String,
+    /// Why this branch.
+    pub why: String,
+    /// The commit that it was brought to last.
+    pub commit: String,
+    pub mode: Mode,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub release: Option<Digest>,
+}
+
+/// The same with what its person has made of it since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeDetail {
+    #[serde(flatten)]
+    pub summary: CodeSummary,
+    pub source: String,
+    /// The working tree of a live site.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub folder: Option<PathBuf>,
+    /// In words, e.g. `2 changed files`; empty where it is as its branch.
+    pub drift: Vec<String>,
+    /// Seconds since the host's mirror was last known to be as the source.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mirror_age: Option<i64>,
 }
 
 /// A page of an environment.

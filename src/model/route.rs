@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{Domain, EnvironmentId, MachineName, PlatformName, SiteName};
 
+/// The header by which an answer of the proxy itself is told from one of a machine.
+pub const OWN_PAGE: &str = "adt-page";
+
 /// Everything that can be reached by name on this host. Sorted by name at every level.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Routes {

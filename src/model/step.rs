@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{EnvironmentId, MachineName};
+use super::names::{Digest, EnvironmentId, MachineName, SiteName};
 
 /// The smallest thing that is done to an environment. Each is idempotent, and each may be cut off anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,12 +18,43 @@ pub struct Step {
 pub enum Action {
     Connect,
     Disconnect,
-    Create { machine: MachineName },
-    Start { machine: MachineName },
-    Await { machine: MachineName },
-    Thaw { machine: MachineName },
-    Stop { machine: MachineName },
-    Delete { machine: MachineName },
+    Create {
+        machine: MachineName,
+    },
+    Start {
+        machine: MachineName,
+    },
+    Await {
+        machine: MachineName,
+    },
+    /// Puts a site's release on one machine; nothing where it is served already.
+    Deploy {
+        machine: MachineName,
+        site: SiteName,
+        release: Digest,
+    },
+    Thaw {
+        machine: MachineName,
+    },
+    Stop {
+        machine: MachineName,
+    },
+    Delete {
+        machine: MachineName,
+    },
+    /// Makes a site's working tree in the platform's folder.
+    Checkout {
+        site: SiteName,
+    },
+    /// Brings a site's working tree to another branch.
+    Switch {
+        site: SiteName,
+        branch: String,
+    },
+    /// Removes a site's working tree, unless it holds work.
+    Discard {
+        site: SiteName,
+    },
     Forget,
 }
 
@@ -33,10 +64,16 @@ impl Action {
             Self::Create { machine }
             | Self::Start { machine }
             | Self::Await { machine }
+            | Self::Deploy { machine, .. }
             | Self::Thaw { machine }
             | Self::Stop { machine }
             | Self::Delete { machine } => Some(machine),
-            Self::Connect | Self::Disconnect | Self::Forget => None,
+            Self::Connect
+            | Self::Disconnect
+            | Self::Checkout { .. }
+            | Self::Switch { .. }
+            | Self::Discard { .. }
+            | Self::Forget => None,
         }
     }
 }
@@ -50,9 +87,13 @@ impl Action {
             Self::Create { machine } => format!("{machine} is created"),
             Self::Start { machine } => format!("{machine} is started"),
             Self::Await { machine } => format!("{machine} answers"),
+            Self::Deploy { machine, site, release } => format!("{machine} serves release {} of {site}", release.short()),
             Self::Thaw { machine } => format!("{machine} is thawed"),
             Self::Stop { machine } => format!("{machine} is stopped"),
             Self::Delete { machine } => format!("{machine} is deleted"),
+            Self::Checkout { site } => format!("{site} is checked out"),
+            Self::Switch { site, branch } => format!("{site} is at {branch}"),
+            Self::Discard { site } => format!("the checkout of {site} is looked after"),
             Self::Forget => "the environment is forgotten".to_owned(),
         }
     }
@@ -66,9 +107,13 @@ impl fmt::Display for Action {
             Self::Create { machine } => write!(f, "create {machine}"),
             Self::Start { machine } => write!(f, "start {machine}"),
             Self::Await { machine } => write!(f, "wait until {machine} answers"),
+            Self::Deploy { machine, site, release } => write!(f, "deploy release {} of {site} on {machine}", release.short()),
             Self::Thaw { machine } => write!(f, "thaw {machine}"),
             Self::Stop { machine } => write!(f, "stop {machine}"),
             Self::Delete { machine } => write!(f, "delete {machine}"),
+            Self::Checkout { site } => write!(f, "check out {site}"),
+            Self::Switch { site, branch } => write!(f, "bring {site} to {branch}"),
+            Self::Discard { site } => write!(f, "remove the checkout of {site}"),
             Self::Forget => write!(f, "forget the environment"),
         }
     }

@@ -46,6 +46,9 @@ pub struct Machine {
     pub data: Vec<String>,
     /// Scripts of the platform run once on top of the box; their result is the platform's golden layer.
     pub provision: Vec<PathBuf>,
+    /// Log files inside the machine besides its journal: absolute paths, `*` and `?` stand for any characters of a name.
+    #[serde(default)]
+    pub logs: Vec<String>,
 }
 
 impl Machine {
@@ -118,6 +121,9 @@ pub struct Site {
     /// Variables for the site's phases and processes, in the order in which the file names them; the values are templates.
     #[serde(default)]
     pub env: Vec<(String, String)>,
+    /// Log files of this site on its machines, written as a machine's.
+    #[serde(default)]
+    pub logs: Vec<String>,
 }
 
 impl Site {
@@ -133,7 +139,13 @@ impl Site {
             traffic: Traffic::default(),
             code: Code::default(),
             env: Vec::new(),
+            logs: Vec::new(),
         }
+    }
+
+    /// Where its code is inside its machines.
+    pub fn code_path(&self) -> String {
+        self.code.path.clone().unwrap_or_else(|| format!("/srv/{}", self.name))
     }
 }
 
@@ -170,9 +182,22 @@ pub struct Code {
     pub buildpack: Option<PathBuf>,
     pub predeploy: Option<PathBuf>,
     pub postdeploy: Option<PathBuf>,
+    /// The same for programs that run once for each deploy, on the first machine: before and after all of them.
+    pub before_deploy: Option<PathBuf>,
+    pub after_deploy: Option<PathBuf>,
+    /// What these programs may reach besides their own machine's site; the buildpack reaches everything.
+    #[serde(default)]
+    pub network: Vec<Reach>,
     /// How many releases stay on its machines and in the store.
     pub keep: u32,
     pub rollout: Rollout,
+}
+
+/// A service of another role, for programs that have no network otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    pub role: RoleName,
+    pub port: u16,
 }
 
 /// How a site's code gets onto its machines.
@@ -216,6 +241,9 @@ impl Default for Code {
             buildpack: None,
             predeploy: None,
             postdeploy: None,
+            before_deploy: None,
+            after_deploy: None,
+            network: Vec::new(),
             keep: Self::KEEP,
             rollout: Rollout::default(),
         }

@@ -29,6 +29,8 @@ use crate::exec::Command;
 /// with `fib daddr . iif oif missing` is "to another environment": with br_netfilter (Docker loads it), frames between
 /// neighbours pass here as well, and those must not be dropped.
 ///
+/// A machine may ask its host for names and pages: at the ports that it wrote, since a detour may have led it to others.
+///
 /// Link-local and multicast never leave a bridge. Router advertisements are dropped: a machine must not become its host's
 /// default router. IPv6 has no NAT, so a packet that would leave with a local address is told at once instead of lost.
 const RULES: &str = r#"
@@ -48,8 +50,8 @@ const RULES: &str = r#"
         ct state { established, related } accept
         icmp type echo-request accept
         icmpv6 type { echo-request, nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld-listener-report, mld2-listener-report } accept
-        fib daddr . iif type local udp dport 53 accept
-        fib daddr . iif type local tcp dport { 53, 80, 443 } accept
+        fib daddr . iif type local meta l4proto udp ct original proto-dst 53 accept
+        fib daddr . iif type local meta l4proto tcp ct original proto-dst { 53, 80, 443 } accept
         reject with icmpx admin-prohibited
     }
     chain through_host {
@@ -100,7 +102,15 @@ pub fn tables() -> Result<Vec<String>> {
 /// Whether this version's table is there. Asked for each environment that is looked at, so it is one netlink message
 /// (some 10 µs) instead of an `nft` process (some 5 ms); the answer is one number, no parser is needed.
 pub fn in_force() -> Result<bool> {
-    match ask(&question(table())) {
+    is_there(INET, table())
+}
+
+/// Families of tables, from linux/netfilter.h.
+pub(super) const INET: u8 = 1;
+pub(super) const IPV4: u8 = 2;
+
+pub(super) fn is_there(family: u8, table: &str) -> Result<bool> {
+    match ask(&question(family, table)) {
         Ok(()) => Ok(true),
         // No such table, or no nf_tables in this kernel (yet).
         Err(Errno::NOENT | Errno::INVAL | Errno::PROTONOSUPPORT) => Ok(false),
@@ -108,11 +118,10 @@ pub fn in_force() -> Result<bool> {
     }
 }
 
-/// `NFT_MSG_GETTABLE` of the family `inet`, from linux/netfilter/nf_tables.h.
-fn question(table: &str) -> Vec<u8> {
+/// `NFT_MSG_GETTABLE`, from linux/netfilter/nf_tables.h.
+fn question(family: u8, table: &str) -> Vec<u8> {
     const NLM_F_REQUEST: u16 = 1;
     const NFT_MSG_GETTABLE: u16 = (10 << 8) | 1;
-    const NFPROTO_INET: u8 = 1;
     const NFTA_TABLE_NAME: u16 = 1;
     let attribute = 4 + table.len() + 1;
     let length = 16 + 4 + attribute.next_multiple_of(4);
@@ -121,7 +130,7 @@ fn question(table: &str) -> Vec<u8> {
     message.extend_from_slice(&NFT_MSG_GETTABLE.to_ne_bytes());
     message.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     message.extend_from_slice(&[0; 8]);
-    message.extend_from_slice(&[NFPROTO_INET, 0, 0, 0]);
+    message.extend_from_slice(&[family, 0, 0, 0]);
     message.extend_from_slice(&(attribute as u16).to_ne_bytes());
     message.extend_from_slice(&NFTA_TABLE_NAME.to_ne_bytes());
     message.extend_from_slice(table.as_bytes());
@@ -144,10 +153,10 @@ fn ask(message: &[u8]) -> std::result::Result<(), Errno> {
     }
 }
 
-fn nft(text: String, what: &str) -> Result<()> {
+pub(super) fn nft(text: String, what: &str) -> Result<()> {
     Command::new("nft").args(["-f", "-"]).stdin(text).run().map(drop).map_err(|source| kernel(what, source))
 }
 
-fn kernel(what: &str, source: crate::exec::Error) -> Error {
+pub(super) fn kernel(what: &str, source: crate::exec::Error) -> Error {
     Error::Kernel { what: what.to_owned(), source }
 }

@@ -2,9 +2,10 @@
 //!
 //! An environment's devices carry its tag ([`crate::model::Tag`]): the bridge `adt<tag>`, the cables `adt<tag>-<number>`.
 //! One nft table `adt_<rules>` isolates all of them; it comes with the first network and leaves with the last. Nothing is
-//! remembered; [`Network::seen`] asks the kernel.
+//! remembered; [`Network::seen`] asks the kernel. Ports that others hold have a table of their own: see [`detour`].
 
 pub mod address;
+pub mod detour;
 pub mod fake;
 mod firewall;
 pub mod linux;

@@ -1,9 +1,11 @@
 //! From what is wanted and what is seen to what is to be done. Pure: the same function plans a first start, a repair
 //! after a crash and a dry run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use crate::model::{Action, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, Step};
+use crate::model::machine::{Mount, MountMode};
+use crate::model::{Action, Digest, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, SiteName, Step};
 
 /// Where an environment is meant to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Goal {
 pub struct Wanted {
     pub id: EnvironmentId,
     pub machines: BTreeMap<MachineName, WantedMachine>,
+    /// Sites whose code is a working tree in the platform's folder.
+    pub checkouts: BTreeMap<SiteName, PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +29,8 @@ pub struct WantedMachine {
     pub spec: MachineSpec,
     /// Machines that must answer before this one starts; acyclic.
     pub after: Vec<MachineName>,
+    /// The releases that its sites serve.
+    pub releases: BTreeMap<SiteName, Digest>,
 }
 
 /// What is there.
@@ -32,6 +38,8 @@ pub struct WantedMachine {
 pub struct Seen {
     pub network: SeenNetwork,
     pub machines: BTreeMap<MachineName, SeenMachine>,
+    /// Sites whose working tree is there.
+    pub checkouts: BTreeSet<SiteName>,
     /// The store has a row for it.
     pub remembered: bool,
 }
@@ -54,6 +62,8 @@ pub struct SeenMachine {
     pub applied: Option<MachineSpec>,
     /// Whether its health checks hold; only asked of running machines.
     pub answers: bool,
+    /// The releases that its sites serve; only asked of running machines.
+    pub releases: BTreeMap<SiteName, Digest>,
 }
 
 /// What a difference between two specifications costs.
@@ -78,10 +88,23 @@ impl Change {
             live.hosts.clone_from(&wanted.hosts);
             live.nameservers.clone_from(&wanted.nameservers);
             live.search.clone_from(&wanted.search);
+            live.trusted.clone_from(&wanted.trusted);
             live.health.clone_from(&wanted.health);
+            if are_live(&applied.mounts, &wanted.mounts) {
+                live.mounts.clone_from(&wanted.mounts);
+            }
             if live == *wanted { Self::Live } else { Self::Restart }
         }
     }
+}
+
+/// Whether a running machine can go from the one to the other: shared folders come and go, but none changes into another.
+fn are_live(applied: &[Mount], wanted: &[Mount]) -> bool {
+    let gone = applied.iter().filter(|mount| !wanted.contains(mount));
+    let new: Vec<_> = wanted.iter().filter(|mount| !applied.contains(mount)).collect();
+    let is_shared = |mount: &Mount| matches!(mount.mode, MountMode::Shared { .. });
+    new.iter().all(|mount| is_shared(mount))
+        && gone.into_iter().all(|mount| is_shared(mount) && !new.iter().any(|other| other.target == mount.target))
 }
 
 /// What leads from `seen` to `goal`; empty when it is reached.
@@ -132,12 +155,14 @@ impl Steps<'_> {
         let mut plan = Plan::default();
         let surplus = self.seen.machines.keys().filter(|name| !self.wanted.machines.contains_key(*name));
         plan.then(surplus.map(|machine| self.chain([Action::Delete { machine: machine.clone() }])));
-        if self.seen.network != SeenNetwork::Complete {
-            plan.then([self.chain([Action::Connect])]);
-        }
+        let connect = (self.seen.network != SeenNetwork::Complete).then(|| self.chain([Action::Connect]));
+        // Machines show them from their start on.
+        let checkouts = self.missing().map(|(site, _)| self.chain([Action::Checkout { site: site.clone() }]));
+        plan.then(connect.into_iter().chain(checkouts));
         for wave in waves(self.wanted) {
             plan.then(wave.iter().map(|name| self.chain(self.raise(name))));
         }
+        plan.then(self.discards(self.seen.checkouts.iter().filter(|site| !self.wanted.checkouts.contains_key(*site))));
         plan
     }
 
@@ -146,34 +171,70 @@ impl Steps<'_> {
         let machine = || name.clone();
         let create = Action::Create { machine: machine() };
         let start = Action::Start { machine: machine() };
-        let wait = Action::Await { machine: machine() };
         let stop = Action::Stop { machine: machine() };
         let delete = Action::Delete { machine: machine() };
         let Some(seen) = self.seen.machines.get(name) else {
-            return vec![create, start, wait];
+            return self.until_it_answers(name, vec![create, start]);
         };
         let change = match &seen.applied {
-            Some(applied) => Change::between(applied, &self.wanted.machines[name].spec),
+            Some(applied) => {
+                let change = Change::between(applied, &self.wanted.machines[name].spec);
+                if self.shows_missing(applied) { change.max(Change::Restart) } else { change }
+            }
             None => Change::Restart,
         };
-        match (&seen.state, change) {
-            (MachineState::Absent, _) => vec![create, start, wait],
-            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) => vec![delete, create, start, wait],
-            (MachineState::Halted, Change::None | Change::Live | Change::Restart) => vec![create, start, wait],
-            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) => vec![delete, create, start, wait],
-            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Restart) => vec![stop, create, start, wait],
+        let begin = match (&seen.state, change) {
+            (MachineState::Absent, _) => vec![create, start],
+            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) => vec![delete, create, start],
+            (MachineState::Halted, Change::None | Change::Live | Change::Restart) => vec![create, start],
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) => vec![delete, create, start],
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Restart) => vec![stop, create, start],
             // Cables hang on the bridge: where it went, they went with it.
             (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::None | Change::Live)
                 if !self.bridge_is_there() =>
             {
-                vec![stop, create, start, wait]
+                vec![stop, create, start]
             }
-            (MachineState::Frozen { .. }, Change::None) => vec![Action::Thaw { machine: machine() }, wait],
-            (MachineState::Frozen { .. }, Change::Live) => vec![create, Action::Thaw { machine: machine() }, wait],
-            (MachineState::Running { .. }, Change::Live) => vec![create, wait],
-            (MachineState::Running { .. }, Change::None) if seen.answers => Vec::new(),
-            (MachineState::Running { .. }, Change::None) => vec![wait],
-        }
+            (MachineState::Frozen { .. }, Change::None) => vec![Action::Thaw { machine: machine() }],
+            (MachineState::Frozen { .. }, Change::Live) => vec![create, Action::Thaw { machine: machine() }],
+            (MachineState::Running { .. }, Change::Live) => vec![create],
+            (MachineState::Running { .. }, Change::None)
+                if seen.answers && seen.releases == self.wanted.machines[name].releases =>
+            {
+                return Vec::new();
+            }
+            (MachineState::Running { .. }, Change::None) => Vec::new(),
+        };
+        self.until_it_answers(name, begin)
+    }
+
+    /// Its sites' releases come before the question whether they answer. What a machine that was not running serves is not
+    /// known yet; the step looks by itself.
+    fn until_it_answers(&self, name: &MachineName, mut actions: Vec<Action>) -> Vec<Action> {
+        let deleted = actions.iter().any(|action| matches!(action, Action::Delete { .. }));
+        let seen = self.seen.machines.get(name).filter(|_| !deleted);
+        let served = |site, release| seen.is_some_and(|seen| seen.releases.get(site) == Some(release));
+        let missing = self.wanted.machines[name].releases.iter().filter(|(site, release)| !served(*site, *release));
+        actions.extend(missing.map(|(site, release)| Action::Deploy {
+            machine: name.clone(),
+            site: site.clone(),
+            release: release.clone(),
+        }));
+        actions.push(Action::Await { machine: name.clone() });
+        actions
+    }
+
+    fn missing(&self) -> impl Iterator<Item = (&SiteName, &PathBuf)> {
+        self.wanted.checkouts.iter().filter(|(site, _)| !self.seen.checkouts.contains(*site))
+    }
+
+    /// What a machine shows of a folder that was removed stays removed, whatever is put in its place.
+    fn shows_missing(&self, applied: &MachineSpec) -> bool {
+        self.missing().any(|(_, folder)| applied.mounts.iter().any(|mount| mount.source == *folder))
+    }
+
+    fn discards<'s>(&self, sites: impl Iterator<Item = &'s SiteName>) -> Vec<Vec<Step>> {
+        sites.map(|site| self.chain([Action::Discard { site: site.clone() }])).collect()
     }
 
     fn bridge_is_there(&self) -> bool {
@@ -211,6 +272,8 @@ impl Steps<'_> {
             chains.push(self.chain([Action::Disconnect]));
         }
         plan.then(chains);
+        // Only now does nobody write into them any more.
+        plan.then(self.discards(self.seen.checkouts.iter()));
         if self.seen.remembered {
             plan.then([self.chain([Action::Forget])]);
         }

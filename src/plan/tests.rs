@@ -27,33 +27,51 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         hosts: hosts.into(),
         nameservers: Vec::new(),
         search: Vec::new(),
+        trusted: Default::default(),
         mounts: Vec::new(),
         health: Health { checks: Vec::new(), deadline_seconds: 60 },
     }
 }
 
+fn release(number: u8) -> BTreeMap<SiteName, Digest> {
+    BTreeMap::from([(SiteName::new("www").unwrap(), Digest::from_bytes(&[number; 32]))])
+}
+
+fn site(name: &str) -> SiteName {
+    SiteName::new(name).unwrap()
+}
+
 fn wanted() -> Wanted {
     let machine = |name: &str, number, after: &[&str]| {
         let after = after.iter().map(|name| MachineName::new(*name).unwrap()).collect();
-        (MachineName::new(name).unwrap(), WantedMachine { spec: spec(name, number, 1, 512, "a"), after })
+        // A site on the web servers serves releases.
+        let releases = if name.starts_with("web") { release(1) } else { BTreeMap::new() };
+        (MachineName::new(name).unwrap(), WantedMachine { spec: spec(name, number, 1, 512, "a"), after, releases })
     };
-    Wanted { id: id(), machines: [machine("db", 2, &[]), machine("web1", 3, &["db"]), machine("web2", 4, &["db"])].into() }
+    Wanted {
+        id: id(),
+        machines: [machine("db", 2, &[]), machine("web1", 3, &["db"]), machine("web2", 4, &["db"])].into(),
+        checkouts: ["www", "api"].map(|name| (site(name), name.into())).into(),
+    }
 }
 
 /// What the engine and the world make of a step.
 fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
-    let entry = |state: MachineState, applied, answers| SeenMachine { state, applied, answers };
     match &step.action {
         Action::Connect => seen.network = SeenNetwork::Complete,
         Action::Disconnect => seen.network = SeenNetwork::Nothing,
         Action::Forget => seen.remembered = false,
+        Action::Checkout { site } => assert!(seen.checkouts.insert(site.clone()), "a checkout must not be there yet"),
+        Action::Discard { site } => assert!(seen.checkouts.remove(site), "only what is there can go"),
+        Action::Switch { .. } => unreachable!("no goal needs it"),
         Action::Create { machine } => {
             let state = match seen.machines.get(machine).map(|seen| seen.state.clone()) {
                 None | Some(MachineState::Absent | MachineState::Broken { .. }) => MachineState::Halted,
                 Some(state) => state,
             };
             let applied = Some(wanted.machines[machine].spec.clone());
-            seen.machines.insert(machine.clone(), entry(state, applied, false));
+            let releases = seen.machines.get(machine).map(|seen| seen.releases.clone()).unwrap_or_default();
+            seen.machines.insert(machine.clone(), SeenMachine { state, applied, answers: false, releases });
         }
         Action::Start { machine } => {
             let seen = seen.machines.get_mut(machine).expect("only created machines are started");
@@ -67,6 +85,11 @@ fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
             let seen = seen.machines.get_mut(machine).unwrap();
             assert!(matches!(seen.state, MachineState::Running { .. }), "only running machines answer");
             seen.answers = true;
+        }
+        Action::Deploy { machine, site, release } => {
+            let seen = seen.machines.get_mut(machine).unwrap();
+            assert!(matches!(seen.state, MachineState::Running { .. }), "only a running machine can be given a release");
+            seen.releases.insert(site.clone(), release.clone());
         }
         Action::Stop { machine } => {
             let seen = seen.machines.get_mut(machine).unwrap();
@@ -90,11 +113,18 @@ fn any_state() -> impl Strategy<Value = MachineState> {
 }
 
 fn any_machine(name: &'static str) -> impl Strategy<Value = (MachineName, SeenMachine)> {
-    (any_state(), prop::option::of((1..3u8, 512..514u64, "[ab]")), any::<bool>()).prop_map(move |(state, applied, answers)| {
-        let applied = applied.map(|(layer, memory, hosts)| spec(name, 2, layer, memory, &hosts));
-        let answers = answers && matches!(state, MachineState::Running { .. });
-        (MachineName::new(name).unwrap(), SeenMachine { state, applied, answers })
-    })
+    let served = prop::option::of(1..3u8);
+    (any_state(), prop::option::of((1..3u8, 512..514u64, "[ab]")), any::<bool>(), served).prop_map(
+        move |(state, applied, answers, served)| {
+            let applied = applied.map(|(layer, memory, hosts)| spec(name, 2, layer, memory, &hosts));
+            let answers = answers && matches!(state, MachineState::Running { .. });
+            let releases = match state {
+                MachineState::Running { .. } if name.starts_with("web") => served.map(release).unwrap_or_default(),
+                _ => BTreeMap::new(),
+            };
+            (MachineName::new(name).unwrap(), SeenMachine { state, applied, answers, releases })
+        },
+    )
 }
 
 fn any_seen() -> impl Strategy<Value = Seen> {
@@ -109,9 +139,11 @@ fn any_seen() -> impl Strategy<Value = Seen> {
         prop::option::of(any_machine("web2")),
         prop::option::of(any_machine("surplus")),
     );
-    (network, machines, any::<bool>()).prop_map(|(network, (a, b, c, d), remembered)| Seen {
+    let checkouts = prop::collection::btree_set(prop::sample::select(vec!["www", "api", "old"]).prop_map(site), 0..3);
+    (network, machines, checkouts, any::<bool>()).prop_map(|(network, (a, b, c, d), checkouts, remembered)| Seen {
         network,
         machines: [a, b, c, d].into_iter().flatten().collect(),
+        checkouts,
         remembered,
     })
 }
@@ -128,7 +160,7 @@ proptest! {
         prop_assert!(plan(goal, &wanted, &now).is_empty(), "{now:?}");
         if goal == Goal::Gone {
             prop_assert!(now.machines.values().all(|machine| machine.state == MachineState::Absent));
-            prop_assert!(!now.remembered && now.network == SeenNetwork::Nothing);
+            prop_assert!(now.checkouts.is_empty() && !now.remembered && now.network == SeenNetwork::Nothing);
         }
     }
 
@@ -153,7 +185,10 @@ fn machines_start_after_those_they_need_and_stop_before_them() {
     let up = plan(Goal::Up, &wanted, &Seen::default());
     let text: Vec<Vec<String>> =
         up.waves.iter().map(|wave| wave.chains.iter().map(|chain| chain[0].action.to_string()).collect()).collect();
-    assert_eq!(text, [vec!["connect the network"], vec!["create db"], vec!["create web1", "create web2"]]);
+    assert_eq!(
+        text,
+        [vec!["connect the network", "check out api", "check out www"], vec!["create db"], vec!["create web1", "create web2"]]
+    );
 
     let mut now = Seen::default();
     for step in up.steps() {
@@ -190,4 +225,20 @@ fn only_what_changed_is_touched() {
             "wait until web2 answers"
         ]
     );
+}
+
+#[test]
+fn a_machine_that_serves_another_release_gets_the_wanted_one_and_a_new_one_too() {
+    let wanted = wanted();
+    let mut now = Seen::default();
+    for step in plan(Goal::Up, &wanted, &now.clone()).steps() {
+        apply(&mut now, &wanted, step);
+    }
+    now.machines.get_mut(&MachineName::new("web1").unwrap()).unwrap().releases = release(2);
+    now.machines.remove(&MachineName::new("web2").unwrap());
+    let steps: Vec<_> = plan(Goal::Up, &wanted, &now).steps().map(|step| step.action.to_string()).collect();
+    let deploy = |machine: &str| format!("deploy release {} of www on {machine}", "01".repeat(6));
+    let (first, second) = (deploy("web1"), deploy("web2"));
+    let wait = ["wait until web1 answers", "wait until web2 answers"];
+    assert_eq!(steps, [&first, wait[0], "create web2", "start web2", &second, wait[1]]);
 }

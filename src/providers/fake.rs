@@ -4,6 +4,7 @@
 //! leaves what a SIGKILL there would leave; with [`Fake::kept_in`] the machines outlive a real one.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use super::{Capabilities, Ended, Error, Freezer, Provider, Result, Stdio};
 use crate::exec::Output;
-use crate::model::{Exec, MachineId, MachineSpec, MachineState, Stream};
+use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 /// Called with the name of each point at which a real command could be killed.
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
@@ -144,6 +145,11 @@ impl Provider for Fake {
         Ok(self.world().machines.iter().map(|(id, machine)| (id.clone(), machine.state.clone())).collect())
     }
 
+    fn machines(&self, environment: &EnvironmentId) -> Result<BTreeMap<MachineName, MachineState>> {
+        let own = self.list()?.into_iter().filter(|(id, _)| id.environment == *environment);
+        Ok(own.map(|(id, state)| (id.machine, state)).collect())
+    }
+
     fn inspect(&self, id: &MachineId) -> Result<MachineState> {
         Ok(self.world().machines.get(id).map_or(MachineState::Absent, |machine| machine.state.clone()))
     }
@@ -217,14 +223,22 @@ impl Provider for Fake {
         self.running(id)?;
         self.refuse("exec", id)?;
         let line = exec.argv.join(" ");
-        if let Stdio::Pipes { each, .. } = stdio {
-            each(Stream::Out, &line);
+        match stdio {
+            Stdio::Pipes { each, .. } => each(Stream::Out, &line),
+            Stdio::Follow { each } => drop(each(Some((Stream::Out, &line)))),
+            Stdio::Inherit | Stdio::Terminal => {}
         }
         Ok(Ended { code: 0, output: Output { stdout: line.into_bytes(), stderr: Vec::new() } })
     }
 
     fn copy_in(&self, id: &MachineId, _source: &Path, _target: &str) -> Result<()> {
         self.running(id)
+    }
+
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), _folder: &str, _user: &str) -> Result<()> {
+        self.running(id)?;
+        let failed = |source| Error::Io { what: "read the archive for", path: id.to_string().into(), source };
+        std::io::copy(tar, &mut std::io::sink()).map(drop).map_err(failed)
     }
 
     fn copy_out(&self, id: &MachineId, _source: &str, _target: &Path) -> Result<()> {

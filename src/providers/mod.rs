@@ -14,12 +14,14 @@ pub mod choose;
 pub mod fake;
 pub mod lxc;
 
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::Output;
-use crate::model::{Exec, MachineId, MachineSpec, MachineState, Stream};
+use crate::exec::{Follow, Output};
+use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -64,6 +66,8 @@ pub struct Capabilities {
 pub enum Stdio<'a> {
     /// Bytes in, each line out as it comes.
     Pipes { stdin: Option<&'a [u8]>, each: &'a mut dyn FnMut(Stream, &str) },
+    /// No input; each line as it comes, none kept, until the program ends or `each` breaks, which ends it.
+    Follow { each: &'a mut Follow<'a> },
     /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes.
     Inherit,
     /// A new terminal inside, joined to the caller's: window size, signals and raw mode included.
@@ -88,6 +92,9 @@ pub trait Provider: Send + Sync {
     /// Every machine of this installation, running or not, with its state; one cheap pass, whatever their number.
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>>;
 
+    /// The machines of one environment as [`Provider::list`] tells them; what others there are costs nothing.
+    fn machines(&self, environment: &EnvironmentId) -> Result<BTreeMap<MachineName, MachineState>>;
+
     /// What is there right now. Absence is a value. Never cached. Waits for a start that outlived its killed caller.
     fn inspect(&self, id: &MachineId) -> Result<MachineState>;
 
@@ -109,6 +116,9 @@ pub trait Provider: Send + Sync {
 
     /// Copies a file or folder from the host into a running machine; `target` follows `cp -a`: into an existing folder, else as that name.
     fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()>;
+
+    /// Unpacks a tar stream into a folder that a running machine has, as a user of it who may write there: what it holds becomes theirs.
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()>;
 
     /// Copies a file or folder out of a running machine, as the calling user's own files.
     fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()>;

@@ -1,5 +1,6 @@
 //! Bodies on their way through: nothing is collected, what the reader does not take is not read.
 
+use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use super::connection::Busy;
+use super::log;
 use super::metrics::Metrics;
 use super::pool::Lease;
 use super::table::Site;
@@ -221,6 +223,7 @@ pub struct Line {
     pub method: hyper::Method,
     pub target: String,
     pub client: std::net::IpAddr,
+    pub secure: bool,
     pub backend: String,
     pub attempts: usize,
 }
@@ -241,20 +244,24 @@ impl Drop for Record {
         let took = self.began.elapsed();
         metrics.finished(status, took, self.bytes);
         if let Some(line) = &self.line {
-            let milliseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) as f64 / 1000.0;
-            tracing::info!(
-                target: "access",
-                host = self.site.route.host,
-                method = %line.method,
-                path = line.target,
-                status,
-                bytes = self.bytes,
-                milliseconds,
-                client = %line.client,
-                backend = line.backend,
-                attempts = line.attempts,
-                broken = self.failed,
-            );
+            log::add(|out| line.write(out, self, status, took));
         }
+    }
+}
+
+impl Line {
+    /// What a person looks for first comes first; `-` stands for what there was not.
+    fn write(&self, out: &mut String, record: &Record, status: u16, took: Duration) {
+        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
+        let scheme = if self.secure { "https" } else { "http" };
+        let Self { method, target, client, attempts, .. } = self;
+        let (host, bytes, milliseconds) = (&record.site.route.host, record.bytes, took.as_micros() as f64 / 1000.0);
+        let backend = if self.backend.is_empty() { "-" } else { &self.backend };
+        let broken = if record.failed { " broken" } else { "" };
+        writeln!(
+            out,
+            "{time} {client} {method} {scheme}://{host}{target} {status} {bytes} {milliseconds:.1}ms {backend} {attempts}{broken}"
+        )
+        .expect("a string takes any text");
     }
 }

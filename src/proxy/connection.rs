@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -186,19 +186,32 @@ fn each(act: impl Fn(&State)) {
     });
 }
 
+/// What a client came in by.
+#[derive(Debug, Clone, Copy)]
+pub struct Door {
+    pub secure: bool,
+    /// As the client sees it.
+    pub port: u16,
+    /// Of the environment whose machine the client is; `None` where everything is served.
+    pub gateway: Option<Ipv4Addr>,
+}
+
 /// Everything a request's handler knows about where it came from.
 pub struct Peer {
     pub shared: Arc<Shared>,
     pub state: Arc<State>,
     pub client: Client,
     pub address: std::net::IpAddr,
+    pub gateway: Option<Ipv4Addr>,
 }
 
-pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, port: u16, secure: bool) {
+pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, door: Door) {
+    let Door { secure, port, gateway } = door;
     let state = State::new(&shared);
     let trusted = shared.config.trusted.iter().any(|net| net.contains(&remote.ip().to_canonical()));
     let client = Client::new(remote.ip(), port, secure, trusted);
-    let peer = || Arc::new(Peer { shared: shared.clone(), state: state.clone(), client, address: remote.ip().to_canonical() });
+    let address = remote.ip().to_canonical();
+    let peer = || Arc::new(Peer { shared: shared.clone(), state: state.clone(), client, address, gateway });
     let over = |_: Pin<&mut _>| false;
     if secure {
         let accept = shared.tls.accept(stream);

@@ -160,11 +160,13 @@ pub fn prepare(peer: &Peer, site: &Site, parts: &mut Parts) {
 }
 
 pub fn line(peer: &Peer, request: &Request<Incoming>) -> Option<Box<Line>> {
-    tracing::enabled!(target: "access", tracing::Level::INFO).then(|| {
+    peer.shared.config.log.is_some().then(|| {
         Box::new(Line {
             method: request.method().clone(),
+            // Without what comes behind `?`: that is where secrets are.
             target: request.uri().path().to_owned(),
             client: peer.address,
+            secure: peer.client.secure,
             backend: String::new(),
             attempts: 0,
         })

@@ -50,9 +50,17 @@ fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Tab
         return Next::Answer(answer);
     }
     let links = pages::Links { port: peer.shared.https_port };
-    let page = match table.find(&host.name) {
+    let found = table.find(&host.name);
+    if peer.gateway.is_some_and(|gateway| !found.is_within(gateway)) {
+        return Next::Answer(pages::page(&asker, Page::outside(&host.name)));
+    }
+    let page = match found {
+        Found::Domain if request.uri().path() == "/metrics" && asker.reads() => {
+            return Next::Answer(pages::plain(peer.shared.metrics(table)));
+        }
         Found::Site(site) => {
-            if site.route.https_only && !peer.client.secure && peer.shared.https_port.is_some() {
+            // Machines talk to each other as they do in production: behind whatever makes browsers use https.
+            if site.route.https_only && !peer.client.secure && peer.gateway.is_none() && peer.shared.https_port.is_some() {
                 return Next::Answer(redirect(request, &host.name, &links));
             }
             if site.up {

@@ -1,6 +1,7 @@
 //! What is counted for each site.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -30,6 +31,16 @@ impl Metrics {
         self.latency[bucket].fetch_add(1, Ordering::Relaxed);
         self.microseconds.fetch_add(u64::try_from(took.as_micros()).unwrap_or(0), Ordering::Relaxed);
         self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Asked for each time that somebody reads the metrics.
+#[derive(Clone)]
+pub struct MoreMetrics(pub Arc<dyn Fn() -> String + Send + Sync>);
+
+impl std::fmt::Debug for MoreMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MoreMetrics").finish_non_exhaustive()
     }
 }
 

@@ -3,11 +3,13 @@
 //! ```text
 //! Server ── one thread per core, each with its own sockets (SO_REUSEPORT), runtime and pool ──┐
 //!   worker      accepts, sweeps once a second, drains                                         │
+//!   gateways    listens for machines, where each environment's own sites are all there is     │
 //!   connection  TLS, HTTP/1.1 or HTTP/2, how long a client may be silent                      │
 //!   handle      host → site, homepage or a page that says why not                             │
 //!   forward     picks a backend, tries another where that is safe, streams the answer         │
 //!   tunnel      WebSocket and other upgrades                                                  │
 //!   pool        a thread's own connections to backends                                        │
+//!   log         a line for each request, gathered per thread and written once a second        │
 //!   health      which backends are worth asking                                               ▼
 //!   table       routes in the form that requests need; replaced as a whole, never changed in place
 //! ```
@@ -22,10 +24,12 @@
 mod body;
 mod connection;
 mod forward;
+mod gateways;
 mod handle;
 mod headers;
 mod health;
 mod host;
+mod log;
 mod metrics;
 mod pages;
 mod pool;
@@ -33,7 +37,8 @@ mod table;
 mod tunnel;
 mod worker;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -43,6 +48,10 @@ use ipnet::IpNet;
 use rustls::server::ResolvesServerCert;
 
 use crate::model::Routes;
+pub use gateways::At;
+use gateways::Gateways;
+pub use log::Log;
+pub use metrics::MoreMetrics;
 use table::Table;
 use worker::Shared;
 
@@ -72,11 +81,32 @@ impl Error {
     }
 }
 
+/// The ports that clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    pub http: u16,
+    pub https: u16,
+}
+
+impl Ports {
+    fn of(self, secure: bool) -> u16 {
+        if secure { self.https } else { self.http }
+    }
+}
+
 /// Where to listen and how patient to be.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     pub http: Vec<SocketAddr>,
     pub https: Vec<SocketAddr>,
+    /// What clients see, where the addresses above are only reached by a detour.
+    pub ports: Option<Ports>,
+    /// Listen at each environment's gateway too, at these ports, for its machines.
+    pub gateways: Option<Ports>,
+    /// Where each request leaves a line.
+    pub log: Option<Log>,
+    /// What `/metrics` tells besides.
+    pub metrics: Option<MoreMetrics>,
     /// Clients whose `X-Forwarded-…` is believed, e.g. a load balancer in front.
     pub trusted: Vec<IpNet>,
     /// As many as there are cores, at most four: more gains nothing on a developer's machine.
@@ -119,6 +149,7 @@ impl Default for Limits {
 pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    gateways: Option<Gateways>,
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
 }
@@ -130,16 +161,25 @@ impl Server {
         let tls = connection::tls(certificates)?;
         let http = worker::reserve(&config.http)?;
         let https = worker::reserve(&config.https)?;
-        let shared = Arc::new(Shared::new(config, Table::new(routes, None), tls, https.first().map(SocketAddr::port)));
+        let https_port = config.ports.map(|ports| ports.https).or(https.first().map(SocketAddr::port));
+        let gateways = config.gateways;
+        let shared = Arc::new(Shared::new(config, Table::new(routes.clone(), None), tls, https_port));
         let mut sockets = Vec::new();
         for _ in 0..count {
             sockets.push(worker::Sockets::bind(&http, &https)?);
         }
-        let mut server = Self { shared, threads: Vec::new(), http, https };
+        let mut server = Self { shared, threads: Vec::new(), gateways: None, http, https };
+        let mut runtimes = Vec::new();
         for (index, sockets) in sockets.into_iter().enumerate() {
-            let shared = server.shared.clone();
-            let thread = worker::spawn(index, shared, sockets)?;
+            let (thread, runtime) = worker::spawn(index, server.shared.clone(), sockets)?;
             server.threads.push(thread);
+            runtimes.push(runtime);
+        }
+        if let Some(ports) = gateways {
+            let gateways = Gateways::new(server.shared.clone(), ports, runtimes);
+            // What can't be listened at yet is tried again by `gateways`.
+            gateways.follow(gateways_of(&routes));
+            server.gateways = Some(gateways);
         }
         Ok(server)
     }
@@ -153,9 +193,22 @@ impl Server {
         &self.https
     }
 
-    /// New requests use the new routes from now on; those that run, and every connection, stay.
-    pub fn update(&self, routes: Routes) {
+    /// New requests use the new routes from now on; those that run, and every connection, stay. Returns the gateways that
+    /// can't be listened at.
+    pub fn update(&self, routes: Routes) -> Vec<Error> {
+        let wanted = gateways_of(&routes);
         self.shared.replace(routes);
+        self.gateways.as_ref().map(|gateways| gateways.follow(wanted)).unwrap_or_default()
+    }
+
+    /// Tries the gateways that aren't listened at, and returns those where it still fails.
+    pub fn open_gateways(&self, at: At) -> Vec<Error> {
+        self.gateways.as_ref().map(|gateways| gateways.open_missing(at)).unwrap_or_default()
+    }
+
+    /// Where gateways are listened at, each with the port that machines ask for.
+    pub fn gateways(&self) -> Vec<(SocketAddr, u16)> {
+        self.gateways.as_ref().map(Gateways::addresses).unwrap_or_default()
     }
 
     /// Open client connections, tunnels included.
@@ -165,7 +218,7 @@ impl Server {
 
     /// In Prometheus' text format.
     pub fn metrics(&self) -> String {
-        metrics::text(&self.shared.table(), self.connections())
+        self.shared.metrics(&self.shared.table())
     }
 
     /// Takes no new connection, lets those that are busy finish until the deadline. Says whether all did.
@@ -181,6 +234,10 @@ impl Server {
         }
         self.connections() == 0
     }
+}
+
+fn gateways_of(routes: &Routes) -> BTreeSet<Ipv4Addr> {
+    routes.environments().map(|environment| environment.gateway_v4).collect()
 }
 
 impl Drop for Server {

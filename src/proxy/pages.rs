@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::body::Download;
 use super::forward::Failure;
 use super::table::{Endpoint, Found, Site, Table};
+use crate::model::route::OWN_PAGE;
 use crate::model::{Domain, EnvironmentRoute, PlatformRoute};
 use crate::template;
 
@@ -43,6 +44,11 @@ impl Asker {
             Form::Text
         };
         Self { form, reads: matches!(*request.method(), Method::GET | Method::HEAD) }
+    }
+
+    /// Asks for nothing to be changed.
+    pub fn reads(&self) -> bool {
+        self.reads
     }
 }
 
@@ -188,6 +194,12 @@ impl Page {
         Self::new(StatusCode::NOT_FOUND, "unknown host", format!("`{name}` is not a name that adt answers for"))
     }
 
+    /// For a machine, whose world ends where its environment does.
+    pub fn outside(name: &str) -> Self {
+        let why = format!("`{name}` is outside of this machine's environment, and environments can't reach each other");
+        Self::new(StatusCode::FORBIDDEN, "another environment", why)
+    }
+
     fn text(&self) -> String {
         let mut text = format!("{}\n", self.why);
         if let Some(command) = &self.command {
@@ -296,6 +308,11 @@ fn html(name: &str, source: &str, facts: &Value) -> String {
     })
 }
 
+/// For programs that understand nothing else.
+pub fn plain(text: String) -> Response<Download> {
+    response(StatusCode::OK, Form::Text, text)
+}
+
 fn response(status: StatusCode, form: Form, body: String) -> Response<Download> {
     let kind = match form {
         Form::Html => "text/html; charset=utf-8",
@@ -306,6 +323,7 @@ fn response(status: StatusCode, form: Form, body: String) -> Response<Download> 
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(OWN_PAGE, HeaderValue::from_static("1"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
     response

@@ -1,7 +1,7 @@
 //! Routes in the form that requests need, and what is remembered about backends.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -50,6 +50,17 @@ pub enum Found<'a> {
     Foreign,
 }
 
+impl Found<'_> {
+    /// Whether the machines of one environment may see it: environments can't reach each other, not by way of the proxy either.
+    pub fn is_within(&self, gateway: Ipv4Addr) -> bool {
+        match self {
+            Self::Site(site) => site.gateway == gateway,
+            Self::Environment(_, environment) | Self::NoSite(_, environment) => environment.gateway_v4 == gateway,
+            Self::Platform(_) | Self::Domain | Self::NoEnvironment(_) | Self::NoPlatform | Self::Foreign => false,
+        }
+    }
+}
+
 /// A site with everything a request to it needs.
 #[derive(Debug)]
 pub struct Site {
@@ -57,6 +68,7 @@ pub struct Site {
     /// `shop`, `1161`
     pub platform: String,
     pub environment: String,
+    pub gateway: Ipv4Addr,
     pub up: bool,
     pub endpoints: Vec<Arc<Endpoint>>,
     pub metrics: Arc<Metrics>,
@@ -207,6 +219,7 @@ fn site(environment: &EnvironmentRoute, route: &SiteRoute, before: Option<&Arc<S
     Site {
         platform: environment.id.platform.to_string(),
         environment: environment.id.name.to_string(),
+        gateway: environment.gateway_v4,
         up: environment.up,
         endpoints: route.backends.iter().map(endpoint).collect(),
         metrics: before.map_or_else(Arc::default, |site| site.metrics.clone()),

@@ -8,11 +8,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::connection::Door;
 use super::table::Table;
-use super::{Config, Error, connection, health, pool};
+use super::{Config, Error, connection, health, log, metrics, pool};
 use crate::model::Routes;
 
 /// What all threads share. Only counters and the table's version are written while requests run.
@@ -58,6 +60,19 @@ impl Shared {
         })
     }
 
+    /// In Prometheus' text format.
+    pub fn metrics(&self, table: &Table) -> String {
+        let more = self.config.metrics.as_ref().map(|more| more.0()).unwrap_or_default();
+        metrics::text(table, self.open.load(Ordering::Relaxed)) + &more
+    }
+
+    /// `None` for a socket that the kernel has closed.
+    fn door(&self, listener: &TcpListener, secure: bool) -> Option<Door> {
+        let port = self.config.ports.map(|ports| ports.of(secure));
+        let port = port.or_else(|| listener.local_addr().ok().map(|address| address.port()))?;
+        Some(Door { secure, port, gateway: None })
+    }
+
     pub fn stop(&self, deadline: Instant) {
         self.stop.send_replace(Some(deadline));
     }
@@ -89,6 +104,8 @@ fn bind(address: SocketAddr, shared: bool) -> Result<TcpSocket, Error> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if address.is_ipv6() {
             rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+        } else {
+            rustix::net::sockopt::set_ip_freebind(&socket, true)?;
         }
         socket.set_reuseaddr(true)?;
         socket.set_reuseport(shared)?;
@@ -101,8 +118,15 @@ fn bind(address: SocketAddr, shared: bool) -> Result<TcpSocket, Error> {
     })
 }
 
-pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<JoinHandle<()>, Error> {
+/// A listener of its own, also at an address that no interface has yet: bridges come after their environment's record. Inside
+/// of a runtime only.
+pub fn listen_once(address: SocketAddr) -> Result<TcpListener, Error> {
+    listen(bind(address, false)?)
+}
+
+pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<(JoinHandle<()>, Handle), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+    let handle = runtime.handle().clone();
     let all = |sockets: Vec<TcpSocket>| -> Result<Vec<TcpListener>, Error> {
         let _inside = runtime.enter();
         sockets.into_iter().map(listen).collect()
@@ -110,11 +134,10 @@ pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<Join
     let (http, https) = (all(sockets.http)?, all(sockets.https)?);
     let work = move || {
         runtime.block_on(async {
-            for listener in http {
-                tokio::spawn(accept(shared.clone(), listener, false));
-            }
-            for listener in https {
-                tokio::spawn(accept(shared.clone(), listener, true));
+            for (listener, secure) in http.into_iter().map(|one| (one, false)).chain(https.into_iter().map(|one| (one, true))) {
+                if let Some(door) = shared.door(&listener, secure) {
+                    tokio::spawn(accept(shared.clone(), listener, door));
+                }
             }
             if index == 0 {
                 tokio::spawn(health::watch(shared.clone()));
@@ -124,7 +147,8 @@ pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<Join
         // What is left is not waited for.
         runtime.shutdown_background();
     };
-    std::thread::Builder::new().name(format!("proxy-{index}")).spawn(work).map_err(Error::Start)
+    let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(work).map_err(Error::Start)?;
+    Ok((thread, handle))
 }
 
 fn listen(socket: TcpSocket) -> Result<TcpListener, Error> {
@@ -144,6 +168,7 @@ async fn run(shared: &Arc<Shared>) {
             _ = second.tick() => {
                 connection::sweep();
                 shared.with_table(|table| pool::sweep(&table.addresses));
+                log::flush(&shared.config);
             }
             _ = stop.wait_for(Option::is_some) => break,
         }
@@ -157,10 +182,10 @@ async fn run(shared: &Arc<Shared>) {
     }
     connection::drain(true);
     tokio::task::yield_now().await;
+    log::flush(&shared.config);
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, secure: bool) {
-    let Ok(port) = listener.local_addr().map(|address| address.port()) else { return };
+pub async fn accept(shared: Arc<Shared>, listener: TcpListener, door: Door) {
     let mut stop = shared.stop.subscribe();
     loop {
         if shared.open.load(Ordering::Relaxed) >= shared.config.limits.connections && stop.borrow().is_none() {
@@ -176,7 +201,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, secure: bool) {
             Ok((stream, remote)) => {
                 // Only delays the last packet of an answer if it fails.
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(connection::serve(shared.clone(), stream, remote, port, secure));
+                tokio::spawn(connection::serve(shared.clone(), stream, remote, door));
             }
             // Out of descriptors: others have to end first.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,

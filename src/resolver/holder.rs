@@ -22,20 +22,26 @@ impl std::fmt::Display for Holder {
 /// The processes that keep `address` from being listened at, over TCP or UDP: those at this very address, and those at
 /// every address of its port. The one that came first stands first among a server's processes, being their parent.
 pub fn who_listens(address: SocketAddr) -> Vec<Holder> {
-    let mut inodes = BTreeSet::new();
+    let inodes: BTreeSet<_> = sockets(address).into_iter().map(|(_, inode)| inode).collect();
+    if inodes.is_empty() { Vec::new() } else { processes(&inodes) }
+}
+
+/// Whether somebody wants this very address, and not just every address of its port.
+pub fn is_taken_itself(address: SocketAddr) -> bool {
+    sockets(address).iter().any(|(local, _)| local.to_canonical() == address.ip().to_canonical())
+}
+
+/// The local addresses and inodes of all sockets that keep `address` from being listened at.
+fn sockets(address: SocketAddr) -> Vec<(IpAddr, u64)> {
+    let mut found = Vec::new();
     // State 0A is a TCP socket that listens, 07 a UDP socket that is not connected.
     for (table, state) in [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")] {
         let text = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
-        inodes.extend(
-            text.lines().skip(1).filter_map(|line| socket(line, state)).filter_map(|(local, inode)| {
-                (local.port() == address.port() && overlap(local.ip(), address.ip())).then_some(inode)
-            }),
-        );
+        let all = text.lines().skip(1).filter_map(|line| socket(line, state));
+        let same = all.filter(|(local, _)| local.port() == address.port() && overlap(local.ip(), address.ip()));
+        found.extend(same.map(|(local, inode)| (local.ip(), inode)));
     }
-    if inodes.is_empty() {
-        return Vec::new();
-    }
-    processes(&inodes)
+    found
 }
 
 /// A dual-stack socket at `::` holds IPv4 too. One that is IPv6 only can't be told apart here, and is rare.

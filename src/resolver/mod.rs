@@ -18,6 +18,7 @@
 //!
 //! Must never know: what serves adt's names, and which names there are.
 
+mod ask;
 pub mod holder;
 mod saved;
 
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use crate::exec::{self, Command};
 use crate::model::names::Domain;
 
+pub use ask::ask;
 pub use saved::{Change, apply, undo};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -229,25 +231,14 @@ fn plain(root: &Path, wanted: &Wanted) -> Result<(String, Vec<String>)> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Works,
-    /// What it found instead, and what to do.
-    Fails {
-        found: Vec<String>,
-        remedy: String,
-    },
+    /// With what it found instead.
+    Fails(Vec<String>),
 }
 
 /// Asks as every program does, through getaddrinfo, whether `name` has the address `expected`.
-pub fn check(name: &str, expected: std::net::IpAddr, system: System) -> Verdict {
+pub fn check(name: &str, expected: std::net::IpAddr) -> Verdict {
     let text = Command::new("getent").args(["ahosts", name]).run().map(|output| output.text()).unwrap_or_default();
     let mut found: Vec<String> = text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
     found.dedup();
-    if found.iter().any(|address| address.parse() == Ok(expected)) {
-        return Verdict::Works;
-    }
-    let remedy = if found.is_empty() {
-        format!("`adt host:bind-proxy` points {system} at adt's name server; `adt host:up` starts that")
-    } else {
-        format!("another name server or /etc/hosts answers for `{name}`: look for it there")
-    };
-    Verdict::Fails { found, remedy }
+    if found.iter().any(|address| address.parse() == Ok(expected)) { Verdict::Works } else { Verdict::Fails(found) }
 }

@@ -54,20 +54,30 @@ fn head(person: &Person, folder: &Path) -> Result<String> {
     Ok(git(person).arg("-C").arg(folder).args(["rev-parse", "--short", "HEAD"]).run()?.text().trim().to_owned())
 }
 
-fn git(person: &Person) -> Command {
+/// git with nobody's settings, for repositories that are adt's own.
+pub(super) fn plain() -> Command {
+    Command::new("git").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C.UTF-8")
+}
+
+/// git as this person.
+pub(super) fn git(person: &Person) -> Command {
     let mut command = Command::new("git")
         // `ext::` and friends would run programs that an address names.
         .env("GIT_ALLOW_PROTOCOL", "file:git:http:https:ssh")
         // There is nobody at our pipe to type a password: a helper or an agent has it, or git says so at once.
         .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes");
+        .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=10")
+        // Large files would be fetched one by one from a server that may be out of reach.
+        .env("GIT_LFS_SKIP_SMUDGE", "1");
     if let Some((user, group)) = person.ids {
         command = command.ids(user, group);
     }
-    if let Some(home) = &person.home {
-        command = command.env("HOME", home);
+    match (&person.home, person.ids) {
+        (Some(home), _) => command.env("HOME", home),
+        // Another's home is closed to them, and git fails where it can't look.
+        (None, Some(_)) => command.env("HOME", "/nonexistent"),
+        (None, None) => command,
     }
-    command
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
-//! Where platforms come from: git repositories, folders, and the examples inside this binary.
+//! Where platforms and sites come from: git repositories, folders, and the examples inside this binary.
 
+pub mod branch;
+pub mod checkout;
+pub mod export;
 pub mod git;
+pub mod mirror;
 pub mod shipped;
+pub mod workspace;
 
 use std::path::PathBuf;
 
@@ -16,6 +21,10 @@ pub enum Error {
         #[source]
         source: crate::exec::Error,
     },
+    #[error("`{address}` has no branch `{branch}`")]
+    NoBranch { address: String, branch: String, known: Vec<String> },
+    #[error("several branches of `{address}` fit `{pattern}`: {}", found.join(", "))]
+    SeveralBranches { address: String, pattern: String, found: Vec<String> },
     #[error("`{folder}` is no git checkout, so there is nothing to pull")]
     NoCheckout { folder: PathBuf },
     #[error("`{folder}` exists already and is not empty")]

@@ -155,11 +155,12 @@ impl Database {
         row.map(|row| row.settle(self, &mut LastDefinition::default())).transpose()
     }
 
-    /// Adds an environment, choosing its network in the same transaction: two that are made at once never get the same one.
+    /// Adds an environment with what its sites run, choosing its network in the same transaction: two that are made at once never get the same one.
     pub fn add_environment<E: From<Error>>(
         &self,
         choose: impl FnOnce(&[Ipv4Net]) -> std::result::Result<Ipv4Net, E>,
         make: impl FnOnce(Ipv4Net) -> Environment,
+        codes: &BTreeMap<SiteName, SiteCode>,
     ) -> std::result::Result<Environment, E> {
         let mut connection = self.connection();
         let transaction =
@@ -182,6 +183,9 @@ impl Database {
                 ],
             )
             .map_err(|e| E::from(self.fail(e)))?;
+        for (site, code) in codes {
+            put_code(&transaction, &environment.id, site, code).map_err(|e| E::from(self.fail(e)))?;
+        }
         transaction.commit().map_err(|e| E::from(self.fail(e)))?;
         Ok(environment)
     }
@@ -260,13 +264,7 @@ impl Database {
     }
 
     pub fn put_site_code(&self, id: &EnvironmentId, site: &SiteName, code: &SiteCode) -> Result<()> {
-        self.connection()
-            .execute(
-                "INSERT OR REPLACE INTO sites VALUES (?1, ?2, ?3, ?4)",
-                params![id.platform.as_str(), id.name.as_str(), site.as_str(), json(code)],
-            )
-            .map_err(|e| self.fail(e))?;
-        Ok(())
+        put_code(&self.connection(), id, site, code).map_err(|e| self.fail(e))
     }
 
     pub fn forget_site_code(&self, id: &EnvironmentId, site: &SiteName) -> Result<()> {
@@ -321,6 +319,12 @@ impl Database {
         }
         Ok(applied)
     }
+}
+
+fn put_code(connection: &Connection, id: &EnvironmentId, site: &SiteName, code: &SiteCode) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO sites VALUES (?1, ?2, ?3, ?4)";
+    connection.execute(sql, params![id.platform.as_str(), id.name.as_str(), site.as_str(), json(code)])?;
+    Ok(())
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<i64> {

@@ -8,9 +8,11 @@
 //!               replaced and everything in the kernel still be found
 //!   locks/      one flock'ed file per environment or build while a command works on it; see `lock`
 //!   layers/     box layers, immutable, named by content
+//!   sources/    mirrors of sites' repositories
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
 //!   secrets/    one key per environment that has credentials, root's alone; see `secrets`
+//!   logs/       how far each receiver of logs has got
 //!   shipped/    recipes and platforms that came with this binary
 //! ```
 //! Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
@@ -73,6 +75,9 @@ pub enum Error {
     Cancelled { what: String },
 }
 
+/// The lock of the process that serves names and pages.
+pub const SERVING: &str = "host";
+
 /// An opened store.
 #[derive(Debug)]
 pub struct Store {
@@ -100,6 +105,11 @@ impl Store {
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
     pub fn install(&self) -> &str {
         &self.install
+    }
+
+    /// The process that serves this store's names and pages.
+    pub fn server(&self) -> Option<Holder> {
+        lock::held::<Holder>(&self.folder.join("locks").join(format!("{SERVING}.lock"))).flatten()
     }
 
     /// Removes the lock files that dead processes left for a platform's environments; held ones stay.

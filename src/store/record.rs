@@ -1,13 +1,13 @@
 //! What the store remembers of a platform and of an environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::model::topology::Mode;
-use crate::model::{Digest, Domain, EnvironmentId, Health, MachineName, Platform, PlatformName, RoleName};
+use crate::model::{Digest, Domain, EnvironmentId, Health, MachineName, Platform, PlatformName, RoleName, SiteName};
 
 /// A platform this host knows: where its folder is and where that came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,9 @@ pub struct Definition {
     pub boxes: BTreeMap<RoleName, BoxInUse>,
     /// Host numbers within the network; a machine keeps its own for life.
     pub numbers: BTreeMap<MachineName, u8>,
+    /// Sites of the platform that this environment does without; `platform` has only the others.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub left_out: BTreeSet<SiteName>,
 }
 
 /// The layers that a role's machines stand on.
@@ -80,6 +83,9 @@ pub struct BoxInUse {
     /// The base first.
     pub layers: Vec<Digest>,
     pub health: Health,
+    /// Log files that these boxes' programs write.
+    #[serde(default)]
+    pub logs: Vec<String>,
 }
 
 /// What an environment runs of one site's code. A site without it is served by its box as it is. Kept apart from the
@@ -105,4 +111,14 @@ pub enum Choice {
     Ticket,
     /// No branch of the ticket's name exists.
     Default { tried: String },
+}
+
+impl Choice {
+    pub fn words(&self) -> String {
+        match self {
+            Self::Chosen => "chosen".to_owned(),
+            Self::Ticket => "the ticket's".to_owned(),
+            Self::Default { tried } => format!("default: there is no `{}`", tried.escape_debug()),
+        }
+    }
 }

@@ -39,6 +39,11 @@ impl std::fmt::Debug for Authority {
     }
 }
 
+/// The certificate of a domain's authority, if it was made.
+pub fn authority_pem(store: &Path, domain: &Domain) -> Result<Option<String>> {
+    read(&store.join("tls").join("authority").join(format!("{domain}.pem")))
+}
+
 impl Authority {
     /// Reads the domain's authority below `folder`, making what is missing of it.
     pub fn open(folder: &Path, domain: &Domain, now: SystemTime) -> Result<Self> {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -63,6 +64,13 @@ impl Certificates {
         leaves.retain(|level, _| next.levels.contains(level));
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
+    }
+
+    /// The authority of one domain in `<store>/tls`, made where there is none yet.
+    pub fn authority(store: &Path, domain: &Domain, now: SystemTime) -> Result<Authority> {
+        let folder = store.join("tls");
+        make_folder(&folder)?;
+        Authority::open(&folder, domain, now)
     }
 
     /// What has to be trusted, one for each domain.

@@ -75,6 +75,13 @@ impl Home {
         change
     }
 
+    /// The databases whose browsers do not trust the authority.
+    pub fn lacking(&self, domain: &Domain, pem: &str) -> Vec<PathBuf> {
+        let mut all = databases(&self.path);
+        all.retain(|folder| self.known(folder, domain).as_deref().map(normal) != Some(normal(pem)));
+        all
+    }
+
     fn add(&self, folder: &Path, domain: &Domain, pem: &str) -> Result<Change> {
         if self.known(folder, domain).as_deref().map(normal) == Some(normal(pem)) {
             return Ok(Change::Nothing);

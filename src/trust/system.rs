@@ -32,6 +32,12 @@ impl System {
         std::fs::read_to_string(self.file(domain)).is_ok_and(|text| text == pem)
     }
 
+    /// The one file that holds all that is trusted, for programs that read it themselves.
+    pub fn bundle(&self) -> PathBuf {
+        let fedora = self.folder.starts_with("/etc/pki");
+        PathBuf::from(if fedora { "/etc/pki/tls/certs/ca-bundle.crt" } else { "/etc/ssl/certs/ca-certificates.crt" })
+    }
+
     pub fn install(&self, domain: &Domain, pem: &str) -> Result<Change> {
         use std::os::unix::fs::PermissionsExt;
         if self.trusts(domain, pem) {

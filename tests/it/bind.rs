@@ -15,7 +15,7 @@ fn none(_: &str) -> Option<Certificate> {
 }
 
 fn facts<'a>(routes: &'a Routes, front: &'a Front) -> Facts<'a> {
-    Facts { routes, front, certificate: &none, templates: None, now: 1000 }
+    Facts { owner: "test", routes, front, certificate: &none, templates: None, now: 1000 }
 }
 
 /// Every file, link and folder with its content.

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use adt::model::request::SiteWish;
 use adt::model::{EnvironmentId, Event, Failure, Kind, Request, Response};
 use adt::providers::Provider;
 use adt::providers::fake::Checkpoint;
@@ -38,7 +39,7 @@ enum Goal {
 const ALL: &[&str] = &["db", "web1", "web2"];
 
 fn make(host: &Host, name: &str) {
-    host.process("env:init").done(Request::EnvInit { id: id(name), dry_run: false });
+    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), dry_run: false });
 }
 
 fn made(host: &Host) {
@@ -83,6 +84,22 @@ fn other_box(host: &Host) {
     host.build_boxes();
 }
 
+fn made_from_source(host: &Host) {
+    host.define_with_source();
+    host.process("env:init").done(init_hotfix());
+}
+
+/// Its repository was fetched before, as it mostly is.
+fn source_known(host: &Host) {
+    made_from_source(host);
+    host.process("env:destroy").done(Request::EnvDestroy { id: id("1161"), dry_run: false });
+}
+
+fn init_hotfix() -> Request {
+    let www = SiteWish { site: "www".parse().unwrap(), branch: Some("hotfix".parse().unwrap()) };
+    Request::EnvInit { id: id("1161"), sites: vec![www], dry_run: false }
+}
+
 fn platform_halt() -> Request {
     Request::PlatformHalt { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false }
 }
@@ -107,7 +124,7 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
             "init",
             Scenario {
                 words: "env:init shop 1161",
-                request: Request::EnvInit { id: id(), dry_run: false },
+                request: Request::EnvInit { id: id(), sites: Vec::new(), dry_run: false },
                 prepare: |_| {},
                 goal: &[("1161", Goal::Up(ALL))],
             },
@@ -176,8 +193,46 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
     ]
 }
 
+/// Those with a site from a repository: each run calls git many times, so they are only walked.
+fn with_sources() -> Vec<(&'static str, Scenario)> {
+    vec![
+        (
+            "init-sources",
+            Scenario {
+                words: "env:init shop 1161 www:hotfix",
+                request: init_hotfix(),
+                prepare: source_known,
+                goal: &[("1161", Goal::Up(ALL))],
+            },
+        ),
+        (
+            "site-remove",
+            Scenario {
+                words: "site:remove shop 1161 www",
+                request: Request::SiteRemove { id: id("1161"), site: "www".parse().unwrap(), dry_run: false },
+                prepare: made_from_source,
+                goal: &[("1161", Goal::Up(ALL))],
+            },
+        ),
+        (
+            "destroy-sources",
+            Scenario {
+                words: "env:destroy shop 1161",
+                request: Request::EnvDestroy { id: id("1161"), dry_run: false },
+                prepare: made_from_source,
+                goal: &[("1161", Goal::Gone)],
+            },
+        ),
+    ]
+}
+
 fn scenario(name: &str) -> Scenario {
-    scenarios().into_iter().find(|(known, _)| *known == name).map(|(_, scenario)| scenario).expect("a test names a known one")
+    scenarios()
+        .into_iter()
+        .chain(with_sources())
+        .find(|(known, _)| *known == name)
+        .map(|(_, scenario)| scenario)
+        .expect("a test names a known one")
 }
 
 /// A scenario's starting point, to which each kill goes back.
@@ -249,6 +304,9 @@ impl Walk {
     fn holds(&self, id: &EnvironmentId, goal: Goal, after: &str) {
         let process = self.host.process("look");
         let row = process.engine.store.database.environment(id).expect("the store is sound");
+        for code in process.engine.store.database.site_codes(Some(id)).expect("the store is sound").into_values() {
+            assert!(code.values().all(|code| code.branch == "hotfix"), "after {after} the chosen branch is forgotten");
+        }
         let machines = self.host.machines(id);
         let (wanted, network, word) = match goal {
             Goal::Up(names) => {
@@ -348,6 +406,9 @@ walks! {
     platform_up_survives "platform-up"
     platform_halt_survives "platform-halt"
     platform_destroy_survives "platform-destroy"
+    init_with_sources_survives "init-sources"
+    removal_of_a_site_survives "site-remove"
+    destroy_with_checkouts_survives "destroy-sources"
 }
 
 fn told(failure: &Failure) -> (String, Vec<String>) {

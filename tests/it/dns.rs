@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use adt::dns::{Config, Error, Server, sample};
+use adt::dns::{At, Config, Error, Server, sample};
 use adt::model::route::Routes;
 
 /// Loopback addresses stand for the environments' networks; each test has its own, so that they run side by side.
@@ -33,7 +33,7 @@ impl Rig {
         let entered = runtime.enter();
         let server = Server::start(config, &sample::routes(2, base)).unwrap();
         drop(entered);
-        assert!(server.gateways().is_empty());
+        assert!(server.open_gateways(At::ItsPort).is_empty());
         Self { runtime, server: Some(server), base }
     }
 

@@ -160,8 +160,33 @@ impl Host {
         Process { engine, machines: machines.clone(), networks: networks.clone() }
     }
 
+    /// The platform with a site from a repository, which has the branches `main` and `hotfix`.
+    pub fn define_with_source(&self) {
+        let origin = self.folder.join("origin");
+        std::fs::create_dir_all(&origin).expect("the folder is ours");
+        std::fs::write(origin.join("index.php"), "x").expect("the folder is ours");
+        let commands: [&[&str]; 4] =
+            [&["init", "--quiet", "-b", "main"], &["add", "."], &["commit", "--quiet", "-m", "x"], &["branch", "hotfix"]];
+        for words in commands {
+            let mut git = std::process::Command::new("git");
+            git.args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]).args(words).current_dir(&origin);
+            assert!(git.status().expect("git is there").success(), "{words:?}");
+        }
+        let source = format!("[sites.www]\nsource = \"{}\"", origin.display());
+        self.define(&PLATFORM.replace("[sites.www]", &source));
+    }
+
+    /// Where the checkouts of environment 1161 are, and their state to go back to.
+    fn checkouts(&self) -> [PathBuf; 2] {
+        [self.shop().join("1161"), self.folder.join("saved-checkouts")]
+    }
+
     /// The state as it is now, to go back to.
     pub fn save(&self) -> BTreeMap<&'static str, Vec<u8>> {
+        let [now, saved] = self.checkouts();
+        if now.exists() {
+            copy(&now, &saved);
+        }
         STATE.into_iter().filter_map(|name| Some((name, std::fs::read(self.folder.join(name)).ok()?))).collect()
     }
 
@@ -172,6 +197,11 @@ impl Host {
                 Some(bytes) => std::fs::write(path, bytes).expect("the folder is ours"),
                 None => drop(std::fs::remove_file(path)),
             }
+        }
+        let [now, saved] = self.checkouts();
+        drop(std::fs::remove_dir_all(&now));
+        if saved.exists() {
+            copy(&saved, &now);
         }
         for lock in self.locks() {
             std::fs::remove_file(lock).expect("the folder is ours");
@@ -191,6 +221,8 @@ impl Host {
         left.extend(adt::network::Network::list(&process.networks).unwrap().into_iter().map(|(_, note)| note));
         left.extend(database.environments(None).unwrap().into_iter().map(|environment| format!("row {}", environment.id)));
         left.extend(database.applied(None).unwrap().into_iter().map(|(name, _)| format!("applied {name}")));
+        left.extend(database.site_codes(None).unwrap().into_keys().map(|id| format!("code {id}")));
+        left.extend(Some(self.checkouts()[0].clone()).filter(|path| path.exists()).map(|path| path.display().to_string()));
         left.extend(self.locks().into_iter().map(|path| path.display().to_string()));
         left
     }
@@ -243,6 +275,11 @@ impl Probe for Answers {
             other => Err(format!("{other:?}")),
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp is there");
+    assert!(copied.success());
 }
 
 pub fn id(name: &str) -> EnvironmentId {

@@ -35,7 +35,8 @@ impl Adt {
 
     fn rows(&self) -> Vec<String> {
         let db = rusqlite::Connection::open(self.store().join("adt.db")).expect("the store has a database");
-        let sql = "SELECT platform || '/' || name FROM environments UNION ALL SELECT 'applied ' || machine FROM applied";
+        let sql = "SELECT platform || '/' || name FROM environments UNION ALL SELECT 'applied ' || machine FROM applied \
+                   UNION ALL SELECT 'applied to site ' || site FROM sites";
         // A store that a full disk kept from being made has no tables, and so no rows.
         let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).expect("a database");
         if tables == 0 {
@@ -89,6 +90,10 @@ impl Adt {
             let bridges = names(&self.at("/sys/class/net")).iter().any(|name| name.starts_with("adt"));
             let output = self.program_there("nft").args(["list", "tables"]).output().expect("nft is there");
             let tables = String::from_utf8_lossy(&output.stdout).into_owned();
+            let detour = self.install().map(|install| format!("ip adtdetour_{install}")).unwrap_or_default();
+            if tables.contains(&detour) {
+                return Some(format!("firewall table {detour}"));
+            }
             let table = tables.lines().find(|line| line.contains("inet adt_")).filter(|_| !bridges)?;
             if Instant::now() >= until {
                 return Some(format!("firewall {table}"));

@@ -33,7 +33,7 @@ fn an_environment_comes_works_and_goes() {
         let page = get(&address(&adt, "1161", machine), "www.1161.hello.example.test", "/");
         assert!(page.contains("200 OK") && page.contains(machine) && page.contains("1161"), "{page}");
     }
-    adt.run("env:check 1161").ok();
+    adt.run("env:check 1161 --json").well_but_for_names().says("adt host:up --detach");
     let seen = adt.run("env:exec 1161 -- hostname").ok().stdout;
     assert_eq!(seen.lines().count(), 3, "{seen}");
     adt.run("env:halt 1161").ok().says("is halted");

@@ -194,7 +194,7 @@ fn wordpress_is_installed_and_its_pages_come_from_the_database() {
         assert!(page.contains("200 OK") && page.contains("Hello world!"), "{page}");
         assert!(!page.contains("install.php"), "{page}");
     }
-    adt.run("env:check 5").ok();
+    adt.run("env:check 5 --json").well_but_for_names();
     let states = adt.run("env:exec 5 -- systemctl is-system-running").ok().stdout;
     assert_eq!(states.matches("running").count(), 3, "{states}");
     adt.run("env:destroy 5 --yes").ok();

@@ -2,6 +2,7 @@
 //!
 //! Default < file < variable < flag. The value that counts is checked; one that is overridden only has to have the right shape.
 
+mod logs;
 pub mod raw;
 #[cfg(test)]
 pub mod tests;
@@ -21,6 +22,8 @@ use crate::model::{Failure, Fault, Kind, Place};
 
 use super::at::At;
 use super::fault::{self, Faults};
+
+pub use logs::{Address, Logs, Splunk, Syslog};
 
 /// Where the settings are looked for unless `--config` or `ADT_CONFIG` says otherwise.
 pub const FILE: &str = "/etc/adt/adt.toml";
@@ -65,6 +68,8 @@ pub struct HostSettings {
     pub grace_seconds: Setting<u32>,
     /// Where names and pages are served.
     pub listen: Setting<Ipv4Addr>,
+    /// Where the logs of running environments are sent.
+    pub logs: Logs,
 }
 
 impl HostSettings {
@@ -73,7 +78,7 @@ impl HostSettings {
         fn join<T: ToString>(list: impl IntoIterator<Item = T>) -> String {
             list.into_iter().map(|each| each.to_string()).collect::<Vec<_>>().join(", ")
         }
-        vec![
+        let mut rows = vec![
             ("domain", self.domain.value.to_string(), &self.domain.origin),
             ("store", self.store.value.display().to_string(), &self.store.origin),
             ("pool_v4", self.pool_v4.value.to_string(), &self.pool_v4.origin),
@@ -82,7 +87,9 @@ impl HostSettings {
             ("provider", self.provider.value.clone(), &self.provider.origin),
             ("grace_seconds", self.grace_seconds.value.to_string(), &self.grace_seconds.origin),
             ("listen", self.listen.value.to_string(), &self.listen.origin),
-        ]
+        ];
+        rows.extend(self.logs.rows());
+        rows
     }
 }
 
@@ -138,9 +145,10 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
     let seconds = raw.grace_seconds.as_ref().map(|seconds| (seconds.to_string(), seconds.span()));
     let grace_seconds = layers.pick(&keys.grace_seconds, &flags.grace_seconds, seconds, values::seconds);
     let listen = layers.pick(&keys.listen, &flags.listen, one(&raw.listen), values::listen);
+    let logs = logs::settle(&raw.logs, &mut layers.faults);
     let mut wrong = layers.faults.into_list();
     wrong.extend(layers.wrong);
-    match (domain, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen) {
+    match (domain, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen, logs) {
         (
             Some(domain),
             Some(store),
@@ -150,7 +158,8 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
             Some(provider),
             Some(grace_seconds),
             Some(listen),
-        ) => Ok(HostSettings { domain, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen }),
+            Some(logs),
+        ) => Ok(HostSettings { domain, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen, logs }),
         _ => Err(wrong),
     }
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::config::at::At;
 
-/// Settings of one host. Each can be overridden by an `ADT_…` variable, and that by a flag.
+/// Settings of one host. Each single value can be overridden by an `ADT_…` variable, and that by a flag.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "adt.toml")]
@@ -28,4 +28,31 @@ pub struct Document {
     /// The IPv4 address on which names and pages are served; one of adt's own on the loopback unless a team shares this host.
     /// Variable: `ADT_LISTEN`.
     pub listen: Option<At<String>>,
+    /// Where `host:up` sends the logs of all running environments.
+    #[serde(default)]
+    pub logs: Logs,
+}
+
+/// Where `host:up` sends the logs of all running environments.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Logs {
+    /// A syslog server that takes RFC 5424 over TCP, e.g. `tcp://logs.example.org:601`, or `tls://logs.example.org:6514`.
+    pub syslog: Option<At<String>>,
+    /// A Splunk HTTP Event Collector.
+    pub splunk: Option<Splunk>,
+    /// How many megabytes of lines may wait in memory for each receiver. When it is full and the receiver is away, the oldest are
+    /// dropped and counted.
+    #[schemars(range(min = 1, max = 4096))]
+    pub buffer_megabytes: Option<u32>,
+}
+
+/// A Splunk HTTP Event Collector.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Splunk {
+    /// Its address, e.g. `https://splunk.example.org:8088`.
+    pub url: At<String>,
+    /// The file that holds its token; only root should be able to read it.
+    pub token_file: At<String>,
 }

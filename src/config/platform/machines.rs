@@ -1,6 +1,7 @@
 //! `[machines.…]` → roles.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::model::names::BoxName;
 use crate::model::{BoxRef, Limits, Machine, RoleName};
@@ -24,12 +25,17 @@ impl<'a> Roles<'a> {
 
     /// The role of this name, or a fault.
     pub fn named(&self, word: &At<String>, faults: &mut Faults) -> Option<RoleName> {
-        if self.0.contains(&word.as_str()) {
+        self.known(word, word.span(), faults)
+    }
+
+    /// The same for a role that is only a part of what stands there.
+    pub fn known(&self, word: &str, span: Range<usize>, faults: &mut Faults) -> Option<RoleName> {
+        if self.0.contains(&word) {
             // A role whose own name is bad has its fault where it is defined.
-            return RoleName::new(word.as_str()).ok();
+            return RoleName::new(word).ok();
         }
         let hint = check::meant(word, self.0.iter().copied(), "add it as `[machines.…]`");
-        faults.add_hint(word.span(), format!("there is no machine `{}`", word.escape_debug()), hint);
+        faults.add_hint(span, format!("there is no machine `{}`", word.escape_debug()), hint);
         None
     }
 }
@@ -82,10 +88,12 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
     let memory_bytes = raw.memory.as_ref().and_then(|memory| memory_bytes(memory, faults));
     once(&raw.after, "machine", faults);
     once(&raw.data, "folder", faults);
+    once(&raw.logs, "log file", faults);
     let after = raw.after.iter().filter_map(|role| roles.named(role, faults)).collect();
     let data = raw.data.iter().filter_map(|folder| check::machine_path(faults, folder)).collect();
     let provision =
         raw.provision.iter().filter_map(|script| check::inner_path(faults, script, "the platform's folder")).collect();
+    let logs = raw.logs.iter().filter_map(|path| check::log_path(faults, path)).collect();
     Some(Machine {
         role: role?,
         summary: raw.summary.clone(),
@@ -95,6 +103,7 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
         after,
         data,
         provision,
+        logs,
     })
 }
 

@@ -68,6 +68,9 @@ pub struct Machine {
     /// Scripts of the platform's folder that run once on top of the box. Their result is kept, so new environments start with it.
     #[serde(default)]
     pub provision: Vec<At<String>>,
+    /// Log files of these machines besides their journal and what their box names, e.g. `"/var/log/shop/*.log"`.
+    #[serde(default)]
+    pub logs: Vec<At<String>>,
     /// One line that says what these machines do.
     #[serde(default)]
     pub summary: String,
@@ -110,6 +113,13 @@ pub struct Site {
     pub predeploy: Option<At<String>>,
     /// A program of the repository that runs on each machine after the switch, without network.
     pub postdeploy: Option<At<String>>,
+    /// A program of the repository that runs once for each deploy, on the first machine, before `predeploy` runs anywhere.
+    pub before_deploy: Option<At<String>>,
+    /// A program of the repository that runs once for each deploy, on the first machine, when all machines serve the release.
+    pub after_deploy: Option<At<String>>,
+    /// Services that these programs may reach, as role and port, e.g. `["db:3306"]`. Everything else but the site itself is cut off.
+    #[serde(default)]
+    pub network: Vec<At<String>>,
     /// How many releases stay on its machines and in the store.
     #[schemars(range(min = 2, max = 100))]
     pub keep: Option<u32>,
@@ -128,6 +138,9 @@ pub struct Site {
     /// Variables for the site's programs. The values are templates.
     #[serde(default)]
     pub env: BTreeMap<At<String>, At<String>>,
+    /// Log files of this site on its machines, e.g. `"/srv/www/var/log/*.log"`.
+    #[serde(default)]
+    pub logs: Vec<At<String>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::names::SiteName;
+use crate::model::names::{BranchName, SiteName};
 use crate::model::route::Protocol;
-use crate::model::topology::{Code, Mode, Rollout, Traffic};
+use crate::model::topology::{Code, Mode, Reach, Rollout, Traffic};
 use crate::model::{RoleName, Site};
 
 use super::machines::Roles;
@@ -49,7 +49,7 @@ fn site(name: &At<String>, raw: &raw::Site, sites: &[&str], roles: &Roles, fault
         }
     }
     let health = raw.health.as_ref().map_or("/".to_owned(), |path| check::url_path(faults, path));
-    let code = code(raw, faults);
+    let code = code(raw, roles, faults);
     let env = in_order(&raw.env).into_iter().filter_map(|(key, value)| variable(key, value, faults)).collect();
     let aliases = raw.aliases.iter().map(|alias| alias.to_string()).collect();
     let protocol = match raw.protocol {
@@ -57,7 +57,9 @@ fn site(name: &At<String>, raw: &raw::Site, sites: &[&str], roles: &Roles, fault
         raw::Protocol::H2c => Protocol::H2c,
     };
     let traffic = Traffic { protocol, sticky: raw.sticky, https_only: raw.https_only };
-    Some(Site { name: label?, on: on?, port: raw.port, health, aliases, needs, traffic, code: code?, env })
+    once(&raw.logs, "log file", faults);
+    let logs = raw.logs.iter().filter_map(|path| check::log_path(faults, path)).collect();
+    Some(Site { name: label?, on: on?, port: raw.port, health, aliases, needs, traffic, code: code?, env, logs })
 }
 
 fn needed(site: &At<String>, sites: &[&str], faults: &mut Faults) -> Option<SiteName> {
@@ -69,10 +71,13 @@ fn needed(site: &At<String>, sites: &[&str], faults: &mut Faults) -> Option<Site
     None
 }
 
-fn code(raw: &raw::Site, faults: &mut Faults) -> Option<Code> {
+fn code(raw: &raw::Site, roles: &Roles, faults: &mut Faults) -> Option<Code> {
     let mut program =
         |path: &Option<At<String>>| all(path.as_ref().map(|path| check::inner_path(faults, path, "the site's repository")));
     let (buildpack, predeploy, postdeploy) = (program(&raw.buildpack), program(&raw.predeploy), program(&raw.postdeploy));
+    let (before_deploy, after_deploy) = (program(&raw.before_deploy), program(&raw.after_deploy));
+    once(&raw.network, "service", faults);
+    let network = raw.network.iter().filter_map(|word| reach(word, roles, faults)).collect();
     let path = all(raw.path.as_ref().map(|path| check::machine_path(faults, path)));
     let source = all(raw.source.as_ref().map(|source| address(source, faults)));
     let default_branch = all(raw.default_branch.as_ref().map(|branch| branch_name(branch, faults)));
@@ -99,12 +104,26 @@ fn code(raw: &raw::Site, faults: &mut Faults) -> Option<Code> {
         buildpack: buildpack?,
         predeploy: predeploy?,
         postdeploy: postdeploy?,
+        before_deploy: before_deploy?,
+        after_deploy: after_deploy?,
+        network,
         keep,
         rollout: match raw.rollout {
             raw::Rollout::Waves => Rollout::Waves,
             raw::Rollout::Together => Rollout::Together,
         },
     })
+}
+
+/// `db:3306`
+fn reach(word: &At<String>, roles: &Roles, faults: &mut Faults) -> Option<Reach> {
+    let parts = word.split_once(':').and_then(|(role, port)| Some((role, port.parse::<u16>().ok().filter(|port| *port > 0)?)));
+    let Some((role, port)) = parts else {
+        let message = format!("`{}` is no service of a role", word.escape_debug());
+        faults.add_hint(word.span(), message, "write the role and its port, e.g. `db:3306`");
+        return None;
+    };
+    Some(Reach { role: roles.known(role, word.span(), faults)?, port })
 }
 
 /// What Debian's `adduser` takes.
@@ -136,18 +155,8 @@ fn address(source: &At<String>, faults: &mut Faults) -> Option<String> {
     None
 }
 
-/// The rules of `git check-ref-format` that matter for a name that is passed on.
 fn branch_name(branch: &At<String>, faults: &mut Faults) -> Option<String> {
-    let bad = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
-    let wrong = branch.is_empty()
-        || branch.starts_with(['-', '/', '.'])
-        || branch.ends_with(['/', '.'])
-        || branch.ends_with(".lock")
-        || branch.contains("..")
-        || branch.contains("@{")
-        || branch.contains("//")
-        || branch.chars().any(bad);
-    if wrong {
+    if BranchName::new(branch.as_str()).is_err() {
         let message = format!("`{}` is not a branch that git allows", branch.escape_debug());
         faults.add_hint(branch.span(), message, "write it as `git branch` shows it, e.g. `main`");
         return None;

@@ -47,6 +47,9 @@ pub struct Header {
     #[serde(default)]
     #[schemars(inner(range(min = 1, max = 65535)))]
     pub exposes: Vec<u16>,
+    /// Log files that the box's programs write besides the journal, e.g. `"/var/log/apache2/*.log"`. Boxes on top keep them.
+    #[serde(default)]
+    pub logs: Vec<At<String>>,
 }
 
 /// What a box starts from: exactly one of these.

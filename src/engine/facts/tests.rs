@@ -39,6 +39,7 @@ fn environment(text: &str) -> Environment {
             domain: "example.test".parse().unwrap(),
             numbers: address::host_numbers(&BTreeMap::new(), &names),
             boxes: BTreeMap::new(),
+            left_out: BTreeSet::new(),
             platform,
         },
         disk: None,

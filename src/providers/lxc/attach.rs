@@ -151,10 +151,10 @@ fn take_terminal(parent: &OwnedFd, user: &User) -> io::Result<()> {
 
 /// A user of the machine, from its own files: the host's name service knows nothing of them.
 #[derive(Debug, PartialEq, Eq)]
-struct User {
+pub struct User {
     name: String,
-    uid: u32,
-    gid: u32,
+    pub uid: u32,
+    pub gid: u32,
     groups: Vec<u32>,
     home: String,
     shell: String,
@@ -169,11 +169,11 @@ impl User {
             .ok_or_else(|| format!("the machine has no user `{name}`"))
     }
 
-    fn root() -> Self {
+    pub fn root() -> Self {
         Self { name: "root".into(), uid: 0, gid: 0, groups: vec![0], home: "/root".into(), shell: "/bin/sh".into() }
     }
 
-    fn parse(name: &str, passwd: &str, group: &str) -> Option<Self> {
+    pub fn parse(name: &str, passwd: &str, group: &str) -> Option<Self> {
         let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
         let [_, _, uid, gid, _, home, shell] = line.split(':').collect::<Vec<_>>()[..] else { return None };
         let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);

@@ -168,6 +168,7 @@ pub(super) mod tests {
             hosts: String::new(),
             nameservers: vec!["10.1.2.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             search: vec!["1161.shop.example.test".into()],
+            trusted: Default::default(),
             mounts: vec![],
             health: Health { checks: vec![], deadline_seconds: 30 },
         }

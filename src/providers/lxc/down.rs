@@ -17,6 +17,8 @@ use crate::exec::Command;
 const KILL: Duration = Duration::from_secs(20);
 /// How long liblxc's monitor may take to clean up behind a dead machine.
 const MONITOR: Duration = Duration::from_secs(5);
+/// How often an init that shuts down is told to look around.
+const POKE: Duration = Duration::from_millis(50);
 /// systemd: halt. SIGRTMIN+3 as glibc counts, which is what systemd does.
 const HALT: i32 = 37;
 
@@ -53,8 +55,15 @@ impl Running<'_> {
         if pidfd_send_signal(&init, halt).is_err() {
             return Ok(Asked::Gone);
         }
-        let gone = wait(&init, until.saturating_duration_since(Instant::now()))?;
-        Ok(if gone { Asked::Gone } else { Asked::Stays })
+        while !wait(&init, POKE.min(until.saturating_duration_since(Instant::now())))? {
+            if Instant::now() >= until {
+                return Ok(Asked::Stays);
+            }
+            // systemd's last step waits for everything to end and is woken by its own children only. A program that came from
+            // outside, through `exec`, is nobody's child in there: without this it would be waited for although it has ended.
+            let _ = pidfd_send_signal(&init, Signal::CHILD);
+        }
+        Ok(Asked::Gone)
     }
 
     /// Ends the machine by force, then its monitor, and removes the groups. False when something can't be killed.

@@ -13,15 +13,20 @@
 //!
 //! Machines lie at `machines/<platform>/<environment>/<machine>`; what is being deleted in `machines/.trash`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName};
+use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName};
 
 use super::config::FIRST_ID;
 
@@ -158,30 +163,59 @@ pub fn sweep(store: &Path) {
     }
 }
 
-/// Every machine's folder, whole or not.
-pub fn list(store: &Path) -> io::Result<Vec<MachineId>> {
-    let mut ids = Vec::new();
-    let machines = machines(store);
-    for platform in names(&machines)?.into_iter().filter_map(|name| PlatformName::new(name).ok()) {
-        let folder = machines.join(platform.as_str());
-        for name in names(&folder)?.into_iter().filter_map(|name| EnvironmentName::new(name).ok()) {
-            let environment = crate::model::EnvironmentId { platform: platform.clone(), name };
-            let machines = names(&folder.join(environment.name.as_str()))?;
-            let machines = machines.into_iter().filter_map(|name| MachineName::new(name).ok());
-            ids.extend(machines.map(|machine| environment.machine(&machine)));
+/// A machine's folder, and whether it is whole.
+pub type Found = (MachineName, bool);
+
+/// Every environment's folders. With hundreds of them the way from `/` to each would cost more than the look itself, so each
+/// folder is opened from the one above it.
+pub fn list(store: &Path) -> io::Result<BTreeMap<EnvironmentId, Vec<Found>>> {
+    let mut found = BTreeMap::new();
+    let Some(machines) = open(CWD, &machines(store))? else { return Ok(found) };
+    for platform in names::<PlatformName>(&machines)? {
+        let Some(folder) = open(&machines, platform.as_str().as_ref())? else { continue };
+        for name in names::<EnvironmentName>(&folder)? {
+            let Some(environment) = open(&folder, name.as_str().as_ref())? else { continue };
+            found.insert(EnvironmentId { platform: platform.clone(), name }, machines_in(&environment)?);
         }
     }
-    ids.sort();
-    Ok(ids)
+    Ok(found)
 }
 
-/// The names in a folder; one that vanished meanwhile has none.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
-        Err(error) => Err(error),
+/// The folders of one environment.
+pub fn list_of(store: &Path, environment: &EnvironmentId) -> io::Result<Vec<Found>> {
+    let path = machines(store).join(environment.platform.as_str()).join(environment.name.as_str());
+    open(CWD, &path)?.map_or_else(|| Ok(Vec::new()), |folder| machines_in(&folder))
+}
+
+fn machines_in(environment: &OwnedFd) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for name in names::<MachineName>(environment)? {
+        let whole = rustix::fs::statat(environment, format!("{name}/spec.json"), AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        found.push((name, whole));
     }
+    Ok(found)
+}
+
+/// `None` is a folder that is not there, or vanished meanwhile.
+fn open(above: impl AsFd, name: &Path) -> io::Result<Option<OwnedFd>> {
+    match rustix::fs::openat(above, name, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What in a folder can be a name.
+fn names<T: FromStr>(folder: &OwnedFd) -> io::Result<Vec<T>> {
+    let mut found = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        match entry {
+            Ok(entry) => found.extend(entry.file_name().to_str().ok().and_then(|name| name.parse().ok())),
+            Err(Errno::NOENT) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
 }
 
 fn private_folder(path: &Path) -> io::Result<()> {
@@ -227,7 +261,6 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::EnvironmentId;
 
     #[test]
     fn many_are_removed_at_the_same_time() {

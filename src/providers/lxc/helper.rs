@@ -20,12 +20,13 @@ use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal,
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Command;
+use crate::model::machine::Mount;
 use crate::model::{Exec, MachineSpec, Tag};
 
 use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
-use super::{attach, cgroup, console, overlay};
+use super::{attach, cgroup, console, overlay, shared};
 
 /// The verb that nobody types.
 pub const VERB: &str = "internal:lxc";
@@ -42,6 +43,12 @@ pub enum Request {
     },
     Console {
         target: Target,
+    },
+    /// Other shared folders for a machine that runs.
+    Mounts {
+        init_pid: u32,
+        before: Vec<Mount>,
+        after: Vec<Mount>,
     },
     /// Which liblxc there is.
     Version,
@@ -132,6 +139,10 @@ pub fn write(file: &mut File, reply: &Reply) -> io::Result<()> {
 }
 
 fn serve(request: Request, file: &mut File) -> Reply {
+    if let Request::Mounts { init_pid, before, after } = &request {
+        let done = overlay::leave_host().and_then(|()| shared::change(*init_pid, before, after));
+        return done.map_or_else(|error| Reply::Failed { reason: error.to_string() }, |()| Reply::Done);
+    }
     let Ok(lxc) = ffi::Lxc::load() else { return Reply::LibraryMissing };
     if let Err(error) = overlay::leave_host() {
         return Reply::Failed { reason: error.to_string() };
@@ -143,6 +154,7 @@ fn serve(request: Request, file: &mut File) -> Reply {
         }
         Request::Version => Ok(Reply::Version(lxc.version())),
         Request::Console { target } => container(&lxc, &target).and_then(|container| console::join(&container)),
+        Request::Mounts { .. } => unreachable!("answered before"),
     };
     done.unwrap_or_else(|reason| Reply::Failed { reason })
 }

@@ -30,18 +30,21 @@ pub mod helper;
 mod overlay;
 mod passing;
 mod program;
+mod shared;
 mod terminal;
+mod trust;
 mod upper;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::model::{EnvironmentId, Exec, MachineId, MachineSpec, MachineState, Tag};
+use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Tag};
 
 use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
 use cgroup::Hierarchies;
@@ -148,21 +151,52 @@ impl Machine<'_> {
                 return Err(Error::LayerMissing { id: self.id.clone(), digest: digest.to_string() });
             }
         }
+        self.change_mounts(spec)?;
         self.write(spec).map_err(failed_io("write the machine's folder", &self.folder.path))?;
         // A machine that runs gets its new limits at once. It may end meanwhile, and the next start reads them anyway.
         let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, self.hierarchies));
         Ok(())
     }
 
+    /// Shows a machine that runs its new shared folders. Before the specification is written: as long as it is the old one,
+    /// whoever comes next knows what there was.
+    fn change_mounts(&self, spec: &MachineSpec) -> Result<()> {
+        let Ok(Some(before)) = self.folder.spec() else { return Ok(()) };
+        let (MachineState::Running { init_pid } | MachineState::Frozen { init_pid }) = self.state() else { return Ok(()) };
+        if before.mounts == spec.mounts {
+            return Ok(());
+        }
+        let (before, after) = (before.mounts, spec.mounts.clone());
+        let call = self.call(&Request::Mounts { init_pid, before, after })?;
+        let (_, output) = call.command.run_any(&mut |_, _| {})?;
+        match call.reply() {
+            Some(Reply::Done) => Ok(()),
+            // It may have ended meanwhile; its next start shows it the right ones.
+            _ if !matches!(self.state(), MachineState::Running { .. } | MachineState::Frozen { .. }) => Ok(()),
+            other => Err(self.failed("show folders in", other, &output.stderr)),
+        }
+    }
+
     fn write(&self, spec: &MachineSpec) -> io::Result<()> {
         self.folder.make(spec)?;
         upper::write_identity(&self.folder.join("upper"), &self.home.install, spec)?;
+        self.write_trust(spec)?;
         self.folder.write_shared("hosts", &spec.hosts)?;
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
         let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
         let text = config::text(spec, &self.folder.path, &self.group, host);
         folder::write_atomically(&self.folder.join("config"), text.as_bytes())?;
         self.folder.write_spec(spec)
+    }
+
+    /// Files below a mounted overlay must not change: what runs is written to through its own eyes.
+    fn write_trust(&self, spec: &MachineSpec) -> io::Result<()> {
+        if let MachineState::Running { init_pid } | MachineState::Frozen { init_pid } = self.state() {
+            return trust::write(Path::new(&format!("/proc/{init_pid}/root")), &[], &spec.trusted);
+        }
+        let layers = self.home.store.join("layers");
+        let below: Vec<_> = spec.layers.iter().rev().map(|layer| layers.join(layer.as_str()).join("rootfs")).collect();
+        trust::write(&self.folder.join("upper"), &below, &spec.trusted)
     }
 
     fn start(&self) -> Result<()> {
@@ -303,25 +337,22 @@ impl Provider for Lxc {
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
         // A delete that was killed while it removed files left nothing else that a later verb would come back for.
         folder::sweep(&self.home.store);
-        let machines = folder::list(&self.home.store).map_err(failed_io("list the machines in", &self.home.store))?;
-        let hierarchies = self.hierarchies()?;
-        // Most environments do not run: one look at the groups spares a look for each of their machines.
-        let live: BTreeSet<String> = hierarchies.children(cgroup::TOP).into_iter().collect();
-        let mut environments: BTreeMap<EnvironmentId, Option<Vec<String>>> = BTreeMap::new();
-        let mut found = Vec::with_capacity(machines.len());
-        for id in machines {
-            let groups = environments.entry(id.environment.clone()).or_insert_with(|| {
-                let tag = Tag::of(&self.home.install, &id.environment);
-                live.contains(tag.as_str()).then(|| hierarchies.children(&format!("{}/{tag}", cgroup::TOP)))
-            });
-            let state = match groups {
-                None if Folder::new(&self.home.store, &id).is_whole() => MachineState::Halted,
-                _ => self.machine(&id)?.state(),
-            };
-            found.push((id, state));
+        let environments = folder::list(&self.home.store).map_err(failed_io("list the machines in", &self.home.store))?;
+        let live: BTreeSet<String> = self.hierarchies()?.children(cgroup::TOP).into_iter().collect();
+        let mut found = Vec::new();
+        for (environment, folders) in environments {
+            // Most environments do not run: one look at the groups spares a look for each of their machines.
+            let groups = live.contains(Tag::of(&self.home.install, &environment).as_str());
+            let states = self.states(&environment, folders, groups)?;
+            found.extend(states.into_iter().map(|(machine, state)| (environment.machine(&machine), state)));
         }
-        self.add_without_folder(&environments, &mut found)?;
         Ok(found)
+    }
+
+    fn machines(&self, environment: &EnvironmentId) -> Result<BTreeMap<MachineName, MachineState>> {
+        let folders = folder::list_of(&self.home.store, environment);
+        let folders = folders.map_err(failed_io("list the machines in", &self.home.store))?;
+        self.states(environment, folders, true)
     }
 
     fn inspect(&self, id: &MachineId) -> Result<MachineState> {
@@ -352,6 +383,10 @@ impl Provider for Lxc {
         self.machine(id)?.copy_in(source, target)
     }
 
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
+        self.machine(id)?.unpack(tar, folder, user)
+    }
+
     fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
         self.machine(id)?.copy_out(source, target)
     }
@@ -379,25 +414,29 @@ impl Provider for Lxc {
 }
 
 impl Lxc {
-    /// Machines of known environments of which only processes or groups are left.
-    fn add_without_folder(
+    /// The states of an environment's machines: those with a folder, and where `groups` says that there are control groups
+    /// of it, those of which only processes are left.
+    fn states(
         &self,
-        environments: &BTreeMap<EnvironmentId, Option<Vec<String>>>,
-        found: &mut Vec<(MachineId, MachineState)>,
-    ) -> Result<()> {
-        let known: BTreeSet<MachineId> = found.iter().map(|(id, _)| id.clone()).collect();
-        for (environment, groups) in environments {
-            for group in groups.iter().flatten() {
-                let name = group.split('.').next().unwrap_or(group);
-                let Ok(name) = name.parse() else { continue };
-                let id = environment.machine(&name);
-                if !known.contains(&id) && !found.iter().any(|(other, _)| *other == id) {
-                    let state = self.machine(&id)?.state();
-                    found.push((id, state));
+        environment: &EnvironmentId,
+        folders: Vec<folder::Found>,
+        groups: bool,
+    ) -> Result<BTreeMap<MachineName, MachineState>> {
+        let mut states = BTreeMap::new();
+        for (name, whole) in folders {
+            let state = if whole && !groups { MachineState::Halted } else { self.machine(&environment.machine(&name))?.state() };
+            states.insert(name, state);
+        }
+        if groups {
+            let tag = Tag::of(&self.home.install, environment);
+            for group in self.hierarchies()?.children(&format!("{}/{tag}", cgroup::TOP)) {
+                let Ok(name) = group.split('.').next().unwrap_or(&group).parse::<MachineName>() else { continue };
+                if !states.contains_key(&name) {
+                    states.insert(name.clone(), self.machine(&environment.machine(&name))?.state());
                 }
             }
         }
-        Ok(())
+        Ok(states)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::model::machine::{Mount, MountMode};
 
 use super::config::{FIRST_ID, ROOT};
 use super::folder::Folder;
+use super::shared;
 
 /// liblxc keeps locks below `/run/lxc`; in the helper's namespace it is an own filesystem, so none stays behind.
 pub const RUN: &str = "/run/lxc";
@@ -31,7 +32,7 @@ pub struct Error {
     source: io::Error,
 }
 
-trait Saying<T> {
+pub(super) trait Saying<T> {
     fn saying(self, what: &'static str, path: impl AsRef<Path>) -> Result<T, Error>;
 }
 
@@ -72,13 +73,19 @@ pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec) -> Result<(),
 }
 
 fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize) -> Result<(), Error> {
+    let read_only = match &mount.mode {
+        MountMode::Shared { user } => return shared::show(root, mount, user),
+        MountMode::ReadOnly => MountFlags::RDONLY,
+        MountMode::ReadWrite | MountMode::CopyOnWrite => MountFlags::empty(),
+    };
     // Looked up in the machine's root with its links, as the machine itself would, and made where it is missing.
     let is_file = fs::metadata(&mount.source).saying("find", &mount.source)?.is_file();
     let target = target(root, &mount.target, is_file).saying("prepare", &mount.target)?;
     let place = magic(&target);
-    match mount.mode {
+    match &mount.mode {
         MountMode::ReadWrite => mount_bind_recursive(&mount.source, &place).saying("mount", &mount.source)?,
         MountMode::ReadOnly => mount_bind(&mount.source, &place).saying("mount", &mount.source)?,
+        MountMode::Shared { .. } => {}
         MountMode::CopyOnWrite => {
             let place = PathBuf::from(&place);
             overlay(
@@ -90,7 +97,6 @@ fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize) -> Result
         }
     }
     if mount.mode != MountMode::CopyOnWrite {
-        let read_only = if mount.mode == MountMode::ReadOnly { MountFlags::RDONLY } else { MountFlags::empty() };
         let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | read_only;
         // The descriptor still names the folder below; the mount on it is found by its path.
         let path = Path::new(ROOT).join(real_path(&target, root).saying("find", &mount.target)?);
@@ -132,7 +138,7 @@ fn real_path(fd: &OwnedFd, root: &OwnedFd) -> io::Result<PathBuf> {
     path.strip_prefix(&root).map(Path::to_owned).map_err(io::Error::other)
 }
 
-const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+pub(super) const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
 /// A regular file of that name, made anew where there is none or a link: systemd-resolved's `/etc/resolv.conf` is one.
 fn plain_file(root: &OwnedFd, folder: &str, name: &str) -> io::Result<OwnedFd> {
@@ -166,7 +172,7 @@ fn target(root: &OwnedFd, path: &str, is_file: bool) -> io::Result<OwnedFd> {
 }
 
 /// Opens a folder below `root`, making what is missing of it.
-fn make_folders(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+pub(super) fn make_folders(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let path = if path.is_empty() { "." } else { path };
     match openat2(root, path, flags, Mode::empty(), IN_ROOT) {

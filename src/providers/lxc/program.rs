@@ -1,6 +1,7 @@
 //! Programs inside a machine, seen from the caller: what goes in and out, and what their end means.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::Stdio as Pipe;
 
@@ -15,6 +16,11 @@ impl Machine<'_> {
     pub fn exec(&self, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
         match stdio {
             Stdio::Pipes { stdin, each } => self.exec_piped(exec, stdin, each),
+            Stdio::Follow { each } => {
+                let call = self.exec_call(exec, None)?;
+                call.command.follow(each)?;
+                self.ended(call, "exec", Output::default())
+            }
             Stdio::Inherit => self.exec_direct(self.exec_call(exec, None)?, "exec"),
             Stdio::Terminal => {
                 let kind = std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".into());
@@ -83,6 +89,18 @@ impl Machine<'_> {
         let packed = copy::pack(source, &name, stdin);
         self.finish_tar("copy to", call, child)?;
         packed.map_err(failed_io("copy", source))
+    }
+
+    pub fn unpack(&self, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
+        let argv = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory", folder, "--file", "-"];
+        let exec = Exec { cwd: Some("/".into()), user: Some(user.into()), ..Exec::new(argv) };
+        let call = self.exec_call(&exec, None)?;
+        let mut child = self.spawn(&call, Pipe::piped(), Pipe::null())?;
+        let mut stdin = child.stdin.take().expect("stdin was piped");
+        let fed = std::io::copy(tar, &mut stdin);
+        drop(stdin);
+        self.finish_tar("unpack on", call, child)?;
+        fed.map(drop).map_err(failed_io("unpack into", Path::new(folder)))
     }
 
     pub fn copy_out(&self, source: &str, target: &Path) -> Result<()> {

@@ -18,7 +18,8 @@ use crate::model::MachineSpec;
 use super::config::FIRST_ID;
 use super::folder::hex;
 
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+pub(super) const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// Gives the machine its name and identity. The identity is the same again when the machine is made again, so that logs and
 /// leases stay its own, and its presence keeps systemd from treating the start as a first boot.

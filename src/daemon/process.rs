@@ -1,0 +1,85 @@
+//! The daemon as a process: started so that it outlives its starter, found by its lock, asked to end.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::notify::{self, Ear};
+use super::running::DRAIN;
+use crate::exec;
+use crate::model::{Failure, Kind};
+use crate::network::detour;
+use crate::store::{Holder, Store, lock};
+
+/// The lock that says whether a daemon of this store runs, and which process it is.
+pub(super) const LOCK: &str = crate::store::SERVING;
+/// How long a daemon may take to serve, and to end after it drained.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The process that serves this store's names and pages.
+pub fn holder(store: &Store) -> Option<Holder> {
+    lock::held::<Holder>(&lock_path(store)).flatten()
+}
+
+fn lock_path(store: &Store) -> PathBuf {
+    store.folder.join("locks").join(format!("{LOCK}.lock"))
+}
+
+/// What became of a start.
+pub enum Started {
+    /// It serves, and has this to say.
+    Now(Vec<String>),
+    Already,
+}
+
+/// Starts the daemon as a process of its own and returns when it serves.
+pub fn detach(store: &Store, command: &exec::Command) -> Result<Started, Failure> {
+    if holder(store).is_some() {
+        return Ok(Started::Already);
+    }
+    let failure = || Failure::new(Kind::Host, "serve names and pages");
+    let ear = Ear::new().map_err(|error| failure().because(&error))?;
+    let log = store.folder.join("daemon.log");
+    let mut child = command.clone().env(notify::VARIABLE, ear.name.as_str()).detach(&log)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(notices) = ear.ready(Duration::from_millis(50)).map_err(|error| failure().because(&error))? {
+            return Ok(Started::Now(notices));
+        }
+        if child.try_wait().ok().flatten().is_some() {
+            return Err(failure().cause("the process ended at once").tail(last_lines(&log)));
+        }
+        if Instant::now() > until {
+            return Err(failure().cause("it does not serve in time").tail(last_lines(&log)));
+        }
+    }
+}
+
+fn last_lines(log: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines[lines.len().saturating_sub(10)..].to_vec()
+}
+
+/// Asks the daemon to drain and end, and waits for it. False when none runs; what a killed one left goes all the same.
+pub fn halt(store: &Store) -> Result<bool, Failure> {
+    let Some(holder) = holder(store) else {
+        detour::remove(store.install())?;
+        return Ok(false);
+    };
+    let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| Failure::new(Kind::Store, "stop the daemon").cause("its lock names no process"))?;
+    kill_process(pid, Signal::TERM).map_err(|error| Failure::new(Kind::Host, "stop the daemon").because(&error))?;
+    let until = Instant::now() + DRAIN + PATIENCE;
+    while self::holder(store).is_some_and(|now| now.pid == holder.pid) {
+        if Instant::now() > until {
+            return Err(Failure::new(Kind::Deadline, "stop the daemon")
+                .cause(format!("process {} does not end", holder.pid))
+                .hint(format!("end it with `kill -9 {}`; nothing is lost by that", holder.pid)));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    detour::remove(store.install())?;
+    Ok(true)
+}

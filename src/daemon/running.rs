@@ -1,0 +1,264 @@
+//! What `host:up` serves, once it does: the servers, the routes that they have, and the ways around ports that others hold.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::limit;
+use crate::config::HostSettings;
+use crate::engine::routes::routes;
+use crate::model::{Failure, Kind, Routes};
+use crate::network::detour::{self, Detour, Transport};
+use crate::resolver::holder::{is_taken_itself, who_listens};
+use crate::store::Store;
+use crate::{dns, proxy, tls};
+
+const NAMES: u16 = 53;
+const PORTS: proxy::Ports = proxy::Ports { http: 80, https: 443 };
+/// Requests that run when a stop begins may take this long.
+pub const DRAIN: Duration = Duration::from_secs(10);
+/// Of the access log; the one before is kept too.
+const LOG_BYTES: u64 = 32 << 20;
+
+pub struct Running {
+    install: String,
+    listen: std::net::Ipv4Addr,
+    routes: Routes,
+    certificates: Arc<tls::Certificates>,
+    proxy: proxy::Server,
+    dns: dns::Server,
+    runtime: tokio::runtime::Runtime,
+    /// Of the zones; grows with each change.
+    serial: u32,
+    detours: Vec<Detour>,
+    /// What the starter should know, although everything is served.
+    pub notices: Vec<String>,
+}
+
+impl Running {
+    /// Binds everything before anything is served.
+    pub fn start(settings: &HostSettings, store: &Store, upstreams: &[IpAddr]) -> Result<Self, Failure> {
+        let routes = routes(store, &settings.domain.value)?;
+        let certificates = tls::Certificates::open(&store.folder, &routes, tls::system_clock());
+        let certificates =
+            Arc::new(certificates.map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?);
+        // Those of a process that was killed lead to ports where nobody listens any more.
+        detour::remove(store.install())?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(Kind::Host, "start the name server").because(&error))?;
+        let listen = settings.listen.value;
+        let mut around = Around { notices: Vec::new(), table: detour::table(store.install()) };
+        let serial = now();
+        let config = dns::Config {
+            listen: vec![(listen, NAMES).into()],
+            gateway_port: NAMES,
+            proxy_v4: listen,
+            proxy_v6: None,
+            upstreams: upstreams.iter().map(|address| SocketAddr::from((*address, 53))).collect(),
+            serial,
+        };
+        let entered = runtime.enter();
+        let dns = around.names(config, &routes)?;
+        drop(entered);
+        let stats = dns.stats().clone();
+        let path = store.folder.join("access.log");
+        let log = proxy::Log::open(&path, LOG_BYTES)
+            .map_err(|error| Failure::new(Kind::Store, format!("open `{}`", path.display())).because(&error))?;
+        let config = proxy::Config {
+            http: vec![(listen, PORTS.http).into()],
+            https: vec![(listen, PORTS.https).into()],
+            ports: Some(PORTS),
+            gateways: Some(PORTS),
+            log: Some(log),
+            metrics: Some(proxy::MoreMetrics(Arc::new(move || stats.metrics()))),
+            ..proxy::Config::default()
+        };
+        let proxy = around.pages(config, &routes, &certificates)?;
+        let mut notices = around.notices;
+        notices.extend(limit::trouble(routes.environments().count()));
+        let (install, detours) = (store.install().to_owned(), Vec::new());
+        let mut new = Self { install, listen, routes, certificates, proxy, dns, runtime, serial, detours, notices };
+        new.settle()?;
+        Ok(new)
+    }
+
+    /// Takes over what the store says now. A request that runs keeps the routes it began with.
+    pub fn follow(&mut self, settings: &HostSettings, store: &Store) -> Result<(), Failure> {
+        let routes = routes(store, &settings.domain.value)?;
+        if routes == self.routes {
+            return Ok(());
+        }
+        self.certificates.update(&routes).map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?;
+        self.proxy.update(routes.clone());
+        self.serial = now().max(self.serial + 1);
+        self.dns.update(&routes, self.serial);
+        self.routes = routes;
+        if let Some(trouble) = limit::trouble(self.routes.environments().count()) {
+            tracing::error!("{trouble}");
+        }
+        self.settle()
+    }
+
+    /// Every gateway is listened at, and what comes for a port that somebody holds is led around it. Also called when nothing
+    /// changed: a port may be free now, and whoever loads a firewall flushes everybody's.
+    pub fn settle(&mut self) -> Result<(), Failure> {
+        let mut taken = self.open(proxy::At::ItsPort, dns::At::ItsPort);
+        // A gateway that went and came back at once may still be closed by ourselves.
+        for _ in 0..5 {
+            if !taken {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            taken = self.open(proxy::At::ItsPort, dns::At::ItsPort);
+        }
+        if taken {
+            self.open(proxy::At::AnyPort, dns::At::AnyPort);
+        }
+        let wanted = self.wanted_detours();
+        if wanted != self.detours || !wanted.is_empty() && !detour::in_force(&self.install)? {
+            detour::set(&self.install, &wanted)?;
+            self.detours = wanted;
+        }
+        Ok(())
+    }
+
+    /// Says whether somebody holds a port of a gateway that isn't listened at yet.
+    fn open(&self, pages: proxy::At, names: dns::At) -> bool {
+        let mut taken = false;
+        for error in self.proxy.open_gateways(pages) {
+            taken |= matches!(error, proxy::Error::InUse { .. });
+            tracing::debug!(%error, "a gateway without pages");
+        }
+        for error in self.dns.open_gateways(names) {
+            taken |= matches!(error, dns::Error::InUse { .. });
+            tracing::debug!(%error, "a gateway without names");
+        }
+        taken
+    }
+
+    fn wanted_detours(&self) -> Vec<Detour> {
+        let own = |addresses: &[SocketAddr], port| addresses.iter().map(|address| (*address, port)).collect::<Vec<_>>();
+        let pages = [own(self.proxy.http(), PORTS.http), own(self.proxy.https(), PORTS.https), self.proxy.gateways()].concat();
+        let names = [own(self.dns.addresses(), NAMES), self.dns.gateways()].concat();
+        let mut detours: Vec<_> = pages.into_iter().filter_map(|pair| way(Transport::Tcp, pair)).collect();
+        for transport in [Transport::Tcp, Transport::Udp] {
+            detours.extend(names.iter().filter_map(|pair| way(transport, *pair)));
+        }
+        detours.sort();
+        detours
+    }
+
+    /// In words, for `systemctl status`.
+    pub fn status(&self) -> String {
+        format!("names and pages of {} environments are served at {}", self.routes.environments().count(), self.listen)
+    }
+
+    /// Finishes what runs. The ways around ports go last: who waits for an answer still needs them.
+    pub fn stop(self) -> Result<(), Failure> {
+        self.runtime.block_on(self.dns.stop());
+        if !self.proxy.stop(DRAIN) {
+            tracing::warn!("requests were cut off after {} s", DRAIN.as_secs());
+        }
+        detour::remove(&self.install)?;
+        Ok(())
+    }
+}
+
+/// `None` where the port is the one that is asked for.
+fn way(transport: Transport, (at, port): (SocketAddr, u16)) -> Option<Detour> {
+    match at {
+        SocketAddr::V4(at) if at.port() != port => {
+            Some(Detour { transport, from: SocketAddrV4::new(*at.ip(), port), port: at.port() })
+        }
+        SocketAddr::V4(_) | SocketAddr::V6(_) => None,
+    }
+}
+
+/// Starts servers where their ports are free, else at others.
+struct Around {
+    notices: Vec<String>,
+    table: String,
+}
+
+impl Around {
+    fn names(&mut self, mut config: dns::Config, routes: &Routes) -> Result<dns::Server, Failure> {
+        loop {
+            match dns::Server::start(config.clone(), routes) {
+                Ok(server) => return Ok(server),
+                Err(error @ dns::Error::InUse { address }) => self.give_way(&mut config.listen, address, &error)?,
+                Err(error @ dns::Error::Listen { address, .. }) => return Err(refused(address, &error)),
+            }
+        }
+    }
+
+    fn pages(
+        &mut self,
+        mut config: proxy::Config,
+        routes: &Routes,
+        certificates: &Arc<tls::Certificates>,
+    ) -> Result<proxy::Server, Failure> {
+        loop {
+            match proxy::Server::start(config.clone(), routes.clone(), certificates.clone()) {
+                Ok(server) => return Ok(server),
+                Err(error @ proxy::Error::InUse { address }) => {
+                    let addresses = if address.port() == PORTS.http { &mut config.http } else { &mut config.https };
+                    self.give_way(addresses, address, &error)?;
+                }
+                Err(error @ proxy::Error::Listen { address, .. }) => return Err(refused(address, &error)),
+                Err(error @ (proxy::Error::Start(_) | proxy::Error::Tls(_))) => {
+                    return Err(Failure::new(Kind::Host, "start the proxy").because(&error));
+                }
+            }
+        }
+    }
+
+    /// Whoever listens at every address keeps its port, and adt takes another. Who listens at this very address means it.
+    fn give_way(
+        &mut self,
+        addresses: &mut [SocketAddr],
+        taken: SocketAddr,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Result<(), Failure> {
+        let SocketAddr::V4(v4) = taken else { return Err(refused(taken, error)) };
+        let Some(address) = addresses.iter_mut().find(|address| **address == taken) else { return Err(refused(taken, error)) };
+        if !detour::may_lead(*v4.ip()) || is_taken_itself(taken) {
+            return Err(refused(taken, error));
+        }
+        address.set_port(0);
+        let holders = holders(taken);
+        let whose = if holders.is_empty() { "another program".to_owned() } else { holders };
+        self.notices.push(format!(
+            "port {} belongs to {whose}, which stays as it is: what comes for {taken} is led around it by the firewall's table `ip {}`",
+            taken.port(),
+            self.table
+        ));
+        Ok(())
+    }
+}
+
+/// Of a server with many processes, the first.
+fn holders(address: SocketAddr) -> String {
+    let mut holders = who_listens(address);
+    let mut seen = std::collections::BTreeSet::new();
+    holders.retain(|holder| seen.insert(holder.program.clone()));
+    holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Who has the address that is needed: fighting over it helps nobody, knowing does.
+fn refused(address: SocketAddr, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let holders = holders(address);
+    let failure = Failure::new(Kind::Conflict, format!("listen at {address}"));
+    if holders.is_empty() {
+        return failure.because(error).hint("choose another `listen` address in /etc/adt/adt.toml");
+    }
+    failure
+        .cause(format!("{holders} listens there, or at every address"))
+        .hint("choose another `listen` address in /etc/adt/adt.toml: 127.77.77.77 is adt's own and gives way to nobody's port")
+}
+
+fn now() -> u32 {
+    u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or(u32::MAX)
+}

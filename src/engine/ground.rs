@@ -1,0 +1,220 @@
+//! Where a site's releases lie on one machine, and the small steps that change it.
+//!
+//! ```text
+//! /srv/www -> /srv/www.releases/3f2a9c01b7d4    what is served; switched by one rename
+//! /srv/www.releases/3f2a9c01b7d4/               a release, the site's user's own
+//! /srv/www.releases/.new-3f2a9c01b7d4/          being unpacked; renamed when it is whole
+//! /srv/www.releases/.before -> …                what the path led to before the first release, where it led anywhere
+//! ```
+//! Programs for the shell are constants; what a platform says reaches them as arguments. Each may be cut off anywhere and
+//! given again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Engine, Events, probe};
+use crate::model::{Check, Digest, Event, Exec, Failure, Kind, MachineSpec, Site};
+use crate::providers::Stdio;
+use crate::releases::phase::{Job, Reader};
+use crate::releases::{Error, Shelf, archive};
+
+/// A site on one of its machines.
+pub(super) struct Ground<'a> {
+    pub engine: &'a Engine,
+    pub spec: &'a MachineSpec,
+    pub site: &'a Site,
+    /// The symlink that is switched.
+    pub path: &'a str,
+}
+
+/// What is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub serves: Serves,
+    /// The whole releases on the machine, by the beginning of their digest.
+    pub releases: BTreeSet<String>,
+}
+
+/// What a site's path leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Serves {
+    Release(String),
+    /// What its box or its user put there.
+    Elsewhere,
+    Nothing,
+    /// No link at all, so it can't be switched.
+    Folder,
+}
+
+/// The folder beside a site's path that holds its releases.
+pub(super) fn folder(path: &str) -> String {
+    format!("{path}.releases")
+}
+
+const LOOK: &str = r#"
+if [ -L "$1" ]; then printf 'link %s\n' "$(readlink "$1")"; elif [ -e "$1" ]; then echo folder; fi
+cd "$2" 2>/dev/null || exit 0
+for name in *; do if [ -d "$name" ]; then printf 'has %s\n' "$name"; fi; done"#;
+
+const CLEAR: &str = r#"set -e
+mkdir -p "$2"
+if [ -L "$1" ] && ! [ -L "$2/.before" ]; then
+    target=$(readlink "$1")
+    case $target in "$2"/*) ;; *) ln -s "$target" "$2/.before" ;; esac
+fi
+rm -rf "$2/.new-$3"
+mkdir "$2/.new-$3"
+chown "$4:" "$2/.new-$3""#;
+
+const SETTLE: &str = r#"set -e
+rm -rf "$1/$2"
+mv -T "$1/.new-$2" "$1/$2""#;
+
+const SWITCH: &str = r#"set -e
+ln -sfn "$2" "$1.next"
+mv -T "$1.next" "$1""#;
+
+const BACK: &str = r#"set -e
+if [ -L "$2/.before" ]; then
+    ln -sfn "$(readlink "$2/.before")" "$1.next"
+    mv -T "$1.next" "$1"
+else
+    rm -f "$1"
+fi"#;
+
+const TIDY: &str = r#"set -e
+link=$1 folder=$2
+shift 2
+serves=$(readlink "$link" || :)
+cd "$folder" 2>/dev/null || exit 0
+for name in * .new-*; do
+    case " $* " in *" $name "*) continue ;; esac
+    if [ "$serves" != "$folder/$name" ]; then rm -rf -- "$name"; fi
+done"#;
+
+impl Ground<'_> {
+    fn folder(&self) -> String {
+        folder(self.path)
+    }
+
+    /// A release's folder on the machine.
+    pub fn tree(&self, release: &str) -> String {
+        format!("{}/{release}", self.folder())
+    }
+
+    pub fn look(&self) -> Result<Standing, Failure> {
+        let (mut serves, mut releases) = (Serves::Nothing, BTreeSet::new());
+        for line in self.shell("look at", LOOK, &[self.path, &self.folder()])? {
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("link", target) => {
+                    let release = target.strip_prefix(&self.folder()).and_then(|rest| rest.strip_prefix('/'));
+                    serves = release.map_or(Serves::Elsewhere, |release| Serves::Release(release.to_owned()));
+                }
+                ("folder", _) => serves = Serves::Folder,
+                ("has", name) => drop(releases.insert(name.to_owned())),
+                _ => {}
+            }
+        }
+        Ok(Standing { serves, releases })
+    }
+
+    /// Puts a release beside the others. One that is there already is replaced: its scripts may have left it half done.
+    pub fn receive(&self, shelf: &Shelf, release: &Digest) -> Result<(), Failure> {
+        let (folder, user) = (self.folder(), &self.site.code.user);
+        self.shell("make room on", CLEAR, &[self.path, &folder, release.short(), user])?;
+        let target = format!("{folder}/.new-{}", release.short());
+        let failed = |source| Failure::new(Kind::Internal, "make a pipe").because(&source);
+        let (mut reader, writer) = std::io::pipe().map_err(failed)?;
+        let (sent, unpacked) = std::thread::scope(|scope| {
+            let sending = scope.spawn(move || archive::send(&shelf.archive(release), writer));
+            let unpacked = self.engine.provider.unpack(&self.spec.id, &mut reader, &target, user);
+            // A sender that still has something to say must not wait for a reader that gave up.
+            drop(reader);
+            let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (sent, unpacked)
+        });
+        let told = |error: &Error| error.failure(format!("send release {} to `{}`", release.short(), self.spec.id));
+        match (&sent, unpacked) {
+            // What is wrong with the archive itself is the reason for whatever the other end says.
+            (Err(error @ (Error::BadEntry { .. } | Error::Damaged { .. })), _) => return Err(told(error)),
+            (_, Err(error)) => return Err(error.into()),
+            (Err(error), Ok(())) => return Err(told(error)),
+            (Ok(()), Ok(())) => {}
+        }
+        self.shell("keep a release on", SETTLE, &[&folder, release.short()]).map(drop)
+    }
+
+    /// From one instant to the next the site is this release.
+    pub fn switch(&self, release: &str) -> Result<(), Failure> {
+        self.shell("switch", SWITCH, &[self.path, &self.tree(release)]).map(drop)
+    }
+
+    /// The site is what it was before its first release.
+    pub fn switch_back_to_before(&self) -> Result<(), Failure> {
+        self.shell("switch", BACK, &[self.path, &self.folder()]).map(drop)
+    }
+
+    /// Removes all releases but these, and never the one that is served.
+    pub fn tidy(&self, kept: &[&str]) -> Result<(), Failure> {
+        let folder = self.folder();
+        let arguments: Vec<&str> = [self.path, &folder].into_iter().chain(kept.iter().copied()).collect();
+        self.shell("remove old releases from", TIDY, &arguments).map(drop)
+    }
+
+    /// Runs one of the release's own programs, showing what it prints.
+    pub fn run(&self, job: &Job, events: &Events) -> Result<(), Failure> {
+        let mut reader = Reader::default();
+        let source = format!("{} {}", self.spec.id.machine, job.phase.word());
+        let each = &mut |stream, line: &str| {
+            if reader.line(line) {
+                events.emit(Event::Output { source: source.clone(), stream, line: line.to_owned() });
+            }
+        };
+        let ended = self.engine.provider.exec(&self.spec.id, &job.exec(), Stdio::Pipes { stdin: None, each })?;
+        reader.end(job, &format!("`{}`", self.spec.id), ended.code)
+    }
+
+    /// Init has finished starting, so that services can be told to reload.
+    pub fn await_boot(&self) -> Result<(), Failure> {
+        self.await_check(Check::Booted, Kind::Deadline, "boot")
+    }
+
+    /// The site answers on this machine.
+    pub fn await_health(&self) -> Result<(), Failure> {
+        let host = format!("{}.{}", self.site.name, self.spec.search.first().map_or("", String::as_str));
+        let check = Check::Http { port: self.site.port, path: self.site.health.clone(), host: Some(host) };
+        self.await_check(check, Kind::DeployHealth, "answer")
+    }
+
+    fn await_check(&self, check: Check, kind: Kind, verb: &str) -> Result<(), Failure> {
+        let mut spec = self.spec.clone();
+        spec.health.checks = vec![check];
+        let seconds = spec.health.deadline_seconds;
+        let cancel = &self.engine.cancel;
+        let waited = probe::wait(&*self.engine.probe, &*self.engine.provider, &spec, Duration::from_secs(seconds.into()), cancel);
+        let failure = |kind| Failure::new(kind, format!("see `{}` {verb}", spec.id));
+        match waited {
+            Ok(()) => Ok(()),
+            Err(probe::NoAnswer::Cancelled) => Err(failure(Kind::Cancelled).cause("cancelled")),
+            Err(probe::NoAnswer::Died(state)) => Err(failure(kind).cause(format!("it went {}", state.word()))),
+            Err(probe::NoAnswer::Deadline(reason)) => {
+                Err(failure(kind).cause(format!("it did not within {seconds} s: {reason}")))
+            }
+        }
+    }
+
+    /// Runs one of the constants above and gives back its lines.
+    fn shell(&self, what: &str, program: &str, arguments: &[&str]) -> Result<Vec<String>, Failure> {
+        let mut exec = Exec::new(["/bin/sh", "-c", program, "adt"]);
+        exec.argv.extend(arguments.iter().map(|&word| word.to_owned()));
+        exec.cwd = Some("/".to_owned());
+        let mut lines = Vec::new();
+        let each = &mut |_, line: &str| lines.push(line.to_owned());
+        let ended = self.engine.provider.exec(&self.spec.id, &exec.as_one_stream(), Stdio::Pipes { stdin: None, each })?;
+        if ended.code == 0 {
+            return Ok(lines);
+        }
+        let failure = Failure::new(Kind::Program, format!("{what} `{}`", self.spec.id));
+        Err(failure.cause(format!("a program there ended with exit code {}", ended.code)).tail(lines))
+    }
+}

@@ -1,0 +1,209 @@
+//! `adt.service`: the unit that serves names and pages from the host's start on, where systemd is process 1.
+//!
+//! `host:bootstrap` writes and enables it. It serves the store and the settings that bootstrap saw; `host:up --detach` and
+//! `host:halt` then start and stop the unit, so that there is one process and one place that knows about it.
+//!
+//! Hardened by what the daemon does: it reads the store, writes certificates and the log there, listens, asks the kernel who
+//! holds a port, and writes one firewall table. It starts no machine, so it needs none of root's other powers.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::Engine;
+use crate::config::host::Origin;
+use crate::exec::Command;
+use crate::model::{Failure, Kind};
+use crate::store::Store;
+
+const UNIT: &str = "adt.service";
+const UNIT_FILE: &str = "/etc/systemd/system/adt.service";
+
+/// Servers that usually listen at every address: who starts first has the port, and theirs must not fail because of adt. What
+/// they hold is led around.
+const BEFORE_US: &[&str] =
+    &["apache2", "nginx", "httpd", "caddy", "haproxy", "lighttpd", "named", "bind9", "dnsmasq", "unbound", "docker"];
+
+/// Whether this host is run by systemd.
+pub(super) fn is_possible() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// Whether the unit is there and serves this store.
+pub fn serves(store: &Store) -> bool {
+    let text = std::fs::read_to_string(UNIT_FILE).unwrap_or_default();
+    is_possible() && text.contains(&store_words(&store.folder.display().to_string()))
+}
+
+/// Returns when it serves, with what it says about itself.
+pub fn start() -> Result<String, Failure> {
+    systemctl(&["start", UNIT]).map_err(|failure| {
+        let journal = Command::new("journalctl").args(["--unit", UNIT, "--lines", "10", "--output", "cat", "--no-pager"]).run();
+        let lines = journal.map(|output| output.text()).unwrap_or_default();
+        failure.tail(lines.lines().map(str::to_owned).collect::<Vec<_>>())
+    })?;
+    let status = Command::new("systemctl").args(["show", UNIT, "--property", "StatusText", "--value"]).run()?;
+    Ok(format!("{UNIT}: {}", status.text().trim()))
+}
+
+pub fn stop() -> Result<(), Failure> {
+    systemctl(&["stop", UNIT])
+}
+
+/// Whether its process runs, or is about to.
+pub fn is_active() -> bool {
+    Command::new("systemctl").args(["is-active", "--quiet", UNIT]).run().is_ok()
+}
+
+impl Engine {
+    /// The unit as it should be; `None` where there is no systemd to read it.
+    pub(super) fn unit(&self) -> Result<Option<String>, Failure> {
+        if !is_possible() {
+            return Ok(None);
+        }
+        let exe =
+            std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
+        // What came from the file is read from it again; what came from this command's words would be forgotten.
+        let rows = self.settings.rows();
+        let said = rows.iter().filter(|(_, _, origin)| matches!(origin, Origin::Flag(_) | Origin::Variable(_)));
+        let mut settings: Vec<(String, String)> =
+            said.filter(|(key, ..)| *key != "store").map(|(key, value, _)| variable(key, value)).collect();
+        if let Some(file) = std::env::var("ADT_CONFIG").ok().filter(|value| !value.is_empty()) {
+            settings.push(("ADT_CONFIG".into(), file));
+        }
+        Ok(Some(text(&exe.display().to_string(), &self.store.folder.display().to_string(), &settings)))
+    }
+
+    /// Says whether the unit is as it should be already.
+    pub(super) fn has_unit(&self) -> Result<bool, Failure> {
+        let unit = self.unit()?;
+        Ok(unit.is_none_or(|unit| std::fs::read_to_string(UNIT_FILE).is_ok_and(|text| text == unit) && is_enabled()))
+    }
+
+    pub(super) fn install_unit(&self) -> Result<(), Failure> {
+        let Some(unit) = self.unit()? else { return Ok(()) };
+        super::bootstrap::write(UNIT_FILE, &unit)?;
+        systemctl(&["daemon-reload"])?;
+        systemctl(&["enable", "--quiet", UNIT])?;
+        // One that runs has the settings of before.
+        if is_active() { systemctl(&["restart", UNIT]) } else { Ok(()) }
+    }
+}
+
+/// Says whether there was one.
+pub(super) fn remove_unit(dry_run: bool) -> Result<bool, Failure> {
+    let is_there = Path::new(UNIT_FILE).exists();
+    if !is_there || dry_run {
+        return Ok(is_there);
+    }
+    if is_possible() {
+        systemctl(&["disable", "--quiet", "--now", UNIT])?;
+    }
+    std::fs::remove_file(UNIT_FILE).map_err(|error| Failure::new(Kind::Host, format!("remove `{UNIT_FILE}`")).because(&error))?;
+    if is_possible() {
+        systemctl(&["daemon-reload"])?;
+    }
+    Ok(true)
+}
+
+fn is_enabled() -> bool {
+    Command::new("systemctl").args(["is-enabled", "--quiet", UNIT]).run().is_ok()
+}
+
+fn systemctl(args: &[&str]) -> Result<(), Failure> {
+    Command::new("systemctl").args(args.iter().copied()).run().map(drop).map_err(|error| {
+        let failure = Failure::new(Kind::Program, format!("let systemd {} {UNIT}", args[0])).because(&error);
+        failure.hint(format!("`systemctl status {UNIT}` and `journalctl -u {UNIT}` tell more"))
+    })
+}
+
+/// `nameservers` as `ADT_NAMESERVERS`, separated as variables are.
+fn variable(key: &str, value: &str) -> (String, String) {
+    let separator = if key == "boxes" { ":" } else { "," };
+    (format!("ADT_{}", key.to_uppercase()), value.replace(", ", separator))
+}
+
+fn store_words(store: &str) -> String {
+    format!("\"--store\" {}", quoted(store, Dollar::IsExpanded))
+}
+
+fn text(exe: &str, store: &str, settings: &[(String, String)]) -> String {
+    let after = BEFORE_US.iter().map(|name| format!("{name}.service")).collect::<Vec<_>>().join(" ");
+    let mut environment = String::new();
+    for (name, value) in settings {
+        let word = quoted(&format!("{name}={value}"), Dollar::IsPlain);
+        writeln!(environment, "Environment={word}").expect("a string takes any text");
+    }
+    format!(
+        "# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n\
+         [Unit]\n\
+         Description=adt: names and pages of all environments\n\
+         Wants=network.target\n\
+         After=network.target {after}\n\
+         RequiresMountsFor={path}\n\
+         \n\
+         [Service]\n\
+         Type=notify\n\
+         {environment}\
+         ExecStart={exe} {words} \"host:up\"\n\
+         Restart=on-failure\n\
+         RestartSec=200ms\n\
+         TimeoutStopSec=30\n\
+         LimitNOFILE=524288\n\
+         \n\
+         CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n\
+         NoNewPrivileges=yes\n\
+         ProtectSystem=strict\n\
+         ReadWritePaths={path}\n\
+         ProtectHome=read-only\n\
+         PrivateTmp=yes\n\
+         ProtectKernelModules=yes\n\
+         ProtectControlGroups=yes\n\
+         RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
+         RestrictNamespaces=yes\n\
+         RestrictRealtime=yes\n\
+         RestrictSUIDSGID=yes\n\
+         LockPersonality=yes\n\
+         MemoryDenyWriteExecute=yes\n\
+         SystemCallArchitectures=native\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        path = quoted(store, Dollar::IsPlain),
+        exe = quoted(exe, Dollar::IsPlain),
+        words = store_words(store),
+    )
+}
+
+/// Command lines expand variables, other settings don't.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dollar {
+    IsExpanded,
+    IsPlain,
+}
+
+/// One word, as systemd.syntax(7) reads it.
+fn quoted(word: &str, dollar: Dollar) -> String {
+    let word = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('\n', "\\n");
+    let word = if dollar == Dollar::IsExpanded { word.replace('$', "$$") } else { word };
+    format!("\"{word}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_path_or_a_setting_is_more_than_a_word() {
+        let settings = [("ADT_DOMAIN".to_owned(), "ex\"am\nple.test".to_owned())];
+        let text = text("/opt/a b/100%/adt", "/var/lib/$a\"d t", &settings);
+        assert!(text.contains("ExecStart=\"/opt/a b/100%%/adt\" \"--store\" \"/var/lib/$$a\\\"d t\" \"host:up\"\n"), "{text}");
+        assert!(text.contains("Environment=\"ADT_DOMAIN=ex\\\"am\\nple.test\"\n"), "{text}");
+        assert!(text.contains("ReadWritePaths=\"/var/lib/$a\\\"d t\"\n"), "{text}");
+    }
+
+    #[test]
+    fn lists_are_separated_as_variables_are() {
+        assert_eq!(variable("nameservers", "1.1.1.1, 9.9.9.9"), ("ADT_NAMESERVERS".into(), "1.1.1.1,9.9.9.9".into()));
+        assert_eq!(variable("boxes", "/a, /b").1, "/a:/b");
+    }
+}

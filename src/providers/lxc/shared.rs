@@ -1,0 +1,297 @@
+//! Folders of a person on the host, shown in a machine as one of its users' own: each edits, the other sees it, and on
+//! either side the files belong to whom they should.
+//!
+//! ```text
+//! on disk            in the machine
+//! the folder's owner ↔ the mount's user           (1000 ↔ 33)
+//! 100000 + n         ↔ n, for everybody else      (a file of the machine's root never belongs to the host's)
+//! ```
+//! The kernel maps ids for one mount, nothing on disk changes. `.git` stays outside: what is in it decides which programs
+//! run when its owner calls git on the host, and a web server could show it to everybody.
+//!
+//! A running machine gets and loses such mounts too. One that it has had since its start the kernel keeps in place as long
+//! as it runs; an empty folder covers it.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, fstatfs, open, openat2};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, move_mount, open_tree, unmount,
+};
+use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use crate::model::machine::{Mount, MountMode};
+
+use super::attach::User;
+use super::config::{FIRST_ID, IDS};
+use super::overlay::{Error, IN_ROOT, Saying, make_folders};
+use super::passing;
+
+/// Shows `mount` below `root`, which is this process' own root or a mount of its own.
+pub fn show(root: &OwnedFd, mount: &Mount, user: &str) -> Result<(), Error> {
+    let tree = Tree::new(root, mount, user)?;
+    tree.attach(root)
+}
+
+/// Brings the mounts of a running machine from `before` to `after`; mounts that are in place stay untouched.
+pub fn change(init: u32, before: &[Mount], after: &[Mount]) -> Result<(), Error> {
+    let proc = PathBuf::from(format!("/proc/{init}"));
+    let inside = open(proc.join("root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let inside = inside.saying("open", proc.join("root"))?;
+    let gone: Vec<&Mount> = before.iter().filter(|mount| !after.contains(mount) && is_shared(mount)).collect();
+    // Made while the host's folders can still be seen.
+    let mut trees = Vec::new();
+    for mount in after {
+        if let MountMode::Shared { user } = &mount.mode
+            && !in_place(&inside, mount)
+        {
+            trees.push(Tree::new(&inside, mount, user)?);
+        }
+    }
+    let namespace = proc.join("ns/mnt");
+    let namespace = open(&namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).saying("open", &namespace)?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount)).saying("enter", proc.join("ns/mnt"))?;
+    let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).saying("open", "/")?;
+    // Inner ones first on the way out, outer ones first on the way in.
+    for mount in by_depth(gone, |mount| &mount.target).into_iter().rev() {
+        hide(&root, mount)?;
+    }
+    by_depth(trees, |tree| &tree.target).into_iter().try_for_each(|tree| tree.attach(&root))
+}
+
+pub fn is_shared(mount: &Mount) -> bool {
+    matches!(mount.mode, MountMode::Shared { .. })
+}
+
+fn by_depth<T>(mut all: Vec<T>, target: impl Fn(&T) -> &str) -> Vec<T> {
+    all.sort_by_key(|one| target(one).trim_end_matches('/').matches('/').count());
+    all
+}
+
+/// A mount that is not anywhere yet.
+struct Tree {
+    target: String,
+    tree: OwnedFd,
+    cover: OwnedFd,
+}
+
+impl Tree {
+    fn new(root: &OwnedFd, mount: &Mount, user: &str) -> Result<Self, Error> {
+        let owner = fs::symlink_metadata(&mount.source).saying("find", &mount.source)?;
+        let user = find_user(root, user);
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(rustix::fs::CWD, &mount.source, flags).saying("open", &mount.source)?;
+        let ids = namespace(&map(owner.uid(), user.uid), &map(owner.gid(), user.gid)).saying("map the ids of", &mount.source)?;
+        set_ids(&tree, &ids).saying(
+            "show under other owners (a filesystem like ext4, xfs or btrfs can; move the platform's folder to one)",
+            &mount.source,
+        )?;
+        Ok(Self { target: mount.target.clone(), tree, cover: empty().saying("make a cover for", &mount.source)? })
+    }
+
+    fn attach(self, root: &OwnedFd) -> Result<(), Error> {
+        let place = make_folders(root, self.target.trim_matches('/')).saying("prepare", &self.target)?;
+        put(&self.tree, &place).saying("mount", &self.target)?;
+        let git = format!("{}/.git", self.target.trim_matches('/'));
+        match openat2(root, git, OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), IN_ROOT) {
+            Ok(git) => put(&self.cover, &git).saying("cover `.git` in", &self.target),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+            Err(error) => Err(error).saying("open `.git` in", &self.target),
+        }
+    }
+}
+
+/// Whether a machine sees this very folder at the mount's target.
+fn in_place(inside: &OwnedFd, mount: &Mount) -> bool {
+    let Ok(source) = fs::metadata(&mount.source) else { return false };
+    let target = openat2(inside, mount.target.trim_matches('/'), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), IN_ROOT);
+    let there = target.and_then(fstat);
+    there.is_ok_and(|there| there.st_dev == source.dev() && there.st_ino == source.ino())
+}
+
+/// Takes a mount away; what can't go is covered.
+fn hide(root: &OwnedFd, mount: &Mount) -> Result<(), Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(place) = openat2(root, mount.target.trim_matches('/'), flags, Mode::empty(), IN_ROOT) else { return Ok(()) };
+    let known = rustix::fs::statx(&place, "", AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::BASIC_STATS);
+    let known = known.saying("look at", &mount.target)?;
+    let is_mount = known.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT);
+    let is_cover = fstatfs(&place).is_ok_and(|kind| kind.f_type == libc::TMPFS_MAGIC);
+    if !is_mount || is_cover {
+        return Ok(());
+    }
+    drop(place);
+    match unmount(&mount.target, UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        // The kernel locks what a machine got at its start.
+        Err(Errno::INVAL) => {
+            let place = make_folders(root, mount.target.trim_matches('/')).saying("open", &mount.target)?;
+            empty().and_then(|cover| Ok(put(&cover, &place)?)).saying("cover", &mount.target)
+        }
+        Err(error) => Err(error).saying("unmount", &mount.target),
+    }
+}
+
+/// An empty folder that nobody can write to.
+fn empty() -> io::Result<OwnedFd> {
+    let kind = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&kind, "mode", "0555")?;
+    fsconfig_set_string(&kind, "size", "4k")?;
+    fsconfig_create(&kind)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(fsmount(&kind, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+fn put(tree: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
+    move_mount(tree, "", place, "", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+/// A user of the machine; one that its box does not have is its root.
+fn find_user(root: &OwnedFd, name: &str) -> User {
+    let read = |path: &str| {
+        let file = openat2(root, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty(), IN_ROOT).ok()?;
+        io::read_to_string(fs::File::from(file)).ok()
+    };
+    let (passwd, group) = (read("etc/passwd").unwrap_or_default(), read("etc/group").unwrap_or_default());
+    User::parse(name, &passwd, &group).unwrap_or_else(User::root)
+}
+
+/// Lines of an id map: what is on disk, what the machine's kernel ids are, how many.
+fn map(owner: u32, user: u32) -> String {
+    let end = FIRST_ID + IDS;
+    let user = FIRST_ID + user.min(IDS - 1);
+    let mut lines = vec![(owner, user, 1)];
+    // Where the owner is one of the machine's ids itself, the two change places.
+    let ours = FIRST_ID..end;
+    if ours.contains(&owner) && owner != user {
+        lines.push((user, owner, 1));
+    }
+    let mut first = FIRST_ID;
+    let mut holes: Vec<u32> = [owner, user].into_iter().filter(|id| ours.contains(id)).collect();
+    holes.sort_unstable();
+    holes.dedup();
+    for hole in holes.into_iter().chain([end]) {
+        if hole > first {
+            lines.push((first, first, hole - first));
+        }
+        first = hole + 1;
+    }
+    lines.iter().map(|(disk, shown, count)| format!("{disk} {shown} {count}\n")).collect()
+}
+
+/// A user namespace with these maps: mounts take theirs from one. No process stays in it.
+fn namespace(uids: &str, gids: &str) -> io::Result<OwnedFd> {
+    let (ours, theirs) = passing::pair()?;
+    // SAFETY: the helper has a single thread, so the child may do whatever the parent could.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(ours);
+            // SAFETY: a new user namespace shares no memory or descriptors anew.
+            let entered = unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }.is_ok();
+            let _ = rustix::io::write(&theirs, if entered { b"y" } else { b"n" });
+            // Until the other side is closed.
+            let _ = rustix::io::read(&theirs, &mut [0; 1]);
+            // SAFETY: ends this process at once; nothing of the parent's is run twice.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            drop(theirs);
+            let made = maps_of(child, &ours, uids, gids);
+            drop(ours);
+            let _ = waitpid(Pid::from_raw(child), WaitOptions::empty());
+            made
+        }
+    }
+}
+
+fn maps_of(child: i32, ours: &OwnedFd, uids: &str, gids: &str) -> io::Result<OwnedFd> {
+    let mut answer = [0; 1];
+    rustix::io::read(ours, &mut answer)?;
+    if answer != *b"y" {
+        return Err(io::Error::other("the kernel allows no further user namespace"));
+    }
+    fs::write(format!("/proc/{child}/uid_map"), uids)?;
+    fs::write(format!("/proc/{child}/gid_map"), gids)?;
+    Ok(fs::File::open(format!("/proc/{child}/ns/user"))?.into())
+}
+
+/// `struct mount_attr` of the kernel.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    namespace: u64,
+}
+
+fn set_ids(tree: &OwnedFd, ids: &OwnedFd) -> io::Result<()> {
+    const ID_MAP: u64 = 0x0010_0000;
+    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let attributes = MountAttributes {
+        set: ID_MAP | u64::from(plain.bits()),
+        clear: 0,
+        propagation: 0,
+        namespace: u64::try_from(ids.as_raw_fd()).expect("an open descriptor is not negative"),
+    };
+    // SAFETY: the path and the structure outlive the call, and the size is the structure's own.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an id on disk is in the machine.
+    fn shown(map: &str, disk: u32) -> Option<u32> {
+        map.lines().find_map(|line| {
+            let [from, to, count] = line.split(' ').map(|word| word.parse::<u32>().unwrap()).collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
+            (from..from + count).contains(&disk).then(|| to + (disk - from))
+        })
+    }
+
+    #[test]
+    fn the_owner_is_the_user_and_nobody_is_the_hosts_root() {
+        let map = map(1000, 33);
+        assert_eq!(shown(&map, 1000), Some(100_033));
+        for id in [100_000, 100_032, 100_034, 165_535] {
+            assert_eq!(shown(&map, id), Some(id));
+        }
+        for id in [0, 33, 999, 100_033, 165_536] {
+            assert_eq!(shown(&map, id), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn every_owner_gives_a_map_in_which_no_two_are_one() {
+        for owner in [0, 1000, 100_000, 100_033, 100_034, 165_535, 165_536, 4_000_000] {
+            for user in [0, 33, 34, 65_535] {
+                let map = map(owner, user);
+                assert_eq!(shown(&map, owner), Some(100_000 + user), "{owner} {user}");
+                let all: Vec<_> = (99_990..165_550).chain([0, 1000, 4_000_000]).filter_map(|id| shown(&map, id)).collect();
+                let apart: std::collections::BTreeSet<_> = all.iter().collect();
+                assert_eq!(all.len(), apart.len(), "{owner} {user}");
+                assert!(all.iter().all(|id| (100_000..165_536).contains(id)), "{owner} {user}");
+            }
+        }
+    }
+}

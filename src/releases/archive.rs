@@ -1,0 +1,246 @@
+//! The archive of a release: a tar of the tree, compressed.
+//!
+//! Two things must hold on every machine that it is unpacked on: nothing lands outside of the release's folder, and no link
+//! leads from there to what another release or the host of a build left. So both ends check, the one that packs what a
+//! stranger's buildpack made, and the one that sends what lies on a disk.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+use tar::{Archive, Builder, EntryType, Header};
+
+use super::{Error, Result};
+
+/// Where links may lead besides the tree itself: the programs of the box, as in a Python environment.
+const PROGRAMS: &str = "/usr/";
+
+/// zstd's own default: more costs seconds per deploy and saves little.
+const LEVEL: i32 = 3;
+
+/// Packs a tree and says how many files it has. Owners are left out, and set-id bits with them.
+pub fn pack(tree: &Path, to: impl Write) -> Result<u64> {
+    let failed = || Error::io("could not pack", tree);
+    let mut builder = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL).map_err(failed())?);
+    let mut files = 0;
+    for entry in walkdir::WalkDir::new(tree).min_depth(1).sort_by_file_name() {
+        let entry = entry.map_err(io::Error::from).map_err(failed())?;
+        let inside = entry.path().strip_prefix(tree).expect("the walk stays below its start");
+        append(&mut builder, entry.path(), inside)?;
+        files += u64::from(!entry.file_type().is_dir());
+    }
+    let encoder = builder.into_inner().map_err(failed())?;
+    encoder.finish().and_then(|mut file| file.flush()).map_err(failed())?;
+    Ok(files)
+}
+
+fn append(builder: &mut Builder<impl Write>, path: &Path, inside: &Path) -> Result<()> {
+    let failed = || Error::io("could not pack", path);
+    let meta = fs::symlink_metadata(path).map_err(failed())?;
+    let mut header = Header::new_gnu();
+    header.set_metadata_in_mode(&meta, tar::HeaderMode::Complete);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mode(header.mode().map_err(failed())? & 0o777);
+    if meta.is_symlink() {
+        let target = fs::read_link(path).map_err(failed())?;
+        check_link(inside, &target)?;
+        header.set_size(0);
+        return builder.append_link(&mut header, inside, target).map_err(failed());
+    }
+    if meta.is_dir() {
+        header.set_size(0);
+        return builder.append_data(&mut header, inside, io::empty()).map_err(failed());
+    }
+    if !meta.is_file() {
+        return Err(bad(inside, "is neither file, folder nor link"));
+    }
+    builder.append_data(&mut header, inside, File::open(path).map_err(failed())?).map_err(failed())
+}
+
+/// Writes the archive of a release as a plain tar, entry by entry, and stops at the first that it can't answer for.
+pub fn send(archive: &Path, to: impl Write) -> Result<()> {
+    // The disk's own errors have a number; the others are about what was read.
+    let failed = || {
+        |source: io::Error| match source.raw_os_error() {
+            Some(_) => Error::io("could not read", archive)(source),
+            None => Error::Damaged { path: archive.to_owned(), reason: source.to_string() },
+        }
+    };
+    let sent = || Error::io("could not send", archive);
+    let file = File::open(archive).map_err(failed())?;
+    let mut reader = Archive::new(zstd::Decoder::new(file).map_err(failed())?);
+    let mut builder = Builder::new(BufWriter::with_capacity(128 * 1024, to));
+    let mut links = BTreeSet::new();
+    for entry in reader.entries().map_err(failed())? {
+        let mut entry = entry.map_err(failed())?;
+        let path = entry.path().map_err(failed())?.into_owned();
+        check_path(&path)?;
+        if path.ancestors().any(|above| links.contains(above)) {
+            return Err(bad(&path, "leads through a link"));
+        }
+        let mut header = Header::new_gnu();
+        header.set_mode(entry.header().mode().map_err(failed())? & 0o777);
+        header.set_mtime(entry.header().mtime().map_err(failed())?);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_entry_type(entry.header().entry_type());
+        header.set_size(0);
+        match entry.header().entry_type() {
+            EntryType::Directory => builder.append_data(&mut header, &path, io::empty()).map_err(sent())?,
+            EntryType::Regular => {
+                header.set_size(entry.size());
+                builder.append_data(&mut header, &path, entry.by_ref()).map_err(sent())?;
+            }
+            EntryType::Symlink => {
+                let target = entry.link_name().map_err(failed())?.ok_or_else(|| bad(&path, "is a link to nowhere"))?.into_owned();
+                check_link(&path, &target)?;
+                builder.append_link(&mut header, &path, target).map_err(sent())?;
+                links.insert(path);
+            }
+            _ => return Err(bad(&path, "is neither file, folder nor link")),
+        }
+    }
+    builder.into_inner().and_then(|mut writer| writer.flush()).map_err(sent())
+}
+
+fn bad(entry: &Path, reason: &'static str) -> Error {
+    Error::BadEntry { entry: entry.display().to_string(), reason }
+}
+
+fn check_path(path: &Path) -> Result<()> {
+    for part in path.components() {
+        match part {
+            Component::Normal(_) | Component::CurDir => {}
+            Component::ParentDir => return Err(bad(path, "has a `..` in its path")),
+            Component::RootDir | Component::Prefix(_) => return Err(bad(path, "has an absolute path")),
+        }
+    }
+    Ok(())
+}
+
+/// A link leads to another place of the tree, or to the box's programs.
+fn check_link(path: &Path, target: &Path) -> Result<()> {
+    let out = || bad(path, "is a link that leads out of the release");
+    if target.is_absolute() {
+        let climbs = target.components().any(|part| part == Component::ParentDir);
+        return if target.starts_with(PROGRAMS) && !climbs { Ok(()) } else { Err(out()) };
+    }
+    let mut at: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
+    for part in target.components() {
+        match part {
+            Component::Normal(part) => at.push(part),
+            Component::ParentDir if at.pop() => {}
+            Component::CurDir => {}
+            _ => return Err(out()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    /// An archive as a stranger makes it: the crate's own checks of names are gone around.
+    fn archive(folder: &Path, entries: &[(&str, EntryType, &str)]) -> PathBuf {
+        let path = folder.join("tree.tar.zst");
+        let mut builder = Builder::new(zstd::Encoder::new(File::create(&path).unwrap(), 1).unwrap());
+        for (name, kind, text) in entries {
+            let mut header = Header::new_gnu();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_mode(0o4755);
+            let is_file = *kind == EntryType::Regular;
+            if !is_file {
+                header.as_old_mut().linkname[..text.len()].copy_from_slice(text.as_bytes());
+            }
+            header.set_size(if is_file { text.len() as u64 } else { 0 });
+            header.set_cksum();
+            builder.append(&header, if is_file { text.as_bytes() } else { &[] }).unwrap();
+        }
+        builder.into_inner().unwrap().finish().unwrap();
+        path
+    }
+
+    #[test]
+    fn what_leads_out_is_never_sent() {
+        const FILE: EntryType = EntryType::Regular;
+        const FOLDER: EntryType = EntryType::Directory;
+        const LINK: EntryType = EntryType::Symlink;
+        const HARD: EntryType = EntryType::Link;
+        type Entries = &'static [(&'static str, EntryType, &'static str)];
+        let attacks: [(Entries, &str); 10] = [
+            (&[("../evil", FILE, "x")], "has a `..`"),
+            (&[("a/../../evil", FILE, "x")], "has a `..`"),
+            (&[("/etc/evil", FILE, "x")], "has an absolute path"),
+            (&[("a", LINK, "/etc")], "leads out"),
+            (&[("a", LINK, "../..")], "leads out"),
+            (&[("a", LINK, "/usr/../etc")], "leads out"),
+            (&[("d", FOLDER, ""), ("d/a", LINK, "../../x")], "leads out"),
+            (&[("a", LINK, "d"), ("a/evil", FILE, "x")], "through a link"),
+            (&[("a", HARD, "/etc/shadow")], "neither file"),
+            (&[("a", EntryType::Char, "")], "neither file"),
+        ];
+        for (entries, reason) in attacks {
+            let home = tempfile::tempdir().unwrap();
+            let error = send(&archive(home.path(), entries), io::sink()).unwrap_err();
+            assert!(matches!(error, Error::BadEntry { .. }) && error.to_string().contains(reason), "{entries:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_archive_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let path = archive(home.path(), &[("a", EntryType::Regular, "text"), ("b", EntryType::Regular, "text")]);
+        let whole = fs::read(&path).unwrap();
+        for damaged in [&whole[..whole.len() / 2], b"this is no archive"] {
+            fs::write(&path, damaged).unwrap();
+            let error = send(&path, io::sink()).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_tree_arrives_as_it_was() {
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        let odd = std::ffi::OsStr::from_bytes(b"a \xff\n'\"$(x)");
+        let long = "n".repeat(200);
+        fs::create_dir_all(tree.join("bin").join(&long)).unwrap();
+        fs::write(tree.join(odd), "odd").unwrap();
+        fs::write(tree.join("bin").join(&long).join("-rf"), "long").unwrap();
+        fs::set_permissions(tree.join(odd), PermissionsExt::from_mode(0o4750)).unwrap();
+        symlink("/usr/bin/python3", tree.join("bin/python3")).unwrap();
+        symlink("bin/python3", tree.join("python")).unwrap();
+        let path = home.path().join("a.tar.zst");
+        assert_eq!(pack(&tree, File::create(&path).unwrap()).unwrap(), 4);
+        let mut bytes = Vec::new();
+        send(&path, &mut bytes).unwrap();
+        let new = home.path().join("new");
+        Archive::new(&bytes[..]).unpack(&new).unwrap();
+        assert_eq!(fs::read_to_string(new.join(odd)).unwrap(), "odd");
+        assert_eq!(fs::metadata(new.join(odd)).unwrap().permissions().mode() & 0o7777, 0o750);
+        assert_eq!(fs::read_to_string(new.join("bin").join(&long).join("-rf")).unwrap(), "long");
+        assert_eq!(fs::read_link(new.join("bin/python3")).unwrap(), Path::new("/usr/bin/python3"));
+        // The same tree is the same archive.
+        let mut again = Vec::new();
+        pack(&tree, &mut again).unwrap();
+        assert_eq!(fs::read(path).unwrap(), again);
+    }
+
+    #[test]
+    fn what_a_release_can_not_hold_is_not_packed() {
+        let home = tempfile::tempdir().unwrap();
+        symlink("/srv/shared/uploads", home.path().join("uploads")).unwrap();
+        let error = pack(home.path(), io::sink()).unwrap_err();
+        assert!(error.to_string().contains("`uploads`: it is a link that leads out"), "{error}");
+        fs::remove_file(home.path().join("uploads")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(home.path().join("socket")).unwrap();
+        assert!(pack(home.path(), io::sink()).unwrap_err().to_string().contains("neither"));
+    }
+}

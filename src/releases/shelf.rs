@@ -1,0 +1,328 @@
+//! Releases on disk.
+//!
+//! ```text
+//! <store>/releases/<digest>/tree.tar.zst    the files; owners are given where they are unpacked
+//! <store>/releases/<digest>/manifest.json   written last
+//! <store>/releases/.build-<digest>/         being built; renamed when it is whole
+//! <store>/releases/.old-<digest>/           being removed
+//! <store>/releases/.lock-<digest>           held by the process that builds it
+//! <store>/releases/.use-<digest>-<process>  held by a process that puts it on machines
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result, archive};
+use crate::model::{Digest, PlatformName, SiteName};
+use crate::store::lock::{self, Lock};
+
+/// `manifest.json`: what a release was made of, for people and for the next build.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub digest: Digest,
+    pub platform: PlatformName,
+    pub site: SiteName,
+    /// The commit it was first built for; others with the same files use it too.
+    pub commit: String,
+    pub tree: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub buildpack: Option<PathBuf>,
+    /// The layers that its build's machine stood on, the base first.
+    pub layers: Vec<Digest>,
+    pub created: jiff::Timestamp,
+    /// Bytes of the archive.
+    pub size: u64,
+    pub files: u64,
+}
+
+/// The releases of a store.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    folder: PathBuf,
+}
+
+/// Why a lock of the shelf is held: nothing but that it is.
+type Request = lock::Request<()>;
+
+impl Shelf {
+    pub fn open(store: &Path) -> Result<Self> {
+        let folder = store.join("releases");
+        std::fs::create_dir_all(&folder).map_err(Error::io("could not create", &folder))?;
+        Ok(Self { folder })
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(digest.as_str())
+    }
+
+    pub fn archive(&self, digest: &Digest) -> PathBuf {
+        self.path(digest).join("tree.tar.zst")
+    }
+
+    /// Whether the release is whole.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.path(digest).join("manifest.json").is_file()
+    }
+
+    pub fn get(&self, digest: &Digest) -> Result<Manifest> {
+        let path = self.path(digest).join("manifest.json");
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::Missing { digest: digest.clone() }),
+            Err(error) => return Err(Error::io("could not read", path)(error)),
+        };
+        let damaged = |reason: String| Error::Damaged { path: path.clone(), reason };
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        if manifest.digest != *digest {
+            return Err(damaged(format!("it describes release `{}`", manifest.digest.short())));
+        }
+        Ok(manifest)
+    }
+
+    /// Makes this process the one that builds `digest`; `waiting` is called once if another one is at it.
+    pub fn lock(&self, digest: &Digest, cancel: &AtomicBool, waiting: &dyn Fn()) -> Result<Lock> {
+        let request = Request::new(self.folder.join(format!(".lock-{digest}")), ());
+        Ok(request.wait(cancel, &mut |_| waiting())?)
+    }
+
+    /// Keeps a release from being pruned while it is put on machines.
+    pub fn hold(&self, digest: &Digest) -> Result<Lock> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!(".use-{digest}-{}-{count}", std::process::id());
+        let request = Request::new(self.folder.join(name), ());
+        // A dead process may have had our number; its lock died with it.
+        Ok(request.wait(&AtomicBool::new(false), &mut |_| {})?)
+    }
+
+    /// A new folder to build `digest` in; what an interrupted build left there is removed. The lock is held until the end.
+    pub fn begin(&self, digest: &Digest, lock: Lock) -> Result<Draft<'_>> {
+        let folder = self.folder.join(format!(".build-{digest}"));
+        remove_tree(&folder)?;
+        std::fs::create_dir(&folder).map_err(Error::io("could not create", &folder))?;
+        Ok(Draft { shelf: self, folder, digest: digest.clone(), _lock: lock })
+    }
+
+    /// Removes a release. One that is absent is fine.
+    fn remove(&self, digest: &Digest) -> Result<()> {
+        let old = self.folder.join(format!(".old-{digest}"));
+        remove_tree(&old)?;
+        match std::fs::rename(self.path(digest), &old) {
+            Ok(()) => remove_tree(&old),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("could not remove", self.path(digest))(error)),
+        }
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.folder).map_err(Error::io("could not read", &self.folder))?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    /// What nobody needs any more: neither in `kept`, nor on its way to machines, nor among the newest of its site.
+    pub fn unused(&self, kept: &BTreeSet<Digest>, newest: usize) -> Result<Unused> {
+        let names = self.names()?;
+        let held = |name: &String| lock::held::<()>(&self.folder.join(name)).is_some();
+        let busy: BTreeSet<Digest> = names.iter().filter(|name| held(name)).filter_map(|name| digest_of(name)).collect();
+        let mut sites: BTreeMap<(PlatformName, SiteName), Vec<Manifest>> = BTreeMap::new();
+        let mut unused = Unused::default();
+        for name in &names {
+            match (digest_of(name), Digest::try_from(name.clone()).is_ok()) {
+                (Some(digest), true) => match self.get(&digest) {
+                    Ok(manifest) => {
+                        let site = (manifest.platform.clone(), manifest.site.clone());
+                        sites.entry(site).or_default().push(manifest);
+                    }
+                    Err(_) if kept.contains(&digest) || busy.contains(&digest) => {}
+                    Err(_) => unused.releases.push((digest, None)),
+                },
+                (Some(digest), false) if !busy.contains(&digest) => unused.halves.push(self.folder.join(name)),
+                (Some(_) | None, _) => {}
+            }
+        }
+        for manifests in sites.values_mut() {
+            manifests.sort_by_key(|manifest| std::cmp::Reverse(manifest.created));
+            let old = manifests.iter().skip(newest);
+            let old = old.filter(|manifest| !kept.contains(&manifest.digest) && !busy.contains(&manifest.digest));
+            unused.releases.extend(old.map(|manifest| (manifest.digest.clone(), Some(manifest.clone()))));
+        }
+        Ok(unused)
+    }
+
+    pub fn prune(&self, unused: &Unused) -> Result<()> {
+        unused.releases.iter().try_for_each(|(digest, _)| self.remove(digest))?;
+        unused.halves.iter().try_for_each(|half| remove_tree(half))
+    }
+}
+
+/// What a prune removes; shown before it is done.
+#[derive(Debug, Default, PartialEq)]
+pub struct Unused {
+    /// Without a manifest where that is damaged.
+    pub releases: Vec<(Digest, Option<Manifest>)>,
+    /// What interrupted builds and removals left.
+    pub halves: Vec<PathBuf>,
+}
+
+impl Unused {
+    /// One line for each thing that goes.
+    pub fn words(&self) -> Vec<String> {
+        let releases = self.releases.iter().map(|(digest, manifest)| match manifest {
+            Some(manifest) => format!("release {} of {}/{}", digest.short(), manifest.platform, manifest.site),
+            None => format!("damaged release {}", digest.short()),
+        });
+        releases.chain(self.halves.iter().map(|half| half.display().to_string())).collect()
+    }
+
+    /// Bytes that it frees.
+    pub fn size(&self) -> u64 {
+        self.releases.iter().filter_map(|(_, manifest)| manifest.as_ref()).map(|manifest| manifest.size).sum()
+    }
+}
+
+/// The digest in any of the names that the shelf gives.
+fn digest_of(name: &str) -> Option<Digest> {
+    let word = [".build-", ".old-", ".lock-", ".use-"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    Digest::try_from(word.get(..64)?.to_owned()).ok()
+}
+
+/// A release that is being built. Dropped unfinished, it is removed.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    shelf: &'a Shelf,
+    folder: PathBuf,
+    digest: Digest,
+    _lock: Lock,
+}
+
+impl Draft<'_> {
+    /// The tree that is to be packed; not there yet.
+    pub fn tree(&self) -> PathBuf {
+        self.folder.join("tree")
+    }
+
+    /// For what the build begins with; not there yet.
+    pub fn source(&self) -> PathBuf {
+        self.folder.join("source")
+    }
+
+    /// Makes the release of the tree: from here on it is there as a whole, also after a power cut.
+    pub fn finish(self, mut manifest: Manifest) -> Result<Manifest> {
+        let path = self.folder.join("tree.tar.zst");
+        let file = File::create(&path).map_err(Error::io("could not write", &path))?;
+        manifest.files = archive::pack(&self.tree(), &file)?;
+        file.sync_all().map_err(Error::io("could not write", &path))?;
+        manifest.size = file.metadata().map_err(Error::io("could not read", &path))?.len();
+        remove_tree(&self.tree())?;
+        remove_tree(&self.source())?;
+        let path = self.folder.join("manifest.json");
+        let mut text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
+        text.push(b'\n');
+        let written = File::create(&path).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+        written.map_err(Error::io("could not write", &path))?;
+        self.shelf.remove(&self.digest)?;
+        let target = self.shelf.path(&self.digest);
+        std::fs::rename(&self.folder, &target).map_err(Error::io("could not create", &target))?;
+        let synced = File::open(&self.shelf.folder).and_then(|folder| folder.sync_all());
+        synced.map_err(Error::io("could not write", &self.shelf.folder))?;
+        Ok(manifest)
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // After `finish` it is gone; what can't be removed now is removed by the next build or prune.
+        drop(remove_tree(&self.folder));
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    let result = match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("could not remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(number: u8) -> Digest {
+        Digest::from_bytes(&[number; 32])
+    }
+
+    fn begin(shelf: &Shelf, number: u8) -> Draft<'_> {
+        let lock = shelf.lock(&digest(number), &AtomicBool::new(false), &|| {}).unwrap();
+        shelf.begin(&digest(number), lock).unwrap()
+    }
+
+    fn make(shelf: &Shelf, number: u8) -> Manifest {
+        let draft = begin(shelf, number);
+        std::fs::create_dir(draft.tree()).unwrap();
+        std::fs::write(draft.tree().join("index.php"), [number; 100]).unwrap();
+        let manifest = Manifest {
+            digest: digest(number),
+            platform: "shop".parse().unwrap(),
+            site: "www".parse().unwrap(),
+            commit: "c".into(),
+            tree: "t".into(),
+            buildpack: None,
+            layers: Vec::new(),
+            created: jiff::Timestamp::from_second(i64::from(number)).unwrap(),
+            size: 0,
+            files: 0,
+        };
+        draft.finish(manifest).unwrap()
+    }
+
+    #[test]
+    fn a_release_is_there_as_a_whole_or_not_at_all() {
+        let store = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(store.path()).unwrap();
+        let draft = begin(&shelf, 1);
+        std::fs::create_dir(draft.tree()).unwrap();
+        assert!(!shelf.has(&digest(1)));
+        drop(draft);
+        assert_eq!(std::fs::read_dir(store.path().join("releases")).unwrap().count(), 0);
+        let made = make(&shelf, 1);
+        assert_eq!((made.files, shelf.get(&digest(1)).unwrap()), (1, made.clone()));
+        // Built again over itself, e.g. because its description was damaged.
+        std::fs::write(shelf.path(&digest(1)).join("manifest.json"), "{").unwrap();
+        assert!(matches!(shelf.get(&digest(1)), Err(Error::Damaged { .. })));
+        assert_eq!(make(&shelf, 1), made);
+        assert!(matches!(shelf.get(&digest(2)), Err(Error::Missing { .. })));
+    }
+
+    #[test]
+    fn what_is_used_new_or_on_its_way_stays() {
+        let store = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(store.path()).unwrap();
+        for number in 1..=6 {
+            make(&shelf, number);
+        }
+        std::fs::create_dir(store.path().join("releases").join(format!(".build-{}", digest(9)))).unwrap();
+        // A process that is dead.
+        std::fs::write(store.path().join("releases").join(format!(".use-{}-1-0", digest(3))), "null").unwrap();
+        let way = shelf.hold(&digest(2)).unwrap();
+        let building = begin(&shelf, 8);
+        let unused = shelf.unused(&BTreeSet::from([digest(1)]), 2).unwrap();
+        let gone: Vec<_> = unused.releases.iter().map(|(digest, _)| digest.clone()).collect();
+        assert_eq!(gone, [digest(4), digest(3)]);
+        assert_eq!(unused.halves.len(), 2, "{:?}", unused.halves);
+        shelf.prune(&unused).unwrap();
+        drop((way, building));
+        let unused = shelf.unused(&BTreeSet::from([digest(1)]), 2).unwrap();
+        assert_eq!(unused.releases.iter().map(|(digest, _)| digest.clone()).collect::<Vec<_>>(), [digest(2)]);
+        assert_eq!(unused.halves, Vec::<PathBuf>::new());
+    }
+}

@@ -1,0 +1,255 @@
+//! A site's working tree in its person's own folder: a real repository in which they edit, commit and push.
+//!
+//! ```text
+//! spare ─┐ (renamed: made beforehand, differs in a few files)
+//!        ├─→ .www.draft ─→ www ─→ .www.gone-71 ─→ nothing
+//! new ───┘
+//! ```
+//! Objects are borrowed from the mirror, so what costs time is writing the files. A spare has them written already: it is
+//! a checkout without an environment, kept beside the environments for the next one, who takes it with one rename and
+//! changes only what its branch has different. Every git here runs as the person, because a repository's own settings
+//! name programs; nothing that holds work of theirs is ever removed.
+//!
+//! Not chosen: copying a prepared tree (on ext4 as slow as writing it anew, measured), hard links into one (an edit in
+//! one environment would be an edit in all), `git worktree` (one repository for all: branches could not be in two).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::git::{self, Person};
+use super::mirror::Mirror;
+use super::{Error, Result};
+use crate::exec::Command;
+
+/// What a checkout is to be on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stand<'a> {
+    pub branch: &'a str,
+    pub commit: &'a str,
+}
+
+/// What its person has made of a checkout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// `None` is a commit without a branch.
+    pub branch: Option<String>,
+    pub commit: String,
+    /// Files that differ from the commit, new ones too.
+    pub changed: usize,
+    /// Of these, files that git knows.
+    pub tracked: usize,
+    /// Commits that are nowhere but here.
+    pub unpushed: usize,
+}
+
+impl State {
+    /// Nothing is lost with it.
+    pub fn is_replaceable(&self) -> bool {
+        self.changed == 0 && self.unpushed == 0
+    }
+
+    /// `2 changed files, 1 commit that was not pushed`
+    pub fn words(&self) -> String {
+        let count = |number: usize, one: &str, many: &str| match number {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            number => Some(format!("{number} {many}")),
+        };
+        let changed = count(self.changed, "changed file", "changed files");
+        let unpushed = count(self.unpushed, "commit that was not pushed", "commits that were not pushed");
+        [changed, unpushed].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+pub fn exists(folder: &Path) -> bool {
+    folder.join(".git").exists()
+}
+
+/// Makes a checkout; one that is there stays as it is. True when it was made from the spare.
+pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<bool> {
+    if exists(folder) {
+        return Ok(false);
+    }
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
+        return Err(Error::Occupied { folder: folder.to_owned() });
+    }
+    let draft = beside(folder, "draft");
+    remove(&draft)?;
+    let spare = take_spare(mirror, person, folder, &draft) && switch(person, &draft, stand).is_ok();
+    if !spare {
+        remove(&draft)?;
+        fresh(mirror, person, &draft, stand)?;
+    }
+    fs::rename(&draft, folder).map_err(io("move the checkout to", folder))?;
+    Ok(spare)
+}
+
+/// Makes the spare for the next environment, unless there is one.
+pub fn make_spare(mirror: &Mirror, person: &Person, workspace: &Path, stand: &Stand<'_>) -> Result<()> {
+    let spare = workspace.join(spare_name(mirror));
+    if exists(&spare) {
+        return Ok(());
+    }
+    let draft = beside(&spare, "draft");
+    remove(&draft)?;
+    fresh(mirror, person, &draft, stand)?;
+    fs::rename(&draft, &spare).map_err(io("move the checkout to", &spare))
+}
+
+pub fn spare_name(mirror: &Mirror) -> String {
+    mirror.folder.file_stem().expect("a mirror's folder has a name").to_string_lossy().into_owned()
+}
+
+/// The folder of a platform in which spares are.
+pub const SPARES: &str = ".adt";
+
+/// One rename, so that of two who want it only one gets it.
+fn take_spare(mirror: &Mirror, person: &Person, folder: &Path, draft: &Path) -> bool {
+    let Some(platform) = folder.parent().and_then(Path::parent) else { return false };
+    let spare = platform.join(SPARES).join(spare_name(mirror));
+    let ours = person.ids.map_or(0, |(user, _)| user);
+    fs::symlink_metadata(&spare).is_ok_and(|meta| meta.is_dir() && meta.uid() == ours) && fs::rename(&spare, draft).is_ok()
+}
+
+/// A new repository that knows the origin's branches and borrows the mirror's objects; then its files.
+fn fresh(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
+    let init = || git::git(person).args(["init", "--quiet"]).cwd("/");
+    init().arg(format!("--template={}", mirror.template().display())).arg("--").arg(folder).run()?;
+    // Once more for the hooks and excludes that the person gives each new repository.
+    init().arg("--").arg(folder).run()?;
+    switch(person, folder, stand)
+}
+
+/// Brings a checkout to a branch. One of this name that is there keeps its own commits and moves only forward.
+pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
+    let Stand { branch, commit } = stand;
+    let local = format!("refs/heads/{branch}");
+    let remote = format!("refs/remotes/origin/{branch}");
+    in_it(person, folder).args(["update-ref", &remote, commit]).run()?;
+    let (known, _) = in_it(person, folder).args(["show-ref", "--verify", "--quiet", &local]).run_any(&mut |_, _| {})?;
+    // As many writers as processors; git itself knows below how many files that is no use.
+    let checkout = in_it(person, folder).args(["-c", "checkout.workers=0", "checkout", "--quiet"]);
+    if known.success() {
+        checkout.args([*branch, "--"]).run()?;
+        let forward = in_it(person, folder).args(["merge-base", "--is-ancestor", "HEAD", commit]);
+        if forward.run_any(&mut |_, _| {})?.0.success() {
+            in_it(person, folder).args(["merge", "--quiet", "--ff-only", commit]).run()?;
+        }
+    } else {
+        checkout.args(["--no-track", "-b", branch, commit, "--"]).run()?;
+    }
+    in_it(person, folder).args(["branch", "--quiet", &format!("--set-upstream-to={remote}"), branch]).run()?;
+    Ok(())
+}
+
+/// What is in a checkout. Reading changes nothing in it, and waits for nobody.
+pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<State> {
+    let status = in_it(person, folder).args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]).run()?;
+    let mut state = State::default();
+    for line in status.text().lines() {
+        match line.split_once(' ') {
+            Some(("#", rest)) => match rest.split_once(' ') {
+                Some(("branch.oid", commit)) => state.commit = commit.to_owned(),
+                Some(("branch.head", "(detached)")) => {}
+                Some(("branch.head", branch)) => state.branch = Some(branch.to_owned()),
+                _ => {}
+            },
+            Some(("?", _)) => state.changed += 1,
+            _ => {
+                state.changed += 1;
+                state.tracked += 1;
+            }
+        }
+    }
+    state.unpushed = unpushed(mirror, person, folder)?;
+    Ok(state)
+}
+
+/// Commits of branches, tags, stashes and other trees that neither the origin nor the mirror has.
+fn unpushed(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<usize> {
+    let own = in_it(person, folder)
+        .args(["rev-list", "HEAD", "--branches", "--tags", "--glob=refs/stash", "--not", "--remotes", "--max-count=10000"])
+        .run()?
+        .text();
+    let Some(mirror) = mirror.filter(|mirror| mirror.exists() && !own.is_empty()) else { return Ok(own.lines().count()) };
+    let known = mirror.git().args(["cat-file", "--batch-check"]).stdin(own).run()?.text();
+    Ok(known.lines().filter(|line| line.ends_with(" missing")).count())
+}
+
+/// Removes a checkout that nobody needs any more. One rename makes it gone; files follow. The emptied folder stays until
+/// its environment goes: machines may have it mounted, and over a folder that is gone no other can be mounted.
+pub fn discard(folder: &Path) -> Result<()> {
+    let Ok(meta) = fs::symlink_metadata(folder) else { return Ok(()) };
+    let gone = beside(folder, &format!("{GONE}{}", meta.ino()));
+    fs::rename(folder, &gone).map_err(io("remove", folder))?;
+    empty(&gone)
+}
+
+/// In the names of folders that are of no more use.
+const GONE: &str = "gone-";
+
+/// Finishes what killed commands began to remove; with `all`, the emptied folders too.
+pub fn sweep(workspace: &Path, all: bool) -> Result<()> {
+    for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_gone = name.starts_with('.') && name.rsplit_once('.').is_some_and(|(_, what)| what.starts_with(GONE));
+        let is_draft = name.starts_with('.') && name.ends_with(".draft");
+        if all && (is_gone || is_draft) {
+            remove(&entry.path())?;
+        } else if is_gone {
+            empty(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn empty(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(io("empty", folder))?.flatten() {
+        let path = entry.path();
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(io("remove", &path))?;
+    }
+    Ok(())
+}
+
+/// git in a checkout, as the one whom it belongs to: what its settings name must not run as anybody else. Its place is
+/// told, because git would look for a lost one in the folders above.
+fn in_it(person: &Person, folder: &Path) -> Command {
+    let place = |option: &str, path: &Path| {
+        let mut word = std::ffi::OsString::from(option);
+        word.push(path);
+        word
+    };
+    git::git(&owner(person, folder))
+        .arg("--no-optional-locks")
+        .arg(place("--git-dir=", &folder.join(".git")))
+        .arg(place("--work-tree=", folder))
+        .cwd(folder)
+}
+
+fn owner(person: &Person, folder: &Path) -> Person {
+    match fs::symlink_metadata(folder) {
+        Ok(meta) if meta.uid() == person.ids.map_or(0, |(user, _)| user) => person.clone(),
+        Ok(meta) => Person { ids: Some((meta.uid(), meta.gid())), home: None },
+        Err(_) => person.clone(),
+    }
+}
+
+/// `.www.draft` beside `www`.
+fn beside(folder: &Path, what: &str) -> PathBuf {
+    let name = folder.file_name().expect("a checkout's folder has a name").to_string_lossy();
+    folder.with_file_name(format!(".{name}.{what}"))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
+}

@@ -1,0 +1,481 @@
+//! Bare mirrors of sites' repositories, one for each address, shared by every environment of this host.
+//!
+//! ```text
+//! <store>/sources/             0711: who does not know a name can't find it
+//!   www-3f2a….git/             root's; the name holds a hash of the store's identity and the address
+//!     adt-template/            what a new checkout begins with: origin, its branches, where objects are
+//!     adt-fetched              when it was last known to be as its origin (seconds since 1970)
+//!   .fetch-www-3f2a….git/      the caller's, only while one of theirs fetches
+//! ```
+//! The network part runs as the person who asks, with their keys, agents and settings, and brings packs into a folder of
+//! theirs. Root then reads these as data: `index-pack` computes every object's name itself, so nobody can put something
+//! wrong into what others share, and no setting of a user's is ever read by root.
+//!
+//! Checkouts borrow objects from here, so nothing is ever pruned: a branch that was rewritten or deleted at its origin
+//! leaves its commits behind for those who use them.
+//!
+//! Not chosen: fetching as root with the user's keys (their settings may name programs to run); hard links instead of
+//! borrowing (other filesystems would need a copy of every object).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::git::{self, Person};
+use super::{Error, Result};
+use crate::exec::{self, Command};
+use crate::store::{Lock, Store};
+
+/// A mirror's place, whether it was fetched yet or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// What git is given as the origin: an address, or an absolute path.
+    pub address: String,
+    pub folder: PathBuf,
+}
+
+/// Branches with their commits, and the one that the repository itself names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Branches {
+    pub head: Option<String>,
+    pub commits: BTreeMap<String, String>,
+}
+
+/// So long a fetch that a person waits for may take; git's own time-outs can be minutes.
+const PATIENCE_SECONDS: u32 = 600;
+/// Beyond this many packs every look-up gets slower.
+const MOST_PACKS: usize = 20;
+/// The file that tells when a mirror was last as its origin.
+const STAMP: &str = "adt-fetched";
+
+impl Mirror {
+    pub fn of(store: &Store, address: &str) -> Self {
+        let hash = Sha256::digest(format!("{}\0{address}", store.install()));
+        let hash: String = hash[..10].iter().map(|byte| format!("{byte:02x}")).collect();
+        let folder = store.folder.join("sources").join(format!("{}-{hash}.git", readable(address)));
+        Self { address: address.to_owned(), folder }
+    }
+
+    /// What the lock of those who fetch into it is called.
+    pub fn lock_name(&self) -> String {
+        let name = self.folder.file_stem().expect("a mirror's folder has a name").to_string_lossy();
+        format!("source-{name}")
+    }
+
+    pub fn exists(&self) -> bool {
+        self.folder.join(STAMP).exists()
+    }
+
+    /// Seconds since it was last known to be as its origin; `None` when it never was.
+    pub fn age(&self, now: i64) -> Option<i64> {
+        let text = fs::read_to_string(self.folder.join(STAMP)).ok()?;
+        Some(now.saturating_sub(text.trim().parse().ok()?).max(0))
+    }
+
+    /// Where checkouts borrow objects from.
+    pub fn objects(&self) -> PathBuf {
+        self.folder.join("objects")
+    }
+
+    /// What git copies into a new checkout's `.git`.
+    pub fn template(&self) -> PathBuf {
+        self.folder.join("adt-template")
+    }
+
+    /// Makes it as its origin is now; whether anything changed. `patience` in seconds bounds each talk with the origin.
+    /// The caller holds the lock named [`Self::lock_name`].
+    pub fn fetch(&self, _lock: &Lock, person: &Person, now: i64, patience: Option<u32>) -> Result<bool> {
+        let patience = patience.unwrap_or(PATIENCE_SECONDS);
+        let theirs = self.ask(person, patience)?;
+        self.make()?;
+        let ours = self.refs()?;
+        let changed = theirs.refs != ours;
+        if changed {
+            self.bring(person, patience)?;
+        }
+        if let Some(head) = &theirs.head
+            && self.branches()?.head.as_ref() != Some(head)
+        {
+            self.git().args(["symbolic-ref", "HEAD"]).arg(format!("refs/heads/{head}")).run()?;
+        }
+        self.write_template()?;
+        fs::write(self.folder.join(STAMP), now.to_string()).map_err(self.io("write"))?;
+        Ok(changed)
+    }
+
+    pub fn branches(&self) -> Result<Branches> {
+        let head = fs::read_to_string(self.folder.join("HEAD")).map_err(self.io("read"))?;
+        let head = head.trim().strip_prefix("ref: refs/heads/").map(str::to_owned);
+        let refs = self.refs()?;
+        let commits: BTreeMap<String, String> =
+            refs.into_iter().filter_map(|(name, id)| Some((name.strip_prefix("refs/heads/")?.to_owned(), id))).collect();
+        Ok(Branches { head: head.filter(|head| commits.contains_key(head)), commits })
+    }
+
+    /// A file of a commit; `None` where there is none.
+    pub fn file(&self, commit: &str, path: &str) -> Result<Option<Vec<u8>>> {
+        let (status, output) = self.git().args(["cat-file", "blob"]).arg(format!("{commit}:{path}")).run_any(&mut |_, _| {})?;
+        Ok(status.success().then_some(output.stdout))
+    }
+
+    /// Whether an object is here, e.g. the commit that an environment was made from.
+    pub fn has(&self, commit: &str) -> Result<bool> {
+        let (status, _) = self.git().args(["cat-file", "-e"]).arg(format!("{commit}^{{commit}}")).run_any(&mut |_, _| {})?;
+        Ok(status.success())
+    }
+
+    /// How many commits `theirs` has that `ours` lacks, and the other way round.
+    pub fn ahead_behind(&self, ours: &str, theirs: &str) -> Result<(u64, u64)> {
+        let range = format!("{ours}...{theirs}");
+        let output = self.git().args(["rev-list", "--left-right", "--count"]).arg(range).arg("--").run()?.text();
+        let mut counts = output.split_whitespace().map(|count| count.parse().unwrap_or(0));
+        Ok((counts.next().unwrap_or(0), counts.next().unwrap_or(0)))
+    }
+
+    /// git on the mirror, as ourselves and with nobody's settings.
+    pub fn git(&self) -> Command {
+        git::plain().arg(format!("--git-dir={}", self.folder.display()))
+    }
+
+    /// What the origin has, asked in one go: most fetches end here, because nothing changed.
+    fn ask(&self, person: &Person, patience: u32) -> Result<Answer> {
+        let ask = git::git(person).args([
+            "ls-remote",
+            "--quiet",
+            "--symref",
+            "--",
+            &self.address,
+            "HEAD",
+            "refs/heads/*",
+            "refs/tags/*",
+        ]);
+        let output = within(patience, ask.cwd("/")).run().map_err(self.unreachable())?;
+        Ok(Answer::parse(&output.text()))
+    }
+
+    /// Fetches what is new into a folder of the person's own, then takes it over as data.
+    fn bring(&self, person: &Person, patience: u32) -> Result<()> {
+        let draft = Draft::new(self, person)?;
+        let fetch = git::git(person)
+            .arg(format!("--git-dir={}", draft.0.display()))
+            // Every fetch a pack: what root reads then is always of one kind.
+            .args([
+                "-c",
+                "fetch.unpackLimit=1",
+                "fetch",
+                "--quiet",
+                "--no-auto-maintenance",
+                "--no-write-fetch-head",
+                "--no-tags",
+            ])
+            .args(["--no-recurse-submodules", "--", &self.address, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]);
+        within(patience, fetch.cwd("/")).run().map_err(self.unreachable())?;
+        let refs = git::git(person).arg(format!("--git-dir={}", draft.0.display())).args(LIST_REFS).cwd("/").run()?;
+        self.take_packs(&draft.0)?;
+        self.take_refs(&parse_refs(&refs.text()))?;
+        self.tidy()
+    }
+
+    fn take_packs(&self, draft: &Path) -> Result<()> {
+        let folder = draft.join("objects/pack");
+        for entry in fs::read_dir(&folder).map_err(self.io("read"))?.flatten() {
+            if entry.path().extension().is_none_or(|kind| kind != "pack") {
+                continue;
+            }
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+            let pack = rustix::fs::open(entry.path(), flags, rustix::fs::Mode::empty())
+                .map_err(|error| self.io("open")(error.into()))?;
+            self.git().args(["index-pack", "--stdin"]).run_reading(pack.into())?;
+        }
+        Ok(())
+    }
+
+    /// Whole histories only; then what is gone, then what is new: `a` must make room for `a/b`.
+    fn take_refs(&self, theirs: &BTreeMap<String, String>) -> Result<()> {
+        let tips: String = theirs.values().map(|id| format!("{id}\n")).collect();
+        self.git().args(["rev-list", "--objects", "--quiet", "--stdin", "--not", "--all"]).stdin(tips).run()?;
+        let ours = self.refs()?;
+        let gone: String =
+            ours.keys().filter(|name| !theirs.contains_key(*name)).map(|name| format!("delete {name}\0\0")).collect();
+        let new: String = theirs
+            .iter()
+            .filter(|(name, id)| ours.get(*name) != Some(*id))
+            .map(|(name, id)| format!("update {name}\0{id}\0\0"))
+            .collect();
+        for change in [gone, new].into_iter().filter(|change| !change.is_empty()) {
+            self.git().args(["update-ref", "-z", "--stdin"]).stdin(change).run()?;
+        }
+        self.git().args(["pack-refs", "--all"]).run()?;
+        Ok(())
+    }
+
+    /// Few packs, and none lost: a geometric repack keeps what no branch reaches any more.
+    fn tidy(&self) -> Result<()> {
+        let packs = fs::read_dir(self.objects().join("pack")).map_err(self.io("read"))?.flatten();
+        if packs.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "pack")).count() > MOST_PACKS {
+            self.git().args(["repack", "--quiet", "-d", "--geometric=2", "--no-write-bitmap-index"]).run()?;
+        }
+        Ok(())
+    }
+
+    fn refs(&self) -> Result<BTreeMap<String, String>> {
+        Ok(parse_refs(&self.git().args(LIST_REFS).run()?.text()))
+    }
+
+    fn make(&self) -> Result<()> {
+        if self.folder.join("HEAD").exists() {
+            return Ok(());
+        }
+        let sources = self.folder.parent().expect("a mirror lies in the folder of mirrors");
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(sources).map_err(self.io("make the folder of"))?;
+        // A half one of before has no HEAD, which is written last.
+        bare(&self.folder, "").map_err(self.io("make"))
+    }
+
+    /// Each file is replaced as a whole: a checkout may be made at the same time.
+    fn write_template(&self) -> Result<()> {
+        let template = self.template();
+        let branches = self.branches()?;
+        let mut packed = String::from("# pack-refs with: peeled fully-peeled sorted \n");
+        packed.extend(branches.commits.iter().map(|(branch, commit)| format!("{commit} refs/remotes/origin/{branch}\n")));
+        let mut files = vec![
+            ("objects/info/alternates", format!("{}\n", self.objects().display())),
+            ("packed-refs", packed),
+            ("config", self.origin_config()?),
+        ];
+        if let Some(head) = branches.head {
+            files.push(("refs/remotes/origin/HEAD", format!("ref: refs/remotes/origin/{head}\n")));
+        }
+        for (name, text) in files {
+            let path = template.join(name);
+            let folder = path.parent().expect("a file has a folder");
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(self.io("write into"))?;
+            let draft = path.with_extension("new");
+            fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).map_err(self.io("write into"))?;
+        }
+        Ok(())
+    }
+
+    /// Written by git, which knows how to quote an address.
+    fn origin_config(&self) -> Result<String> {
+        let draft = tempfile::NamedTempFile::new_in(&self.folder).map_err(self.io("write into"))?;
+        let set = |key: &str, value: &str| git::plain().args(["config", "--file"]).arg(draft.path()).args([key, value]).run();
+        set("remote.origin.url", &self.address)?;
+        set("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*")?;
+        fs::read_to_string(draft.path()).map_err(self.io("read in"))
+    }
+
+    fn unreachable(&self) -> impl FnOnce(exec::Error) -> Error {
+        let address = self.address.clone();
+        move |source| Error::Fetch { address, branch: None, source }
+    }
+
+    fn io(&self, what: &'static str) -> impl Fn(std::io::Error) -> Error {
+        let path = self.folder.clone();
+        move |source| Error::Io { what, path: path.clone(), source }
+    }
+}
+
+/// A repository in which a person's git may write, and which borrows what the mirror has already.
+struct Draft(PathBuf);
+
+impl Draft {
+    fn new(mirror: &Mirror, person: &Person) -> Result<Self> {
+        let name = mirror.folder.file_name().expect("a mirror's folder has a name").to_string_lossy();
+        let draft = Self(mirror.folder.with_file_name(format!(".fetch-{name}")));
+        let io = mirror.io("make the folder to fetch into beside");
+        match fs::remove_dir_all(&draft.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        bare(&draft.0, &format!("{}\n", mirror.objects().display())).map_err(&io)?;
+        // The folder itself last: until then nobody but root can put anything into it.
+        if let Some((user, group)) = person.ids {
+            for entry in walkdir::WalkDir::new(&draft.0).contents_first(true) {
+                let entry = entry.map_err(|error| io(error.into()))?;
+                lchown(entry.path(), Some(user), Some(group)).map_err(&io)?;
+            }
+        }
+        Ok(draft)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // What stays is removed by the next fetch.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An empty bare repository. Automatic tidying would remove what checkouts borrow.
+fn bare(folder: &Path, alternates: &str) -> std::io::Result<()> {
+    for inner in ["objects/info", "objects/pack", "refs/heads", "refs/tags"] {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(folder.join(inner))?;
+    }
+    if !alternates.is_empty() {
+        fs::write(folder.join("objects/info/alternates"), alternates)?;
+    }
+    let config = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n[gc]\n\tauto = 0\n\tpruneExpire = never\n";
+    fs::write(folder.join("config"), config)?;
+    fs::write(folder.join("HEAD"), "ref: refs/heads/main\n")
+}
+
+const LIST_REFS: [&str; 4] = ["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"];
+
+fn parse_refs(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    // A name that is no UTF-8 can't be asked for by anybody here.
+    lines.filter(|(_, name)| !name.contains('\u{fffd}')).map(|(id, name)| (name.to_owned(), id.to_owned())).collect()
+}
+
+/// What `git ls-remote --symref` prints.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Answer {
+    head: Option<String>,
+    refs: BTreeMap<String, String>,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let mut answer = Self::default();
+        for (value, name) in text.lines().filter_map(|line| line.split_once('\t')) {
+            if let Some(target) = value.strip_prefix("ref: ") {
+                answer.head = target.strip_prefix("refs/heads/").map(str::to_owned).or(answer.head);
+            } else if name != "HEAD" && !name.ends_with("^{}") && !name.contains('\u{fffd}') {
+                answer.refs.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        answer
+    }
+}
+
+fn within(seconds: u32, command: Command) -> Command {
+    let bounded = Command { program: "timeout".into(), args: Vec::new(), ..command.clone() };
+    bounded.arg("--kill-after=2").arg(seconds.to_string()).arg(&command.program).args(&command.args)
+}
+
+/// The last part of an address that a person would recognise.
+fn readable(address: &str) -> String {
+    let address = address.trim_end_matches('/').trim_end_matches(".git");
+    let last = address.rsplit(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
+    let word: String = last.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect();
+    if word.is_empty() { "repository".to_owned() } else { word }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_mirrors_are_readable_and_harmless() {
+        for (address, name) in [
+            ("https://git.example.org/shop/WWW.git", "www"),
+            ("git@git.example.org:shop/api", "api"),
+            ("/srv/git/../x y/$(reboot).git/", "reboot"),
+            ("https://git.example.org/..", "repository"),
+        ] {
+            assert_eq!(readable(address), name);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read() {
+        let text = "ref: refs/heads/trunk\tHEAD\naa\tHEAD\naa\trefs/heads/trunk\nbb\trefs/tags/v1\ncc\trefs/tags/v1^{}\n";
+        let answer = Answer::parse(text);
+        assert_eq!(answer.head.as_deref(), Some("trunk"));
+        assert_eq!(answer.refs.keys().collect::<Vec<_>>(), ["refs/heads/trunk", "refs/tags/v1"]);
+    }
+
+    use std::sync::atomic::AtomicBool;
+
+    use crate::store::Holder;
+
+    /// A store, an origin that is worked in, and the mirror between them.
+    struct Bench {
+        home: tempfile::TempDir,
+        store: Store,
+        mirror: Mirror,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let home = tempfile::tempdir().unwrap();
+            let store = Store::open(&home.path().join("store")).unwrap();
+            let origin = home.path().join("origin");
+            let mirror = Mirror::of(&store, &origin.display().to_string());
+            let bench = Self { home, store, mirror };
+            git::plain().args(["init", "--quiet", "--initial-branch=trunk"]).arg(&origin).run().unwrap();
+            bench.commit("one");
+            bench
+        }
+
+        fn origin(&self, words: &[&str]) -> String {
+            let git = git::plain().args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-C"]);
+            git.arg(self.home.path().join("origin")).args(words).run().unwrap().text().trim().to_owned()
+        }
+
+        fn commit(&self, text: &str) -> String {
+            self.origin(&["commit", "--quiet", "--allow-empty", "-m", text]);
+            self.origin(&["rev-parse", "HEAD"])
+        }
+
+        fn fetch(&self, now: i64) -> Result<bool> {
+            let holder = Holder { user: "ada".into(), command: "test".into(), pid: 1, since: 0 };
+            let lock = self.store.lock(&self.mirror.lock_name(), &holder);
+            let lock = lock.wait(&AtomicBool::new(false), &mut |_| {}).unwrap();
+            self.mirror.fetch(&lock, &Person::default(), now, None)
+        }
+    }
+
+    #[test]
+    fn a_mirror_follows_its_origin_and_loses_nothing() {
+        let bench = Bench::new();
+        assert_eq!((bench.mirror.exists(), bench.mirror.age(9)), (false, None));
+        bench.origin(&["branch", "a"]);
+        assert!(bench.fetch(5).unwrap());
+        assert!(!bench.fetch(7).unwrap());
+        assert_eq!(bench.mirror.age(9), Some(2));
+        let before = bench.mirror.branches().unwrap();
+        assert_eq!(before.head.as_deref(), Some("trunk"));
+        let old = before.commits["trunk"].clone();
+
+        bench.origin(&["commit", "--quiet", "--amend", "--allow-empty", "-m", "rewritten"]);
+        let new = bench.commit("two");
+        bench.origin(&["branch", "-D", "a"]);
+        bench.origin(&["branch", "a/$(reboot)"]);
+        bench.origin(&["branch", "-m", "trunk", "main"]);
+        assert!(bench.fetch(8).unwrap());
+        let after = bench.mirror.branches().unwrap();
+        assert_eq!(after.head.as_deref(), Some("main"));
+        assert_eq!(after.commits.keys().collect::<Vec<_>>(), ["a/$(reboot)", "main"]);
+        assert_eq!(after.commits["main"], new);
+        assert!(bench.mirror.has(&old).unwrap());
+        assert_eq!(bench.mirror.ahead_behind(&old, &new).unwrap(), (1, 2));
+
+        std::fs::rename(bench.home.path().join("origin"), bench.home.path().join("moved")).unwrap();
+        assert!(matches!(bench.fetch(9).unwrap_err(), Error::Fetch { .. }));
+        assert_eq!(bench.mirror.branches().unwrap(), after);
+        assert_eq!(bench.mirror.age(100), Some(92));
+        let names = std::fs::read_dir(bench.store.folder.join("sources")).unwrap().count();
+        assert_eq!(names, 1, "a fetch leaves nothing but the mirror");
+    }
+
+    #[test]
+    fn many_fetches_make_few_packs() {
+        let bench = Bench::new();
+        let first = bench.commit("first");
+        for now in 0..30 {
+            bench.origin(&["commit", "--quiet", "--amend", "--allow-empty", "-m", &now.to_string()]);
+            bench.fetch(now).unwrap();
+        }
+        let packs = std::fs::read_dir(bench.mirror.objects().join("pack")).unwrap().flatten();
+        let packs = packs.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "pack")).count();
+        assert!(packs <= MOST_PACKS, "{packs} packs");
+        assert!(!bench.mirror.has(&first).unwrap(), "it was never on a branch that was fetched");
+        let log = bench.mirror.git().args(["cat-file", "--batch-check", "--batch-all-objects"]).run().unwrap().text();
+        assert_eq!(log.matches("commit").count(), 31, "{log}");
+    }
+}

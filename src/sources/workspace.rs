@@ -1,0 +1,112 @@
+//! The folder of an environment inside its platform's folder, where its person finds the sites' checkouts.
+//!
+//! It keeps itself out of the platform's own repository: a `.gitignore` in it that ignores all, itself too. The same file
+//! tells that the folder is adt's, so that nothing else of the platform is ever taken for one.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, mkdirat, open, openat};
+use rustix::io::Errno;
+
+use super::git::Person;
+use super::{Error, Result};
+
+const MARK: &str = ".gitignore";
+const FIRST_LINE: &str = "# This folder is adt's: it holds the checkouts of an environment's sites.";
+
+/// Makes the folder `name` in a platform's folder, as the person's own. Nobody else may enter: what machines write there
+/// (a program with the set-user-id bit) is nothing for other users of this host.
+pub fn make(platform: &Path, name: &str, person: &Person) -> Result<PathBuf> {
+    let folder = platform.join(name);
+    if is_ours(&folder) {
+        return Ok(folder);
+    }
+    let io = |error: Errno| Error::Io { what: "make the folder", path: folder.clone(), source: error.into() };
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let parent = open(platform, flags, Mode::empty()).map_err(io)?;
+    let is_new = match mkdirat(&parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(io(error)),
+    };
+    let made = match openat(&parent, name, flags, Mode::empty()) {
+        // Not a folder, or a link to one.
+        Err(Errno::NOTDIR | Errno::LOOP) => return Err(Error::Occupied { folder }),
+        other => other.map_err(io)?,
+    };
+    // One without the mark was left by a command that was killed here, or it is the person's.
+    if !is_new && !is_blank(&folder) {
+        return Err(Error::Occupied { folder });
+    }
+    let owner = person.ids.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group))).unzip();
+    let file =
+        openat(&made, MARK, OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o644));
+    let mut file = File::from(file.map_err(io)?);
+    fchown(&file, owner.0, owner.1).map_err(io)?;
+    fchmod(&made, Mode::RWXU).map_err(io)?;
+    fchown(&made, owner.0, owner.1).map_err(io)?;
+    // Last: with these words in it the folder is whole.
+    let text = format!("{FIRST_LINE}\n*\n");
+    file.write_all(text.as_bytes()).map_err(|source| Error::Io { what: "write", path: folder.join(MARK), source })?;
+    Ok(folder)
+}
+
+pub fn is_ours(folder: &Path) -> bool {
+    std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir())
+        && std::fs::read_to_string(folder.join(MARK)).is_ok_and(|text| text.starts_with(FIRST_LINE))
+}
+
+/// Whether nobody has put anything into it; a mark without words is a killed command's.
+fn is_blank(folder: &Path) -> bool {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.all(|entry| entry.file_name() == MARK && entry.metadata().is_ok_and(|meta| meta.len() == 0))
+}
+
+/// Removes the folder once nothing but its mark is in it.
+pub fn remove_empty(folder: &Path) {
+    if !is_ours(folder) {
+        return;
+    }
+    let others = std::fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| entry.file_name() != MARK).count();
+    if others == 0 {
+        let _ = std::fs::remove_file(folder.join(MARK));
+        let _ = std::fs::remove_dir(folder);
+    }
+}
+
+/// Removes the folder with all that is in it: for what adt made for itself.
+pub fn remove(folder: &Path) -> Result<()> {
+    if !is_ours(folder) {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(folder).map_err(|source| Error::Io { what: "remove", path: folder.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_adts_is_never_taken() {
+        let platform = tempfile::tempdir().unwrap();
+        let make = || make(platform.path(), "boxes", &Person::default());
+        let boxes = platform.path().join("boxes");
+        std::fs::create_dir_all(boxes.join("web")).unwrap();
+        assert!(matches!(make().unwrap_err(), Error::Occupied { .. }));
+        std::fs::remove_dir_all(&boxes).unwrap();
+        std::os::unix::fs::symlink("/etc", &boxes).unwrap();
+        assert!(matches!(make().unwrap_err(), Error::Occupied { .. }));
+        std::fs::remove_file(&boxes).unwrap();
+        std::fs::create_dir(&boxes).unwrap();
+        assert_eq!(make().unwrap(), boxes, "one that a kill left empty");
+        assert_eq!(make().unwrap(), boxes);
+        std::fs::write(boxes.join("mine"), "").unwrap();
+        remove_empty(&boxes);
+        assert!(boxes.join("mine").exists());
+        std::fs::remove_file(boxes.join("mine")).unwrap();
+        remove_empty(&boxes);
+        assert!(!boxes.exists());
+    }
+}
