@@ -244,6 +244,7 @@ impl Engine {
             let scene =
                 Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new(), workspace: None };
             self.perform(&plan, &scene, events)?;
+            self.store.keys.forget(id)?;
         }
         let summary = match (dry_run, remembered) {
             (true, _) => format!("`{id}` would be destroyed"),
@@ -326,6 +327,12 @@ impl Engine {
         let live = self.live_sites_of(environment, codes.clone());
         let mut wanted = self.wanted(environment, &live)?;
         add_releases(environment, &codes, &mut wanted);
+        if goal == Goal::Up {
+            if !dry_run {
+                self.store.keys.ensure(&environment.id)?;
+            }
+            self.add_files(environment, &mut wanted)?;
+        }
         let mut seen = self.seen(goal, &environment.id, &wanted, true)?;
         self.add_served(environment, &wanted, &mut seen);
         // A site that went leaves at least its row.

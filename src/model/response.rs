@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::FactSheet;
 use super::failure::Failure;
 use super::machine::{Limits, MachineState};
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
@@ -20,6 +21,7 @@ pub enum Response {
     Platforms(Vec<PlatformSummary>),
     Environments(Vec<EnvironmentSummary>),
     Environment(Box<EnvironmentDetail>),
+    Facts(Box<FactSheet>),
     Sites(Vec<SiteDetail>),
     Urls(Vec<Url>),
     Boxes(Vec<BoxSummary>),
