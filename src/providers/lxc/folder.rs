@@ -115,10 +115,9 @@ impl Folder {
     pub fn remove(&self) -> io::Result<()> {
         let trash = trash(&self.store);
         while self.exists() {
-            private_folder(&trash)?;
-            match fs::rename(&self.path, trash.join(unique())) {
-                // Another delete has just swept the trash away.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            match private_folder(&trash).and_then(|()| fs::rename(&self.path, trash.join(unique()))) {
+                // Another delete has just swept the trash away: before the rename, or while it was being made.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
                 moved => moved?,
             }
         }
