@@ -115,9 +115,10 @@ impl Folder {
     pub fn remove(&self) -> io::Result<()> {
         let trash = trash(&self.store);
         while self.exists() {
-            match private_folder(&trash).and_then(|()| fs::rename(&self.path, trash.join(unique()))) {
-                // Another delete has just swept the trash away: before the rename, or while it was being made.
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
+            private_folder(&trash)?;
+            match fs::rename(&self.path, trash.join(unique())) {
+                // Another delete has just swept the trash away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 moved => moved?,
             }
         }
@@ -217,8 +218,16 @@ fn names<T: FromStr>(folder: &OwnedFd) -> io::Result<Vec<T>> {
     Ok(found)
 }
 
+/// Deletes of other machines remove folders above this one as soon as these are empty, so it may take several attempts.
 fn private_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let make = || fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    for _ in 0..100 {
+        match make() {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
+            made => return made,
+        }
+    }
+    make()
 }
 
 fn overlay_pair(folder: &Path) -> io::Result<()> {
