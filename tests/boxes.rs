@@ -229,6 +229,11 @@ impl Bench for LabBench<'_> {
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }
 
+    fn feed(&self, exec: &Exec, input: &mut (dyn std::io::Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+        let ended = self.lab.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each });
+        ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
+    }
+
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
         self.lab.provider.copy_in(&self.id, source, target).map_err(|error| self.fail(&error))
     }

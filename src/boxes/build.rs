@@ -1,13 +1,16 @@
 //! One box over its parent, inside a machine: boot, install, the recipe's steps, units, clean, halt, commit.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::workshop::{Bench, BenchSpec};
-use super::{Error, Layers, Resolved, Result, apt, cache, digest, phases};
+use super::{Error, Layers, Resolved, Result, apt, archive, cache, digest, phases, seed};
+use crate::model::topology::{DataEngine, Sql};
 use crate::model::{BuildStep, Exec, Failure, Recipe, Stream};
 
 /// How many lines of a failed step are kept for the message.
@@ -112,6 +115,11 @@ impl Desk {
                 BuildStep::Files(_) => stage(teller, recipe, &source, &target)?,
                 BuildStep::Script(_) => copy_file(&source, &target, 0o755)?,
                 BuildStep::Ansible(_) | BuildStep::Salt(_) => stage_plain(&source, &target)?,
+                // Too large for another copy: read where it lies.
+                BuildStep::Seed { .. } => {
+                    steps.push((source, None));
+                    continue;
+                }
             }
             steps.push((target, entry(recipe, step, &source)));
         }
@@ -207,6 +215,18 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(Error::io("could not write", path))
 }
 
+/// Ends early when the build is cancelled: a dump may take minutes.
+struct Watched<'a> {
+    reader: &'a mut (dyn Read + Send),
+    cancel: &'a AtomicBool,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.cancel.load(Ordering::Relaxed) { Err(std::io::Error::other("cancelled")) } else { self.reader.read(buffer) }
+    }
+}
+
 /// A machine that has booted, and what is to be done in it.
 struct Job<'a> {
     teller: &'a Teller<'a>,
@@ -242,6 +262,9 @@ impl Job<'_> {
 
     fn step(&self, index: usize, step: &BuildStep) -> Result<()> {
         let name = format!("{} {}", step.word(), step.path().display());
+        if let BuildStep::Seed { engine, .. } = step {
+            return self.teller.phase(&name, || self.seed(&name, engine, &self.desk.steps[index].0));
+        }
         if let Some(tool) = phases::Tool::of(step) {
             let name = format!("install {}", tool.word());
             self.teller.phase(&name, || self.run(&name, tool.install()))?;
@@ -266,6 +289,46 @@ impl Job<'_> {
             }
         }
         Ok(())
+    }
+
+    fn seed(&self, step: &str, engine: &DataEngine, source: &Path) -> Result<()> {
+        match engine {
+            DataEngine::Sql(sql) => {
+                self.run(step, seed::begin(sql))?;
+                self.load(step, sql, source)?;
+                self.run(step, seed::end(sql))
+            }
+            DataEngine::Files { target, user } => {
+                if !source.is_dir() {
+                    return Err(Error::Seed { file: source.to_owned(), line: None, reason: "it is no folder".to_owned() });
+                }
+                self.run(step, seed::make_folder(target))?;
+                self.copy(step, &source.join("."), target)?;
+                self.run(step, seed::own(target, user.as_deref()))
+            }
+            DataEngine::Script => unreachable!("a platform's script is a step of its own kind"),
+        }
+    }
+
+    /// The dump goes from its file through the program that unpacks it into the server, a piece at a time.
+    fn load(&self, step: &str, sql: &Sql, file: &Path) -> Result<()> {
+        let mut source = archive::Source::open(file)?;
+        let mut exec = seed::load(sql);
+        exec.env.splice(0..0, self.desk.env.iter().cloned());
+        let mut said: Vec<String> = Vec::new();
+        let mut each = |stream: Stream, line: &str| {
+            self.teller.line(stream, line);
+            if said.len() < TAIL {
+                said.push(line.to_owned());
+            }
+        };
+        let mut input = Watched { reader: &mut source.reader, cancel: self.teller.context.cancel };
+        let loaded = self.bench.feed(&exec, &mut input, &mut each);
+        self.teller.context.check_cancelled(self.recipe.name.as_str())?;
+        match loaded.map_err(|source| bench_error(self.recipe, step, source))? {
+            0 => source.finish(file),
+            _ => Err(seed::failed(file, &said)),
+        }
     }
 
     fn copy(&self, step: &str, source: &Path, target: &str) -> Result<()> {

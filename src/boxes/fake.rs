@@ -1,5 +1,6 @@
 //! A workshop of folders, for tests: it writes down what is asked of it and fails where it is told to.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -75,6 +76,13 @@ impl Bench for FakeBench<'_> {
             }
             _ => Ok(0),
         }
+    }
+
+    fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+        let mut bytes = Vec::new();
+        input.read_to_end(&mut bytes).map_err(|error| Failure::new(Kind::Program, "read what is fed").because(&error))?;
+        self.workshop.note(format!("feed {} bytes", bytes.len()));
+        self.run(exec, None, each)
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {

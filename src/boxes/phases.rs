@@ -103,6 +103,7 @@ pub fn step(step: &BuildStep, index: usize, file: Option<&str>) -> Exec {
             shell("tar -C \"$1\" -cf - . | tar -C / -xf - --keep-directory-symlink --no-overwrite-dir --no-same-owner", [folder])
         }
         BuildStep::Script(_) => Exec::new([folder]),
+        BuildStep::Seed { .. } => unreachable!("a seed is several commands, see `seed`"),
         BuildStep::Ansible(_) => {
             let mut exec = Exec::new(["ansible-playbook", "-c", "local", "-i", "localhost,", "-e", "@/run/adt/vars.json"]);
             exec.argv.push(file.unwrap_or("site.yml").to_owned());
@@ -132,7 +133,7 @@ impl Tool {
         match step {
             BuildStep::Ansible(_) => Some(Self::Ansible),
             BuildStep::Salt(_) => Some(Self::Salt),
-            BuildStep::Files(_) | BuildStep::Script(_) => None,
+            BuildStep::Files(_) | BuildStep::Script(_) | BuildStep::Seed { .. } => None,
         }
     }
 
@@ -241,7 +242,7 @@ pub fn clean() -> Exec {
     )
 }
 
-fn shell<const N: usize>(script: &str, args: [String; N]) -> Exec {
+pub(super) fn shell<const N: usize>(script: &str, args: [String; N]) -> Exec {
     Exec::new(["/bin/sh", "-c", script, "adt"].into_iter().map(str::to_owned).chain(args))
 }
 

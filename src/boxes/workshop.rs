@@ -3,6 +3,7 @@
 //! The engine implements it with a provider and a network; the tests with folders. A machine is named by the digest that it
 //! builds, so a later run finds and removes what an interrupted one left.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::model::machine::Mount;
@@ -34,8 +35,11 @@ pub trait Bench {
     /// environment is exactly `exec.env` plus the machine's own defaults. Its complaints come in order with the rest (see [`Exec::as_one_stream`]).
     fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
 
+    /// The same with input of any size; where reading it fails, so does this.
+    fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
+
     /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. Owners
-    /// become root of the machine, modes are kept.
+    /// become root of the machine, modes are kept. A `source` that ends in `/.` is the content of a folder, for one that exists.
     fn copy_in(&self, source: &Path, target: &str) -> Result<()>;
 
     /// Copies the folder `source` of the machine to `target`, which does not exist yet. What comes out is not trusted: no

@@ -10,6 +10,7 @@ use super::sites::with_needs;
 use crate::boxes::{self, Catalogue, Layers, Resolved};
 use crate::config;
 use crate::model::request::SiteWish;
+use crate::model::topology::DataEngine;
 use crate::model::{
     BoxName, BoxRef, BuildStep, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent, Platform,
     Recipe, RoleName, SiteName,
@@ -190,12 +191,24 @@ impl PlatformBoxes {
 
 /// A role's chain: its box, and what the platform's own scripts make of it.
 fn resolve(catalogue: &Catalogue<'_>, platform: &Platform, machine: &Machine) -> Result<Vec<Resolved>, Failure> {
-    let chain = if machine.provision.is_empty() {
+    let chain = if machine.provision.is_empty() && seeds(platform, machine).next().is_none() {
         catalogue.resolve(&machine.boxed.name)
     } else {
         catalogue.resolve_recipe(golden(platform, machine))
     };
     chain.map_err(|error| unusable(platform, machine, &error))
+}
+
+/// The data that machines of this role start with, in the order of the file.
+fn seeds(platform: &Platform, machine: &Machine) -> impl Iterator<Item = BuildStep> {
+    let own = platform.data.iter().filter(|set| set.machine == machine.role);
+    own.filter_map(|set| {
+        let path = set.seed.clone()?;
+        Some(match set.engine.clone()? {
+            DataEngine::Script => BuildStep::Script(path),
+            engine @ (DataEngine::Sql(_) | DataEngine::Files { .. }) => BuildStep::Seed { engine, path },
+        })
+    })
 }
 
 /// What a platform adds to a box for one role, in the form of a recipe: built, cached and pruned like any other.
@@ -206,7 +219,7 @@ fn golden(platform: &Platform, machine: &Machine) -> Recipe {
     let parent = Parent::Box(BoxRef::new(machine.boxed.name.clone()));
     Recipe {
         summary: format!("{} of {}", machine.role, platform.name),
-        steps: machine.provision.iter().cloned().map(BuildStep::Script).collect(),
+        steps: machine.provision.iter().cloned().map(BuildStep::Script).chain(seeds(platform, machine)).collect(),
         ..Recipe::bare(name, parent, platform.folder.clone())
     }
 }

@@ -52,6 +52,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("what `{command}` is fed with could not be read")]
+    Input {
+        command: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("`{command}` {status}")]
     Failed { command: String, status: Status, tail: Vec<String> },
 }
@@ -60,7 +66,7 @@ impl Error {
     /// The last lines that the program printed.
     pub fn tail(&self) -> &[String] {
         match self {
-            Self::Missing { .. } | Self::Start { .. } => &[],
+            Self::Missing { .. } | Self::Start { .. } | Self::Input { .. } => &[],
             Self::Failed { tail, .. } => tail,
         }
     }
@@ -173,9 +179,29 @@ impl Command {
 
     /// Runs it to its end, however it ends.
     pub fn run_any(&self, each: &mut dyn FnMut(Stream, &str)) -> Result<(ExitStatus, Output), Error> {
+        match &self.stdin {
+            None => self.run_with(None, each),
+            Some(bytes) => self.run_with(Some(&mut bytes.as_slice()), each),
+        }
+    }
+
+    /// The same with input of any size, which is held nowhere as a whole. Where reading it fails, so does this.
+    pub fn run_fed(
+        &self,
+        input: &mut (dyn Read + Send),
+        each: &mut dyn FnMut(Stream, &str),
+    ) -> Result<(ExitStatus, Output), Error> {
+        self.run_with(Some(input), each)
+    }
+
+    fn run_with(
+        &self,
+        input: Option<&mut (dyn Read + Send)>,
+        each: &mut dyn FnMut(Stream, &str),
+    ) -> Result<(ExitStatus, Output), Error> {
         let mut command = self.to_std();
         command
-            .stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
@@ -183,11 +209,8 @@ impl Command {
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("stdout was piped");
         let stderr = child.stderr.take().expect("stderr was piped");
-        let output = std::thread::scope(|scope| {
-            if let (Some(mut pipe), Some(bytes)) = (stdin, &self.stdin) {
-                // A program may end without reading its input; its exit code tells more than a broken pipe.
-                scope.spawn(move || drop(pipe.write_all(bytes)));
-            }
+        let (output, fed) = std::thread::scope(|scope| {
+            let feeding = stdin.zip(input).map(|(mut pipe, input)| scope.spawn(move || feed(input, &mut pipe)));
             let (sender, lines) = mpsc::channel();
             let other = sender.clone();
             scope.spawn(move || read_lines(stdout, Stream::Out, &sender));
@@ -200,10 +223,14 @@ impl Command {
                     Stream::Err => output.stderr.extend_from_slice(&line),
                 }
             }
-            output
+            let fed = feeding.map(|feeding| feeding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            (output, fed)
         });
         let status = child.wait().map_err(|source| self.not_started(source))?;
-        Ok((status, output))
+        match fed {
+            Some(Err(source)) => Err(Error::Input { command: self.to_string(), source }),
+            Some(Ok(())) | None => Ok((status, output)),
+        }
     }
 
     /// Runs it and hands over each line as it comes, keeping none; `None` where nothing came for a moment. A program that prints
@@ -268,6 +295,20 @@ fn read_pieces(pipe: impl Read, stream: Stream, sender: &mpsc::SyncSender<(Strea
             Ok(0) | Err(_) => return,
             Ok(_) if sender.send((stream.clone(), line)).is_err() => return,
             Ok(_) => {}
+        }
+    }
+}
+
+/// A program may end without reading its input; its exit code tells more than a broken pipe.
+fn feed(input: &mut dyn Read, pipe: &mut dyn Write) -> std::io::Result<()> {
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) if pipe.write_all(&buffer[..count]).is_err() => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -356,6 +397,19 @@ mod tests {
         assert_eq!(error.tail(), ["why"]);
         let error = Command::new("sh").args(["-c", "kill -9 $$"]).run().unwrap_err();
         assert!(error.to_string().ends_with("was ended by signal 9"), "{error}");
+    }
+
+    #[test]
+    fn input_is_fed_as_it_is_read_and_its_failure_is_ours() {
+        let mut input = std::io::repeat(b'x').take(3 << 20);
+        let (status, output) = Command::new("wc").arg("-c").run_fed(&mut input, &mut |_, _| {}).unwrap();
+        assert!(status.success());
+        assert_eq!(output.text().trim(), (3 << 20).to_string());
+        let (status, _) = Command::new("true").run_fed(&mut std::io::repeat(b'x'), &mut |_, _| {}).unwrap();
+        assert!(status.success());
+        let mut folder = std::fs::File::open("/").unwrap();
+        let error = Command::new("cat").run_fed(&mut folder, &mut |_, _| {}).unwrap_err();
+        assert!(matches!(error, Error::Input { .. }), "{error}");
     }
 
     #[test]

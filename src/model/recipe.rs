@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::names::BoxName;
-use super::topology::{BoxRef, Health};
+use super::topology::{BoxRef, DataEngine, Health};
 
 /// A recipe after every check of its file. Paths are relative to its folder and name no `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,11 @@ pub enum BuildStep {
     Ansible(PathBuf),
     /// A folder of Salt states with a `top.sls`.
     Salt(PathBuf),
+    /// Data that is loaded, from a dump or a folder. Only a platform's golden layer has these.
+    Seed {
+        engine: DataEngine,
+        path: PathBuf,
+    },
 }
 
 impl BuildStep {
@@ -88,12 +93,13 @@ impl BuildStep {
             Self::Script(_) => "script",
             Self::Ansible(_) => "ansible",
             Self::Salt(_) => "salt",
+            Self::Seed { .. } => "seed",
         }
     }
 
     pub fn path(&self) -> &PathBuf {
         match self {
-            Self::Files(path) | Self::Script(path) | Self::Ansible(path) | Self::Salt(path) => path,
+            Self::Files(path) | Self::Script(path) | Self::Ansible(path) | Self::Salt(path) | Self::Seed { path, .. } => path,
         }
     }
 }

@@ -16,6 +16,11 @@ impl Machine<'_> {
     pub fn exec(&self, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
         match stdio {
             Stdio::Pipes { stdin, each } => self.exec_piped(exec, stdin, each),
+            Stdio::Fed { input, each } => {
+                let call = self.exec_call(exec, None)?;
+                let (_, output) = call.command.run_fed(input, each)?;
+                self.ended(call, "exec", output)
+            }
             Stdio::Follow { each } => {
                 let call = self.exec_call(exec, None)?;
                 call.command.follow(each)?;
