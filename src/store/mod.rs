@@ -14,11 +14,12 @@
 //!   logs/       how far each receiver of logs has got
 //!   shipped/    recipes and platforms that came with this binary
 //! ```
-//! Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
+//! The folder may be the mount point of a pool; see `pool`. Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
 
 pub mod database;
 pub mod history;
 pub mod lock;
+pub mod pool;
 pub mod record;
 
 use std::io::{Read, Write};
@@ -67,6 +68,10 @@ pub enum Error {
     },
     #[error("no free network is left in the pool {pool}: all {count} are taken")]
     PoolExhausted { pool: String, count: usize },
+    #[error("the pool of the store `{path}` is not mounted")]
+    PoolUnmounted { path: PathBuf },
+    #[error("the store `{path}` is being moved")]
+    Moving { path: PathBuf },
     #[error("cancelled while waiting for `{what}`")]
     Cancelled { what: String },
 }
@@ -81,24 +86,32 @@ pub struct Store {
     pub database: Database,
     install: String,
     pub history: history::History,
+    /// Held as one of many as long as this store is open.
+    entered: std::fs::File,
 }
 
 impl Store {
     /// Opens the store, making it where there is none.
     pub fn open(folder: &Path) -> Result<Self> {
         make_folder(folder)?;
+        let entered = pool::enter(folder)?;
         for name in ["locks", "layers", "machines", "cache", "shipped"] {
             make_folder(&folder.join(name))?;
         }
         let install = identity(&folder.join("install"))?;
         let database = Database::open(&folder.join("adt.db"))?;
         let history = history::History::new(folder.join("history.log"));
-        Ok(Self { folder: folder.to_owned(), database, install, history })
+        Ok(Self { folder: folder.to_owned(), database, install, history, entered })
     }
 
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
     pub fn install(&self) -> &str {
         &self.install
+    }
+
+    /// Keeps every other command out of the store until this one ends. False where another one is in it.
+    pub fn alone(&self) -> Result<bool> {
+        pool::alone(&self.entered).map_err(|source| Error::Io { what: "lock the folder", path: self.folder.clone(), source })
     }
 
     /// The process that serves this store's names and pages.
