@@ -115,7 +115,7 @@ impl Engine {
 
     fn converge(&self, asked: &Bootstrap, events: &Events) -> Result<Response, Failure> {
         let new_pool = match asked.pool {
-            Some(size) => self.lacks_pool(size, events)?.then_some(size),
+            Some(size) => self.lacks_pool(size, asked.dry_run, events)?.then_some(size),
             None => None,
         };
         let of_pool = if new_pool.is_some() { pool::REQUIREMENTS } else { &[] };
