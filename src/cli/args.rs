@@ -163,6 +163,12 @@ pub enum Verb {
         /// Without adt.service, which serves names and pages from the host's start on
         #[arg(long)]
         no_service: bool,
+        /// Move the store into a file of its own, at most this large, in which first writes to large files copy nothing
+        #[arg(long, value_name = "SIZE", value_parser = pool_size, conflicts_with = "remove")]
+        pool: Option<u64>,
+        /// With --remove: also a pool that still holds boxes and platforms
+        #[arg(long, requires = "remove")]
+        remove_pool: bool,
     },
     /// Show the settings, where each came from, and whether this host can run machines
     #[command(name = "host:check")]
@@ -468,4 +474,16 @@ pub enum Verb {
     Completions { shell: clap_complete::Shell },
     /// Print the man page
     Man,
+}
+
+/// `50G`, in bytes.
+fn pool_size(word: &str) -> Result<u64, String> {
+    let shift = match word.chars().last() {
+        Some('G' | 'g') => 30,
+        Some('T' | 't') => 40,
+        _ => return Err("write gigabytes or terabytes, e.g. `50G`".into()),
+    };
+    let count: u64 = word[..word.len() - 1].parse().map_err(|_| "write a whole number before the unit, e.g. `50G`")?;
+    let most = 1 << 50;
+    count.checked_mul(1 << shift).filter(|size| (1 << 30..=most).contains(size)).ok_or("choose a size from 1G to 1024T".into())
 }

@@ -24,13 +24,12 @@ use self::args::{Cli, Document, Global, Verb};
 use self::progress::Reader;
 use self::words::Surroundings;
 use crate::config;
-use crate::engine::{Caller, Engine, probe};
+use crate::engine::{Caller, Engine, pool, probe};
 use crate::exec::Command;
-use crate::model::request::{Bind, Deploy, PlatformInit};
+use crate::model::request::{Bind, Bootstrap, Deploy, PlatformInit};
 use crate::model::{Event, Failure, Kind, PlatformName, Request, Response, SiteName};
 use crate::network::Linux;
 use crate::providers::choose;
-use crate::store::Store;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -116,7 +115,7 @@ struct Session {
 impl Session {
     fn open(global: Global, steps: bool) -> Result<Self, Failure> {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
-        let store = Store::open(&settings.store.value)?;
+        let store = pool::open(&settings.store.value)?;
         let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), program()?)?;
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
@@ -172,8 +171,9 @@ impl Session {
             None => Ok(around.platform(None).ok()),
         };
         Ok(match verb {
-            Verb::HostBootstrap { dry_run, remove, no_service } => {
-                Request::HostBootstrap { remove, service: !no_service, dry_run: dry_run.dry_run }
+            Verb::HostBootstrap { dry_run, remove, no_service, pool, remove_pool } => {
+                let service = !no_service;
+                Request::HostBootstrap(Bootstrap { remove, service, pool, remove_pool, dry_run: dry_run.dry_run })
             }
             Verb::HostCheck => Request::HostCheck,
             Verb::HostBindProxy { words, with, output } => {

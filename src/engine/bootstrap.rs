@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::events::Events;
-use super::{Engine, service};
+use super::{Engine, pool, pool_unit, service};
 use crate::exec::Command;
+use crate::model::request::Bootstrap;
 use crate::model::response::{CheckItem, Done};
 use crate::model::{Event, Failure, Kind, Response};
 
@@ -108,33 +109,38 @@ impl Requirement {
 }
 
 impl Engine {
-    pub(super) fn host_bootstrap(
-        &self,
-        remove: bool,
-        service: bool,
-        dry_run: bool,
-        events: &Events,
-    ) -> Result<Response, Failure> {
-        if remove { self.unbootstrap(dry_run, events) } else { self.converge(service, dry_run, events) }
+    pub(super) fn host_bootstrap(&self, asked: &Bootstrap, events: &Events) -> Result<Response, Failure> {
+        if asked.remove { self.unbootstrap(asked, events) } else { self.converge(asked, events) }
     }
 
-    fn converge(&self, service: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
-        let missing: Vec<_> = REQUIREMENTS.iter().copied().filter(|requirement| requirement.state().is_err()).collect();
+    fn converge(&self, asked: &Bootstrap, events: &Events) -> Result<Response, Failure> {
+        let new_pool = match asked.pool {
+            Some(size) => self.lacks_pool(size, asked.dry_run, events)?.then_some(size),
+            None => None,
+        };
+        let of_pool = if new_pool.is_some() { pool::REQUIREMENTS } else { &[] };
+        let all = REQUIREMENTS.iter().chain(of_pool).copied();
+        let missing: Vec<_> = all.filter(|requirement| requirement.state().is_err()).collect();
         let settings = settings_text();
         let file_differs = std::fs::read_to_string(SYSCTL_FILE).ok().as_deref() != Some(settings.as_str());
         for requirement in &missing {
             events.note(format!("{}: {}", requirement.subject(), requirement.state().err().unwrap_or_default()));
         }
-        let unit_differs = service && !self.has_unit()?;
+        let unit_differs = asked.service && !self.has_unit()?;
         if unit_differs {
             events.note("adt.service: not as it should be");
         }
-        if missing.is_empty() && !file_differs && !unit_differs {
+        let mount_differs = (new_pool.is_some() || self.has_pool()) && !pool_unit::is_there(&self.store.folder);
+        if new_pool.is_some() {
+            events.note(format!("{}: not in a pool", self.store.folder.display()));
+        }
+        let others = [file_differs, unit_differs, mount_differs, new_pool.is_some()];
+        let others = others.into_iter().filter(|differs| *differs).count();
+        if missing.is_empty() && others == 0 {
             return Ok(done("this host has all that adt needs", false, Vec::new()));
         }
-        if dry_run {
-            let count = missing.len() + usize::from(file_differs) + usize::from(unit_differs);
-            return Ok(done(format!("{count} things would be set up"), false, Vec::new()));
+        if asked.dry_run {
+            return Ok(done(format!("{} things would be set up", missing.len() + others), false, Vec::new()));
         }
         // First, because it needs nothing of what may fail to be installed.
         if unit_differs {
@@ -157,6 +163,12 @@ impl Engine {
                 failure = failure.cause(format!("{} {seen}", requirement.subject()));
             }
             return Err(failure);
+        }
+        if let Some(size) = new_pool {
+            self.make_pool(size, events)?;
+        }
+        if mount_differs {
+            events.task("systemd", "the pool's mount unit", || pool_unit::install(&self.store.folder))?;
         }
         let next = [
             "a first platform: adt platform:init hello",
@@ -199,7 +211,8 @@ impl Engine {
         write(&path, &(all.into_iter().collect::<Vec<_>>().join("\n") + "\n"))
     }
 
-    fn unbootstrap(&self, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+    fn unbootstrap(&self, asked: &Bootstrap, events: &Events) -> Result<Response, Failure> {
+        let dry_run = asked.dry_run;
         let environments = self.environments(None)?;
         if !environments.is_empty() {
             return Err(Failure::new(Kind::Conflict, "remove adt's set-up from this host")
@@ -207,9 +220,9 @@ impl Engine {
                 .hint("destroy them first, e.g. with `adt platform:destroy`"));
         }
         let unit = service::remove_unit(dry_run)?;
+        let mut next = Vec::new();
         let files: Vec<_> = [SYSCTL_FILE, MODULES_FILE].into_iter().filter(|path| Path::new(path).exists()).collect();
         let installed = installed_before(&self.store.folder.join(INSTALLED_FILE));
-        let mut next = Vec::new();
         if !installed.is_empty() {
             let words: Vec<_> = installed.iter().map(String::as_str).collect();
             next.push(format!("packages that came with it and that others may use by now: apt-get remove {}", words.join(" ")));
@@ -225,12 +238,14 @@ impl Engine {
                     .map_err(|error| Failure::new(Kind::Host, format!("remove `{file}`")).because(&error))?;
             }
         }
-        let summary = match (files.is_empty() && !unit, dry_run) {
+        let pool = self.remove_pool(asked.remove_pool, dry_run, events)?;
+        let nothing = files.is_empty() && !unit && !pool;
+        let summary = match (nothing, dry_run) {
             (true, _) => "nothing of adt's set-up is in the system's configuration",
             (false, true) => "these files would be removed",
             (false, false) => "adt's files are removed; kernel settings return to their own values with the next restart",
         };
-        Ok(done(summary, !dry_run && (unit || !files.is_empty()), next))
+        Ok(done(summary, !dry_run && !nothing, next))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::config;
 use crate::model::response::{CheckItem, Checklist};
 use crate::model::{EnvironmentId, EnvironmentName, Failure, PlatformName, Response};
 use crate::network::{address, forward_trouble};
+use crate::store::pool;
 
 /// Below this a box build may not fit.
 const LOW_SPACE: u64 = 5 << 30;
@@ -15,6 +16,22 @@ const LOW_SPACE: u64 = 5 << 30;
 /// A check that could not be made is a fault among the others, not the end of the list.
 fn told(subject: impl Into<String>, failure: &Failure, remedy: &str) -> CheckItem {
     CheckItem::fault(subject, failure.to_string(), failure.hints.first().map_or(remedy, String::as_str))
+}
+
+fn check_space(what: &Path, folder: &Path) -> CheckItem {
+    let subject = format!("space for {}", what.display());
+    match rustix::fs::statvfs(folder) {
+        Ok(stat) => {
+            let free = stat.f_bavail * stat.f_frsize;
+            let seen = format!("{:.1} GB free", free as f64 / 1e9);
+            if free < LOW_SPACE {
+                CheckItem::notice(subject, seen, Some("adt box:prune".into()))
+            } else {
+                CheckItem::ok(subject, seen)
+            }
+        }
+        Err(error) => CheckItem::fault(subject, error.to_string(), "choose another `store` in /etc/adt/adt.toml"),
+    }
 }
 
 impl Engine {
@@ -33,7 +50,13 @@ impl Engine {
             Ok(seen) => CheckItem::ok(format!("provider {}", self.provider.capabilities().name), seen),
             Err(error) => CheckItem::fault("provider", error.to_string(), "adt host:bootstrap"),
         });
-        items.push(self.check_space());
+        items.push(check_space(&self.store.folder, &self.store.folder));
+        if self.has_pool() {
+            // A pool can be full before it says so: its disk gives out.
+            let file = pool::file(&self.store.folder);
+            items.push(check_space(&file, file.parent().unwrap_or(Path::new("/"))));
+        }
+        items.push(self.check_sharing());
         items.push(self.check_pool().unwrap_or_else(|failure| told("store", &failure, "adt env:list")));
         items.push(match self.nameservers().as_slice() {
             [] => CheckItem::fault(
@@ -52,23 +75,6 @@ impl Engine {
         items.extend(self.check_orphans().unwrap_or_else(|failure| vec![told("networks", &failure, "adt env:list")]));
         items.extend(self.check_entrance().unwrap_or_else(|failure| vec![told("names and pages", &failure, "adt env:list")]));
         Ok(Response::Check(Checklist { items }))
-    }
-
-    fn check_space(&self) -> CheckItem {
-        let folder = &self.store.folder;
-        let subject = format!("space for {}", folder.display());
-        match rustix::fs::statvfs(folder) {
-            Ok(stat) => {
-                let free = stat.f_bavail * stat.f_frsize;
-                let seen = format!("{:.1} GB free", free as f64 / 1e9);
-                if free < LOW_SPACE {
-                    CheckItem::notice(subject, seen, Some("adt box:prune".into()))
-                } else {
-                    CheckItem::ok(subject, seen)
-                }
-            }
-            Err(error) => CheckItem::fault(subject, error.to_string(), "choose another `store` in /etc/adt/adt.toml"),
-        }
     }
 
     fn check_pool(&self) -> Result<CheckItem, Failure> {

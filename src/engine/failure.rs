@@ -40,6 +40,12 @@ impl From<store::Error> for Failure {
                 "find a network for the environment",
                 Some("destroy environments that nobody needs (`adt env:list`), or widen `pool_v4` in /etc/adt/adt.toml"),
             ),
+            Error::PoolUnmounted { .. } => (Kind::Store, "open the store", Some("mount it with `adt host:check`")),
+            Error::Moving { .. } => (
+                Kind::Conflict,
+                "open the store",
+                Some("wait until `adt host:bootstrap` is done, then run the same command again"),
+            ),
             Error::Cancelled { .. } => (Kind::Cancelled, "wait for the lock", None),
             Error::Io { source, .. }
                 if matches!(source.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory) =>

@@ -22,7 +22,7 @@ pub(super) fn moves_routes(request: &Request) -> bool {
         | Request::EnvReload { dry_run, .. }
         | Request::SiteAdd { dry_run, .. }
         | Request::SiteRemove { dry_run, .. } => !dry_run,
-        Request::HostBootstrap { .. }
+        Request::HostBootstrap(_)
         | Request::HostCheck
         | Request::HostBind(_)
         | Request::HostUnbind { .. }

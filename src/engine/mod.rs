@@ -28,6 +28,8 @@ mod names;
 pub mod path;
 mod perform;
 mod platform;
+pub mod pool;
+mod pool_unit;
 pub mod probe;
 mod rollout;
 pub mod routes;
@@ -110,7 +112,7 @@ impl Engine {
 
     fn verb(&self, request: Request, events: &Events) -> Result<Response, Failure> {
         match request {
-            Request::HostBootstrap { remove, service, dry_run } => self.host_bootstrap(remove, service, dry_run, events),
+            Request::HostBootstrap(bootstrap) => self.host_bootstrap(&bootstrap, events),
             Request::HostCheck => self.host_check(),
             Request::HostBind(bind) => self.bind_proxy(&bind, events),
             Request::HostUnbind { environment } => self.unbind_proxy(environment.as_ref(), events),

@@ -109,10 +109,11 @@ fn is_enabled() -> bool {
     Command::new("systemctl").args(["is-enabled", "--quiet", UNIT]).run().is_ok()
 }
 
-fn systemctl(args: &[&str]) -> Result<(), Failure> {
+pub(super) fn systemctl(args: &[&str]) -> Result<(), Failure> {
     Command::new("systemctl").args(args.iter().copied()).run().map(drop).map_err(|error| {
-        let failure = Failure::new(Kind::Program, format!("let systemd {} {UNIT}", args[0])).because(&error);
-        failure.hint(format!("`systemctl status {UNIT}` and `journalctl -u {UNIT}` tell more"))
+        let unit = args.iter().find(|word| word.contains('.')).unwrap_or(&UNIT);
+        let failure = Failure::new(Kind::Program, format!("let systemd {} {unit}", args[0])).because(&error);
+        failure.hint(format!("`systemctl status {unit}` and `journalctl -u {unit}` tell more"))
     })
 }
 

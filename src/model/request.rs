@@ -9,7 +9,7 @@ use super::names::{BoxName, BranchName, EnvironmentId, EnvironmentName, MachineN
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
-    HostBootstrap { remove: bool, service: bool, dry_run: bool },
+    HostBootstrap(Bootstrap),
     HostCheck,
     HostBind(Bind),
     HostUnbind { environment: Option<EnvironmentId> },
@@ -62,6 +62,18 @@ impl Request {
                 | Self::BoxShow { .. }
         )
     }
+}
+
+/// What is set up on this host, or taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    pub remove: bool,
+    pub service: bool,
+    /// Bytes that the store's pool may grow to; `None` makes no pool.
+    pub pool: Option<u64>,
+    /// With `remove`: also a pool that holds boxes and platforms.
+    pub remove_pool: bool,
+    pub dry_run: bool,
 }
 
 /// Who serves names and pages.

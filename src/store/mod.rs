@@ -15,11 +15,12 @@
 //!   logs/       how far each receiver of logs has got
 //!   shipped/    recipes and platforms that came with this binary
 //! ```
-//! Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
+//! The folder may be the mount point of a pool; see `pool`. Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
 
 pub mod database;
 pub mod history;
 pub mod lock;
+pub mod pool;
 pub mod record;
 pub mod secrets;
 
@@ -71,6 +72,10 @@ pub enum Error {
     PoolExhausted { pool: String, count: usize },
     #[error("the key `{path}` of an environment's secrets is damaged")]
     BadKey { path: PathBuf },
+    #[error("the pool of the store `{path}` is not mounted")]
+    PoolUnmounted { path: PathBuf },
+    #[error("the store `{path}` is being moved")]
+    Moving { path: PathBuf },
     #[error("cancelled while waiting for `{what}`")]
     Cancelled { what: String },
 }
@@ -86,12 +91,15 @@ pub struct Store {
     install: String,
     pub history: history::History,
     pub keys: secrets::Keys,
+    /// Held as one of many as long as this store is open.
+    entered: std::fs::File,
 }
 
 impl Store {
     /// Opens the store, making it where there is none.
     pub fn open(folder: &Path) -> Result<Self> {
         make_folder(folder)?;
+        let entered = pool::enter(folder)?;
         for name in ["locks", "layers", "machines", "cache", "shipped"] {
             make_folder(&folder.join(name))?;
         }
@@ -99,12 +107,17 @@ impl Store {
         let database = Database::open(&folder.join("adt.db"))?;
         let history = history::History::new(folder.join("history.log"));
         let keys = secrets::Keys::new(folder.join("secrets"));
-        Ok(Self { folder: folder.to_owned(), database, install, history, keys })
+        Ok(Self { folder: folder.to_owned(), database, install, history, keys, entered })
     }
 
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.
     pub fn install(&self) -> &str {
         &self.install
+    }
+
+    /// Keeps every other command out of the store until this one ends. False where another one is in it.
+    pub fn alone(&self) -> Result<bool> {
+        pool::alone(&self.entered).map_err(|source| Error::Io { what: "lock the folder", path: self.folder.clone(), source })
     }
 
     /// The process that serves this store's names and pages.

@@ -28,6 +28,7 @@ mod real_inside;
 mod real_kill;
 mod real_load;
 mod real_logs;
+mod real_pool;
 mod real_power;
 mod real_sites;
 mod resolver;
