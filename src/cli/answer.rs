@@ -50,6 +50,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
         Response::Environments(environments) => data(&environment_table(environments)),
         Response::Environment(environment) => data(&environment_sheet(environment)),
         Response::Sites(sites) => data(&site_table(sites)),
+        Response::Facts(sheet) => print_json(sheet),
         Response::Urls(urls) => data(&urls.iter().map(|url| url.url.as_str()).collect::<Vec<_>>().join("\n")),
         Response::Boxes(boxes) => data(&box_table(boxes)),
         Response::BoxDetail(detail) => data(&box_sheet(detail)),

@@ -319,6 +319,9 @@ pub enum Verb {
     EnvShow {
         #[command(flatten)]
         words: EnvironmentWords,
+        /// Print what templates know of it, as JSON; secrets are masked
+        #[arg(long)]
+        facts: bool,
     },
     /// Print the addresses of an environment's pages, or try each the way a browser would
     #[command(name = "env:urls")]

@@ -233,7 +233,10 @@ impl Session {
                 Request::EnvList { platform: of.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()? }
             }
             Verb::EnvUrls { words, check } => Request::EnvUrls { id: around.environment(&words.words)?, check },
-            Verb::EnvShow { words } => Request::EnvShow { id: around.environment(&words.words)? },
+            Verb::EnvShow { words, facts } => match (around.environment(&words.words)?, facts) {
+                (id, false) => Request::EnvShow { id },
+                (id, true) => Request::EnvFacts { id },
+            },
             Verb::EnvCp { words } => self.copy(&words)?,
             Verb::SiteDeploy { words, branch, commit, dry_run } => {
                 let (before, [site]) = last(&words);

@@ -24,6 +24,11 @@ impl From<store::Error> for Failure {
                 ),
             ),
             Error::BadEnvironment { .. } => (Kind::Store, "read the store", None),
+            Error::BadKey { .. } => (
+                Kind::Store,
+                "read an environment's secrets",
+                Some("put the file back, or destroy the environment and make it anew: its passwords can't be known again"),
+            ),
             // No verb of adt's own can help: each opens the store.
             Error::Full { .. } => (Kind::Exhausted, "write the store", Some(ROOM)),
             Error::Io { source, .. } if is_full(source) => (Kind::Exhausted, "write the store", Some(ROOM)),

@@ -33,6 +33,7 @@ pub(super) fn moves_routes(request: &Request) -> bool {
         | Request::EnvCheck { .. }
         | Request::EnvList { .. }
         | Request::EnvShow { .. }
+        | Request::EnvFacts { .. }
         | Request::EnvUrls { .. }
         | Request::EnvCopy { .. }
         | Request::SiteBranch { .. }

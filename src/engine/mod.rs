@@ -14,6 +14,7 @@ mod entrance;
 mod environment;
 mod events;
 mod examine;
+pub mod facts;
 mod failure;
 mod fleet;
 mod follow;
@@ -133,6 +134,7 @@ impl Engine {
             Request::EnvCheck { id } => self.env_check(&id),
             Request::EnvList { platform } => self.env_list(platform.as_ref()),
             Request::EnvShow { id } => self.env_show(&id),
+            Request::EnvFacts { id } => self.env_facts(&id),
             Request::EnvUrls { id, check } => self.env_urls(&id, check),
             Request::EnvCopy { id, machine, copy } => self.env_copy(&id, &machine, &copy),
             Request::SiteDeploy { id, site, what, dry_run } => self.site_deploy(&id, &site, &what, dry_run, events),

@@ -3,6 +3,7 @@
 //! Only std and serde live here. A type of this module never does anything; it can be printed, compared, stored and sent.
 
 pub mod event;
+pub mod facts;
 pub mod failure;
 pub mod machine;
 pub mod names;
@@ -15,6 +16,7 @@ pub mod step;
 pub mod topology;
 
 pub use event::{Event, Stream};
+pub use facts::Facts;
 pub use failure::{Failure, Fault, Kind, Place};
 pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
 pub use names::{

@@ -31,6 +31,7 @@ pub enum Request {
     EnvCheck { id: EnvironmentId },
     EnvList { platform: Option<PlatformName> },
     EnvShow { id: EnvironmentId },
+    EnvFacts { id: EnvironmentId },
     EnvUrls { id: EnvironmentId, check: bool },
     EnvCopy { id: EnvironmentId, machine: MachineName, copy: Copy },
 

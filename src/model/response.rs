@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::FactSheet;
 use super::failure::Failure;
 use super::machine::{Limits, MachineState};
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
@@ -21,6 +22,7 @@ pub enum Response {
     Environments(Vec<EnvironmentSummary>),
     Environment(Box<EnvironmentDetail>),
     Sites(Vec<SiteDetail>),
+    Facts(Box<FactSheet>),
     Urls(Vec<Url>),
     Boxes(Vec<BoxSummary>),
     BoxDetail(Box<BoxDetail>),

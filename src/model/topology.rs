@@ -255,10 +255,60 @@ impl Default for Code {
 pub struct DataSet {
     pub name: String,
     pub machine: RoleName,
-    /// How it is dumped and loaded, e.g. `mariadb`; `None` copies the machine's data folders.
-    pub engine: Option<String>,
-    /// A file of the platform's folder that a new environment starts with.
+    /// How it is dumped and loaded; `None` copies the machine's data folders.
+    pub engine: Option<DataEngine>,
+    /// A file or folder of the platform's folder that a new environment starts with.
     pub seed: Option<PathBuf>,
+}
+
+/// What a data set is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum DataEngine {
+    Sql(Sql),
+    /// A folder inside the machine.
+    Files {
+        target: String,
+        /// The user of the machine who owns what is in it; root where none is given.
+        user: Option<String>,
+    },
+    /// A program that makes the data itself.
+    Script,
+}
+
+/// A database and the user that an environment's sites log in as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sql {
+    pub server: Server,
+    pub database: String,
+    pub user: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Server {
+    Mariadb,
+    Mysql,
+    Postgresql,
+}
+
+impl Server {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Mariadb => "mariadb",
+            Self::Mysql => "mysql",
+            Self::Postgresql => "postgresql",
+        }
+    }
+}
+
+impl DataSet {
+    pub fn sql(&self) -> Option<&Sql> {
+        match &self.engine {
+            Some(DataEngine::Sql(sql)) => Some(sql),
+            Some(DataEngine::Files { .. } | DataEngine::Script) | None => None,
+        }
+    }
 }
 
 /// A named place where the same machines run in other numbers and sizes.

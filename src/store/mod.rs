@@ -12,6 +12,7 @@
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
 //!   logs/       how far each receiver of logs has got
+//!   secrets/    one key per environment that has credentials, root's alone; see `secrets`
 //!   shipped/    recipes and platforms that came with this binary
 //! ```
 //! Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
@@ -20,6 +21,7 @@ pub mod database;
 pub mod history;
 pub mod lock;
 pub mod record;
+pub mod secrets;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -67,6 +69,8 @@ pub enum Error {
     },
     #[error("no free network is left in the pool {pool}: all {count} are taken")]
     PoolExhausted { pool: String, count: usize },
+    #[error("the key `{path}` of an environment's secrets is damaged")]
+    BadKey { path: PathBuf },
     #[error("cancelled while waiting for `{what}`")]
     Cancelled { what: String },
 }
@@ -81,6 +85,7 @@ pub struct Store {
     pub database: Database,
     install: String,
     pub history: history::History,
+    pub keys: secrets::Keys,
 }
 
 impl Store {
@@ -93,7 +98,8 @@ impl Store {
         let install = identity(&folder.join("install"))?;
         let database = Database::open(&folder.join("adt.db"))?;
         let history = history::History::new(folder.join("history.log"));
-        Ok(Self { folder: folder.to_owned(), database, install, history })
+        let keys = secrets::Keys::new(folder.join("secrets"));
+        Ok(Self { folder: folder.to_owned(), database, install, history, keys })
     }
 
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.

@@ -59,6 +59,19 @@ pub fn render(name: &str, source: &str, facts: &Value) -> Result<String, Error> 
     template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
 }
 
+/// What `secret('db')` in a template becomes.
+pub type Secret = std::sync::Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// Like [`render`] for a template that may ask for secrets: its text is as secret as they are.
+pub fn render_with(name: &str, source: &str, facts: &Value, secret: &Secret) -> Result<String, Error> {
+    let mut environment = environment();
+    let secret = std::sync::Arc::clone(secret);
+    environment.add_function("secret", move |name: String| secret(&name));
+    let failed = |error: minijinja::Error| describe(name, source, facts, &error);
+    let template = environment.template_from_named_str(name, source).map_err(failed)?;
+    template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
+}
+
 /// Like [`render`] for a page: what facts hold becomes text in it, never markup.
 pub fn render_html(name: &str, source: &str, facts: &Value) -> Result<String, Error> {
     let mut environment = environment();

@@ -84,3 +84,14 @@ proptest! {
         prop_assert_eq!(render("f", &source, &facts()), Ok(source));
     }
 }
+
+#[test]
+fn secrets_are_there_where_they_are_given() {
+    let secret: Secret = std::sync::Arc::new(|name| format!("the {name} one"));
+    let text = render_with("f", "mysql://{{ site.name }}:{{ secret('db') }}@db", &facts(), &secret);
+    assert_eq!(text.as_deref(), Ok("mysql://www:the db one@db"));
+    let error = render_with("f", "{{ secret() }}", &facts(), &secret).unwrap_err();
+    assert!(error.reason.contains("missing argument"), "{error:?}");
+    let error = render("f", "{{ secret('db') }}", &facts()).unwrap_err();
+    assert!(error.reason.contains("function secret is unknown"), "{error:?}");
+}

@@ -1,5 +1,6 @@
 //! `platform.toml` → [`Platform`].
 
+mod data;
 mod machines;
 pub mod raw;
 mod sites;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::model::names::{Domain, EnvironmentId, PlatformName};
-use crate::model::topology::{DataSet, Target, TargetMachine};
+use crate::model::topology::{Target, TargetMachine};
 use crate::model::{Failure, Fault, Machine, MachineName, Platform, RoleName};
 
 use super::at::{At, in_order};
@@ -51,7 +52,7 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
     let machines = machines::settle(raw, &roles, faults);
     let sites = sites::settle(raw, &roles, faults);
     names_apart(raw, &machines, faults);
-    let data = in_order(&raw.data).into_iter().filter_map(|(name, data)| data_set(name, data, &roles, faults)).collect();
+    let data = data::settle(raw, &roles, faults);
     let targets = in_order(&raw.targets).into_iter().filter_map(|(name, each)| target(name, each, &roles, faults)).collect();
     let platform = Platform {
         name: name?,
@@ -131,14 +132,6 @@ fn names_apart(raw: &raw::Document, machines: &[Machine], faults: &mut Faults) {
             );
         }
     }
-}
-
-fn data_set(name: &At<String>, raw: &raw::Data, roles: &machines::Roles, faults: &mut Faults) -> Option<DataSet> {
-    let label = label(name, "data", faults);
-    let machine = roles.named(&raw.machine, faults);
-    let engine = raw.engine.as_ref().map(|engine| word(engine, "engine", faults));
-    let seed = raw.seed.as_ref().map(|seed| check::inner_path(faults, seed, "the platform's folder"));
-    Some(DataSet { name: label?, machine: machine?, engine: all(engine)?, seed: all(seed)? })
 }
 
 fn target(name: &At<String>, raw: &raw::Target, roles: &machines::Roles, faults: &mut Faults) -> Option<Target> {

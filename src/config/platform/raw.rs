@@ -181,10 +181,29 @@ fn port_80() -> u16 {
 pub struct Data {
     /// The role whose machines hold it.
     pub machine: At<String>,
-    /// How it is dumped and loaded, e.g. `mariadb`. Without it, the role's data folders are copied.
-    pub engine: Option<At<String>>,
-    /// A file of the platform's folder that a new environment starts with.
+    /// What it is in: a database of `mariadb`, `mysql` or `postgresql`, `files` in a folder, or whatever a `script` makes. Without
+    /// it, the role's data folders are copied.
+    pub engine: Option<Engine>,
+    /// What a new environment starts with, in the platform's folder: an SQL dump (plain, or packed by gzip, xz or zstd), a
+    /// folder of files, or a script. It is loaded once, when the platform is built.
     pub seed: Option<At<String>>,
+    /// The database; the platform's name where none is given.
+    pub database: Option<At<String>>,
+    /// The database's user, who gets a password of each environment's own: `secret('<name of this data set>')`. The platform's
+    /// name where none is given. With `files`, the user of the machine who owns them.
+    pub user: Option<At<String>>,
+    /// With `files`: the folder inside the machine, e.g. `/srv/media`.
+    pub target: Option<At<String>>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    Mariadb,
+    Mysql,
+    Postgresql,
+    Files,
+    Script,
 }
 
 /// A place where the same machines run in other numbers and sizes.

@@ -127,7 +127,7 @@ fn reach(word: &At<String>, roles: &Roles, faults: &mut Faults) -> Option<Reach>
 }
 
 /// What Debian's `adduser` takes.
-fn user_name(user: &At<String>, faults: &mut Faults) -> Option<String> {
+pub(super) fn user_name(user: &At<String>, faults: &mut Faults) -> Option<String> {
     let starts = user.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
     if starts && user.len() <= 32 && user.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b)) {
         return Some(user.to_string());

@@ -82,7 +82,8 @@ fn the_designs_example_settles() {
     assert_eq!(www.env[0].0, "DATABASE_URL");
     assert_eq!(platform.sites[1], Site::new(SiteName::new("api").unwrap(), RoleName::new("web").unwrap()));
     assert_eq!(platform.sites[1].code.branch, Code::BRANCH);
-    assert_eq!(platform.data[0].engine.as_deref(), Some("mariadb"));
+    let sql = platform.data[0].sql().unwrap();
+    assert_eq!((sql.server.word(), sql.database.as_str(), sql.user.as_str()), ("mariadb", "shop", "shop"));
     assert_eq!(platform.targets[0].machines[0].count, Some(4));
     let stored: Platform = serde_json::from_str(&serde_json::to_string(&platform).unwrap()).unwrap();
     assert_eq!(stored, platform, "a stored platform is the same one");
@@ -273,6 +274,24 @@ fn data_and_targets_name_machines() {
                 &[
                     "5:11 there is no machine `db` (known here: `web`)",
                     "6:8 the path `/x` is absolute (name a path inside the platform's folder)",
+                    "6:8 nothing says what this seed is for (add `engine`: `mariadb`, `mysql`, `postgresql`, `files` or `script`)",
+                ],
+            ),
+            (
+                &with(
+                    "[data.a]\nmachine = \"web\"\nengine = \"mariadb\"\nuser = \"x; --\"\ntarget = \"/x\"\n[data.b]\nmachine = \"web\"\nengine = \"files\"\n",
+                ),
+                &[
+                    "7:8 `x; --` is not the name of a database user (use at most 32 letters, digits, underscores and hyphens, a letter first)",
+                    "8:10 `target` is for files only (remove it, or choose another `engine`)",
+                    "9:7 the data `b` has no `target` (name the folder inside the machine, e.g. `target = \"/srv/media\"`)",
+                ],
+            ),
+            (
+                &with("[data.a]\nmachine = \"web\"\nengine = \"mariadb\"\n[data.b]\nmachine = \"web\"\nengine = \"mariadb\"\n"),
+                &[
+                    "7:7 the data `a` and `b` are both in the database `shop` (give one of them another `database`)",
+                    "7:7 the data `a` and `b` both have the user `shop` (give one of them another `user`: each has a password of its own)",
                 ],
             ),
             (

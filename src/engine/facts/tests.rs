@@ -1,0 +1,104 @@
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use super::*;
+use crate::config;
+use crate::network::address;
+use crate::store::Wanted;
+use crate::store::record::Definition;
+
+const PLATFORM: &str = r#"
+[platform]
+name = "shop"
+[machines.web]
+box = "web-php"
+count = 2
+[machines.db]
+box = "mariadb"
+[sites.www]
+on = "web"
+[sites.www.env]
+DATABASE_URL = "mysql://{{ data.db.user }}:{{ secret('db') }}@{{ data.db.machine }}/{{ data.db.database }}"
+SELF = "{{ machine.name }} of {{ roles.web | length }} at {{ site.url }}"
+[data.db]
+machine = "db"
+engine = "mariadb"
+"#;
+
+fn environment(text: &str) -> Environment {
+    let platform = config::platform::parse(Path::new("/srv/shop/platform.toml"), text).unwrap();
+    let names: Vec<_> = platform.machines.iter().flat_map(crate::model::Machine::names).collect();
+    Environment {
+        id: EnvironmentId { platform: "shop".parse().unwrap(), name: "1161".parse().unwrap() },
+        wanted: Wanted::Up,
+        created: 0,
+        updated: 0,
+        owner: "ada".into(),
+        network: "10.1.0.0/26".parse().unwrap(),
+        definition: Definition {
+            domain: "example.test".parse().unwrap(),
+            numbers: address::host_numbers(&BTreeMap::new(), &names),
+            boxes: BTreeMap::new(),
+            left_out: BTreeSet::new(),
+            platform,
+        },
+        disk: None,
+    }
+}
+
+fn secret() -> Secret {
+    Arc::new(|name| format!("<{name}>"))
+}
+
+#[test]
+fn a_sites_variables_know_their_machine_their_database_and_its_password() {
+    let environment = environment(PLATFORM);
+    let platform = &environment.definition.platform;
+    let facts = facts("test", &environment).on(&"web2".parse().unwrap());
+    let all = variables(platform, &platform.sites[0], &facts, &secret()).unwrap();
+    let wanted = [("DATABASE_URL", "mysql://shop:<db>@db/shop"), ("SELF", "web2 of 2 at https://www.1161.shop.example.test/")];
+    assert_eq!(all, wanted.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let values = facts.values();
+    assert_eq!(values["roles"]["web"][1]["number"], 2);
+    assert_eq!(values["machines"]["db"]["host"], "db.1161.shop.example.test");
+    assert_eq!(values["network"]["gateway"], "10.1.0.1");
+}
+
+#[test]
+fn a_variable_that_names_nothing_says_where() {
+    let environment = environment(&PLATFORM.replace("data.db.user", "data.bd.user"));
+    let platform = &environment.definition.platform;
+    let facts = facts("test", &environment).on(&"web1".parse().unwrap());
+    let failure = variables(platform, &platform.sites[0], &facts, &secret()).unwrap_err();
+    assert_eq!(failure.kind, Kind::Config);
+    let text = failure.to_string();
+    assert!(text.contains("/srv/shop/platform.toml: DATABASE_URL of [sites.www.env]:1: `data.bd.user`"), "{text}");
+    assert_eq!(failure.hints, ["known here: `db`"]);
+}
+
+#[test]
+fn the_templates_of_a_tree_are_rendered_for_where_they_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    std::fs::create_dir_all(tree.join("config")).unwrap();
+    std::fs::create_dir_all(tree.join(".git")).unwrap();
+    std::fs::write(tree.join("config/app.ini.j2"), "host={{ site.host }}\npassword={{ secret('db') }}\n").unwrap();
+    std::fs::write(tree.join("plain.txt"), "{{ nothing }}").unwrap();
+    std::fs::write(tree.join(".git/x.j2"), "{{ nothing }}").unwrap();
+    let environment = environment(PLATFORM);
+    let facts = facts("test", &environment).of(&environment.definition.platform.sites[0]);
+    let all = render_tree(&tree, &facts, &secret()).unwrap();
+    assert_eq!(all.iter().map(|one| one.path.clone()).collect::<Vec<_>>(), [PathBuf::from("config/app.ini")]);
+    assert_eq!(all[0].text.expose_secret(), "host=www.1161.shop.example.test\npassword=<db>\n");
+
+    std::fs::write(tree.join("bad.j2"), "one\ntwo {{ site.hots }}\n").unwrap();
+    let failure = render_tree(&tree, &facts, &secret()).err().expect("it names nothing");
+    let text = failure.to_string();
+    assert!(text.contains(&format!("{}:2: `site.hots`", tree.join("bad.j2").display())), "{text}");
+
+    std::fs::remove_file(tree.join("bad.j2")).unwrap();
+    std::fs::write(folder.path().join("outside"), "x").unwrap();
+    symlink("../outside", tree.join("link.j2")).unwrap();
+    let failure = render_tree(&tree, &facts, &secret()).err().expect("it leads outside");
+    assert!(failure.to_string().contains("outside of its tree"), "{failure}");
+}
