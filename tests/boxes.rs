@@ -223,7 +223,8 @@ impl LabBench<'_> {
 }
 
 impl Bench for LabBench<'_> {
-    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+    fn run(&self, exec: &Exec, stdin: Option<&mut (dyn Read + Send)>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+        let stdin = stdin.map(|stdin| stdin as &mut (dyn Read + Send));
         let ended = self.lab.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each });
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }

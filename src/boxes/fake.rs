@@ -1,5 +1,6 @@
 //! A workshop of folders, for tests: it writes down what is asked of it and fails where it is told to.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,9 +56,14 @@ struct FakeBench<'a> {
 }
 
 impl Bench for FakeBench<'_> {
-    fn run(&self, exec: &Exec, _: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+    fn run(&self, exec: &Exec, stdin: Option<&mut (dyn Read + Send)>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         let line = exec.argv.join(" ");
         self.workshop.note(format!("run {line}"));
+        if let Some(stdin) = stdin {
+            let mut text = String::new();
+            stdin.read_to_string(&mut text).expect("a test gives text");
+            self.workshop.note(format!("read {}", text.replace('\n', " ")));
+        }
         if line.contains("is-system-running") {
             each(Stream::Out, self.workshop.state.unwrap_or("running"));
             return Ok(0);

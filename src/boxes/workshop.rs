@@ -3,6 +3,7 @@
 //! The engine implements it with a provider and a network; the tests with folders. A machine is named by the digest that it
 //! builds, so a later run finds and removes what an interrupted one left.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::model::machine::Mount;
@@ -32,10 +33,11 @@ pub trait Workshop: Sync {
 pub trait Bench {
     /// Runs a program inside, waits for its end and returns its exit code (128 + signal, 126 and 127 as shells say it). The
     /// environment is exactly `exec.env` plus the machine's own defaults. Its complaints come in order with the rest (see [`Exec::as_one_stream`]).
-    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
+    fn run(&self, exec: &Exec, stdin: Option<&mut (dyn Read + Send)>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
 
-    /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. Owners
-    /// become root of the machine, modes are kept.
+    /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. What a
+    /// `source` that ends in `/.` holds goes into the folder `target`, which exists. Owners become root of the machine, modes are
+    /// kept.
     fn copy_in(&self, source: &Path, target: &str) -> Result<()>;
 
     /// Copies the folder `source` of the machine to `target`, which does not exist yet. What comes out is not trusted: no

@@ -3,6 +3,7 @@
 //! They are environments like any other, so addresses, isolation, locks and the cleaning-up after a kill are the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::code::LiveSites;
@@ -158,7 +159,8 @@ impl Drop for MachineBench<'_> {
 }
 
 impl Bench for MachineBench<'_> {
-    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+    fn run(&self, exec: &Exec, stdin: Option<&mut (dyn Read + Send)>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+        let stdin = stdin.map(|stdin| stdin as &mut (dyn Read + Send));
         Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
     }
 

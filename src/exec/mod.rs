@@ -52,6 +52,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("what `{command}` was to read could not be read")]
+    Input {
+        command: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("`{command}` {status}")]
     Failed { command: String, status: Status, tail: Vec<String> },
 }
@@ -60,7 +66,7 @@ impl Error {
     /// The last lines that the program printed.
     pub fn tail(&self) -> &[String] {
         match self {
-            Self::Missing { .. } | Self::Start { .. } => &[],
+            Self::Missing { .. } | Self::Start { .. } | Self::Input { .. } => &[],
             Self::Failed { tail, .. } => tail,
         }
     }
@@ -173,9 +179,21 @@ impl Command {
 
     /// Runs it to its end, however it ends.
     pub fn run_any(&self, each: &mut dyn FnMut(Stream, &str)) -> Result<(ExitStatus, Output), Error> {
+        match self.stdin.as_deref() {
+            Some(mut bytes) => self.run_from(Some(&mut bytes), each),
+            None => self.run_from(None, each),
+        }
+    }
+
+    /// The same for a program that reads what another source gives, however much that is.
+    pub fn run_from(
+        &self,
+        input: Option<&mut (dyn Read + Send)>,
+        each: &mut dyn FnMut(Stream, &str),
+    ) -> Result<(ExitStatus, Output), Error> {
         let mut command = self.to_std();
         command
-            .stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
@@ -183,11 +201,8 @@ impl Command {
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("stdout was piped");
         let stderr = child.stderr.take().expect("stderr was piped");
-        let output = std::thread::scope(|scope| {
-            if let (Some(mut pipe), Some(bytes)) = (stdin, &self.stdin) {
-                // A program may end without reading its input; its exit code tells more than a broken pipe.
-                scope.spawn(move || drop(pipe.write_all(bytes)));
-            }
+        let (output, fed) = std::thread::scope(|scope| {
+            let feeder = stdin.zip(input).map(|(pipe, input)| scope.spawn(move || feed(input, pipe)));
             let (sender, lines) = mpsc::channel();
             let other = sender.clone();
             scope.spawn(move || read_lines(stdout, Stream::Out, &sender));
@@ -200,9 +215,10 @@ impl Command {
                     Stream::Err => output.stderr.extend_from_slice(&line),
                 }
             }
-            output
+            (output, feeder.map_or(Ok(()), |feeder| feeder.join().expect("copying bytes does not panic")))
         });
         let status = child.wait().map_err(|source| self.not_started(source))?;
+        fed.map_err(|source| Error::Input { command: self.to_string(), source })?;
         Ok((status, output))
     }
 
@@ -259,6 +275,21 @@ impl Command {
 
 /// Takes a line, or `None` for a moment without one, and says whether to go on.
 pub type Follow<'a> = dyn FnMut(Option<(Stream, &str)>) -> ControlFlow<()> + 'a;
+
+/// A program may end without reading all of its input; its exit code tells more than a broken pipe. An input that can't be read
+/// to its end is another matter: the program took a part for the whole.
+fn feed(input: &mut (dyn Read + Send), mut pipe: impl Write) -> std::io::Result<()> {
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) if pipe.write_all(&buffer[..count]).is_err() => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
 
 fn read_pieces(pipe: impl Read, stream: Stream, sender: &mpsc::SyncSender<(Stream, Vec<u8>)>) {
     let mut reader = BufReader::new(pipe);

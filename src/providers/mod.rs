@@ -65,7 +65,7 @@ pub struct Capabilities {
 /// How a program inside a machine gets its input and output.
 pub enum Stdio<'a> {
     /// Bytes in, each line out as it comes.
-    Pipes { stdin: Option<&'a [u8]>, each: &'a mut dyn FnMut(Stream, &str) },
+    Pipes { stdin: Option<&'a mut (dyn Read + Send)>, each: &'a mut dyn FnMut(Stream, &str) },
     /// No input; each line as it comes, none kept, until the program ends or `each` breaks, which ends it.
     Follow { each: &'a mut Follow<'a> },
     /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes.

@@ -47,10 +47,14 @@ impl Machine<'_> {
         self.call(&Request::Exec { target, exec: exec.clone(), terminal })
     }
 
-    fn exec_piped(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
-        let mut call = self.exec_call(exec, None)?;
-        call.command.stdin = stdin.map(<[u8]>::to_vec);
-        let (_, output) = call.command.run_any(each)?;
+    fn exec_piped(
+        &self,
+        exec: &Exec,
+        stdin: Option<&mut (dyn Read + Send)>,
+        each: &mut dyn FnMut(Stream, &str),
+    ) -> Result<Ended> {
+        let call = self.exec_call(exec, None)?;
+        let (_, output) = call.command.run_from(stdin, each)?;
         self.ended(call, "exec", output)
     }
 
