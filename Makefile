@@ -5,8 +5,9 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 # Headers of liblxc and the C compiler for SQLite; the program itself finds liblxc when it runs.
 BUILD_PACKAGES := gcc libc6-dev libclang-dev lxc-dev pkg-config
 # What tests use besides adt's own needs: real clients and servers.
-TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base iputils-ping iproute2 libnss3-tools nginx-light \
-	openssl python3 rsyslog util-linux
+TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base iputils-ping iproute2 libnss3-tools \
+	nghttp2-client nginx-light openssl python3 python3-grpcio python3-websockets rsyslog util-linux wrk \
+	$(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
 
 .PHONY: help demo test check fmt clippy bench build-packages test-packages nextest
 

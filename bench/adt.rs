@@ -13,6 +13,8 @@ use super::{HOME, Peer, Result};
 
 /// Part of the address space that nothing else here uses.
 const POOL: &str = "10.229.0.0/17";
+/// Where `host:up` serves: not where the host's own adt does.
+pub const LISTEN: Ipv4Addr = Ipv4Addr::new(127, 77, 11, 61);
 /// The tests' store: whoever ran those has the boxes already, and whoever comes next will.
 const BOXES: &str = "/var/tmp/adt-test-boxes/store";
 
@@ -48,6 +50,7 @@ impl Adt {
         set("PATH", &path);
         set("ADT_STORE", self.store.as_os_str());
         set("ADT_POOL_V4", POOL.as_ref());
+        set("ADT_LISTEN", LISTEN.to_string().as_ref());
         set("ADT_CONFIG", Path::new(HOME).join("adt.toml").as_os_str());
         command.arg(env!("CARGO_BIN_EXE_adt")).args(words.split_whitespace())
     }

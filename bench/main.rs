@@ -1,4 +1,5 @@
-//! How fast environments come and go, against the bare programs that could be used instead. `make bench` runs it as root.
+//! How fast environments come and go, and their names and pages are served, against the programs that could be used instead.
+//! `make bench` runs it as root.
 //!
 //! Everything is measured in the same run, one peer after the other in each round, and told as ratios of medians: only
 //! those mean something on another computer. Peers run the very files that adt's machines run, without a network of their
@@ -6,15 +7,20 @@
 //! so that a later run finds what a killed one left.
 
 mod adt;
+mod bound;
 mod docker;
 mod image;
 mod lxc;
 mod lxd;
 mod many;
+mod names;
 mod probe;
+mod process;
 mod reading;
 mod report;
+mod serving;
 mod sweep;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,7 +36,10 @@ pub const NAME: &str = "adt-bench";
 /// Where everything lies; gone at the end.
 pub const HOME: &str = "/var/tmp/adt-bench";
 /// What can be measured, in this order.
-const PARTS: [&str; 7] = ["lxc", "lxc-copy", "lxd", "docker", "many", "reading", "build"];
+const PARTS: [&str; 11] =
+    ["lxc", "lxc-copy", "lxd", "docker", "many", "reading", "build", "serving", "bound", "names", "traffic"];
+/// Those that need no machines.
+const SERVERS: [&str; 2] = ["names", "traffic"];
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -123,14 +132,29 @@ fn run(wish: &Wish) -> Result<Report> {
     std::fs::create_dir_all(HOME)?;
     rustix::fs::chmod(HOME, rustix::fs::Mode::from_raw_mode(0o711))?;
     let mut report = Report::new();
+    if wish.parts.iter().any(|part| !SERVERS.contains(&part.as_str())) {
+        machines(wish, &cancel, &mut report)?;
+    }
+    if wish.has("names") {
+        note("names of 500 environments, and other name servers");
+        names::measure(wish.rounds, &mut report)?;
+    }
+    if wish.has("traffic") {
+        note("pages of 500 environments, and other proxies");
+        traffic::measure(wish.rounds, &mut report)?;
+    }
+    Ok(report)
+}
 
+/// What is done with machines, or with a store that knows many.
+fn machines(wish: &Wish, cancel: &AtomicBool, report: &mut Report) -> Result<()> {
     note("the boxes of `hello`, built where they are missing");
     let home = adt::Adt::new("store")?;
     let model = home.model()?;
-    rounds(wish, &home, &model, &cancel, &mut report)?;
+    rounds(wish, &home, &model, cancel, report)?;
     if wish.has("many") {
         note("ten environments at once");
-        many::measure(&home, &mut report)?;
+        many::measure(&home, report)?;
     }
     if wish.has("build") {
         note("building what is built");
@@ -142,9 +166,17 @@ fn run(wish: &Wish) -> Result<Report> {
     }
     if wish.has("reading") {
         note("reading with 500 environments in the store");
-        reading::measure(&home, &model, &mut report)?;
+        reading::measure(&home, &model, report)?;
     }
-    Ok(report)
+    if wish.has("serving") {
+        note("serving 500 environments");
+        serving::measure(&home, &model, wish.rounds, report)?;
+    }
+    if wish.has("bound") {
+        note("configuration of other servers for 1,000 environments");
+        bound::measure(&home, &model, wish.rounds, report)?;
+    }
+    Ok(())
 }
 
 /// adt and its peers by turns, so that what disturbs one disturbs the others too.
@@ -216,6 +248,11 @@ fn install(wish: &Wish) -> Result<()> {
         if wish.has(part) && !in_path(program) {
             packages.extend_from_slice(names);
         }
+    }
+    let servers = [("names", names::PACKAGES), ("traffic", traffic::PACKAGES), ("bound", bound::PACKAGES)];
+    for (part, programs) in servers {
+        let missing = programs.iter().filter(|(program, _)| wish.has(part) && !in_path(program));
+        packages.extend(missing.map(|(_, package)| *package));
     }
     if packages.is_empty() {
         return Ok(());

@@ -15,11 +15,7 @@ const COUNT: u32 = 500;
 const TIMES: usize = 20;
 
 pub fn measure(built: &Adt, model: &Model, report: &mut Report) -> Result<()> {
-    let full = Adt { store: std::path::Path::new(HOME).join("full") };
-    std::fs::create_dir_all(&full.store)?;
-    std::os::unix::fs::symlink(built.store.join("layers").canonicalize()?, full.store.join("layers"))?;
-    full.run(&format!("platform:init {HOME}/hello"))?;
-    fill(&full, model)?;
+    let full = full(built, model, "full", COUNT)?;
     for words in ["env:list", "env:show hello 250", "platform:list"] {
         let mut samples = Samples::default();
         let mut most = 0;
@@ -53,30 +49,40 @@ fn run(adt: &Adt, words: &str) -> Result<(Duration, u64)> {
     Ok((time, usage.ru_maxrss.unsigned_abs()))
 }
 
-/// Halted environments like the model, with what their machines have on disk.
-fn fill(full: &Adt, model: &Model) -> Result<()> {
+/// A store of its own with environments like the model, none of which runs.
+pub fn full(built: &Adt, model: &Model, name: &str, count: u32) -> Result<Adt> {
+    let full = Adt { store: std::path::Path::new(HOME).join(name) };
+    std::fs::create_dir_all(&full.store)?;
+    std::os::unix::fs::symlink(built.store.join("layers").canonicalize()?, full.store.join("layers"))?;
+    full.run(&format!("platform:init {HOME}/hello"))?;
     let store = Store::open(&full.store)?;
-    for number in 1..=COUNT {
-        let mut environment = model.environment.clone();
-        environment.id.name = EnvironmentName::new(number.to_string())?;
-        environment.wanted = Wanted::Halted;
-        environment.disk = Some(20 << 20);
-        let network = Ipv4Net::new((0x0AE5_0000 + number * 64).into(), 26)?;
-        store.database.add_environment(
-            |_| Ok::<_, Box<dyn std::error::Error + Send + Sync>>(network),
-            |network| ::adt::store::Environment { network, ..environment.clone() },
-            &std::collections::BTreeMap::new(),
-        )?;
-        for machine in &model.machines {
-            let mut spec = machine.spec.clone();
-            spec.id.environment = environment.id.clone();
-            store.database.put_applied(&spec)?;
-            let folder = full.store.join("machines/hello").join(number.to_string()).join(&machine.name);
-            std::fs::create_dir_all(folder.join("upper/etc"))?;
-            std::fs::create_dir_all(folder.join("work"))?;
-            std::fs::write(folder.join("spec.json"), serde_json::to_vec_pretty(&spec)?)?;
-            std::fs::write(folder.join("config"), &machine.config)?;
-        }
+    for number in 1..=count {
+        add(&store, model, number)?;
+    }
+    Ok(full)
+}
+
+/// One environment more in the store and on disk, as `env:init` would leave it.
+pub fn add(store: &Store, model: &Model, number: u32) -> Result<()> {
+    let mut environment = model.environment.clone();
+    environment.id.name = EnvironmentName::new(number.to_string())?;
+    environment.wanted = Wanted::Up;
+    environment.disk = Some(20 << 20);
+    let network = Ipv4Net::new((0x0AE5_0000 + number * 64).into(), 26)?;
+    store.database.add_environment(
+        |_| Ok::<_, Box<dyn std::error::Error + Send + Sync>>(network),
+        |network| ::adt::store::Environment { network, ..environment.clone() },
+        &std::collections::BTreeMap::new(),
+    )?;
+    for machine in &model.machines {
+        let mut spec = machine.spec.clone();
+        spec.id.environment = environment.id.clone();
+        store.database.put_applied(&spec)?;
+        let folder = store.folder.join("machines/hello").join(number.to_string()).join(&machine.name);
+        std::fs::create_dir_all(folder.join("upper/etc"))?;
+        std::fs::create_dir_all(folder.join("work"))?;
+        std::fs::write(folder.join("spec.json"), serde_json::to_vec_pretty(&spec)?)?;
+        std::fs::write(folder.join("config"), &machine.config)?;
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ pub fn alone() -> Result<File> {
 
 pub fn all() -> Result<()> {
     if Path::new(HOME).exists() {
-        for store in ["store", "full"] {
+        for store in ["store", "full", "serving", "bound"] {
             destroy(&Path::new(HOME).join(store));
         }
     }

@@ -139,6 +139,7 @@ impl Lab {
             search: Vec::new(),
             trusted: Default::default(),
             mounts,
+            files: [].into(),
             health: Health { checks: Vec::new(), deadline_seconds: 60 },
             id: id.clone(),
         };

@@ -150,6 +150,7 @@ impl World {
             search: vec!["1161.shop.example.test".into()],
             trusted: Default::default(),
             mounts: vec![],
+            files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
         }
     }

@@ -69,7 +69,7 @@ pub fn apply(home: &Home, facts: &Facts<'_>, scope: &Scope) -> Result<Outcome> {
         return Ok(difference.outcome(home, Reloaded::Unneeded));
     }
     stage(home, &wanted, &difference)?;
-    if let Err(error) = check::staged(home, &staging(home)) {
+    if let Err(error) = check::staged(home, &staging(home), &difference.written) {
         clear(&staging(home))?;
         return Err(error);
     }

@@ -5,6 +5,7 @@
 //! real main file is checked: that finds what does not go together with the host's own files, which can't be found before
 //! because main files may include by absolute path. The server has not been told anything until both are content.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,8 +25,9 @@ pub enum Reloaded {
     ByHand(String),
 }
 
-/// Checks the files in `stage`, which will become `<root>/adt`.
-pub fn staged(home: &Home, stage: &Path) -> Result<()> {
+/// Checks the files in `stage`, which will become `<root>/adt`. Apache looks only at what was `written`: each of its files stands
+/// for itself, and thousands of virtual hosts take it a second.
+pub fn staged(home: &Home, stage: &Path, written: &BTreeSet<String>) -> Result<()> {
     let folder = tempfile::tempdir().map_err(Error::io("make a folder in", Path::new("/tmp")))?;
     let main = folder.path().join("main.conf");
     let below = std::fs::read_to_string(stage.join("main.conf")).map_err(Error::io("read", &stage.join("main.conf")))?;
@@ -33,6 +35,9 @@ pub fn staged(home: &Home, stage: &Path) -> Result<()> {
     let (text, command) = match home.server {
         Server::Apache => {
             let (root, tmp, stage) = (home.root.display(), folder.path().display(), stage.display());
+            let parts = written.iter().filter(|path| path.starts_with("conf/"));
+            let parts: String = parts.map(|path| format!("Include {stage}/{path}\n")).collect();
+            let below = below.replace(&format!("Include {stage}/conf/*.conf\n"), &parts);
             let text = format!(
                 "ServerRoot {root}\nServerName localhost\nPidFile {tmp}/pid\nErrorLog {tmp}/error.log\nDefaultRuntimeDir {tmp}\n\
                  IncludeOptional {root}/mods-enabled/*.load\nInclude {stage}/modules.load\nListen 127.0.0.1:80\n{below}"

@@ -21,6 +21,7 @@ mod manifest;
 mod material;
 mod page;
 mod safe;
+mod shared;
 mod traffic;
 mod zone;
 

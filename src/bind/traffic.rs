@@ -4,7 +4,7 @@
 //! adt/main.conf                  reads conf/*
 //! adt/modules.load               Apache's modules
 //! adt/conf/0-default.conf        names that no one knows
-//! adt/conf/1-<environment>.conf  its sites, its homepage, then what is below it and missing
+//! adt/conf/1-<environment>.conf  its sites, its homepage, then what is below it and missing; see `shared` for nginx
 //! adt/conf/2-apexes.conf         platforms and domains, deepest first
 //! adt/pages/<host>/*.html        what they show
 //! ```
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::material::Material;
-use super::{Facts, File, Front, Home, Result, Server, file, page, safe};
+use super::{Facts, File, Front, Home, Result, Server, file, page, safe, shared};
 use crate::model::route::{EnvironmentRoute, Protocol, SiteRoute};
 
 /// In the order in which Apache has to load them, with the file where its name is not the module's.
@@ -40,10 +40,12 @@ const MODULES: &[&str] = &[
 pub fn files(home: &Home, facts: &Facts<'_>, material: &Material) -> Result<Vec<File>> {
     let (source, pages) = (material.of_server("environment.conf")?, material.page()?);
     let (source, pages) = (source.prepare()?, pages.prepare()?);
+    let forward =
+        if home.server == Server::Nginx { material.of_server("forward.conf")?.render(&json!({}))? } else { String::new() };
     let mut files = Vec::new();
     for environment in facts.routes.environments() {
         let host = environment.host();
-        let text = source.render(&environment_facts(home, facts, environment)?)?;
+        let text = source.render(&environment_facts(home, facts, environment, &forward)?)?;
         files.push(file(format!("conf/1-{host}.conf"), text));
         files.extend(page::environment(&pages, facts.front, environment)?);
     }
@@ -58,7 +60,11 @@ pub fn files(home: &Home, facts: &Facts<'_>, material: &Material) -> Result<Vec<
     let certificate = fronts(facts, facts.routes.domain.as_str(), false)?;
     let default = json!({ "fronts": certificate, "pages": folder(home, "_") });
     files.push(file("conf/0-default.conf", material.of_server("default.conf")?.render(&default)?));
-    let main = json!({ "adt": home.adt(), "set_hash_sizes": home.server == Server::Nginx && !sets_hash_sizes(home) });
+    if home.server == Server::Nginx {
+        files.extend(shared::files(home, facts, material, &forward)?);
+    }
+    let sizes = |prefix: &str| home.server == Server::Nginx && !sets_hash_sizes(home, prefix);
+    let main = json!({ "adt": home.adt(), "set_hash_sizes": sizes("server_names_hash_"), "set_map_sizes": sizes("map_hash_") });
     files.push(file("main.conf", material.of_server("main.conf")?.render(&main)?));
     if home.server == Server::Apache {
         let modules: Vec<_> = MODULES.iter().map(|name| json!({ "name": name, "file": format!("mod_{name}.so") })).collect();
@@ -72,7 +78,7 @@ fn folder(home: &Home, host: &str) -> String {
     home.adt().join("pages").join(host).display().to_string()
 }
 
-fn environment_facts(home: &Home, facts: &Facts<'_>, environment: &EnvironmentRoute) -> Result<Value> {
+fn environment_facts(home: &Home, facts: &Facts<'_>, environment: &EnvironmentRoute, forward: &str) -> Result<Value> {
     let host = environment.host();
     let sites = environment.sites.iter().map(|site| site_facts(facts, site)).collect::<Result<Vec<_>>>()?;
     Ok(json!({
@@ -82,8 +88,13 @@ fn environment_facts(home: &Home, facts: &Facts<'_>, environment: &EnvironmentRo
         "up": environment.up,
         "sites": sites,
         "fronts": fronts(facts, &host, false)?,
-        "https_suffix": if facts.front.https == 443 { String::new() } else { format!(":{}", facts.front.https) },
+        "https_suffix": https_suffix(facts.front),
+        "forward": forward,
     }))
+}
+
+pub fn https_suffix(front: &Front) -> String {
+    if front.https == 443 { String::new() } else { format!(":{}", front.https) }
 }
 
 fn site_facts(facts: &Facts<'_>, site: &SiteRoute) -> Result<Value> {
@@ -105,13 +116,14 @@ fn site_facts(facts: &Facts<'_>, site: &SiteRoute) -> Result<Value> {
         "backends": backends,
         "sticky": site.sticky,
         "h2c": site.protocol == Protocol::H2c,
+        "alone": shared::is_alone(site),
         "fronts": fronts,
         "servers": servers,
     }))
 }
 
 /// Apache cuts a balancer's name at 64 characters, a host may have 253.
-fn balancer(host: &str) -> String {
+pub fn balancer(host: &str) -> String {
     let digest = Sha256::digest(host.as_bytes());
     digest[..8].iter().fold("adt-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
@@ -130,7 +142,7 @@ fn apexes(home: &Home, facts: &Facts<'_>) -> Result<Value> {
 }
 
 /// Where a name is answered: over http, and over https if there is a certificate for it.
-fn fronts(facts: &Facts<'_>, host: &str, https_only: bool) -> Result<Vec<Value>> {
+pub fn fronts(facts: &Facts<'_>, host: &str, https_only: bool) -> Result<Vec<Value>> {
     let front = facts.front;
     let certificate = (facts.certificate)(host);
     let plain = json!({ "bind": bind(front, front.http), "listens": listens(front, front.http), "scheme": "http", "tls": null,
@@ -157,11 +169,11 @@ fn listens(front: &Front, port: u16) -> Vec<String> {
     front.listen.iter().map(one).collect()
 }
 
-/// nginx refuses a second `server_names_hash_…`, so a host that has its own keeps it.
-fn sets_hash_sizes(home: &Home) -> bool {
+/// nginx refuses a second `server_names_hash_…` or `map_hash_…`, so a host that has its own keeps it.
+fn sets_hash_sizes(home: &Home, prefix: &str) -> bool {
     let mut files = vec![home.main.clone()];
     let entries = std::fs::read_dir(home.root.join("conf.d")).into_iter().flatten().flatten();
     files.extend(entries.map(|entry| entry.path()).filter(|path| !path.ends_with("zz-adt.conf")));
-    let sets = |text: String| text.lines().any(|line| line.trim_start().starts_with("server_names_hash_"));
+    let sets = |text: String| text.lines().any(|line| line.trim_start().starts_with(prefix));
     files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).any(sets)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Engine;
 use super::events::Events;
+use super::files;
 use super::sites::with_needs;
 use crate::boxes::{self, Catalogue, Layers, Resolved};
 use crate::config;
@@ -91,13 +92,17 @@ impl Engine {
         }
         let left_out = leave_out(&mut platform, &basis.sites)?;
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
-        Ok(Definition {
+        let definition = Definition {
             domain: platform.domain_or(&self.settings.domain.value).clone(),
             numbers: address::host_numbers(basis.numbers, &names),
             left_out,
+            files: files::read(&platform)?,
             boxes: in_use,
             platform,
-        })
+        };
+        // A template that can't be filled in is told before there is anything.
+        self.try_files(&id, &definition)?;
+        Ok(definition)
     }
 
     fn build_missing(&self, needed: &PlatformBoxes, dry_run: bool, events: &Events) -> Result<(), Failure> {

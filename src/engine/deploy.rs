@@ -7,7 +7,7 @@ use super::code::{Codes, at_site, pattern};
 use super::events::Events;
 use super::ground::{self, Ground, Serves};
 use super::perform::Raising;
-use super::rollout::Rollout;
+use super::rollout::{Rollout, Variables};
 use super::workshop::MachineShop;
 use crate::model::request::Deploy;
 use crate::model::response::Done;
@@ -25,7 +25,6 @@ use crate::sources::export;
 use crate::sources::mirror::Mirror;
 use crate::store::record::{Choice, Definition};
 use crate::store::{Environment, Lock, SiteCode, Wanted};
-use crate::template;
 
 /// A site that releases are put on: what its configuration must say for that.
 struct Deployable<'a> {
@@ -267,20 +266,11 @@ impl Engine {
         Ok(Built { manifest, _hold: hold })
     }
 
-    /// The site's own variables for its programs.
-    fn variables(&self, environment: &Environment, site: &Site) -> Result<Vec<(String, String)>, Failure> {
-        let fill = |(name, text): &(String, String)| Ok((name.clone(), self.filled(text, &environment.id, site)?));
-        site.env.iter().map(fill).collect()
-    }
-
-    /// A template of the site's configuration with its holes filled.
-    fn filled(&self, text: &str, id: &EnvironmentId, site: &Site) -> Result<String, Failure> {
-        let facts = serde_json::json!({ "env": id.name, "platform": id.platform, "site": site.name });
-        let place = format!("platform.toml, site {}", site.name);
-        template::render(&place, text, &facts).map_err(|error| {
-            let hint = error.hint().unwrap_or_else(|| "known here: `env`, `platform`, `site`".to_owned());
-            Failure::new(Kind::Config, "fill in a template").because(&error).hint(hint)
-        })
+    /// The site's own variables for its programs, by machine.
+    fn variables(&self, environment: &Environment, site: &Site) -> Result<Variables, Failure> {
+        let machines = environment.definition.platform.machine(&site.on).map(Machine::names).unwrap_or_default();
+        let of = |machine: MachineName| Ok((machine.clone(), self.site_env(environment, site, &machine)?));
+        machines.into_iter().map(of).collect()
     }
 
     pub(super) fn shelf(&self) -> Result<Shelf, Failure> {

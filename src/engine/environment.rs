@@ -12,7 +12,8 @@ use super::{Engine, wanted};
 use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
 use crate::model::{
-    Action, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response, SiteName,
+    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response,
+    SiteName,
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
@@ -136,20 +137,25 @@ impl Engine {
         Ok(done(summary, plan, dry_run, next))
     }
 
+    /// Names where somebody serves them, else the machines' addresses.
     fn next_steps(&self, environment: &Environment) -> Vec<String> {
         let id = &environment.id;
-        let network = wanted::network(self.store.install(), environment);
-        let definition = &environment.definition;
+        let route = super::routes::environment(self.store.install(), environment);
         let mut next = Vec::new();
-        for site in &definition.platform.sites {
-            for name in definition.platform.machine(&site.on).map(crate::model::Machine::names).unwrap_or_default() {
-                let address = network.attach(definition.numbers[&name]).v4;
-                let port = if site.port == 80 { String::new() } else { format!(":{}", site.port) };
-                next.push(format!("{} on {name}: http://{address}{port}/", site.name));
+        if self.is_served(id) {
+            next.extend(route.sites.iter().map(|site| format!("{}: https://{}/", site.name, site.host)));
+        } else {
+            for site in &route.sites {
+                let port = |port| if port == 80 { String::new() } else { format!(":{port}") };
+                let at = |backend: &Backend| format!("http://{}{}/", backend.address.ip(), port(backend.address.port()));
+                next.extend(site.backends.iter().map(|backend| format!("{} on {}: {}", site.name, backend.machine, at(backend))));
+            }
+            if !route.sites.is_empty() {
+                next.push("by name: adt host:bind-proxy; adt host:up --detach".to_owned());
             }
         }
-        if let Some(machine) = definition.platform.machines_by_name().keys().next() {
-            next.push(format!("a shell: adt env:ssh {} {} {machine}", id.platform, id.name));
+        if let Some(machine) = route.machines.first() {
+            next.push(format!("a shell: adt env:ssh {} {} {}", id.platform, id.name, machine.name));
         }
         next
     }
@@ -238,6 +244,7 @@ impl Engine {
             let scene =
                 Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new(), workspace: None };
             self.perform(&plan, &scene, events)?;
+            self.store.keys.forget(id)?;
         }
         let summary = match (dry_run, remembered) {
             (true, _) => format!("`{id}` would be destroyed"),
@@ -320,6 +327,12 @@ impl Engine {
         let live = self.live_sites_of(environment, codes.clone());
         let mut wanted = self.wanted(environment, &live)?;
         add_releases(environment, &codes, &mut wanted);
+        if goal == Goal::Up {
+            if !dry_run {
+                self.store.keys.ensure(&environment.id)?;
+            }
+            self.add_files(environment, &mut wanted)?;
+        }
         let mut seen = self.seen(goal, &environment.id, &wanted, true)?;
         self.add_served(environment, &wanted, &mut seen);
         // A site that went leaves at least its row.

@@ -135,6 +135,7 @@ impl Engine {
         site: &Site,
         machine: &MachineName,
     ) -> Result<Vec<(String, String)>, Failure> {
+        self.store.keys.ensure(&environment.id)?;
         let facts = facts(self.store.install(), environment).on(machine);
         variables(&environment.definition.platform, site, &facts, &self.secret(&environment.id)?)
     }

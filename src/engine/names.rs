@@ -195,9 +195,9 @@ impl Engine {
     }
 }
 
-/// One file holds both; a level without one is served over http alone.
-pub(super) fn leaf(certificates: &tls::Certificates, level: &str) -> Option<Certificate> {
-    certificates.file(level).ok().map(|file| Certificate { chain: file.clone(), key: file })
+/// A level without one is served over http alone.
+fn leaf(certificates: &tls::Certificates, level: &str) -> Option<Certificate> {
+    certificates.files(level).ok().map(|(chain, key)| Certificate { chain, key })
 }
 
 fn server(word: &str) -> Result<Server, Failure> {

@@ -87,8 +87,8 @@ impl Engine {
             }
             Action::Disconnect => self.network.disconnect(&scene.network.tag)?,
             Action::Create { machine } => {
-                self.provider.create(spec(machine))?;
-                self.store.database.put_applied(spec(machine))?;
+                let raising = scene.raising.as_ref().expect("only plans that bring something up create");
+                self.make_machine(raising.environment, spec(machine))?;
             }
             Action::Start { machine } => self.provider.start(&id(machine))?,
             Action::Thaw { machine } => match self.provider.freezer() {
@@ -114,6 +114,7 @@ impl Engine {
             Action::Forget => {
                 // Before the record goes, which alone says where the folder is.
                 scene.workspace.as_deref().map_or(Ok(()), tidy_workspace)?;
+                self.store.keys.forget(&step.environment)?;
                 self.store.database.forget_environment(&step.environment)?;
             }
         }

@@ -9,6 +9,8 @@
 //! killed before that is undone by the next `env:up` and finished by the next `site:deploy`; where a step fails, the machines
 //! that were switched are switched back at once, and the old release's `postdeploy` runs there, so that services read it again.
 
+use std::collections::BTreeMap;
+
 use super::ground::{Ground, Serves, Standing};
 use super::perform::{combine, stopped};
 use super::{Engine, Events};
@@ -18,6 +20,9 @@ use crate::plan::Wanted;
 use crate::releases::phase::{Job, Phase};
 use crate::releases::{Manifest, Shelf};
 use crate::store::{Environment, SiteCode};
+
+/// By machine, because they may name it.
+pub(super) type Variables = BTreeMap<MachineName, Vec<(String, String)>>;
 
 /// A release on its way.
 pub(super) struct Rollout<'a> {
@@ -29,7 +34,7 @@ pub(super) struct Rollout<'a> {
     pub shelf: &'a Shelf,
     pub events: &'a Events,
     /// Variables of the site's own, rendered.
-    pub variables: Vec<(String, String)>,
+    pub variables: Variables,
     /// What the store has of the site until now.
     pub before: &'a SiteCode,
     /// What it will have.
@@ -210,7 +215,8 @@ impl Rollout<'_> {
             ("ADT_PREVIOUS_RELEASE", previous.map_or_else(String::new, |previous| previous.short().to_owned())),
         ];
         let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
-        self.variables.iter().cloned().chain(own).collect()
+        let declared = self.variables.get(&ground.spec.id.machine).into_iter().flatten().cloned();
+        declared.chain(own).collect()
     }
 
     /// The site itself, by every name that leads to it from here, and the services that are declared.

@@ -26,6 +26,12 @@ impl Engine {
         self.served([Server::Bind, Server::Dnsmasq])
     }
 
+    /// Whether somebody serves the pages of an environment now.
+    pub(super) fn is_served(&self, id: &EnvironmentId) -> bool {
+        let pages = self.pages_served();
+        pages != Serving::Own(None) && pages.is_bound_to(id)
+    }
+
     fn served(&self, others: [Server; 2]) -> Serving {
         let own = self.store.server();
         if own.is_some() {

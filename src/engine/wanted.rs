@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::code::LiveSites;
+use super::login;
 use crate::model::machine::{Mount, MountMode};
 use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag};
 use crate::network::address;
@@ -52,6 +53,7 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
                 search: vec![environment.id.fqdn(&definition.domain)],
                 trusted: around.trusted.clone(),
                 mounts: mounts(environment, machine, live),
+                files: BTreeMap::new(),
                 health: health(environment, machine, &boxed.health),
                 id,
             };
@@ -100,6 +102,7 @@ fn health(environment: &Environment, machine: &Machine, boxed: &Health) -> Healt
             host: Some(format!("{}.{}", site.name, environment.id.fqdn(&environment.definition.domain))),
         });
     }
+    checks.extend(login::check(&environment.definition.platform, machine));
     if checks.is_empty() {
         checks.push(Check::Booted);
     }

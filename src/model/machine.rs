@@ -77,6 +77,9 @@ pub struct MachineSpec {
     pub trusted: BTreeMap<String, String>,
     /// Host folders shown inside, for builds and for sites.
     pub mounts: Vec<Mount>,
+    /// Files that are put into it before it starts, by path. Their texts may be secret, so only digests are here.
+    #[serde(default)]
+    pub files: BTreeMap<String, Digest>,
     pub health: Health,
 }
 

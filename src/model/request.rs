@@ -56,6 +56,7 @@ impl Request {
             Self::PlatformList
                 | Self::EnvList { .. }
                 | Self::EnvShow { .. }
+                | Self::EnvFacts { .. }
                 | Self::EnvUrls { check: false, .. }
                 | Self::BoxList { .. }
                 | Self::BoxShow { .. }

@@ -250,6 +250,19 @@ impl Default for Code {
     }
 }
 
+/// A file of the platform's folder that lies over the root of each machine of a role: `files/<role>/etc/motd` is `/etc/motd`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleFile {
+    /// Below the platform's folder.
+    pub source: PathBuf,
+    /// Below the machine's root, without the `.j2`; a template.
+    pub path: String,
+    pub executable: bool,
+    /// Whether the text is a template.
+    pub template: bool,
+    pub text: String,
+}
+
 /// A named piece of a platform's data, e.g. one database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataSet {

@@ -29,6 +29,7 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         search: Vec::new(),
         trusted: Default::default(),
         mounts: Vec::new(),
+        files: [].into(),
         health: Health { checks: Vec::new(), deadline_seconds: 60 },
     }
 }

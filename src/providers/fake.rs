@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
+
 use super::{Capabilities, Ended, Error, Freezer, Provider, Result, Stdio};
 use crate::exec::Output;
 use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
@@ -47,6 +49,8 @@ struct Machine {
     /// Missing in a machine whose creation was interrupted.
     spec: Option<MachineSpec>,
     state: MachineState,
+    #[serde(default)]
+    files: BTreeMap<String, String>,
 }
 
 impl Fake {
@@ -63,6 +67,11 @@ impl Fake {
     /// With what a machine was created, to compare it with what was wanted.
     pub fn spec(&self, id: &MachineId) -> Option<MachineSpec> {
         self.world().machines.get(id).and_then(|machine| machine.spec.clone())
+    }
+
+    /// What was put into a machine, by path.
+    pub fn files(&self, id: &MachineId) -> BTreeMap<String, String> {
+        self.world().machines.get(id).map(|machine| machine.files.clone()).unwrap_or_default()
     }
 
     /// The same machines, seen through a checkpoint.
@@ -160,7 +169,7 @@ impl Provider for Fake {
         self.refuse("create", id)?;
         if !self.world().machines.contains_key(id) {
             let state = MachineState::Broken { reason: "its creation was interrupted".into() };
-            self.change(|world| drop(world.machines.insert(id.clone(), Machine { spec: None, state })));
+            self.change(|world| drop(world.machines.insert(id.clone(), Machine { spec: None, state, files: BTreeMap::new() })));
         }
         self.point("create", id, "half");
         self.change(|world| {
@@ -171,6 +180,19 @@ impl Provider for Fake {
             machine.spec = Some(spec.clone());
         });
         self.point("create", id, "after");
+        Ok(())
+    }
+
+    fn place(&self, id: &MachineId, files: &[super::File], gone: &[String]) -> Result<()> {
+        self.point("place", id, "before");
+        self.refuse("place", id)?;
+        self.change(|world| {
+            if let Some(machine) = world.machines.get_mut(id) {
+                machine.files.retain(|path, _| !gone.contains(path));
+                machine.files.extend(files.iter().map(|file| (file.path.clone(), file.text.expose_secret().to_owned())));
+            }
+        });
+        self.point("place", id, "after");
         Ok(())
     }
 

@@ -83,6 +83,16 @@ pub struct Ended {
     pub output: Output,
 }
 
+/// A file for a machine's own root. Its text may be secret, so this can't be printed.
+pub struct File {
+    /// Below the machine's root, without a leading slash.
+    pub path: String,
+    pub mode: u32,
+    /// The user of the machine whose group may read it; root owns it.
+    pub group: Option<String>,
+    pub text: secrecy::SecretString,
+}
+
 pub trait Provider: Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
@@ -101,6 +111,10 @@ pub trait Provider: Send + Sync {
     /// Makes the machine without starting it. On a machine that exists: brings its configuration (limits, network, hosts,
     /// mounts, layers) to `spec`, keeping its files; what a running machine can't take over live is in force at its next start.
     fn create(&self, spec: &MachineSpec) -> Result<()>;
+
+    /// Puts files into a machine that does not run, over whatever has their names, and takes away its own files of the paths
+    /// in `gone`; what lies below them in its layers shows again. A path that leads over a link is refused.
+    fn place(&self, id: &MachineId, files: &[File], gone: &[String]) -> Result<()>;
 
     /// Starts init and returns as soon as it runs; services come up later. Thaws a frozen machine.
     fn start(&self, id: &MachineId) -> Result<()>;

@@ -2,6 +2,9 @@
 //!
 //! A request may be sent again if it is idempotent and its body is kept, or if not one byte of it was sent. So a dead machine
 //! costs such requests a moment, not an error; for others it is never decided that twice is as good as once.
+//!
+//! Of a backend's words before its answer only `100 Continue` is heard. `103 Early Hints` ends here: hyper's server has no way
+//! to send it, and a page is the same without it.
 
 use std::future::poll_fn;
 use std::pin::pin;

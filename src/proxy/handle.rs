@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HOST, HeaderValue, LOCATION};
+use hyper::header::{ALLOW, CONNECTION, HOST, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Download, Record};
@@ -12,7 +12,7 @@ use super::connection::Peer;
 use super::host::{self, Host};
 use super::pages::{self, Asker, Page};
 use super::table::{Found, Site, Table};
-use super::{forward, tunnel};
+use super::{forward, headers, tunnel};
 
 /// Where a request goes on.
 enum Next {
@@ -23,6 +23,7 @@ enum Next {
 pub async fn request(peer: Arc<Peer>, mut request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
     let busy = peer.state.begin();
     let next = match host::of(&request) {
+        _ if headers::is_coded(request.headers()) => Next::Answer(coded(&request)),
         Ok(host) => peer.shared.with_table(|table| decide(&peer, &request, &host, table)),
         Err(host::Bad) => Next::Answer(pages::page(&Asker::of(&request), Page::bad_host())),
     };
@@ -68,15 +69,25 @@ fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Tab
             }
             Page::halted(&site.platform, &site.environment)
         }
+        Found::Domain | Found::Platform(_) | Found::Environment(..) if !matches!(request.uri().path(), "/" | "*") => {
+            Page::no_page(request.uri().path(), &links, &host.name)
+        }
         home @ (Found::Domain | Found::Platform(_) | Found::Environment(..)) => {
             return Next::Answer(pages::home(&asker, &home, &host.name, table, &links));
         }
         Found::NoSite(platform, environment) => Page::no_site(&host.name, platform, environment, &links),
         Found::NoEnvironment(platform) => Page::no_environment(&host.name, platform, &links),
-        Found::NoPlatform => Page::no_platform(&host.name, &table.routes.domain, &links),
+        Found::NoPlatform => Page::no_platform(&host.name, table, &links),
         Found::Foreign => Page::foreign(&host.name),
     };
     Next::Answer(pages::page(&asker, page))
+}
+
+/// Where the body ends, and so where the next request begins, is not known.
+fn coded(request: &Request<Incoming>) -> Response<Download> {
+    let mut answer = pages::page(&Asker::of(request), Page::coding());
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// We are no forward proxy, and TRACE would echo cookies to scripts.

@@ -30,6 +30,16 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// A body in a coding that would be lost with its header, e.g. `gzip, chunked`. RFC 9112 6.1 has a word for it: 501.
+///
+/// Of a length beside chunks nothing is left to see here: hyper goes by the chunks, drops the length and closes the
+/// connection after its answer, which is what RFC 9112 6.3 wants of a proxy that does not refuse.
+pub fn is_coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    first.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some()
+}
+
 fn drop_named(headers: &mut HeaderMap) {
     let connection: Vec<_> = headers.get_all(CONNECTION).iter().cloned().collect();
     headers.remove(CONNECTION);

@@ -12,7 +12,7 @@ use super::body::Download;
 use super::forward::Failure;
 use super::table::{Endpoint, Found, Site, Table};
 use crate::model::route::OWN_PAGE;
-use crate::model::{Domain, EnvironmentRoute, PlatformRoute};
+use crate::model::{EnvironmentRoute, PlatformRoute};
 use crate::template;
 
 const STYLE: &str = include_str!("../../proxy/pages/style.css");
@@ -120,13 +120,23 @@ impl Page {
         Self::new(StatusCode::BAD_REQUEST, "broken request", "the request's body ended too early")
     }
 
+    pub fn coding() -> Self {
+        let why = "bodies are taken whole or in chunks: `Transfer-Encoding: chunked` and nothing else";
+        Self::new(StatusCode::NOT_IMPLEMENTED, "unknown coding", why)
+    }
+
+    pub fn no_page(path: &str, links: &Links, name: &str) -> Self {
+        let page = Self::new(StatusCode::NOT_FOUND, "no such page", format!("there is no page `{path}` here"));
+        page.links(std::iter::once(links.to(&name, name)))
+    }
+
     pub fn method(method: &Method) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", format!("{method} is not for sites"))
     }
 
     pub fn halted(platform: &str, environment: &str) -> Self {
-        let why = format!("environment {environment} is halted");
-        let page = Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{environment} is halted"), why);
+        let why = format!("environment {platform}/{environment} is halted");
+        let page = Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("{platform}/{environment} is halted"), why);
         page.command(format!("adt env:up {platform} {environment}")).retry(10)
     }
 
@@ -135,18 +145,22 @@ impl Page {
         let title = format!("{name} does not answer");
         let page = match last {
             Some((endpoint, failure)) => {
-                let slow = matches!(failure, Failure::Timeout(_) | Failure::ConnectTimeout(_));
-                let status = if slow { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+                let status = match failure {
+                    // Like a site that no machine serves: nobody was there to be asked.
+                    Failure::Connect(_) | Failure::ConnectTimeout(_) | Failure::Gone => StatusCode::SERVICE_UNAVAILABLE,
+                    Failure::Broken(_) => StatusCode::BAD_GATEWAY,
+                    Failure::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+                };
                 let machines: Vec<_> = site.endpoints.iter().map(|endpoint| endpoint.backend.machine.as_str()).collect();
                 let (machine, address) = (&endpoint.backend.machine, endpoint.backend.address);
                 let why = format!(
-                    "environment {environment}, site {name} on {}: machine {machine} ({address}): {failure}",
+                    "environment {platform}/{environment}, site {name} on {}: machine {machine} ({address}): {failure}",
                     machines.join(", ")
                 );
                 Self::new(status, title, why)
             }
             None => {
-                let why = format!("environment {environment}: no machine serves the site {name}");
+                let why = format!("environment {platform}/{environment}: no machine serves the site {name}");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, title, why)
             }
         };
@@ -185,9 +199,10 @@ impl Page {
         page.links(platform.environments.iter().map(|environment| links.to(&environment.id.name, &environment.host())))
     }
 
-    pub fn no_platform(name: &str, domain: &Domain, links: &Links) -> Self {
+    pub fn no_platform(name: &str, table: &Table, links: &Links) -> Self {
         let page = Self::new(StatusCode::NOT_FOUND, "no such platform", format!("no platform answers for `{name}`"));
-        page.command("adt platform:list").links(std::iter::once(links.to(domain, domain.as_str())))
+        let platforms = table.routes.platforms.iter().map(|platform| links.to(&platform.name, &platform.host()));
+        page.command("adt platform:list").links(platforms)
     }
 
     pub fn foreign(name: &str) -> Self {
@@ -267,7 +282,7 @@ fn platform_facts(platform: &PlatformRoute, links: &Links) -> Value {
         row(&links.to(&environment.id.name, &environment.host()), note, Some(environment.up))
     };
     let rows: Vec<_> = platform.environments.iter().map(row).collect();
-    json!({"title": platform.name, "note": platform.summary, "state": null, "noun": "environments", "rows": rows,
+    json!({"title": format!("Platform {}", platform.name), "note": platform.summary, "state": null, "noun": "environments", "rows": rows,
         "machines": [], "command": format!("adt env:list {}", platform.name)})
 }
 
@@ -279,7 +294,7 @@ fn environment_facts(platform: &PlatformRoute, environment: &EnvironmentRoute, l
     };
     let rows: Vec<_> = environment.sites.iter().map(|site| row(&links.to(&site.name, &site.host), &site.host, None)).collect();
     let command = if environment.up { "env:check" } else { "env:up" };
-    json!({"title": environment.id.to_string(), "note": format!("{}, {}", environment.owner, day(environment.created)),
+    json!({"title": format!("Environment {}", environment.id), "note": format!("{}, {}", environment.owner, day(environment.created)),
         "state": if environment.up { "up" } else { "halted" }, "noun": "sites", "rows": rows,
         "machines": environment.machines.iter().map(machine).collect::<Vec<_>>(),
         "command": format!("adt {command} {} {name}", platform.name)})

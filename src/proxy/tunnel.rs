@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{
     CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
@@ -29,6 +29,10 @@ pub fn is_wanted(request: &Request<Incoming>) -> bool {
     let names_upgrade = |value: &HeaderValue| {
         value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade")))
     };
+    // A tunnel begins with no body: with one, the backend would take the next request on its connection for it.
+    if !request.body().is_end_stream() {
+        return false;
+    }
     // A client that offers h2c in passing gets an ordinary answer.
     let offered = request.headers().get(UPGRADE).is_some_and(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"));
     offered && request.headers().get_all(CONNECTION).iter().any(names_upgrade)

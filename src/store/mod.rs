@@ -11,8 +11,8 @@
 //!   sources/    mirrors of sites' repositories
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
-//!   logs/       how far each receiver of logs has got
 //!   secrets/    one key per environment that has credentials, root's alone; see `secrets`
+//!   logs/       how far each receiver of logs has got
 //!   shipped/    recipes and platforms that came with this binary
 //! ```
 //! Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::model::topology::Mode;
+use crate::model::topology::{Mode, RoleFile};
 use crate::model::{Digest, Domain, EnvironmentId, Health, MachineName, Platform, PlatformName, RoleName, SiteName};
 
 /// A platform this host knows: where its folder is and where that came from.
@@ -75,6 +75,9 @@ pub struct Definition {
     /// Sites of the platform that this environment does without; `platform` has only the others.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<SiteName>,
+    /// The platform's files for its machines, not yet rendered.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<RoleName, Vec<RoleFile>>,
 }
 
 /// The layers that a role's machines stand on.

@@ -93,5 +93,5 @@ fn secrets_are_there_where_they_are_given() {
     let error = render_with("f", "{{ secret() }}", &facts(), &secret).unwrap_err();
     assert!(error.reason.contains("missing argument"), "{error:?}");
     let error = render("f", "{{ secret('db') }}", &facts()).unwrap_err();
-    assert!(error.reason.contains("function secret is unknown"), "{error:?}");
+    assert!(error.reason.contains("secret is unknown"), "{error:?}");
 }

@@ -15,6 +15,8 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 
 use super::{BACKDATED, DAY, Error, Present, Result, instant, make_folder, read, seconds, write};
 use crate::model::Domain;
@@ -63,6 +65,22 @@ impl Authority {
             .map_err(|error| Error::Own { path: path.clone(), reason: error.to_string() })?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|source| sign(domain, source))?;
         Ok(Self { domain: domain.clone(), pem, path, certificate, issuer })
+    }
+}
+
+impl Authority {
+    /// Whether a certificate says that it was signed by this authority's key; its name would be the same for any key.
+    pub(super) fn is_named_by(&self, certificate: &X509Certificate<'_>) -> bool {
+        let Ok((_, own)) = x509_parser::parse_x509_certificate(&self.certificate) else { return false };
+        let own = own.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+            _ => None,
+        });
+        let signer = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0),
+            _ => None,
+        });
+        own.is_some() && own == signer
     }
 }
 

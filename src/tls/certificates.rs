@@ -104,10 +104,22 @@ impl Certificates {
         Ok(certified)
     }
 
-    /// The file with key and certificate for `level` and every name one label below it, for servers that read files.
-    pub fn file(&self, level: &str) -> Result<PathBuf> {
-        self.certificate(Some(&format!("any.{level}")))?;
-        Ok(leaf::path(&self.folder, level))
+    /// The files with the certificate and with the key for `level` and every name one label below it, for servers that read
+    /// files. Both may be the same. Thousands are asked for at once, so one that is there is not verified as for a handshake.
+    pub fn files(&self, level: &str) -> Result<(PathBuf, PathBuf)> {
+        let below = format!("any.{level}");
+        let authority = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some((domain, _)) = known.own.iter().find(|(_, own)| own.covers(&below)) {
+                return Ok(Own::files(&self.folder, domain));
+            }
+            known.authority(level).clone()
+        };
+        let file = leaf::path(&self.folder, level);
+        if !leaf::is_good(&file, &authority, (self.clock)())? {
+            self.certificate(Some(&below))?;
+        }
+        Ok((file.clone(), file))
     }
 
     fn cached(&self, level: &str, now: i64) -> Option<Arc<CertifiedKey>> {

@@ -8,6 +8,7 @@ use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPa
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
 
 use super::{Authority, BACKDATED, DAY, Error, Present, Result, instant, make_folder, read, seconds, write};
 
@@ -36,8 +37,17 @@ pub fn open(folder: &Path, level: &str, authority: &Authority, now: SystemTime) 
     }
     let (text, leaf) = make(level, authority, now)?;
     make_folder(&folder.join("leaf"))?;
-    write(&path, text.as_bytes(), Present::Replace)?;
+    write(&path, text.as_bytes(), Present::Spare)?;
     Ok(leaf)
+}
+
+/// Whether the file holds a leaf that is not due and names our authority's key as its signer's.
+pub fn is_good(path: &Path, authority: &Authority, now: SystemTime) -> Result<bool> {
+    let certificate = read(path)?.and_then(|text| CertificateDer::from_pem_slice(text.as_bytes()).ok());
+    Ok(certificate.is_some_and(|der| {
+        let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
+        renewal(&certificate, now).is_some() && authority.is_named_by(&certificate)
+    }))
 }
 
 /// `None` if it is damaged, due for renewal or signed by an authority that is no longer ours.
@@ -46,16 +56,19 @@ fn load(text: &str, authority: &Authority, now: SystemTime) -> Option<Leaf> {
     let der = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
     let (_, signer) = x509_parser::parse_x509_certificate(&authority.certificate).ok()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
-    let validity = certificate.validity();
-    let renew_at = validity.not_after.timestamp() - seconds_of(VALIDITY - RENEW_AFTER);
-    let now = seconds(now);
-    if now >= renew_at || now < validity.not_before.timestamp() {
-        return None;
-    }
+    let renew_at = renewal(&certificate, now)?;
     // The authority's name stays the same when it is made anew; only its key tells.
     let signed = certificate.verify_signature(Some(signer.public_key())).is_ok();
     let certified = certified(der, key).ok().filter(|certified| signed && certified.keys_match().is_ok())?;
     Some(Leaf { certified: Arc::new(certified), renew_at })
+}
+
+/// When to make it anew, in seconds since 1970; `None` if that is now.
+fn renewal(certificate: &X509Certificate<'_>, now: SystemTime) -> Option<i64> {
+    let validity = certificate.validity();
+    let renew_at = validity.not_after.timestamp() - seconds_of(VALIDITY - RENEW_AFTER);
+    let now = seconds(now);
+    (now < renew_at && now >= validity.not_before.timestamp()).then_some(renew_at)
 }
 
 fn make(level: &str, authority: &Authority, now: SystemTime) -> Result<(String, Leaf)> {

@@ -76,6 +76,8 @@ fn make_folder(path: &Path) -> Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Present {
     Replace,
+    /// Replaced without waiting for the disk: whatever a power cut leaves of it is made anew.
+    Spare,
     Keep,
 }
 
@@ -86,12 +88,15 @@ fn write(path: &Path, bytes: &[u8], present: Present) -> Result<()> {
     // Temporary files are made with mode 0600.
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
     file.write_all(bytes).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
+    if present != Present::Spare {
+        file.as_file().sync_all().map_err(io)?;
+    }
     let done = match present {
-        Present::Replace => file.persist(path),
+        Present::Replace | Present::Spare => file.persist(path),
         Present::Keep => file.persist_noclobber(path),
     };
     match done {
+        Ok(_) if present == Present::Spare => Ok(()),
         Ok(_) => std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io),
         Err(error) if present == Present::Keep && error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(io(error.error)),

@@ -1,6 +1,6 @@
 //! A certificate that the team brought for one of its domains, e.g. from a public authority.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,12 +23,19 @@ pub struct Own {
 impl Own {
     /// Reads `<folder>/own/<domain>.{pem,key}`; `None` where a team brought none.
     pub fn open(folder: &Path, domain: &Domain, now: SystemTime) -> Result<Option<Self>> {
-        let path = folder.join("own").join(format!("{domain}.pem"));
+        let (path, key) = Self::files(folder, domain);
         let Some(pem) = read(&path)? else { return Ok(None) };
-        let key = read(&path.with_file_name(format!("{domain}.key")))?;
+        let key = read(&key)?;
         let refused = |reason: String| Error::Own { path: path.clone(), reason };
         let key = key.ok_or_else(|| refused(format!("its key `{domain}.key` is not beside it")))?;
         Self::check(&pem, &key, domain, now).map(Some).map_err(refused)
+    }
+
+    /// Where a team puts its certificate, with what leads to an authority, and its key.
+    pub fn files(folder: &Path, domain: &Domain) -> (PathBuf, PathBuf) {
+        let path = folder.join("own").join(format!("{domain}.pem"));
+        let key = path.with_file_name(format!("{domain}.key"));
+        (path, key)
     }
 
     /// Says why a certificate can't be used, before it is put in its place.

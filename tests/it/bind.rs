@@ -7,7 +7,7 @@ use std::process::Command;
 use adt::bind::{self, Bound, Certificate, Error, Facts, Front, Home, Reloaded, Scope, Server};
 use adt::model::route::Routes;
 
-use super::front::{Town, expectations, get, id, routes, site};
+use super::front::{Town, dig, expectations, get, id, name_expectations, routes, site};
 use super::servers::{Place, installed, until};
 
 fn none(_: &str) -> Option<Certificate> {
@@ -81,11 +81,18 @@ fn https_with_given_certificates() {
         town.routes.platforms[0].environments[0].sites[4].https_only = true;
         let made = rcgen::generate_simple_self_signed(vec!["www.1161.shop.example.test".to_owned()]).unwrap();
         let certificate = Certificate { chain: place.folder.path().join("chain.pem"), key: place.folder.path().join("key.pem") };
-        std::fs::write(&certificate.chain, made.cert.pem()).unwrap();
+        // As long as a public authority's chain: longer than nginx takes as one word.
+        std::fs::write(&certificate.chain, made.cert.pem().repeat(10)).unwrap();
         std::fs::write(&certificate.key, made.signing_key.serialize_pem()).unwrap();
         let given = |_: &str| Some(certificate.clone());
         let facts = Facts { certificate: &given, ..facts(&town.routes, &place.front) };
         bind::apply(&place.home, &facts, &Scope::All).unwrap_or_else(|error| panic!("{error}: {:#?}", error.tail()));
+        for entry in walkdir::WalkDir::new(place.home.root.join("adt")).into_iter().flatten() {
+            use std::os::unix::fs::PermissionsExt;
+            let holds_key = std::fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("PRIVATE KEY"));
+            let mode = entry.metadata().unwrap().permissions().mode();
+            assert!(!holds_key || mode & 0o077 == 0, "others may read {}", entry.path().display());
+        }
         place.start();
         let port = place.front.https;
         for (host, version) in [("www.1161", "--http2"), ("any.www.1161", "--http1.1"), ("grpc.1161", "--http2")] {
@@ -106,41 +113,6 @@ fn https_with_given_certificates() {
     }
 }
 
-/// `dig`'s short answers to one question.
-fn dig(place: &Place, name: &str, kind: &str) -> Vec<String> {
-    let port = place.address().port().to_string();
-    let out = Command::new("dig").args(["@127.0.0.1", "-p", &port, "+short", "+time=5", name, kind]).output().unwrap();
-    assert!(out.status.success(), "{out:?}");
-    let mut lines: Vec<_> = String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect();
-    lines.sort();
-    lines
-}
-
-fn name_expectations(place: &Place) {
-    for (name, kind, answer) in [
-        ("db.1161.shop.example.test", "A", &["10.77.0.2"][..]),
-        ("web2.1161.shop.example.test", "AAAA", &["fd12:3456:789a::4"]),
-        ("web1.1162.shop.example.test", "A", &["10.77.0.67"]),
-        ("www.1161.shop.example.test", "A", &["10.9.8.7"]),
-        ("WWW.1161.Shop.example.test", "A", &["10.9.8.7"]),
-        ("www.1161.shop.example.test", "AAAA", &["fd00::7"]),
-        ("any.www.1161.shop.example.test", "A", &["10.9.8.7"]),
-        ("a.b.www.1162.shop.example.test", "A", &["10.9.8.7"]),
-        ("1161.shop.example.test", "A", &["10.9.8.7"]),
-        ("shop.example.test", "A", &["10.9.8.7"]),
-        ("shop.example.test", "AAAA", &["fd00::7"]),
-        ("example.test", "A", &["10.9.8.7"]),
-        ("nosuch.1161.shop.example.test", "A", &[]),
-        ("www.nosuch.shop.example.test", "A", &[]),
-        ("any.db.1161.shop.example.test", "A", &[]),
-        ("nosuch.example.test", "A", &[]),
-        ("2.0.77.10.in-addr.arpa", "PTR", &["db.1161.shop.example.test."]),
-        ("4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.a.9.8.7.6.5.4.3.2.1.d.f.ip6.arpa", "PTR", &["web2.1162.shop.example.test."]),
-    ] {
-        assert_eq!(dig(place, name, kind), answer, "{}: {name} {kind}", place.home.server);
-    }
-}
-
 #[test]
 fn names_from_bind_and_dnsmasq() {
     for mut place in places().filter(|place| matches!(place.home.server, Server::Bind | Server::Dnsmasq)) {
@@ -149,7 +121,7 @@ fn names_from_bind_and_dnsmasq() {
         bind::apply(&place.home, &facts(&town.routes, &front), &Scope::All)
             .unwrap_or_else(|error| panic!("{error}: {:#?}", error.tail()));
         place.start();
-        name_expectations(&place);
+        name_expectations(place.address());
         let mut changed = town.routes.clone();
         drop(changed.platforms[0].environments.pop());
         let outcome = bind::apply(&place.home, &facts(&changed, &front), &Scope::Again).unwrap();
@@ -157,8 +129,8 @@ fn names_from_bind_and_dnsmasq() {
             assert_eq!(outcome.reloaded, Reloaded::Done);
             assert!(outcome.written.contains(&"zones/example.test.db".to_owned()), "{outcome:?}");
             assert_eq!(outcome.removed, Vec::<String>::new());
-            until("1162 is gone", || dig(&place, "www.1162.shop.example.test", "A").is_empty());
-            assert_eq!(dig(&place, "www.1161.shop.example.test", "A"), ["10.9.8.7"]);
+            until("1162 is gone", || dig(place.address(), "www.1162.shop.example.test", "A").is_empty());
+            assert_eq!(dig(place.address(), "www.1161.shop.example.test", "A"), ["10.9.8.7"]);
         } else {
             assert!(matches!(outcome.reloaded, Reloaded::ByHand(_)), "{outcome:?}");
             assert_eq!(outcome.removed, ["conf/1-1162.shop.example.test.conf"]);

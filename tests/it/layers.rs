@@ -3,30 +3,38 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// The top modules that others may use, the lowest layers first.
+const LOWER: &[&str] = &[
+    "model",
+    "config",
+    "template",
+    "plan",
+    "exec",
+    "store",
+    "boxes",
+    "network",
+    "bind",
+    "resolver",
+    "sources",
+    "releases",
+    "trust",
+    "tls",
+    "logs",
+    "providers",
+    "engine",
+    "dns",
+    "proxy",
+    "daemon",
+];
+
+/// Those of the list up to and including `last`.
+fn up_to(last: &str) -> &'static [&'static str] {
+    let end = LOWER.iter().position(|module| *module == last).expect("it is in the list");
+    &LOWER[..=end]
+}
+
 /// Each top module with what it may use of the others.
 fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
-    const LOWER: &[&str] = &[
-        "model",
-        "config",
-        "template",
-        "plan",
-        "exec",
-        "store",
-        "boxes",
-        "network",
-        "bind",
-        "resolver",
-        "sources",
-        "releases",
-        "trust",
-        "tls",
-        "logs",
-        "providers",
-        "engine",
-        "dns",
-        "proxy",
-        "daemon",
-    ];
     BTreeMap::from([
         ("model", &[][..]),
         ("config", &["model"][..]),
@@ -43,11 +51,11 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("trust", &["model", "exec", "store"][..]),
         ("logs", &["model"][..]),
         ("providers", &["model", "exec", "network", "template"][..]),
-        ("engine", &LOWER[..15]),
+        ("engine", up_to("providers")),
         ("dns", &["model", "template"][..]),
         ("proxy", &["model", "template"][..]),
         ("tls", &["model", "store"][..]),
-        ("daemon", &LOWER[..18]),
+        ("daemon", up_to("proxy")),
         ("cli", LOWER),
     ])
 }

@@ -1,10 +1,15 @@
 //! The proxy on real sockets: backends of this test behind it, raw sockets, curl and hyper in front of it.
 
 mod backend;
+mod clients;
 mod faults;
+mod frames;
+mod fuzz;
+mod hostile;
 mod routing;
 mod streams;
 mod wire;
+mod witness;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};

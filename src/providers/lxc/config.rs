@@ -170,6 +170,7 @@ pub(super) mod tests {
             search: vec!["1161.shop.example.test".into()],
             trusted: Default::default(),
             mounts: vec![],
+            files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
         }
     }

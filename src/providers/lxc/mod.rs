@@ -29,6 +29,7 @@ mod folder;
 pub mod helper;
 mod overlay;
 mod passing;
+mod place;
 mod program;
 mod shared;
 mod terminal;
@@ -194,9 +195,27 @@ impl Machine<'_> {
         if let MachineState::Running { init_pid } | MachineState::Frozen { init_pid } = self.state() {
             return trust::write(Path::new(&format!("/proc/{init_pid}/root")), &[], &spec.trusted);
         }
+        trust::write(&self.folder.join("upper"), &self.below(spec), &spec.trusted)
+    }
+
+    /// Its layers, the uppermost first.
+    fn below(&self, spec: &MachineSpec) -> Vec<PathBuf> {
         let layers = self.home.store.join("layers");
-        let below: Vec<_> = spec.layers.iter().rev().map(|layer| layers.join(layer.as_str()).join("rootfs")).collect();
-        trust::write(&self.folder.join("upper"), &below, &spec.trusted)
+        spec.layers.iter().rev().map(|layer| layers.join(layer.as_str()).join("rootfs")).collect()
+    }
+
+    fn place(&self, files: &[super::File], gone: &[String]) -> Result<()> {
+        let spec = self.spec()?;
+        match self.state() {
+            MachineState::Running { .. } | MachineState::Frozen { .. } => {
+                let reason = "it is running".to_owned();
+                Err(Error::Failed { verb: "put files into", id: self.id.clone(), reason, tail: Vec::new() })
+            }
+            MachineState::Halted | MachineState::Absent | MachineState::Broken { .. } => {
+                let upper = self.folder.join("upper");
+                place::write(&upper, &self.below(&spec), files, gone).map_err(failed_io("put files into", &upper))
+            }
+        }
     }
 
     fn start(&self) -> Result<()> {
@@ -361,6 +380,10 @@ impl Provider for Lxc {
 
     fn create(&self, spec: &MachineSpec) -> Result<()> {
         self.machine(&spec.id)?.create(spec)
+    }
+
+    fn place(&self, id: &MachineId, files: &[super::File], gone: &[String]) -> Result<()> {
+        self.machine(id)?.place(files, gone)
     }
 
     fn start(&self, id: &MachineId) -> Result<()> {

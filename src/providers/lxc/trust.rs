@@ -47,21 +47,21 @@ pub fn write(root: &Path, layers: &[PathBuf], trusted: &BTreeMap<String, String>
     // The bundle last: where it is whole, the rest is there too.
     if let Some(folder) = make(&root, &layers, SOURCES)? {
         for (name, pem) in trusted {
-            replace(&folder, &format!("adt-{name}.crt"), pem)?;
+            replace(&folder, &format!("adt-{name}.crt"), pem, &EVERYBODYS)?;
         }
     }
     match make(&root, &layers, BUNDLE.0)? {
-        Some(folder) => replace(&folder, BUNDLE.1, &bundle),
+        Some(folder) => replace(&folder, BUNDLE.1, &bundle, &EVERYBODYS),
         None => Ok(()),
     }
 }
 
-fn folder_at(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn folder_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// `None` where this layer says nothing of the file.
-fn look(root: &OwnedFd, path: &str) -> Option<Result<String, Errno>> {
+pub(super) fn look(root: &OwnedFd, path: &str) -> Option<Result<String, Errno>> {
     // Not blocking: it may be a pipe.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let text = || -> Result<String, Errno> {
@@ -81,7 +81,7 @@ fn look(root: &OwnedFd, path: &str) -> Option<Result<String, Errno>> {
 }
 
 /// A folder of the machine's own with the owner and mode that it has below. `None` where it is something else.
-fn make(root: &OwnedFd, layers: &[OwnedFd], path: &str) -> io::Result<Option<OwnedFd>> {
+pub(super) fn make(root: &OwnedFd, layers: &[OwnedFd], path: &str) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let mut made = None;
     let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
@@ -111,17 +111,25 @@ fn make(root: &OwnedFd, layers: &[OwnedFd], path: &str) -> io::Result<Option<Own
     Ok(made)
 }
 
+/// Whose a new file is, beside the machine's root, and who else may use it.
+pub(super) struct Right {
+    pub group: u32,
+    pub mode: u32,
+}
+
+const EVERYBODYS: Right = Right { group: FIRST_ID, mode: 0o644 };
+
 /// Whole or as it was, also for a program that reads it now.
-fn replace(folder: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
+pub(super) fn replace(folder: &OwnedFd, name: &str, text: &str, right: &Right) -> io::Result<()> {
     let draft = format!(".{name}.adt");
     match unlinkat(folder, draft.as_str(), AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(openat2(folder, draft.as_str(), flags, Mode::from_raw_mode(0o644), BENEATH)?);
-    fchown(&file, Some(FIRST_ID), Some(FIRST_ID))?;
-    fchmod(&file, Mode::from_raw_mode(0o644))?;
+    let mut file = File::from(openat2(folder, draft.as_str(), flags, Mode::from_raw_mode(0o600), BENEATH)?);
+    fchown(&file, Some(FIRST_ID), Some(right.group))?;
+    fchmod(&file, Mode::from_raw_mode(right.mode))?;
     file.write_all(text.as_bytes())?;
     match renameat(folder, draft.as_str(), folder, name) {
         // Somebody made a folder of that name.

@@ -52,7 +52,7 @@ fn names_lead_to_sites_homepages_and_reasons() {
         ("shop.example.test", 200, "1161.shop.example.test"),
         ("1161.shop.example.test", 200, "db.1161.shop.example.test 10.1.2.3"),
         ("1162.shop.example.test", 200, "www.1162.shop.example.test"),
-        ("www.1162.shop.example.test", 503, "environment 1162 is halted\ntry: adt env:up shop 1162"),
+        ("www.1162.shop.example.test", 503, "environment shop/1162 is halted\ntry: adt env:up shop 1162"),
         ("old.1161.shop.example.test", 404, "environment 1161 of shop has no site `old`"),
         ("db.1161.shop.example.test", 404, "adt env:ssh shop 1161 db"),
         ("www.1163.shop.example.test", 404, "adt env:init shop 1163"),
