@@ -3,6 +3,7 @@
 //! Every test runs as a process of its own in a mount namespace of its own, so that a test can be killed and its disk be small.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -132,6 +133,7 @@ impl Lab {
             hostname: "build".into(),
             fqdn: "build.test".into(),
             layers,
+            seeded: 0,
             limits: Limits::default(),
             network: network.attach(2),
             hosts: std::fs::read_to_string("/etc/hosts").unwrap(),

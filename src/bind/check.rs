@@ -78,7 +78,9 @@ pub fn whole(home: &Home) -> Result<()> {
 fn run(home: &Home, command: &Command) -> Result<()> {
     let refused = |source| match source {
         exec::Error::Missing { program } => Error::NotThere { server: home.server, missing: program.into() },
-        source @ (exec::Error::Start { .. } | exec::Error::Failed { .. }) => Error::Refused { server: home.server, source },
+        source @ (exec::Error::Start { .. } | exec::Error::Input { .. } | exec::Error::Failed { .. }) => {
+            Error::Refused { server: home.server, source }
+        }
     };
     command.run().map(drop).map_err(refused)
 }

@@ -1,13 +1,15 @@
 //! One box over its parent, inside a machine: boot, install, the recipe's steps, units, clean, halt, commit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::workshop::{Bench, BenchSpec};
-use super::{Error, Layers, Resolved, Result, apt, cache, digest, phases};
+use super::{Error, Layers, Resolved, Result, apt, archive, cache, digest, phases, sql};
+use crate::model::topology::Sql;
 use crate::model::{BuildStep, Exec, Failure, Recipe, Stream};
 
 /// How many lines of a failed step are kept for the message.
@@ -106,9 +108,11 @@ impl Desk {
         certificates(&folder, Path::new(BUNDLE), Path::new(LOCAL))?;
         let mut steps = Vec::new();
         for (index, step) in recipe.steps.iter().enumerate() {
-            let target = scratch.join(format!("step-{index}"));
+            let mut target = scratch.join(format!("step-{index}"));
             let source = digest::source(recipe, step)?;
             match step {
+                // Seeds may be large: they go from where they are straight into the machine.
+                BuildStep::Dump { .. } | BuildStep::Data { .. } => target.clone_from(&source),
                 BuildStep::Files(_) => stage(teller, recipe, &source, &target)?,
                 BuildStep::Script(_) => copy_file(&source, &target, 0o755)?,
                 BuildStep::Ansible(_) | BuildStep::Salt(_) => stage_plain(&source, &target)?,
@@ -225,6 +229,7 @@ impl Job<'_> {
         for (index, step) in self.recipe.steps.iter().enumerate() {
             self.step(index, step)?;
         }
+        self.stop_servers()?;
         self.units()?;
         self.teller.phase("clean", || self.run("clean", phases::clean()))?;
         self.teller.phase("halt", || self.bench.halt().map_err(|source| bench_error(self.recipe, "halt", source)))?;
@@ -248,14 +253,51 @@ impl Job<'_> {
         }
         self.teller.phase(&name, || {
             let (source, file) = &self.desk.steps[index];
-            self.copy(&name, source, &phases::material(index))?;
-            self.run(&name, phases::step(step, index, file.as_deref()))
+            let exec = phases::step(step, index, file.as_deref());
+            match step {
+                BuildStep::Files(_) | BuildStep::Script(_) | BuildStep::Ansible(_) | BuildStep::Salt(_) => {
+                    self.copy(&name, source, &phases::material(index))?;
+                    self.run(&name, exec)
+                }
+                BuildStep::Dump { into, .. } => self.load(&name, exec, source, into),
+                BuildStep::Data { target, .. } => {
+                    self.run(&name, Exec::new(["mkdir", "-p", "--", target]))?;
+                    // The contents of a folder, but a file as it is.
+                    let source = if source.is_dir() { source.join(".") } else { source.clone() };
+                    self.copy(&name, &source, target)?;
+                    self.run(&name, exec)
+                }
+            }
         })?;
         if let Some(tool) = phases::Tool::of(step) {
             let name = format!("remove {}", tool.word());
             self.teller.phase(&name, || self.run(&name, tool.remove()))?;
         }
         Ok(())
+    }
+
+    /// The dump is unpacked on its way into the machine, which then needs no program for that and no room for a copy.
+    fn load(&self, step: &str, exec: Exec, dump: &Path, into: &Sql) -> Result<()> {
+        let administer = |statements: String| self.feed(step, sql::administer(into.server), &mut statements.as_bytes());
+        self.run(step, sql::start(into.server))?;
+        administer(sql::before(into))?;
+        let mut source = archive::Source::open(dump)?;
+        self.feed(step, exec, &mut source.reader)?;
+        source.finish(dump)?;
+        sql::after(into).map_or(Ok(()), administer)
+    }
+
+    /// Later seeds and scripts find the servers running.
+    fn stop_servers(&self) -> Result<()> {
+        let servers = self.recipe.steps.iter().filter_map(|step| match step {
+            BuildStep::Dump { into, .. } => Some(into.server),
+            BuildStep::Files(_) | BuildStep::Script(_) | BuildStep::Ansible(_) | BuildStep::Salt(_) | BuildStep::Data { .. } => None,
+        });
+        let servers: BTreeSet<_> = servers.collect();
+        servers.into_iter().try_for_each(|server| {
+            let name = format!("stop {}", server.word());
+            self.teller.phase(&name, || self.run(&name, sql::stop(server)))
+        })
     }
 
     fn units(&self) -> Result<()> {
@@ -272,7 +314,15 @@ impl Job<'_> {
         self.bench.copy_in(source, target).map_err(|source| bench_error(self.recipe, step, source))
     }
 
-    fn run(&self, step: &str, mut exec: Exec) -> Result<()> {
+    fn run(&self, step: &str, exec: Exec) -> Result<()> {
+        self.run_from(step, exec, None)
+    }
+
+    fn feed(&self, step: &str, exec: Exec, input: &mut (dyn Read + Send)) -> Result<()> {
+        self.run_from(step, exec, Some(input))
+    }
+
+    fn run_from(&self, step: &str, mut exec: Exec, input: Option<&mut (dyn Read + Send)>) -> Result<()> {
         exec.env.splice(0..0, self.desk.env.iter().cloned());
         let mut tail = VecDeque::with_capacity(TAIL);
         let mut each = |stream: Stream, line: &str| {
@@ -284,7 +334,7 @@ impl Job<'_> {
                 tail.push_back(line.to_owned());
             }
         };
-        let code = self.bench.run(&exec, None, &mut each).map_err(|source| bench_error(self.recipe, step, source))?;
+        let code = self.bench.run(&exec, input, &mut each).map_err(|source| bench_error(self.recipe, step, source))?;
         if code == 0 {
             return Ok(());
         }

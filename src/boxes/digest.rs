@@ -80,6 +80,8 @@ fn step_text(step: &BuildStep) -> String {
     match step {
         BuildStep::Files(_) | BuildStep::Script(_) => step.word().to_owned(),
         BuildStep::Ansible(_) | BuildStep::Salt(_) => format!("{} {}", step.word(), step.path().display()),
+        BuildStep::Dump { into, .. } => format!("seed {} {} {}", into.server.word(), into.database, into.user),
+        BuildStep::Data { target, user, .. } => format!("seed {} {target}", user.as_deref().unwrap_or_default()),
     }
 }
 
@@ -115,7 +117,10 @@ pub fn materials(recipe: &Recipe) -> Result<Vec<Material>> {
 /// The file or folder that a step takes as a whole.
 pub fn source(recipe: &Recipe, step: &BuildStep) -> Result<PathBuf> {
     match step {
-        BuildStep::Files(path) | BuildStep::Script(path) => inside(recipe, path),
+        BuildStep::Files(path)
+        | BuildStep::Script(path)
+        | BuildStep::Dump { path, .. }
+        | BuildStep::Data { path, .. } => inside(recipe, path),
         // A playbook and a state file use their neighbours: roles, templates, other states.
         BuildStep::Ansible(path) | BuildStep::Salt(path) => {
             let path = inside(recipe, path)?;

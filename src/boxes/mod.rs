@@ -24,6 +24,7 @@ pub mod phases;
 pub mod prune;
 pub mod schedule;
 pub mod shift;
+pub mod sql;
 pub mod task;
 pub mod workshop;
 

@@ -10,6 +10,7 @@ use super::sites::with_needs;
 use crate::boxes::{self, Catalogue, Layers, Resolved};
 use crate::config;
 use crate::model::request::SiteWish;
+use crate::model::topology::DataEngine;
 use crate::model::{
     BoxName, BoxRef, BuildStep, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent, Platform,
     Recipe, RoleName, SiteName,
@@ -30,6 +31,8 @@ pub(super) struct PlatformBoxes {
 struct Basis<'a> {
     /// Machines keep their addresses.
     numbers: &'a BTreeMap<MachineName, u8>,
+    /// And what they hold.
+    seeded: &'a BTreeMap<RoleName, u32>,
     sites: Choice<'a>,
 }
 
@@ -49,8 +52,8 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        let numbers = BTreeMap::new();
-        self.define(record, name, &Basis { numbers: &numbers, sites: Choice::Named(sites) }, dry_run, events)
+        let (numbers, seeded) = (BTreeMap::new(), BTreeMap::new());
+        self.define(record, name, &Basis { numbers: &numbers, seeded: &seeded, sites: Choice::Named(sites) }, dry_run, events)
     }
 
     /// The same for an environment that exists: machines that stay keep their addresses.
@@ -62,7 +65,7 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        let basis = Basis { numbers: &before.numbers, sites: Choice::Without(&before.left_out) };
+        let basis = Basis { numbers: &before.numbers, seeded: &before.seeded, sites: Choice::Without(&before.left_out) };
         self.define(record, name, &basis, dry_run, events)
     }
 
@@ -95,6 +98,7 @@ impl Engine {
         let definition = Definition {
             domain: platform.domain_or(&self.settings.domain.value).clone(),
             numbers: address::host_numbers(basis.numbers, &names),
+            seeded: basis.seeded.clone(),
             left_out,
             files: files::read(&platform)?,
             boxes: in_use,
@@ -190,23 +194,50 @@ impl PlatformBoxes {
 
 /// A role's chain: its box, and what the platform's own scripts make of it.
 fn resolve(catalogue: &Catalogue<'_>, platform: &Platform, machine: &Machine) -> Result<Vec<Resolved>, Failure> {
-    let chain = if machine.provision.is_empty() {
+    let mut steps: Vec<_> = machine.provision.iter().cloned().map(BuildStep::Script).collect();
+    steps.extend(seeds(platform, machine)?);
+    let chain = if steps.is_empty() {
         catalogue.resolve(&machine.boxed.name)
     } else {
-        catalogue.resolve_recipe(golden(platform, machine))
+        catalogue.resolve_recipe(golden(platform, machine, steps))
     };
     chain.map_err(|error| unusable(platform, machine, &error))
 }
 
+/// What loads the data that the machines of a role start with. Each environment gets it with the layer, for nothing.
+fn seeds(platform: &Platform, machine: &Machine) -> Result<Vec<BuildStep>, Failure> {
+    let mut steps = Vec::new();
+    for set in platform.data.iter().filter(|set| set.machine == machine.role) {
+        let (Some(seed), Some(engine)) = (&set.seed, &set.engine) else { continue };
+        let path = platform.folder.join(seed);
+        let (is_right, wanted) = match engine {
+            DataEngine::Files { .. } => (path.exists(), "there is no such file or folder"),
+            DataEngine::Sql(_) | DataEngine::Script => (path.is_file(), "there is no such file"),
+        };
+        if !is_right {
+            return Err(Failure::new(Kind::Config, format!("load the seed `{}`", path.display()))
+                .cause(wanted)
+                .hint(format!("put it there, or name another one: `seed` of `[data.{}]` in `platform.toml`", set.name)));
+        }
+        let path = seed.clone();
+        steps.push(match engine.clone() {
+            DataEngine::Sql(into) => BuildStep::Dump { path, into },
+            DataEngine::Files { target, user } => BuildStep::Data { path, target, user },
+            DataEngine::Script => BuildStep::Script(path),
+        });
+    }
+    Ok(steps)
+}
+
 /// What a platform adds to a box for one role, in the form of a recipe: built, cached and pruned like any other.
-fn golden(platform: &Platform, machine: &Machine) -> Recipe {
+fn golden(platform: &Platform, machine: &Machine, steps: Vec<BuildStep>) -> Recipe {
     let name = format!("{}-{}", platform.name, machine.role);
     let name = BoxName::new(name.chars().take(63).collect::<String>().trim_end_matches('-'))
         .expect("two labels with a hyphen between them, cut to a label's length, are a label");
     let parent = Parent::Box(BoxRef::new(machine.boxed.name.clone()));
     Recipe {
         summary: format!("{} of {}", machine.role, platform.name),
-        steps: machine.provision.iter().cloned().map(BuildStep::Script).collect(),
+        steps,
         ..Recipe::bare(name, parent, platform.folder.clone())
     }
 }

@@ -126,7 +126,7 @@ fn up(id: &EnvironmentId) -> String {
 fn exec_hint(failure: Failure, error: &exec::Error) -> Failure {
     match error {
         exec::Error::Missing { .. } => failure.hint("install what is missing with `adt host:bootstrap`"),
-        exec::Error::Start { .. } => failure,
+        exec::Error::Start { .. } | exec::Error::Input { .. } => failure,
         exec::Error::Failed { tail, .. } => failure.tail(tail.iter().cloned()),
     }
 }

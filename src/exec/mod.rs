@@ -351,6 +351,24 @@ mod tests {
     }
 
     #[test]
+    fn an_input_that_breaks_off_is_no_whole_input() {
+        struct Broken(usize);
+        impl Read for Broken {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                self.0 = self.0.checked_sub(1).ok_or_else(|| std::io::Error::other("the disk is gone"))?;
+                buffer.fill(b'a');
+                Ok(buffer.len())
+            }
+        }
+        let run = |program: &str, input: &mut (dyn Read + Send)| Command::new(program).run_from(Some(input), &mut |_, _| {});
+        assert!(matches!(run("cat", &mut Broken(3)), Err(Error::Input { .. })));
+        let (status, output) = run("cat", &mut Broken(3).take(300_000)).unwrap();
+        assert!(status.success() && output.stdout.len() == 300_000);
+        // One that doesn't care for its input says so by its exit code.
+        assert!(!run("false", &mut Broken(usize::MAX)).unwrap().0.success());
+    }
+
+    #[test]
     fn one_who_follows_a_program_ends_it() {
         let mut seen = Vec::new();
         let started = std::time::Instant::now();

@@ -27,7 +27,8 @@ pub enum Request {
     EnvUp { id: EnvironmentId, dry_run: bool },
     EnvHalt { id: EnvironmentId, dry_run: bool },
     EnvDestroy { id: EnvironmentId, dry_run: bool },
-    EnvReload { id: EnvironmentId, dry_run: bool },
+    /// `data`: what its machines hold goes back to the seed.
+    EnvReload { id: EnvironmentId, data: bool, dry_run: bool },
     EnvCheck { id: EnvironmentId },
     EnvList { platform: Option<PlatformName> },
     EnvShow { id: EnvironmentId },

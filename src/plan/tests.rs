@@ -22,6 +22,7 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         hostname: name.into(),
         fqdn: format!("{name}.1161.shop.example.test"),
         layers: vec![Digest::from_bytes(&[layer; 32])],
+        seeded: 0,
         limits: Limits { memory_bytes: Some(memory), ..Limits::default() },
         network: network.attach(number),
         hosts: hosts.into(),

@@ -109,7 +109,7 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
     let shop = || "shop".parse().unwrap();
     let reload = |prepare, machines: &'static [(&'static str, Goal)]| Scenario {
         words: "env:reload shop 1161",
-        request: Request::EnvReload { id: id(), dry_run: false },
+        request: Request::EnvReload { id: id(), data: false, dry_run: false },
         prepare,
         goal: machines,
     };
@@ -138,6 +138,15 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
                 request: Request::EnvHalt { id: id(), dry_run: false },
                 prepare: made,
                 goal: &[("1161", Goal::Halted(Wanted::Halted))],
+            },
+        ),
+        (
+            "reload-data",
+            Scenario {
+                words: "env:reload shop 1161 --data",
+                request: Request::EnvReload { id: id(), data: true, dry_run: false },
+                prepare: made,
+                goal: &[("1161", Goal::Up(ALL))],
             },
         ),
         ("reload-limits", reload(|host| changed(host, "64M", "96M"), &[("1161", Goal::Up(ALL))])),
