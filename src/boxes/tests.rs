@@ -11,7 +11,7 @@ use super::catalogue::tests::{parse, recipe};
 use super::fake::FakeWorkshop;
 use super::layer::tests::layer;
 use super::schedule::{self, Options, Outcome};
-use super::{Catalogue, Context, Error, Layers, Resolved, prune};
+use super::{Catalogue, Context, Error, Layers, Resolved, digest, prune};
 use crate::model::topology::{Server, Sql};
 use crate::model::{BoxName, BoxRef, BuildStep, Digest, Event, Parent, Recipe};
 
