@@ -3,7 +3,6 @@
 //! Every test runs as a process of its own in a mount namespace of its own, so that a test can be killed and its disk be small.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -226,9 +225,13 @@ impl LabBench<'_> {
 }
 
 impl Bench for LabBench<'_> {
-    fn run(&self, exec: &Exec, stdin: Option<&mut (dyn Read + Send)>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        let stdin = stdin.map(|stdin| stdin as &mut (dyn Read + Send));
+    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         let ended = self.lab.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each });
+        ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
+    }
+
+    fn feed(&self, exec: &Exec, input: &mut (dyn std::io::Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+        let ended = self.lab.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each });
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }
 

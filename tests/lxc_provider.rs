@@ -347,7 +347,7 @@ fn programs_inside() {
         .exec(
             &id,
             &Exec::new(["sh", "-c", "echo one >&2; cat"]),
-            Stdio::Pipes { stdin: Some(&mut bytes.as_slice()), each: &mut |stream, line| lines.push((stream, line.len())) },
+            Stdio::Pipes { stdin: Some(&bytes), each: &mut |stream, line| lines.push((stream, line.len())) },
         )
         .unwrap();
     assert_eq!(ended.output.stdout, bytes);

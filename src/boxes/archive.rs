@@ -46,14 +46,14 @@ pub fn unpack(archive: &Path, target: &Path, mode: Mode) -> Result<()> {
     source.finish(archive)
 }
 
-/// A file's content, whatever packed it.
+/// A file as it was before it was packed, whatever packed it.
 pub(super) struct Source {
-    pub(super) reader: Box<dyn Read + Send>,
+    pub reader: Box<dyn Read + Send>,
     child: Option<(Command, Child)>,
 }
 
 impl Source {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         let failed = || Error::io("could not read", path);
         let mut start = Vec::new();
         let file = std::fs::File::open(path).map_err(failed())?;
@@ -73,7 +73,7 @@ impl Source {
     }
 
     /// A cut-off archive shows only in the exit code of the program that unpacked it.
-    pub(super) fn finish(mut self, archive: &Path) -> Result<()> {
+    pub fn finish(mut self, archive: &Path) -> Result<()> {
         // What follows the archive's end mark must be read, or the program dies of a closed pipe.
         std::io::copy(&mut self.reader, &mut std::io::sink()).map_err(Error::io("could not read", archive))?;
         let Some((command, mut child)) = self.child.take() else { return Ok(()) };

@@ -1,15 +1,16 @@
 //! One box over its parent, inside a machine: boot, install, the recipe's steps, units, clean, halt, commit.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::workshop::{Bench, BenchSpec};
-use super::{Error, Layers, Resolved, Result, apt, archive, cache, digest, phases, sql};
-use crate::model::topology::Sql;
+use super::{Error, Layers, Resolved, Result, apt, archive, cache, digest, phases, seed};
+use crate::model::topology::{DataEngine, Sql};
 use crate::model::{BuildStep, Exec, Failure, Recipe, Stream};
 
 /// How many lines of a failed step are kept for the message.
@@ -108,14 +109,17 @@ impl Desk {
         certificates(&folder, Path::new(BUNDLE), Path::new(LOCAL))?;
         let mut steps = Vec::new();
         for (index, step) in recipe.steps.iter().enumerate() {
-            let mut target = scratch.join(format!("step-{index}"));
+            let target = scratch.join(format!("step-{index}"));
             let source = digest::source(recipe, step)?;
             match step {
-                // Seeds may be large: they go from where they are straight into the machine.
-                BuildStep::Dump { .. } | BuildStep::Data { .. } => target.clone_from(&source),
                 BuildStep::Files(_) => stage(teller, recipe, &source, &target)?,
                 BuildStep::Script(_) => copy_file(&source, &target, 0o755)?,
                 BuildStep::Ansible(_) | BuildStep::Salt(_) => stage_plain(&source, &target)?,
+                // Too large for another copy: read where it lies.
+                BuildStep::Seed { .. } => {
+                    steps.push((source, None));
+                    continue;
+                }
             }
             steps.push((target, entry(recipe, step, &source)));
         }
@@ -211,6 +215,18 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(Error::io("could not write", path))
 }
 
+/// Ends early when the build is cancelled: a dump may take minutes.
+struct Watched<'a> {
+    reader: &'a mut (dyn Read + Send),
+    cancel: &'a AtomicBool,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.cancel.load(Ordering::Relaxed) { Err(std::io::Error::other("cancelled")) } else { self.reader.read(buffer) }
+    }
+}
+
 /// A machine that has booted, and what is to be done in it.
 struct Job<'a> {
     teller: &'a Teller<'a>,
@@ -229,7 +245,6 @@ impl Job<'_> {
         for (index, step) in self.recipe.steps.iter().enumerate() {
             self.step(index, step)?;
         }
-        self.stop_servers()?;
         self.units()?;
         self.teller.phase("clean", || self.run("clean", phases::clean()))?;
         self.teller.phase("halt", || self.bench.halt().map_err(|source| bench_error(self.recipe, "halt", source)))?;
@@ -247,57 +262,23 @@ impl Job<'_> {
 
     fn step(&self, index: usize, step: &BuildStep) -> Result<()> {
         let name = format!("{} {}", step.word(), step.path().display());
+        if let BuildStep::Seed { engine, .. } = step {
+            return self.teller.phase(&name, || self.seed(&name, engine, &self.desk.steps[index].0));
+        }
         if let Some(tool) = phases::Tool::of(step) {
             let name = format!("install {}", tool.word());
             self.teller.phase(&name, || self.run(&name, tool.install()))?;
         }
         self.teller.phase(&name, || {
             let (source, file) = &self.desk.steps[index];
-            let exec = phases::step(step, index, file.as_deref());
-            match step {
-                BuildStep::Files(_) | BuildStep::Script(_) | BuildStep::Ansible(_) | BuildStep::Salt(_) => {
-                    self.copy(&name, source, &phases::material(index))?;
-                    self.run(&name, exec)
-                }
-                BuildStep::Dump { into, .. } => self.load(&name, exec, source, into),
-                BuildStep::Data { target, .. } => {
-                    self.run(&name, Exec::new(["mkdir", "-p", "--", target]))?;
-                    // The contents of a folder, but a file as it is.
-                    let source = if source.is_dir() { source.join(".") } else { source.clone() };
-                    self.copy(&name, &source, target)?;
-                    self.run(&name, exec)
-                }
-            }
+            self.copy(&name, source, &phases::material(index))?;
+            self.run(&name, phases::step(step, index, file.as_deref()))
         })?;
         if let Some(tool) = phases::Tool::of(step) {
             let name = format!("remove {}", tool.word());
             self.teller.phase(&name, || self.run(&name, tool.remove()))?;
         }
         Ok(())
-    }
-
-    /// The dump is unpacked on its way into the machine, which then needs no program for that and no room for a copy.
-    fn load(&self, step: &str, exec: Exec, dump: &Path, into: &Sql) -> Result<()> {
-        let administer = |statements: String| self.feed(step, sql::administer(into.server), &mut statements.as_bytes());
-        self.run(step, sql::start(into.server))?;
-        administer(sql::before(into))?;
-        let mut source = archive::Source::open(dump)?;
-        self.feed(step, exec, &mut source.reader)?;
-        source.finish(dump)?;
-        sql::after(into).map_or(Ok(()), administer)
-    }
-
-    /// Later seeds and scripts find the servers running.
-    fn stop_servers(&self) -> Result<()> {
-        let servers = self.recipe.steps.iter().filter_map(|step| match step {
-            BuildStep::Dump { into, .. } => Some(into.server),
-            BuildStep::Files(_) | BuildStep::Script(_) | BuildStep::Ansible(_) | BuildStep::Salt(_) | BuildStep::Data { .. } => None,
-        });
-        let servers: BTreeSet<_> = servers.collect();
-        servers.into_iter().try_for_each(|server| {
-            let name = format!("stop {}", server.word());
-            self.teller.phase(&name, || self.run(&name, sql::stop(server)))
-        })
     }
 
     fn units(&self) -> Result<()> {
@@ -310,19 +291,51 @@ impl Job<'_> {
         Ok(())
     }
 
+    fn seed(&self, step: &str, engine: &DataEngine, source: &Path) -> Result<()> {
+        match engine {
+            DataEngine::Sql(sql) => {
+                self.run(step, seed::begin(sql))?;
+                self.load(step, sql, source)?;
+                self.run(step, seed::end(sql))
+            }
+            DataEngine::Files { target, user } => {
+                if !source.is_dir() {
+                    return Err(Error::Seed { file: source.to_owned(), line: None, reason: "it is no folder".to_owned() });
+                }
+                self.run(step, seed::make_folder(target))?;
+                self.copy(step, &source.join("."), target)?;
+                self.run(step, seed::own(target, user.as_deref()))
+            }
+            DataEngine::Script => unreachable!("a platform's script is a step of its own kind"),
+        }
+    }
+
+    /// The dump goes from its file through the program that unpacks it into the server, a piece at a time.
+    fn load(&self, step: &str, sql: &Sql, file: &Path) -> Result<()> {
+        let mut source = archive::Source::open(file)?;
+        let mut exec = seed::load(sql);
+        exec.env.splice(0..0, self.desk.env.iter().cloned());
+        let mut said: Vec<String> = Vec::new();
+        let mut each = |stream: Stream, line: &str| {
+            self.teller.line(stream, line);
+            if said.len() < TAIL {
+                said.push(line.to_owned());
+            }
+        };
+        let mut input = Watched { reader: &mut source.reader, cancel: self.teller.context.cancel };
+        let loaded = self.bench.feed(&exec, &mut input, &mut each);
+        self.teller.context.check_cancelled(self.recipe.name.as_str())?;
+        match loaded.map_err(|source| bench_error(self.recipe, step, source))? {
+            0 => source.finish(file),
+            _ => Err(seed::failed(file, &said)),
+        }
+    }
+
     fn copy(&self, step: &str, source: &Path, target: &str) -> Result<()> {
         self.bench.copy_in(source, target).map_err(|source| bench_error(self.recipe, step, source))
     }
 
-    fn run(&self, step: &str, exec: Exec) -> Result<()> {
-        self.run_from(step, exec, None)
-    }
-
-    fn feed(&self, step: &str, exec: Exec, input: &mut (dyn Read + Send)) -> Result<()> {
-        self.run_from(step, exec, Some(input))
-    }
-
-    fn run_from(&self, step: &str, mut exec: Exec, input: Option<&mut (dyn Read + Send)>) -> Result<()> {
+    fn run(&self, step: &str, mut exec: Exec) -> Result<()> {
         exec.env.splice(0..0, self.desk.env.iter().cloned());
         let mut tail = VecDeque::with_capacity(TAIL);
         let mut each = |stream: Stream, line: &str| {
@@ -334,7 +347,7 @@ impl Job<'_> {
                 tail.push_back(line.to_owned());
             }
         };
-        let code = self.bench.run(&exec, input, &mut each).map_err(|source| bench_error(self.recipe, step, source))?;
+        let code = self.bench.run(&exec, None, &mut each).map_err(|source| bench_error(self.recipe, step, source))?;
         if code == 0 {
             return Ok(());
         }

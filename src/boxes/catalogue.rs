@@ -33,6 +33,8 @@ pub struct Catalogue<'a> {
     folders: Vec<PathBuf>,
     parse: Parse<'a>,
     architecture: String,
+    /// Where digests of large files are remembered.
+    known: Option<PathBuf>,
 }
 
 impl<'a> Catalogue<'a> {
@@ -40,12 +42,12 @@ impl<'a> Catalogue<'a> {
     pub fn open(store: &Path, folders: &[PathBuf], parse: Parse<'a>) -> Result<Self> {
         let mut folders = folders.to_vec();
         folders.push(extract(store)?);
-        Ok(Self::of_folders(folders, parse))
+        Ok(Self { known: Some(store.join("cache/digests")), ..Self::of_folders(folders, parse) })
     }
 
     /// Without the shipped recipes.
     pub fn of_folders(folders: Vec<PathBuf>, parse: Parse<'a>) -> Self {
-        Self { folders, parse, architecture: std::env::consts::ARCH.to_owned() }
+        Self { folders, parse, architecture: std::env::consts::ARCH.to_owned(), known: None }
     }
 
     /// Every box with the file that wins for it.
@@ -109,7 +111,8 @@ impl<'a> Catalogue<'a> {
             let health = recipe.health.clone().or_else(|| below.map(|below| below.health.clone())).unwrap_or_else(booted);
             let mut logs = below.map(|below| below.logs.clone()).unwrap_or_default();
             logs.extend(recipe.logs.iter().filter(|path| !below.is_some_and(|below| below.logs.contains(path))).cloned());
-            let digest = digest::of(&recipe, &self.architecture, parent.as_ref(), &digest::materials(&recipe)?);
+            let digest =
+                digest::of(&recipe, &self.architecture, parent.as_ref(), &digest::materials(&recipe, self.known.as_deref())?);
             resolved.push(Resolved { recipe, digest, parent, health, logs });
         }
         Ok(resolved)

@@ -80,8 +80,9 @@ fn step_text(step: &BuildStep) -> String {
     match step {
         BuildStep::Files(_) | BuildStep::Script(_) => step.word().to_owned(),
         BuildStep::Ansible(_) | BuildStep::Salt(_) => format!("{} {}", step.word(), step.path().display()),
-        BuildStep::Dump { into, .. } => format!("seed {} {} {}", into.server.word(), into.database, into.user),
-        BuildStep::Data { target, user, .. } => format!("seed {} {target}", user.as_deref().unwrap_or_default()),
+        BuildStep::Seed { engine, .. } => {
+            format!("{} {}", step.word(), serde_json::to_string(engine).expect("a data set's engine is plain data"))
+        }
     }
 }
 
@@ -104,23 +105,20 @@ impl Fields {
     }
 }
 
-/// Reads what a recipe takes from its folder.
-pub fn materials(recipe: &Recipe) -> Result<Vec<Material>> {
+/// Reads what a recipe takes from its folder. Digests of large files are remembered in the folder `known`, if one is given.
+pub fn materials(recipe: &Recipe, known: Option<&Path>) -> Result<Vec<Material>> {
     let base = match &recipe.parent {
         Parent::Rootfs(path) | Parent::Oci(path) => Some(inside(recipe, path)?),
         Parent::Suite(_) | Parent::Box(_) => None,
     };
     let steps = recipe.steps.iter().map(|step| source(recipe, step));
-    base.into_iter().map(Ok).chain(steps).map(|path| material(&path?)).collect()
+    base.into_iter().map(Ok).chain(steps).map(|path| read_material(&path?, known)).collect()
 }
 
 /// The file or folder that a step takes as a whole.
 pub fn source(recipe: &Recipe, step: &BuildStep) -> Result<PathBuf> {
     match step {
-        BuildStep::Files(path)
-        | BuildStep::Script(path)
-        | BuildStep::Dump { path, .. }
-        | BuildStep::Data { path, .. } => inside(recipe, path),
+        BuildStep::Files(path) | BuildStep::Script(path) | BuildStep::Seed { path, .. } => inside(recipe, path),
         // A playbook and a state file use their neighbours: roles, templates, other states.
         BuildStep::Ansible(path) | BuildStep::Salt(path) => {
             let path = inside(recipe, path)?;
@@ -140,6 +138,10 @@ pub(super) fn inside(recipe: &Recipe, path: &Path) -> Result<PathBuf> {
 }
 
 pub fn material(root: &Path) -> Result<Material> {
+    read_material(root, None)
+}
+
+fn read_material(root: &Path, known: Option<&Path>) -> Result<Material> {
     let mut entries = Vec::new();
     for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
         let entry = entry.map_err(|error| {
@@ -158,7 +160,10 @@ pub fn material(root: &Path) -> Result<Material> {
         } else if kind.is_symlink() {
             Content::Link(std::fs::read_link(entry.path()).map_err(Error::io("could not read", entry.path()))?)
         } else if kind.is_file() {
-            Content::File(file(entry.path())?)
+            Content::File(match known.filter(|_| meta.len() >= LARGE) {
+                Some(known) => remembered(entry.path(), &meta, known)?,
+                None => file(entry.path())?,
+            })
         } else {
             // A socket or pipe can't be copied into a machine either.
             continue;
@@ -178,6 +183,37 @@ fn mode(meta: &std::fs::Metadata) -> u32 {
     } else {
         0o644
     }
+}
+
+/// Reading this much takes longer than finding out whether it has changed.
+const LARGE: u64 = 4 << 20;
+
+/// The digest of a file that was read before and has not changed since: every new environment asks for the digest of each
+/// seed, and a dump of gigabytes takes seconds to read. A file is the same while its inode, size and times are, and is
+/// trusted only once its last change is a while ago, because two changes within one tick of the clock look like one.
+fn remembered(path: &Path, meta: &std::fs::Metadata, known: &Path) -> Result<Digest> {
+    use std::os::unix::fs::MetadataExt;
+    let name = Digest::from_bytes(&Sha256::digest(path.as_os_str().as_encoded_bytes()));
+    let note = known.join(name.as_str());
+    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+    let state = format!("{} {} {} {times:?}", meta.dev(), meta.ino(), meta.len());
+    if let Ok(text) = std::fs::read_to_string(&note)
+        && let Some((before, digest)) = text.split_once('\n')
+        && before == state
+        && let Ok(digest) = Digest::try_from(digest.to_owned())
+    {
+        return Ok(digest);
+    }
+    let digest = file(path)?;
+    let settled = meta.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age.as_secs() >= 2);
+    if settled {
+        std::fs::create_dir_all(known).map_err(Error::io("could not create", known))?;
+        let mut draft = tempfile::NamedTempFile::new_in(known).map_err(Error::io("could not write", known))?;
+        std::io::Write::write_all(&mut draft, format!("{state}\n{digest}").as_bytes())
+            .map_err(Error::io("could not write", &note))?;
+        draft.persist(&note).map_err(|error| Error::io("could not write", &note)(error.error))?;
+    }
+    Ok(digest)
 }
 
 pub fn file(path: &Path) -> Result<Digest> {
@@ -201,7 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn digest(recipe: &Recipe) -> Digest {
-        of(recipe, "amd64", None, &materials(recipe).unwrap())
+        of(recipe, "amd64", None, &materials(recipe, None).unwrap())
     }
 
     #[test]
@@ -225,6 +261,29 @@ mod tests {
     }
 
     #[test]
+    fn a_large_file_is_read_again_when_it_has_changed_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, known) = (folder.path().join("dump"), folder.path().join("known"));
+        let write = |byte: u8| {
+            std::fs::write(&path, vec![byte; LARGE as usize]).unwrap();
+            let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+            std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+            std::fs::metadata(&path).unwrap()
+        };
+        let meta = write(1);
+        let first = remembered(&path, &meta, &known).unwrap();
+        assert_eq!(first, file(&path).unwrap());
+        // What is remembered is not looked at again: of another file in its place, nobody would know.
+        assert_eq!(remembered(&path, &meta, &known).unwrap(), first);
+        let note = std::fs::read_dir(&known).unwrap().next().unwrap().unwrap().path();
+        let text = std::fs::read_to_string(&note).unwrap();
+        std::fs::write(&note, text.replace(first.as_str(), Digest::from_bytes(&[9; 32]).as_str())).unwrap();
+        assert_eq!(remembered(&path, &meta, &known).unwrap(), Digest::from_bytes(&[9; 32]));
+        let meta = write(2);
+        assert_eq!(remembered(&path, &meta, &known).unwrap(), file(&path).unwrap());
+    }
+
+    #[test]
     fn paths_that_leave_the_folder_are_refused() {
         let outer = tempfile::tempdir().unwrap();
         let inner = outer.path().join("box");
@@ -235,7 +294,7 @@ mod tests {
             let mut recipe = recipe("web", Parent::Suite("bookworm".into()));
             recipe.folder = inner.clone();
             recipe.steps = vec![BuildStep::Script(path.into())];
-            assert!(matches!(materials(&recipe), Err(Error::Outside { .. })), "{path}");
+            assert!(matches!(materials(&recipe, None), Err(Error::Outside { .. })), "{path}");
         }
     }
 

@@ -56,14 +56,9 @@ struct FakeBench<'a> {
 }
 
 impl Bench for FakeBench<'_> {
-    fn run(&self, exec: &Exec, stdin: Option<&mut (dyn Read + Send)>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+    fn run(&self, exec: &Exec, _: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         let line = exec.argv.join(" ");
         self.workshop.note(format!("run {line}"));
-        if let Some(stdin) = stdin {
-            let mut text = String::new();
-            stdin.read_to_string(&mut text).expect("a test gives text");
-            self.workshop.note(format!("read {}", text.replace('\n', " ")));
-        }
         if line.contains("is-system-running") {
             each(Stream::Out, self.workshop.state.unwrap_or("running"));
             return Ok(0);
@@ -81,6 +76,13 @@ impl Bench for FakeBench<'_> {
             }
             _ => Ok(0),
         }
+    }
+
+    fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+        let mut bytes = Vec::new();
+        input.read_to_end(&mut bytes).map_err(|error| Failure::new(Kind::Program, "read what is fed").because(&error))?;
+        self.workshop.note(format!("feed {} bytes", bytes.len()));
+        self.run(exec, None, each)
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {

@@ -23,8 +23,8 @@ pub mod oci;
 pub mod phases;
 pub mod prune;
 pub mod schedule;
+pub mod seed;
 pub mod shift;
-pub mod sql;
 pub mod task;
 pub mod workshop;
 
@@ -90,6 +90,8 @@ pub enum Error {
     BadSuite { suite: String },
     #[error("step `{step}` of box `{name}` ended with exit code {code}")]
     Step { name: BoxName, step: String, code: i32, tail: Vec<String> },
+    #[error("the seed `{}`{} can't be loaded: {reason}", file.display(), line.map(|line| format!(" (line {line})")).unwrap_or_default())]
+    Seed { file: PathBuf, line: Option<u64>, reason: String },
     #[error("step `{step}` of box `{name}` could not run")]
     Bench {
         name: BoxName,
@@ -138,7 +140,7 @@ impl Error {
             Self::LayerDamaged { .. } | Self::LayerCycle { .. } => Kind::Store,
             Self::LayerInUse { .. } => Kind::Conflict,
             Self::Step { tail, .. } if is_full(tail) => Kind::Exhausted,
-            Self::Step { .. } => Kind::Program,
+            Self::Step { .. } | Self::Seed { .. } => Kind::Program,
             Self::BootDeadline { .. } => Kind::Deadline,
             Self::Cancelled { .. } => Kind::Cancelled,
             Self::Full { .. } => Kind::Exhausted,
@@ -172,6 +174,7 @@ impl Error {
             }
             Self::LayerDamaged { .. } | Self::LayerMissing { .. } => vec!["build it again with `adt box:build`".to_owned()],
             Self::LayerInUse { .. } => vec!["destroy these environments first; `adt platform:list` shows them".to_owned()],
+            Self::Seed { .. } => vec!["correct it and build again; until then what was built before stays in use".to_owned()],
             Self::Exec(crate::exec::Error::Missing { program }) => vec![format!("install it: `apt install {program}`")],
             Self::Recipe { source, .. } | Self::Bench { source, .. } => source.hints.clone(),
             _ if self.kind() == Kind::Exhausted => vec!["free disk space, e.g. with `adt box:prune`".to_owned()],

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use super::sql;
 use crate::model::{BuildStep, Exec};
 
 /// Where a build's own files are. `/run` is a tmpfs of the machine, so they are never in a layer.
@@ -104,12 +103,7 @@ pub fn step(step: &BuildStep, index: usize, file: Option<&str>) -> Exec {
             shell("tar -C \"$1\" -cf - . | tar -C / -xf - --keep-directory-symlink --no-overwrite-dir --no-same-owner", [folder])
         }
         BuildStep::Script(_) => Exec::new([folder]),
-        BuildStep::Dump { into, .. } => sql::load(into),
-        // A colon without a group stands for the user's own.
-        BuildStep::Data { target, user, .. } => {
-            let owner = format!("{}:", user.as_deref().unwrap_or("root"));
-            Exec::new(["chown", "-R", "--no-dereference", "--", &owner, target])
-        }
+        BuildStep::Seed { .. } => unreachable!("a seed is several commands, see `seed`"),
         BuildStep::Ansible(_) => {
             let mut exec = Exec::new(["ansible-playbook", "-c", "local", "-i", "localhost,", "-e", "@/run/adt/vars.json"]);
             exec.argv.push(file.unwrap_or("site.yml").to_owned());
@@ -139,7 +133,7 @@ impl Tool {
         match step {
             BuildStep::Ansible(_) => Some(Self::Ansible),
             BuildStep::Salt(_) => Some(Self::Salt),
-            BuildStep::Files(_) | BuildStep::Script(_) | BuildStep::Dump { .. } | BuildStep::Data { .. } => None,
+            BuildStep::Files(_) | BuildStep::Script(_) | BuildStep::Seed { .. } => None,
         }
     }
 
@@ -248,7 +242,7 @@ pub fn clean() -> Exec {
     )
 }
 
-fn shell<const N: usize>(script: &str, args: [String; N]) -> Exec {
+pub(super) fn shell<const N: usize>(script: &str, args: [String; N]) -> Exec {
     Exec::new(["/bin/sh", "-c", script, "adt"].into_iter().map(str::to_owned).chain(args))
 }
 

@@ -11,8 +11,7 @@ use super::catalogue::tests::{parse, recipe};
 use super::fake::FakeWorkshop;
 use super::layer::tests::layer;
 use super::schedule::{self, Options, Outcome};
-use super::{Catalogue, Context, Error, Layers, Resolved, digest, prune};
-use crate::model::topology::{Server, Sql};
+use super::{Catalogue, Context, Error, Layers, Resolved, prune};
 use crate::model::{BoxName, BoxRef, BuildStep, Digest, Event, Parent, Recipe};
 
 struct Site {
@@ -96,83 +95,6 @@ fn whole(folder: &Path) -> Recipe {
         folder: folder.to_owned(),
         ..on("web", "debian")
     }
-}
-
-/// A golden layer with a dump, plain or packed, and a folder of files.
-fn seeded(folder: &Path) -> Recipe {
-    std::fs::create_dir_all(folder.join("media")).unwrap();
-    std::fs::write(folder.join("media/cat.txt"), "meow").unwrap();
-    std::fs::write(folder.join("shop.sql"), "SELECT 1;\n").unwrap();
-    let into = Sql { server: Server::Postgresql, database: "books".into(), user: "shop".into() };
-    let target = "/srv/media".to_owned();
-    Recipe {
-        steps: vec![
-            BuildStep::Dump { path: "shop.sql".into(), into },
-            BuildStep::Data { path: "media".into(), target, user: Some("www-data".into()) },
-        ],
-        folder: folder.to_owned(),
-        ..on("shop-db", "debian")
-    }
-}
-
-#[test]
-fn seeds_are_loaded_and_the_server_is_stopped_before_the_layer_is_kept() {
-    let site = Site::new();
-    let folder = tempfile::tempdir().unwrap();
-    let chain = site.chain(seeded(folder.path()));
-    let outcomes = site.run(&chain, &[], &[]);
-    assert!(matches!(outcomes[..], [Outcome::Unchanged(_), Outcome::Built(_)]), "{outcomes:?}");
-    let calls = site.workshop.calls.lock().unwrap().join("\n");
-    let order = [
-        "run systemctl start postgresql",
-        "read SELECT 'CREATE ROLE \"shop\"'",
-        "--dbname=books --file=-\nread SELECT 1;",
-        "REASSIGN OWNED BY adt_seed TO \"shop\"",
-        "run mkdir -p -- /srv/media",
-        "copy /srv/media cat.txt",
-        "run chown -R --no-dereference -- www-data: /srv/media",
-        "run systemctl stop postgresql@* postgresql",
-        "commit",
-    ];
-    let places: Vec<_> = order.iter().map(|part| calls.find(part).unwrap_or_else(|| panic!("{part}: {calls}"))).collect();
-    assert!(places.is_sorted(), "{places:?}: {calls}");
-}
-
-#[test]
-fn a_seed_is_known_by_its_bytes_and_where_they_go() {
-    let folder = tempfile::tempdir().unwrap();
-    let first = seeded(folder.path());
-    let digest = |recipe: &Recipe| digest::of(recipe, "amd64", Some(&Digest::from_bytes(&[1; 32])), &digest::materials(recipe).unwrap());
-    let mut seen = vec![digest(&first)];
-    for part in ["database", "user", "server", "target", "owner"] {
-        let mut other = first.clone();
-        for step in &mut other.steps {
-            match step {
-                BuildStep::Dump { into, .. } if part == "database" => into.database.push('2'),
-                BuildStep::Dump { into, .. } if part == "user" => into.user.push('2'),
-                BuildStep::Dump { into, .. } if part == "server" => into.server = Server::Mariadb,
-                BuildStep::Data { target, .. } if part == "target" => target.push('2'),
-                BuildStep::Data { user, .. } if part == "owner" => *user = None,
-                _ => {}
-            }
-        }
-        seen.push(digest(&other));
-    }
-    std::fs::write(folder.path().join("shop.sql"), "SELECT 2;\n").unwrap();
-    seen.push(digest(&first));
-    std::fs::write(folder.path().join("media/dog.txt"), "woof").unwrap();
-    seen.push(digest(&first));
-    let all = seen.len();
-    seen.sort();
-    seen.dedup();
-    assert_eq!(seen.len(), all);
-    // A dump's name says nothing.
-    std::fs::rename(folder.path().join("shop.sql"), folder.path().join("other.sql")).unwrap();
-    let mut renamed = first;
-    if let BuildStep::Dump { path, .. } = &mut renamed.steps[0] {
-        *path = "other.sql".into();
-    }
-    assert!(seen.contains(&digest(&renamed)));
 }
 
 #[test]

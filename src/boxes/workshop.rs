@@ -33,11 +33,13 @@ pub trait Workshop: Sync {
 pub trait Bench {
     /// Runs a program inside, waits for its end and returns its exit code (128 + signal, 126 and 127 as shells say it). The
     /// environment is exactly `exec.env` plus the machine's own defaults. Its complaints come in order with the rest (see [`Exec::as_one_stream`]).
-    fn run(&self, exec: &Exec, stdin: Option<&mut (dyn Read + Send)>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
+    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
 
-    /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. What a
-    /// `source` that ends in `/.` holds goes into the folder `target`, which exists. Owners become root of the machine, modes are
-    /// kept.
+    /// The same with input of any size; where reading it fails, so does this.
+    fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
+
+    /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. Owners
+    /// become root of the machine, modes are kept. A `source` that ends in `/.` is the content of a folder, for one that exists.
     fn copy_in(&self, source: &Path, target: &str) -> Result<()>;
 
     /// Copies the folder `source` of the machine to `target`, which does not exist yet. What comes out is not trusted: no

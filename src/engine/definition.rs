@@ -194,50 +194,53 @@ impl PlatformBoxes {
 
 /// A role's chain: its box, and what the platform's own scripts make of it.
 fn resolve(catalogue: &Catalogue<'_>, platform: &Platform, machine: &Machine) -> Result<Vec<Resolved>, Failure> {
-    let mut steps: Vec<_> = machine.provision.iter().cloned().map(BuildStep::Script).collect();
-    steps.extend(seeds(platform, machine)?);
-    let chain = if steps.is_empty() {
+    find_seeds(platform, machine)?;
+    let chain = if machine.provision.is_empty() && seeds(platform, machine).next().is_none() {
         catalogue.resolve(&machine.boxed.name)
     } else {
-        catalogue.resolve_recipe(golden(platform, machine, steps))
+        catalogue.resolve_recipe(golden(platform, machine))
     };
     chain.map_err(|error| unusable(platform, machine, &error))
 }
 
-/// What loads the data that the machines of a role start with. Each environment gets it with the layer, for nothing.
-fn seeds(platform: &Platform, machine: &Machine) -> Result<Vec<BuildStep>, Failure> {
-    let mut steps = Vec::new();
-    for set in platform.data.iter().filter(|set| set.machine == machine.role) {
-        let (Some(seed), Some(engine)) = (&set.seed, &set.engine) else { continue };
-        let path = platform.folder.join(seed);
-        let (is_right, wanted) = match engine {
-            DataEngine::Files { .. } => (path.exists(), "there is no such file or folder"),
-            DataEngine::Sql(_) | DataEngine::Script => (path.is_file(), "there is no such file"),
-        };
-        if !is_right {
-            return Err(Failure::new(Kind::Config, format!("load the seed `{}`", path.display()))
-                .cause(wanted)
-                .hint(format!("put it there, or name another one: `seed` of `[data.{}]` in `platform.toml`", set.name)));
-        }
-        let path = seed.clone();
-        steps.push(match engine.clone() {
-            DataEngine::Sql(into) => BuildStep::Dump { path, into },
-            DataEngine::Files { target, user } => BuildStep::Data { path, target, user },
+/// The data that machines of this role start with, in the order of the file.
+fn seeds(platform: &Platform, machine: &Machine) -> impl Iterator<Item = BuildStep> {
+    let own = platform.data.iter().filter(|set| set.machine == machine.role);
+    own.filter_map(|set| {
+        let path = set.seed.clone()?;
+        Some(match set.engine.clone()? {
             DataEngine::Script => BuildStep::Script(path),
-        });
+            engine @ (DataEngine::Sql(_) | DataEngine::Files { .. }) => BuildStep::Seed { engine, path },
+        })
+    })
+}
+
+/// A seed that is not there is a fault of the platform, not of a box.
+fn find_seeds(platform: &Platform, machine: &Machine) -> Result<(), Failure> {
+    for set in platform.data.iter().filter(|set| set.machine == machine.role) {
+        let Some(path) = set.seed.as_ref().map(|seed| platform.folder.join(seed)) else { continue };
+        let (is_there, missing) = match &set.engine {
+            Some(DataEngine::Files { .. }) => (path.is_dir(), "there is no such folder"),
+            Some(DataEngine::Sql(_) | DataEngine::Script) | None => (path.is_file(), "there is no such file"),
+        };
+        if !is_there {
+            return Err(Failure::new(Kind::Config, format!("find the seed `{}`", path.display()))
+                .cause(missing)
+                .hint(format!("put it there, or name another: `seed` of `[data.{}]` in `platform.toml`", set.name)));
+        }
     }
-    Ok(steps)
+    Ok(())
 }
 
 /// What a platform adds to a box for one role, in the form of a recipe: built, cached and pruned like any other.
-fn golden(platform: &Platform, machine: &Machine, steps: Vec<BuildStep>) -> Recipe {
+fn golden(platform: &Platform, machine: &Machine) -> Recipe {
     let name = format!("{}-{}", platform.name, machine.role);
     let name = BoxName::new(name.chars().take(63).collect::<String>().trim_end_matches('-'))
         .expect("two labels with a hyphen between them, cut to a label's length, are a label");
     let parent = Parent::Box(BoxRef::new(machine.boxed.name.clone()));
     Recipe {
         summary: format!("{} of {}", machine.role, platform.name),
-        steps,
+        steps: machine.provision.iter().cloned().map(BuildStep::Script).chain(seeds(platform, machine)).collect(),
         ..Recipe::bare(name, parent, platform.folder.clone())
     }
 }

@@ -161,9 +161,12 @@ impl Drop for MachineBench<'_> {
 }
 
 impl Bench for MachineBench<'_> {
-    fn run(&self, exec: &Exec, stdin: Option<&mut (dyn Read + Send)>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        let stdin = stdin.map(|stdin| stdin as &mut (dyn Read + Send));
+    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
+    }
+
+    fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+        Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each })?.code)
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {

@@ -52,7 +52,7 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error("what `{command}` was to read could not be read")]
+    #[error("what `{command}` is fed with could not be read")]
     Input {
         command: String,
         #[source]
@@ -179,14 +179,22 @@ impl Command {
 
     /// Runs it to its end, however it ends.
     pub fn run_any(&self, each: &mut dyn FnMut(Stream, &str)) -> Result<(ExitStatus, Output), Error> {
-        match self.stdin.as_deref() {
-            Some(mut bytes) => self.run_from(Some(&mut bytes), each),
-            None => self.run_from(None, each),
+        match &self.stdin {
+            None => self.run_with(None, each),
+            Some(bytes) => self.run_with(Some(&mut bytes.as_slice()), each),
         }
     }
 
-    /// The same for a program that reads what another source gives, however much that is.
-    pub fn run_from(
+    /// The same with input of any size, which is held nowhere as a whole. Where reading it fails, so does this.
+    pub fn run_fed(
+        &self,
+        input: &mut (dyn Read + Send),
+        each: &mut dyn FnMut(Stream, &str),
+    ) -> Result<(ExitStatus, Output), Error> {
+        self.run_with(Some(input), each)
+    }
+
+    fn run_with(
         &self,
         input: Option<&mut (dyn Read + Send)>,
         each: &mut dyn FnMut(Stream, &str),
@@ -202,7 +210,7 @@ impl Command {
         let stdout = child.stdout.take().expect("stdout was piped");
         let stderr = child.stderr.take().expect("stderr was piped");
         let (output, fed) = std::thread::scope(|scope| {
-            let feeder = stdin.zip(input).map(|(pipe, input)| scope.spawn(move || feed(input, pipe)));
+            let feeding = stdin.zip(input).map(|(mut pipe, input)| scope.spawn(move || feed(input, &mut pipe)));
             let (sender, lines) = mpsc::channel();
             let other = sender.clone();
             scope.spawn(move || read_lines(stdout, Stream::Out, &sender));
@@ -215,11 +223,14 @@ impl Command {
                     Stream::Err => output.stderr.extend_from_slice(&line),
                 }
             }
-            (output, feeder.map_or(Ok(()), |feeder| feeder.join().expect("copying bytes does not panic")))
+            let fed = feeding.map(|feeding| feeding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            (output, fed)
         });
         let status = child.wait().map_err(|source| self.not_started(source))?;
-        fed.map_err(|source| Error::Input { command: self.to_string(), source })?;
-        Ok((status, output))
+        match fed {
+            Some(Err(source)) => Err(Error::Input { command: self.to_string(), source }),
+            Some(Ok(())) | None => Ok((status, output)),
+        }
     }
 
     /// Runs it and hands over each line as it comes, keeping none; `None` where nothing came for a moment. A program that prints
@@ -276,21 +287,6 @@ impl Command {
 /// Takes a line, or `None` for a moment without one, and says whether to go on.
 pub type Follow<'a> = dyn FnMut(Option<(Stream, &str)>) -> ControlFlow<()> + 'a;
 
-/// A program may end without reading all of its input; its exit code tells more than a broken pipe. An input that can't be read
-/// to its end is another matter: the program took a part for the whole.
-fn feed(input: &mut (dyn Read + Send), mut pipe: impl Write) -> std::io::Result<()> {
-    let mut buffer = vec![0; 128 * 1024];
-    loop {
-        match input.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) if pipe.write_all(&buffer[..count]).is_err() => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 fn read_pieces(pipe: impl Read, stream: Stream, sender: &mpsc::SyncSender<(Stream, Vec<u8>)>) {
     let mut reader = BufReader::new(pipe);
     loop {
@@ -299,6 +295,20 @@ fn read_pieces(pipe: impl Read, stream: Stream, sender: &mpsc::SyncSender<(Strea
             Ok(0) | Err(_) => return,
             Ok(_) if sender.send((stream.clone(), line)).is_err() => return,
             Ok(_) => {}
+        }
+    }
+}
+
+/// A program may end without reading its input; its exit code tells more than a broken pipe.
+fn feed(input: &mut dyn Read, pipe: &mut dyn Write) -> std::io::Result<()> {
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) if pipe.write_all(&buffer[..count]).is_err() => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -351,24 +361,6 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_breaks_off_is_no_whole_input() {
-        struct Broken(usize);
-        impl Read for Broken {
-            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-                self.0 = self.0.checked_sub(1).ok_or_else(|| std::io::Error::other("the disk is gone"))?;
-                buffer.fill(b'a');
-                Ok(buffer.len())
-            }
-        }
-        let run = |program: &str, input: &mut (dyn Read + Send)| Command::new(program).run_from(Some(input), &mut |_, _| {});
-        assert!(matches!(run("cat", &mut Broken(3)), Err(Error::Input { .. })));
-        let (status, output) = run("cat", &mut Broken(3).take(300_000)).unwrap();
-        assert!(status.success() && output.stdout.len() == 300_000);
-        // One that doesn't care for its input says so by its exit code.
-        assert!(!run("false", &mut Broken(usize::MAX)).unwrap().0.success());
-    }
-
-    #[test]
     fn one_who_follows_a_program_ends_it() {
         let mut seen = Vec::new();
         let started = std::time::Instant::now();
@@ -405,6 +397,19 @@ mod tests {
         assert_eq!(error.tail(), ["why"]);
         let error = Command::new("sh").args(["-c", "kill -9 $$"]).run().unwrap_err();
         assert!(error.to_string().ends_with("was ended by signal 9"), "{error}");
+    }
+
+    #[test]
+    fn input_is_fed_as_it_is_read_and_its_failure_is_ours() {
+        let mut input = std::io::repeat(b'x').take(3 << 20);
+        let (status, output) = Command::new("wc").arg("-c").run_fed(&mut input, &mut |_, _| {}).unwrap();
+        assert!(status.success());
+        assert_eq!(output.text().trim(), (3 << 20).to_string());
+        let (status, _) = Command::new("true").run_fed(&mut std::io::repeat(b'x'), &mut |_, _| {}).unwrap();
+        assert!(status.success());
+        let mut folder = std::fs::File::open("/").unwrap();
+        let error = Command::new("cat").run_fed(&mut folder, &mut |_, _| {}).unwrap_err();
+        assert!(matches!(error, Error::Input { .. }), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::names::BoxName;
-use super::topology::{BoxRef, Health, Sql};
+use super::topology::{BoxRef, DataEngine, Health};
 
 /// A recipe after every check of its file. Paths are relative to its folder and name no `..`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,41 +78,28 @@ pub enum BuildStep {
     Ansible(PathBuf),
     /// A folder of Salt states with a `top.sls`.
     Salt(PathBuf),
-    /// A seed for a database: an SQL dump, plain or packed.
-    Dump {
+    /// Data that is loaded, from a dump or a folder. Only a platform's golden layer has these.
+    Seed {
+        engine: DataEngine,
         path: PathBuf,
-        into: Sql,
-    },
-    /// A seed of files: a file, or what a folder holds.
-    Data {
-        path: PathBuf,
-        /// The folder inside the machine.
-        target: String,
-        /// Who owns them; root where none is given.
-        user: Option<String>,
     },
 }
 
 impl BuildStep {
-    /// The key that chooses it in `box.toml` or, for seeds, in `platform.toml`.
+    /// The key that chooses it in `box.toml`.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Files(_) => "files",
             Self::Script(_) => "script",
             Self::Ansible(_) => "ansible",
             Self::Salt(_) => "salt",
-            Self::Dump { .. } | Self::Data { .. } => "seed",
+            Self::Seed { .. } => "seed",
         }
     }
 
     pub fn path(&self) -> &PathBuf {
         match self {
-            Self::Files(path)
-            | Self::Script(path)
-            | Self::Ansible(path)
-            | Self::Salt(path)
-            | Self::Dump { path, .. }
-            | Self::Data { path, .. } => path,
+            Self::Files(path) | Self::Script(path) | Self::Ansible(path) | Self::Salt(path) | Self::Seed { path, .. } => path,
         }
     }
 }

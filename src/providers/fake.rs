@@ -246,7 +246,7 @@ impl Provider for Fake {
         self.refuse("exec", id)?;
         let line = exec.argv.join(" ");
         match stdio {
-            Stdio::Pipes { each, .. } => each(Stream::Out, &line),
+            Stdio::Pipes { each, .. } | Stdio::Fed { each, .. } => each(Stream::Out, &line),
             Stdio::Follow { each } => drop(each(Some((Stream::Out, &line)))),
             Stdio::Inherit | Stdio::Terminal => {}
         }

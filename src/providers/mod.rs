@@ -65,7 +65,9 @@ pub struct Capabilities {
 /// How a program inside a machine gets its input and output.
 pub enum Stdio<'a> {
     /// Bytes in, each line out as it comes.
-    Pipes { stdin: Option<&'a mut (dyn Read + Send)>, each: &'a mut dyn FnMut(Stream, &str) },
+    Pipes { stdin: Option<&'a [u8]>, each: &'a mut dyn FnMut(Stream, &str) },
+    /// The same with input of any size.
+    Fed { input: &'a mut (dyn std::io::Read + Send), each: &'a mut dyn FnMut(Stream, &str) },
     /// No input; each line as it comes, none kept, until the program ends or `each` breaks, which ends it.
     Follow { each: &'a mut Follow<'a> },
     /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes.
@@ -79,7 +81,7 @@ pub enum Stdio<'a> {
 pub struct Ended {
     /// 128 + signal where a signal ended it, as shells say it; 126 not executable, 127 not found.
     pub code: i32,
-    /// Filled with [`Stdio::Pipes`] only.
+    /// Filled with [`Stdio::Pipes`] and [`Stdio::Fed`] only.
     pub output: Output,
 }
 

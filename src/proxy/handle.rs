@@ -59,6 +59,9 @@ fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Tab
         Found::Domain if request.uri().path() == "/metrics" && asker.reads() => {
             return Next::Answer(pages::plain(peer.shared.metrics(table)));
         }
+        home @ Found::Domain if request.uri().path() == "/metrics" => {
+            return Next::Answer(pages::home(&asker, &home, &host.name, table, &links));
+        }
         Found::Site(site) => {
             // Machines talk to each other as they do in production: behind whatever makes browsers use https.
             if site.route.https_only && !peer.client.secure && peer.gateway.is_none() && peer.shared.https_port.is_some() {

@@ -218,8 +218,16 @@ fn names<T: FromStr>(folder: &OwnedFd) -> io::Result<Vec<T>> {
     Ok(found)
 }
 
+/// Deletes of other machines remove folders above this one as soon as these are empty, so it may take several attempts.
 fn private_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let make = || fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    for _ in 0..100 {
+        match make() {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
+            made => return made,
+        }
+    }
+    make()
 }
 
 fn overlay_pair(folder: &Path) -> io::Result<()> {

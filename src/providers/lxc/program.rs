@@ -16,6 +16,11 @@ impl Machine<'_> {
     pub fn exec(&self, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
         match stdio {
             Stdio::Pipes { stdin, each } => self.exec_piped(exec, stdin, each),
+            Stdio::Fed { input, each } => {
+                let call = self.exec_call(exec, None)?;
+                let (_, output) = call.command.run_fed(input, each)?;
+                self.ended(call, "exec", output)
+            }
             Stdio::Follow { each } => {
                 let call = self.exec_call(exec, None)?;
                 call.command.follow(each)?;
@@ -47,14 +52,10 @@ impl Machine<'_> {
         self.call(&Request::Exec { target, exec: exec.clone(), terminal })
     }
 
-    fn exec_piped(
-        &self,
-        exec: &Exec,
-        stdin: Option<&mut (dyn Read + Send)>,
-        each: &mut dyn FnMut(Stream, &str),
-    ) -> Result<Ended> {
-        let call = self.exec_call(exec, None)?;
-        let (_, output) = call.command.run_from(stdin, each)?;
+    fn exec_piped(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
+        let mut call = self.exec_call(exec, None)?;
+        call.command.stdin = stdin.map(<[u8]>::to_vec);
+        let (_, output) = call.command.run_any(each)?;
         self.ended(call, "exec", output)
     }
 
