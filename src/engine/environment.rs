@@ -12,8 +12,8 @@ use super::{Engine, wanted};
 use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
 use crate::model::{
-    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineId, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response,
-    SiteName,
+    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineId, MachineName, MachineSpec, MachineState, Plan, PlatformName,
+    Response, SiteName,
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
@@ -255,13 +255,7 @@ impl Engine {
     }
 
     /// `data`: machines that hold data are made anew from their layers, which have the seed.
-    pub(super) fn env_reload(
-        &self,
-        id: &EnvironmentId,
-        data: bool,
-        dry_run: bool,
-        events: &Events,
-    ) -> Result<Response, Failure> {
+    pub(super) fn env_reload(&self, id: &EnvironmentId, data: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let platform = self.platform(&id.platform)?;
         let _lock = self.lock_environment(id, events)?;
         let mut environment = self.environment(id)?;

@@ -35,6 +35,14 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
     }
 }
 
+#[test]
+fn data_that_goes_back_to_its_seed_makes_the_machine_anew() {
+    let applied = spec("db", 2, 1, 512, "a");
+    let wanted = MachineSpec { seeded: 1, ..applied.clone() };
+    assert_eq!(Change::between(&applied, &wanted), Change::Recreate);
+    assert_eq!(Change::between(&wanted, &wanted), Change::None);
+}
+
 fn release(number: u8) -> BTreeMap<SiteName, Digest> {
     BTreeMap::from([(SiteName::new("www").unwrap(), Digest::from_bytes(&[number; 32]))])
 }
