@@ -132,6 +132,7 @@ impl Lab {
             hostname: "build".into(),
             fqdn: "build.test".into(),
             layers,
+            seeded: 0,
             limits: Limits::default(),
             network: network.attach(2),
             hosts: std::fs::read_to_string("/etc/hosts").unwrap(),

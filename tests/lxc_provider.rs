@@ -134,6 +134,7 @@ impl World {
             hostname: name.into(),
             fqdn: format!("{name}.1161.shop.example.test"),
             layers: vec![digest()],
+            seeded: 0,
             limits: Limits { memory_bytes: Some(256 << 20), cpus: Some(0.5), processes: Some(200) },
             network: Attachment {
                 bridge: self.bridge(),

@@ -305,8 +305,13 @@ pub enum Verb {
     EnvReload {
         #[command(flatten)]
         words: EnvironmentWords,
+        /// Bring its data back to the seed: machines that hold data are made anew, after a question
+        #[arg(long)]
+        data: bool,
         #[command(flatten)]
         dry_run: DryRun,
+        #[command(flatten)]
+        yes: Yes,
     },
     /// Probe an environment: network, machines, services, sites
     #[command(name = "env:check")]

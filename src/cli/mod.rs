@@ -146,6 +146,11 @@ impl Session {
                 let request = |dry_run| Request::EnvDestroy { id: id.clone(), dry_run };
                 return self.destructive(&request, dry_run.dry_run, yes.yes);
             }
+            Verb::EnvReload { words, data: true, dry_run, yes } => {
+                let id = self.surroundings.environment(&words.words)?;
+                let request = |dry_run| Request::EnvReload { id: id.clone(), data: true, dry_run };
+                return self.destructive(&request, dry_run.dry_run, yes.yes);
+            }
             Verb::PlatformDestroy { words, dry_run, yes } => {
                 let (platform, environments) = self.surroundings.fleet(&words.words)?;
                 let request = |dry_run| {
@@ -225,8 +230,8 @@ impl Session {
             Verb::EnvHalt { words, dry_run } => {
                 Request::EnvHalt { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
             }
-            Verb::EnvReload { words, dry_run } => {
-                Request::EnvReload { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
+            Verb::EnvReload { words, data, dry_run, .. } => {
+                Request::EnvReload { id: around.environment(&words.words)?, data, dry_run: dry_run.dry_run }
             }
             Verb::EnvCheck { words } => Request::EnvCheck { id: around.environment(&words.words)? },
             Verb::EnvList { of } => {

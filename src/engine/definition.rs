@@ -31,6 +31,8 @@ pub(super) struct PlatformBoxes {
 struct Basis<'a> {
     /// Machines keep their addresses.
     numbers: &'a BTreeMap<MachineName, u8>,
+    /// And what they hold.
+    seeded: &'a BTreeMap<RoleName, u32>,
     sites: Choice<'a>,
 }
 
@@ -50,8 +52,8 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        let numbers = BTreeMap::new();
-        self.define(record, name, &Basis { numbers: &numbers, sites: Choice::Named(sites) }, dry_run, events)
+        let (numbers, seeded) = (BTreeMap::new(), BTreeMap::new());
+        self.define(record, name, &Basis { numbers: &numbers, seeded: &seeded, sites: Choice::Named(sites) }, dry_run, events)
     }
 
     /// The same for an environment that exists: machines that stay keep their addresses.
@@ -63,7 +65,7 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        let basis = Basis { numbers: &before.numbers, sites: Choice::Without(&before.left_out) };
+        let basis = Basis { numbers: &before.numbers, seeded: &before.seeded, sites: Choice::Without(&before.left_out) };
         self.define(record, name, &basis, dry_run, events)
     }
 
@@ -96,6 +98,7 @@ impl Engine {
         let definition = Definition {
             domain: platform.domain_or(&self.settings.domain.value).clone(),
             numbers: address::host_numbers(basis.numbers, &names),
+            seeded: basis.seeded.clone(),
             left_out,
             files: files::read(&platform)?,
             boxes: in_use,
@@ -191,6 +194,7 @@ impl PlatformBoxes {
 
 /// A role's chain: its box, and what the platform's own scripts make of it.
 fn resolve(catalogue: &Catalogue<'_>, platform: &Platform, machine: &Machine) -> Result<Vec<Resolved>, Failure> {
+    find_seeds(platform, machine)?;
     let chain = if machine.provision.is_empty() && seeds(platform, machine).next().is_none() {
         catalogue.resolve(&machine.boxed.name)
     } else {
@@ -209,6 +213,23 @@ fn seeds(platform: &Platform, machine: &Machine) -> impl Iterator<Item = BuildSt
             engine @ (DataEngine::Sql(_) | DataEngine::Files { .. }) => BuildStep::Seed { engine, path },
         })
     })
+}
+
+/// A seed that is not there is a fault of the platform, not of a box.
+fn find_seeds(platform: &Platform, machine: &Machine) -> Result<(), Failure> {
+    for set in platform.data.iter().filter(|set| set.machine == machine.role) {
+        let Some(path) = set.seed.as_ref().map(|seed| platform.folder.join(seed)) else { continue };
+        let (is_there, missing) = match &set.engine {
+            Some(DataEngine::Files { .. }) => (path.is_dir(), "there is no such folder"),
+            Some(DataEngine::Sql(_) | DataEngine::Script) | None => (path.is_file(), "there is no such file"),
+        };
+        if !is_there {
+            return Err(Failure::new(Kind::Config, format!("find the seed `{}`", path.display()))
+                .cause(missing)
+                .hint(format!("put it there, or name another: `seed` of `[data.{}]` in `platform.toml`", set.name)));
+        }
+    }
+    Ok(())
 }
 
 /// What a platform adds to a box for one role, in the form of a recipe: built, cached and pruned like any other.

@@ -12,8 +12,8 @@ use super::{Engine, wanted};
 use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
 use crate::model::{
-    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response,
-    SiteName,
+    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineId, MachineName, MachineSpec, MachineState, Plan, PlatformName,
+    Response, SiteName,
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
@@ -254,7 +254,8 @@ impl Engine {
         Ok(gone(summary, plan, dry_run))
     }
 
-    pub(super) fn env_reload(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+    /// `data`: machines that hold data are made anew from their layers, which have the seed.
+    pub(super) fn env_reload(&self, id: &EnvironmentId, data: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let platform = self.platform(&id.platform)?;
         let _lock = self.lock_environment(id, events)?;
         let mut environment = self.environment(id)?;
@@ -264,7 +265,12 @@ impl Engine {
         let before = environment.definition.clone();
         environment.definition = self.definition_from(&platform, &id.name, &before, dry_run, events)?;
         let codes = self.choose_code(id, &environment.definition.platform, &BTreeMap::new(), dry_run, events)?;
-        self.keep_data(&mut environment, &before, events);
+        let emptied = if data {
+            go_back_to_seed(&mut environment)?
+        } else {
+            self.keep_data(&mut environment, &before, events);
+            Vec::new()
+        };
         let changed = environment.definition != before;
         let is_up = environment.wanted == Wanted::Up;
         if !dry_run {
@@ -278,12 +284,16 @@ impl Engine {
         // A halted environment takes its new definition over when it is started next.
         let plan = if is_up { self.drive_with(&environment, Goal::Up, codes, dry_run, events)? } else { Plan::default() };
         let summary = match (dry_run, changed || !plan.is_empty(), is_up) {
+            (true, _, _) if data => format!("`{id}` would be reloaded, its data brought back to the seed"),
             (true, _, _) => format!("`{id}` would be reloaded"),
             (false, false, _) => format!("`{id}` is as its platform says; nothing to reload"),
+            (false, true, true) if data => format!("`{id}` is reloaded, its data is the seed's again"),
             (false, true, true) => format!("`{id}` is reloaded"),
             (false, true, false) => format!("`{id}` has its new definition; it is in force at the next `env:up`"),
         };
-        Ok(done(summary, plan, dry_run, Vec::new()))
+        let changed = !dry_run && !plan.is_empty();
+        let removes = emptied.into_iter().map(|machine| format!("what `{machine}` holds beyond its seed")).collect();
+        Ok(Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes }))
     }
 
     /// A changed box means new machines, and that would lose data. Machines with data keep the box they have.
@@ -293,10 +303,12 @@ impl Engine {
             else {
                 continue;
             };
-            if !machine.data.is_empty() && old.layers != new.layers {
+            if environment.definition.platform.holds_data(machine) && old.layers != new.layers {
+                let EnvironmentId { platform, name } = &environment.id;
                 events.warn(format!(
-                    "`{}` has a new box but also data, so it keeps the old box; for the new one destroy and init `{}`",
-                    machine.role, environment.id
+                    "`{}` has a new box or seed but also data, so it keeps the old one; `adt env:reload --data {platform} {name}` \
+                     takes the new one and gives the data up",
+                    machine.role
                 ));
                 environment.definition.boxes.insert(machine.role.clone(), old.clone());
             }
@@ -460,6 +472,23 @@ impl Engine {
         }
         Ok(readable)
     }
+}
+
+/// Another number for each role with data is in the store before anything is deleted: whatever comes between, the next `up` or
+/// `reload` goes on. Returns the machines that lose what they hold.
+fn go_back_to_seed(environment: &mut Environment) -> Result<Vec<MachineId>, Failure> {
+    let definition = &mut environment.definition;
+    let mut emptied = Vec::new();
+    for machine in definition.platform.machines.iter().filter(|machine| definition.platform.holds_data(machine)) {
+        *definition.seeded.entry(machine.role.clone()).or_default() += 1;
+        emptied.extend(machine.names().iter().map(|name| environment.id.machine(name)));
+    }
+    if emptied.is_empty() {
+        return Err(Failure::new(Kind::Usage, format!("bring the data of `{}` back to its seed", environment.id))
+            .cause("no machine of its platform holds data")
+            .hint("say what is data: `data` of a machine, or `[data.…]`, in `platform.toml`"));
+    }
+    Ok(emptied)
 }
 
 pub(super) fn leaving(id: &EnvironmentId, verb: &str) -> Failure {

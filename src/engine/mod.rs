@@ -134,7 +134,7 @@ impl Engine {
             Request::EnvUp { id, dry_run } => self.env_up(&id, dry_run, events),
             Request::EnvHalt { id, dry_run } => self.env_halt(&id, dry_run, events),
             Request::EnvDestroy { id, dry_run } => self.env_destroy(&id, dry_run, events),
-            Request::EnvReload { id, dry_run } => self.env_reload(&id, dry_run, events),
+            Request::EnvReload { id, data, dry_run } => self.env_reload(&id, data, dry_run, events),
             Request::EnvCheck { id } => self.env_check(&id),
             Request::EnvList { platform } => self.env_list(platform.as_ref()),
             Request::EnvShow { id } => self.env_show(&id),

@@ -46,6 +46,7 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
                 hostname: name.to_string(),
                 fqdn: id.fqdn(&definition.domain),
                 layers: boxed.layers.clone(),
+                seeded: definition.seeded.get(&machine.role).copied().unwrap_or_default(),
                 limits: limits(machine),
                 network: network.attach(number),
                 hosts: hosts.text(&name),

@@ -64,6 +64,9 @@ pub struct MachineSpec {
     pub fqdn: String,
     /// Box layers, the base first.
     pub layers: Vec<Digest>,
+    /// How often its data went back to the seed. Another number means another machine.
+    #[serde(default)]
+    pub seeded: u32,
     pub limits: Limits,
     pub network: Attachment,
     /// Whole text of `/etc/hosts`.

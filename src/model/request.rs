@@ -12,40 +12,131 @@ pub enum Request {
     HostBootstrap(Bootstrap),
     HostCheck,
     HostBind(Bind),
-    HostUnbind { environment: Option<EnvironmentId> },
+    HostUnbind {
+        environment: Option<EnvironmentId>,
+    },
 
     PlatformInit(PlatformInit),
     PlatformList,
-    PlatformPull { platform: PlatformName },
-    PlatformBuild { platform: PlatformName, force: bool },
-    PlatformUp { platform: PlatformName, environments: Vec<EnvironmentName>, dry_run: bool },
-    PlatformHalt { platform: PlatformName, environments: Vec<EnvironmentName>, dry_run: bool },
-    PlatformDestroy { platform: PlatformName, environments: Vec<EnvironmentName>, dry_run: bool },
-    PlatformCheck { platform: PlatformName, environments: Vec<EnvironmentName> },
+    PlatformPull {
+        platform: PlatformName,
+    },
+    PlatformBuild {
+        platform: PlatformName,
+        force: bool,
+    },
+    PlatformUp {
+        platform: PlatformName,
+        environments: Vec<EnvironmentName>,
+        dry_run: bool,
+    },
+    PlatformHalt {
+        platform: PlatformName,
+        environments: Vec<EnvironmentName>,
+        dry_run: bool,
+    },
+    PlatformDestroy {
+        platform: PlatformName,
+        environments: Vec<EnvironmentName>,
+        dry_run: bool,
+    },
+    PlatformCheck {
+        platform: PlatformName,
+        environments: Vec<EnvironmentName>,
+    },
 
-    EnvInit { id: EnvironmentId, sites: Vec<SiteWish>, dry_run: bool },
-    EnvUp { id: EnvironmentId, dry_run: bool },
-    EnvHalt { id: EnvironmentId, dry_run: bool },
-    EnvDestroy { id: EnvironmentId, dry_run: bool },
-    EnvReload { id: EnvironmentId, dry_run: bool },
-    EnvCheck { id: EnvironmentId },
-    EnvList { platform: Option<PlatformName> },
-    EnvShow { id: EnvironmentId },
-    EnvFacts { id: EnvironmentId },
-    EnvUrls { id: EnvironmentId, check: bool },
-    EnvCopy { id: EnvironmentId, machine: MachineName, copy: Copy },
+    EnvInit {
+        id: EnvironmentId,
+        sites: Vec<SiteWish>,
+        dry_run: bool,
+    },
+    EnvUp {
+        id: EnvironmentId,
+        dry_run: bool,
+    },
+    EnvHalt {
+        id: EnvironmentId,
+        dry_run: bool,
+    },
+    EnvDestroy {
+        id: EnvironmentId,
+        dry_run: bool,
+    },
+    /// `data`: what its machines hold goes back to the seed.
+    EnvReload {
+        id: EnvironmentId,
+        data: bool,
+        dry_run: bool,
+    },
+    EnvCheck {
+        id: EnvironmentId,
+    },
+    EnvList {
+        platform: Option<PlatformName>,
+    },
+    EnvShow {
+        id: EnvironmentId,
+    },
+    EnvFacts {
+        id: EnvironmentId,
+    },
+    EnvUrls {
+        id: EnvironmentId,
+        check: bool,
+    },
+    EnvCopy {
+        id: EnvironmentId,
+        machine: MachineName,
+        copy: Copy,
+    },
 
-    SiteDeploy { id: EnvironmentId, site: SiteName, what: Deploy, dry_run: bool },
-    SiteRollback { id: EnvironmentId, site: SiteName, to: Option<String>, dry_run: bool },
-    SiteAdd { id: EnvironmentId, site: SiteWish, dry_run: bool },
-    SiteRemove { id: EnvironmentId, site: SiteName, dry_run: bool },
-    SiteBranch { id: EnvironmentId, site: SiteName, branch: BranchName, dry_run: bool },
-    SiteList { id: EnvironmentId },
+    SiteDeploy {
+        id: EnvironmentId,
+        site: SiteName,
+        what: Deploy,
+        dry_run: bool,
+    },
+    SiteRollback {
+        id: EnvironmentId,
+        site: SiteName,
+        to: Option<String>,
+        dry_run: bool,
+    },
+    SiteAdd {
+        id: EnvironmentId,
+        site: SiteWish,
+        dry_run: bool,
+    },
+    SiteRemove {
+        id: EnvironmentId,
+        site: SiteName,
+        dry_run: bool,
+    },
+    SiteBranch {
+        id: EnvironmentId,
+        site: SiteName,
+        branch: BranchName,
+        dry_run: bool,
+    },
+    SiteList {
+        id: EnvironmentId,
+    },
 
-    BoxList { platform: Option<PlatformName> },
-    BoxBuild { platform: Option<PlatformName>, boxes: Vec<BoxName>, force: bool },
-    BoxShow { platform: Option<PlatformName>, name: BoxName },
-    BoxPrune { dry_run: bool },
+    BoxList {
+        platform: Option<PlatformName>,
+    },
+    BoxBuild {
+        platform: Option<PlatformName>,
+        boxes: Vec<BoxName>,
+        force: bool,
+    },
+    BoxShow {
+        platform: Option<PlatformName>,
+        name: BoxName,
+    },
+    BoxPrune {
+        dry_run: bool,
+    },
 }
 
 impl Request {

@@ -378,6 +378,11 @@ impl Platform {
         self.machines.iter().find(|machine| machine.role == *role)
     }
 
+    /// Whether machines of this role have what a user would miss.
+    pub fn holds_data(&self, machine: &Machine) -> bool {
+        !machine.data.is_empty() || self.data.iter().any(|set| set.machine == machine.role)
+    }
+
     pub fn domain_or<'a>(&'a self, host: &'a Domain) -> &'a Domain {
         self.domain.as_ref().unwrap_or(host)
     }

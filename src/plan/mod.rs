@@ -73,7 +73,7 @@ pub enum Change {
     /// Files that a running machine sees change.
     Live,
     Restart,
-    /// Other layers: its own files no longer fit.
+    /// Other layers, or data that goes back to its seed: its own files no longer fit.
     Recreate,
 }
 
@@ -81,7 +81,7 @@ impl Change {
     pub fn between(applied: &MachineSpec, wanted: &MachineSpec) -> Self {
         if applied == wanted {
             Self::None
-        } else if applied.layers != wanted.layers {
+        } else if applied.layers != wanted.layers || applied.seeded != wanted.seeded {
             Self::Recreate
         } else {
             let mut live = applied.clone();

@@ -22,6 +22,7 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         hostname: name.into(),
         fqdn: format!("{name}.1161.shop.example.test"),
         layers: vec![Digest::from_bytes(&[layer; 32])],
+        seeded: 0,
         limits: Limits { memory_bytes: Some(memory), ..Limits::default() },
         network: network.attach(number),
         hosts: hosts.into(),
@@ -32,6 +33,14 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         files: [].into(),
         health: Health { checks: Vec::new(), deadline_seconds: 60 },
     }
+}
+
+#[test]
+fn data_that_goes_back_to_its_seed_makes_the_machine_anew() {
+    let applied = spec("db", 2, 1, 512, "a");
+    let wanted = MachineSpec { seeded: 1, ..applied.clone() };
+    assert_eq!(Change::between(&applied, &wanted), Change::Recreate);
+    assert_eq!(Change::between(&wanted, &wanted), Change::None);
 }
 
 fn release(number: u8) -> BTreeMap<SiteName, Digest> {

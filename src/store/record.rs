@@ -72,6 +72,9 @@ pub struct Definition {
     pub boxes: BTreeMap<RoleName, BoxInUse>,
     /// Host numbers within the network; a machine keeps its own for life.
     pub numbers: BTreeMap<MachineName, u8>,
+    /// How often the machines of a role went back to their seed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seeded: BTreeMap<RoleName, u32>,
     /// Sites of the platform that this environment does without; `platform` has only the others.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<SiteName>,

@@ -321,9 +321,11 @@ fn what_is_being_destroyed_comes_back_only_through_init() {
         environments: vec![name.name.clone()],
         dry_run: false,
     };
-    for request in
-        [Request::EnvUp { id: id("1"), dry_run: false }, Request::EnvReload { id: id("1"), dry_run: false }, named(&id("1"))]
-    {
+    for request in [
+        Request::EnvUp { id: id("1"), dry_run: false },
+        Request::EnvReload { id: id("1"), data: false, dry_run: false },
+        named(&id("1")),
+    ] {
         let failure = process.run(request).result.unwrap_err();
         assert!(failure.to_string().contains("its destroy was interrupted"), "{failure}");
         assert!(failure.hints[0].contains("adt env:destroy shop 1"), "{failure:?}");

@@ -21,6 +21,7 @@ mod real_boxes;
 mod real_check;
 mod real_clients;
 mod real_daemon;
+mod real_data;
 mod real_deploy;
 mod real_fault;
 mod real_hello;

@@ -40,6 +40,7 @@ fn environment(text: &str) -> Environment {
             numbers: address::host_numbers(&BTreeMap::new(), &names),
             boxes: BTreeMap::new(),
             left_out: BTreeSet::new(),
+            seeded: BTreeMap::new(),
             files: BTreeMap::new(),
             platform,
         },

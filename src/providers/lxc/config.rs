@@ -154,6 +154,7 @@ pub(super) mod tests {
             hostname: "web1".into(),
             fqdn: "web1.1161.shop.example.test".into(),
             layers: vec![],
+            seeded: 0,
             limits: Limits { memory_bytes: Some(512 << 20), cpus: Some(1.5), processes: Some(300) },
             network: Attachment {
                 bridge: "adtabc".into(),

@@ -1,0 +1,169 @@
+//! Seeds on real database servers: loaded once, in every environment from its first moment, and each environment's own from then on.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::adt::Adt;
+
+const PLATFORM: &str = r#"
+[platform]
+name = "stock"
+[machines.maria]
+box = "mariadb"
+count = 2
+memory = "384M"
+data = ["/var/lib/mysql"]
+[machines.post]
+box = "postgresql"
+memory = "256M"
+data = ["/var/lib/postgresql"]
+[machines.plain]
+box = "debian"
+memory = "128M"
+[data.shop]
+machine = "maria"
+engine = "mariadb"
+seed = "seed/shop.sql.zst"
+[data.ledger]
+machine = "post"
+engine = "postgresql"
+database = "books"
+seed = "seed/ledger.sql.gz"
+[data.media]
+machine = "post"
+engine = "files"
+seed = "seed/media"
+target = "/srv/media files"
+user = "www-data"
+"#;
+
+const SHOP: &str = "SET NAMES utf8mb4;\nCREATE TABLE shirts (name VARCHAR(40));\n\
+                    INSERT INTO shirts VALUES ('grün'), ('blau');\n";
+
+/// As `pg_dump --no-owner` writes it, an administrator's extension included.
+const LEDGER: &str = "SELECT pg_catalog.set_config('search_path', '', false);\nCREATE EXTENSION pg_trgm WITH SCHEMA public;\n\
+                      CREATE TABLE public.entries (name text);\nCOPY public.entries (name) FROM stdin;\nfirst\nsecond\n\\.\n";
+
+/// A dump as a file, packed by a program of the host.
+fn pack(folder: &Path, name: &str, text: &str, packer: &str) {
+    let plain = folder.join("plain.sql");
+    std::fs::write(&plain, text).expect("the folder is ours");
+    let packed = Command::new(packer).args(["-q", "-c"]).arg(&plain).output().expect("the packer is installed");
+    assert!(packed.status.success(), "{packer} packs");
+    std::fs::write(folder.join("seed").join(name), packed.stdout).expect("the folder is ours");
+    std::fs::remove_file(plain).expect("it was there");
+}
+
+/// What a program in a machine prints, and whether it ended well.
+fn inside(adt: &Adt, environment: &str, machine: &str, argv: &[&str]) -> (bool, String) {
+    let words = [&["env:exec", environment, machine, "--"], argv].concat();
+    let output = adt.command(&words).stderr(Stdio::piped()).output().expect("the program starts");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+fn well(adt: &Adt, environment: &str, machine: &str, argv: &[&str]) -> String {
+    let (ended_well, text) = inside(adt, environment, machine, argv);
+    assert!(ended_well, "{argv:?} in {environment}/{machine}: {text}");
+    text
+}
+
+fn maria(adt: &Adt, environment: &str, statement: &str) -> String {
+    well(adt, environment, "maria1", &["mariadb", "--skip-column-names", "stock", "--execute", statement])
+}
+
+/// As the environment's own user, over its network; `None` where the server lets it not in.
+fn post(adt: &Adt, environment: &str, password: &str, statement: &str) -> Option<String> {
+    let password = format!("PGPASSWORD={password}");
+    let argv = ["env", &password, "psql", "-h", "post", "-U", "stock", "-d", "books", "-qAtc", statement];
+    let (ended_well, text) = inside(adt, environment, "post", &argv);
+    assert!(ended_well || text.contains("password authentication failed"), "{text}");
+    ended_well.then_some(text)
+}
+
+#[test]
+fn environments_start_with_the_seed_and_go_their_own_ways() {
+    let Some(adt) = Adt::real() else { return };
+    let folder = adt.platform_toml("stock", PLATFORM);
+    std::fs::create_dir_all(folder.join("seed/media/deep")).expect("the folder is ours");
+    std::fs::write(folder.join("seed/media/deep/cat.txt"), "meow").expect("the folder is ours");
+    let secrets = folder.join("files/maria/etc");
+    std::fs::create_dir_all(&secrets).expect("the folder is ours");
+    std::fs::write(secrets.join("passwords.j2"), "{{ secret('shop') }} {{ secret('ledger') }}").expect("the folder is ours");
+    pack(&folder, "ledger.sql.gz", LEDGER, "gzip");
+    pack(&folder, "shop.sql.zst", &format!("{SHOP}INSERT INTO shirst VALUES ('rot');\n"), "zstd");
+    adt.run("platform:init stock").ok();
+
+    // A seed with a mistake in the middle leaves no layer of its role; what else was built stays.
+    let told = adt.run("platform:build stock").fails(8);
+    told.says("seed/shop.sql.zst` (line 4)").says("shirst").says("stock-maria");
+    adt.run("env:init 1").fails(8).says("(line 4)");
+    adt.run("env:list").ok();
+    let whole = std::fs::read(folder.join("seed/ledger.sql.gz")).expect("it was written above");
+    pack(&folder, "shop.sql.zst", SHOP, "zstd");
+    std::fs::write(folder.join("seed/ledger.sql.gz"), &whole[..whole.len() - 12]).expect("the folder is ours");
+    adt.run("platform:build stock").fails(8).says("ledger.sql.gz").says("damaged or cut off");
+    std::fs::write(folder.join("seed/ledger.sql.gz"), whole).expect("the folder is ours");
+    adt.run("platform:build stock").ok();
+
+    adt.run("env:init 1").ok();
+    adt.run("env:init 2").ok();
+    for environment in ["1", "2"] {
+        assert_eq!(maria(&adt, environment, "SELECT name FROM shirts ORDER BY name"), "blau\ngrün");
+        let seen = well(&adt, environment, "post", &["stat", "-c", "%U %a", "/srv/media files/deep/cat.txt"]);
+        assert_eq!(seen, "www-data 644");
+    }
+
+    let passwords = |environment: &str| {
+        let text = well(&adt, environment, "maria1", &["cat", "/etc/passwords"]);
+        let (shop, ledger) = text.split_once(' ').expect("there are two");
+        (shop.to_owned(), ledger.to_owned())
+    };
+    let (one, two) = (passwords("1"), passwords("2"));
+    assert!(one.0 != two.0 && one.0 != one.1, "each is another");
+    let login = |environment: &str, password: &str| {
+        let password = format!("--password={password}");
+        let argv = ["mariadb", "-h", "maria2", "-u", "stock", &password, "stock", "-e", "CREATE TABLE mine (n INT)"];
+        inside(&adt, environment, "maria1", &argv)
+    };
+    assert!(login("1", &one.0).0);
+    for wrong in [two.0.as_str(), ""] {
+        let (ended_well, text) = login("1", wrong);
+        assert!(!ended_well && text.contains("Access denied"), "{text}");
+    }
+
+    maria(&adt, "1", "INSERT INTO shirts VALUES ('rot')");
+    assert_eq!(maria(&adt, "1", "SELECT COUNT(*) FROM shirts"), "3");
+    assert_eq!(maria(&adt, "2", "SELECT COUNT(*) FROM shirts"), "2");
+    // The table is the user's own: migrations change it.
+    let grow = "ALTER TABLE entries ADD COLUMN n int; INSERT INTO entries VALUES ('third', 3)";
+    post(&adt, "1", &one.1, grow).expect("the environment's own password opens");
+    assert_eq!(post(&adt, "1", &two.1, "SELECT 1"), None);
+    let names = "SELECT string_agg(name, ' ') FROM entries";
+    assert_eq!(post(&adt, "1", &one.1, names).as_deref(), Some("first second third"));
+    assert_eq!(post(&adt, "2", &two.1, names).as_deref(), Some("first second"));
+
+    // A halt keeps what was written; only `--data` gives it up.
+    adt.run("env:halt 1").ok();
+    adt.run("env:up 1").ok();
+    well(&adt, "1", "plain", &["touch", "/root/kept"]);
+    pack(&folder, "shop.sql.zst", &format!("{SHOP}INSERT INTO shirts VALUES ('gelb');\n"), "zstd");
+    adt.run("env:reload 1").ok().says("keeps the old one").says("env:reload --data stock 1");
+    assert_eq!(maria(&adt, "1", "SELECT COUNT(*) FROM shirts WHERE name IN ('rot', 'gelb')"), "1");
+    adt.run("env:reload 1 --data").fails(2).says("--yes");
+    let shown = adt.run("env:reload 1 --data --dry-run").ok();
+    let shown = shown.says("delete maria1").says("delete maria2").says("delete post");
+    assert!(!shown.stdout.contains("plain"), "{}", shown.stdout);
+    assert_eq!(maria(&adt, "1", "SELECT COUNT(*) FROM shirts"), "3");
+    adt.run("env:reload 1 --data --yes").ok().says("the seed's again");
+    assert_eq!(maria(&adt, "1", "SELECT name FROM shirts ORDER BY name"), "blau\ngelb\ngrün");
+    assert_eq!(post(&adt, "1", &one.1, names).as_deref(), Some("first second"));
+    assert!(login("1", &one.0).0);
+    well(&adt, "1", "plain", &["test", "-e", "/root/kept"]);
+    adt.run("env:up 1").ok().says("up already");
+    assert_eq!(maria(&adt, "2", "SELECT COUNT(*) FROM shirts"), "2");
+
+    adt.run("platform:destroy stock --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+    assert_eq!(std::fs::read_dir(adt.store().join("secrets")).map_or(0, Iterator::count), 0);
+}
