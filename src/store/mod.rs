@@ -70,7 +70,7 @@ pub enum Error {
     PoolExhausted { pool: String, count: usize },
     #[error("the pool of the store `{path}` is not mounted")]
     PoolUnmounted { path: PathBuf },
-    #[error("the store `{path}` is being moved")]
+    #[error("the store `{path}` is being moved or removed")]
     Moving { path: PathBuf },
     #[error("cancelled while waiting for `{what}`")]
     Cancelled { what: String },
