@@ -2,7 +2,6 @@
 //! name, so that a sheet of facts never holds one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use secrecy::ExposeSecret;
@@ -163,48 +162,6 @@ impl Engine {
         let secrets = names.into_iter().map(|name| (name, MASK.to_owned())).collect();
         Ok(Response::Facts(Box::new(FactSheet { facts, variables, secrets })))
     }
-}
-
-/// A file of a tree that was a template.
-pub struct Rendered {
-    /// Below the tree's folder, without the `.j2`.
-    pub path: std::path::PathBuf,
-    pub text: secrecy::SecretString,
-    /// Of the template; what is made of it keeps them.
-    pub mode: u32,
-}
-
-/// Every file below `folder` that ends in `.j2`, rendered for where it lies. Nothing is written. Refuses templates that are
-/// links leading out of the tree, and never walks into linked folders.
-pub fn render_tree(folder: &Path, facts: &Facts, secret: &Secret) -> Result<Vec<Rendered>, Failure> {
-    use std::os::unix::fs::PermissionsExt;
-    let told = |path: &Path, error: &(dyn std::error::Error + 'static)| {
-        Failure::new(Kind::Config, format!("read the template `{}`", path.display())).because(error)
-    };
-    let root = folder.canonicalize().map_err(|error| told(folder, &error))?;
-    let values = facts.values();
-    let mut all = Vec::new();
-    let entries = walkdir::WalkDir::new(&root).sort_by_file_name().into_iter().filter_entry(|entry| entry.file_name() != ".git");
-    for entry in entries {
-        let entry = entry.map_err(|error| told(&root, &error))?;
-        let path = entry.path();
-        if path.extension().is_none_or(|end| end != "j2") || entry.file_type().is_dir() {
-            continue;
-        }
-        let shown = folder.join(path.strip_prefix(&root).expect("the walk stays below its start"));
-        let real = path.canonicalize().map_err(|error| told(&shown, &error))?;
-        if !real.starts_with(&root) {
-            return Err(Failure::new(Kind::Config, format!("render `{}`", shown.display()))
-                .cause(format!("it is a link to `{}`, outside of its tree", real.display()))
-                .hint("put the template itself there"));
-        }
-        let source = std::fs::read_to_string(&real).map_err(|error| told(&shown, &error))?;
-        let mode = std::fs::metadata(&real).map_err(|error| told(&shown, &error))?.permissions().mode() & 0o777;
-        let text = template::render_with(&shown.display().to_string(), &source, &values, secret).map_err(unknown)?;
-        let path = path.strip_prefix(&root).expect("the walk stays below its start").with_extension("");
-        all.push(Rendered { path, text: text.into(), mode });
-    }
-    Ok(all)
 }
 
 #[cfg(test)]

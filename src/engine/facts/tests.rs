@@ -1,5 +1,4 @@
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::*;
 use crate::config;
@@ -76,31 +75,4 @@ fn a_variable_that_names_nothing_says_where() {
     let text = failure.to_string();
     assert!(text.contains("/srv/shop/platform.toml: DATABASE_URL of [sites.www.env]:1: `data.bd.user`"), "{text}");
     assert_eq!(failure.hints, ["known here: `db`"]);
-}
-
-#[test]
-fn the_templates_of_a_tree_are_rendered_for_where_they_lie() {
-    let folder = tempfile::tempdir().unwrap();
-    let tree = folder.path().join("tree");
-    std::fs::create_dir_all(tree.join("config")).unwrap();
-    std::fs::create_dir_all(tree.join(".git")).unwrap();
-    std::fs::write(tree.join("config/app.ini.j2"), "host={{ site.host }}\npassword={{ secret('db') }}\n").unwrap();
-    std::fs::write(tree.join("plain.txt"), "{{ nothing }}").unwrap();
-    std::fs::write(tree.join(".git/x.j2"), "{{ nothing }}").unwrap();
-    let environment = environment(PLATFORM);
-    let facts = facts("test", &environment).of(&environment.definition.platform.sites[0]);
-    let all = render_tree(&tree, &facts, &secret()).unwrap();
-    assert_eq!(all.iter().map(|one| one.path.clone()).collect::<Vec<_>>(), [PathBuf::from("config/app.ini")]);
-    assert_eq!(all[0].text.expose_secret(), "host=www.1161.shop.example.test\npassword=<db>\n");
-
-    std::fs::write(tree.join("bad.j2"), "one\ntwo {{ site.hots }}\n").unwrap();
-    let failure = render_tree(&tree, &facts, &secret()).err().expect("it names nothing");
-    let text = failure.to_string();
-    assert!(text.contains(&format!("{}:2: `site.hots`", tree.join("bad.j2").display())), "{text}");
-
-    std::fs::remove_file(tree.join("bad.j2")).unwrap();
-    std::fs::write(folder.path().join("outside"), "x").unwrap();
-    symlink("../outside", tree.join("link.j2")).unwrap();
-    let failure = render_tree(&tree, &facts, &secret()).err().expect("it leads outside");
-    assert!(failure.to_string().contains("outside of its tree"), "{failure}");
 }
