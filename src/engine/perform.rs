@@ -66,7 +66,7 @@ impl Engine {
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
-            if let Err(failure) = self.step(step, chain, scene, events) {
+            if let Err(failure) = self.step(step, scene, events) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
                 return Err(failure);
             }
@@ -75,7 +75,7 @@ impl Engine {
         Ok(())
     }
 
-    fn step(&self, step: &Step, chain: &[Step], scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
+    fn step(&self, step: &Step, scene: &Scene<'_>, events: &Events) -> Result<(), Failure> {
         let id = |machine: &MachineName| step.environment.machine(machine);
         let spec =
             |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
@@ -95,10 +95,7 @@ impl Engine {
                 Some(freezer) => freezer.thaw(&id(machine))?,
                 None => self.provider.start(&id(machine))?,
             },
-            Action::Await { machine } => {
-                let is_start = |step: &Step| matches!(step.action, Action::Start { .. });
-                self.await_answer(spec(machine), chain.iter().any(is_start))?;
-            }
+            Action::Await { machine } => self.await_answer(spec(machine), true)?,
             Action::Deploy { machine, site, release } => {
                 let raising = scene.raising.as_ref().expect("only plans that bring something up deploy");
                 self.deploy_onto(raising, machine, site, release, events)?;
@@ -121,15 +118,15 @@ impl Engine {
         Ok(())
     }
 
-    /// `ours`: this run started the machine itself. One that a killed run started may have been seen just before it ended
-    /// with that run; it is started once more.
-    fn await_answer(&self, spec: &MachineSpec, ours: bool) -> Result<(), Failure> {
+    /// `again`: a machine that ends is started once more. One that a killed run had started may have looked alive to this run
+    /// just before it went down with that run.
+    fn await_answer(&self, spec: &MachineSpec, again: bool) -> Result<(), Failure> {
         let deadline = Duration::from_secs(spec.health.deadline_seconds.into());
         let (kind, cause) = match probe::wait(&*self.probe, &*self.provider, spec, deadline, &self.cancel) {
             Ok(()) => return Ok(()),
-            Err(probe::NoAnswer::Died(MachineState::Halted)) if !ours => {
+            Err(probe::NoAnswer::Died(MachineState::Halted)) if again => {
                 self.provider.start(&spec.id)?;
-                return self.await_answer(spec, true);
+                return self.await_answer(spec, false);
             }
             Err(probe::NoAnswer::Cancelled) => {
                 return Err(self.goes_on(Failure::new(Kind::Cancelled, format!("wait for `{}`", spec.id)).cause("cancelled")));
