@@ -281,14 +281,15 @@ pub(super) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), Failure> {
 }
 
 fn load_modules(missing: &[Requirement]) -> Result<(), Failure> {
-    let mut names = Vec::new();
+    let before = installed_before(Path::new(MODULES_FILE));
+    let mut names = before.clone();
     for requirement in missing {
         if let Requirement::Module { name, .. } = requirement {
             Command::new("modprobe").arg(*name).run()?;
-            names.push(*name);
+            names.insert((*name).to_owned());
         }
     }
-    if names.is_empty() { Ok(()) } else { write(MODULES_FILE, &(names.join("\n") + "\n")) }
+    if names == before { Ok(()) } else { write(MODULES_FILE, &(names.into_iter().collect::<Vec<_>>().join("\n") + "\n")) }
 }
 
 fn raise_sysctls(missing: &[Requirement]) -> Result<(), Failure> {

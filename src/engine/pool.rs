@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
@@ -199,7 +200,9 @@ impl Engine {
         events.task("pool", &format!("moving the store into {}", file.display()), || {
             remove_file(&draft)?;
             remove_file(&folder.join(MOVED))?;
-            File::create_new(&draft).and_then(|draft| draft.set_len(size)).map_err(told)?;
+            // Whoever reads it reads every file of every machine.
+            let private = File::options().write(true).create_new(true).mode(0o600).open(&draft);
+            private.and_then(|draft| draft.set_len(size)).map_err(told)?;
             Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&draft).run()?;
             let place = pool::place(folder);
             std::fs::create_dir_all(&place).map_err(told)?;

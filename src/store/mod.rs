@@ -74,7 +74,7 @@ pub enum Error {
     BadKey { path: PathBuf },
     #[error("the pool of the store `{path}` is not mounted")]
     PoolUnmounted { path: PathBuf },
-    #[error("the store `{path}` is being moved")]
+    #[error("the store `{path}` is being moved or removed")]
     Moving { path: PathBuf },
     #[error("cancelled while waiting for `{what}`")]
     Cancelled { what: String },

@@ -139,6 +139,7 @@ fn it_moves_whatever_is_killed(adt: &Adt) {
     adt.run(POOL).ok().says("this host has all that adt needs");
     adt.run("host:bootstrap --no-service --pool 4G").ok().says("is of 3 GB and stays so");
     assert_eq!(pool_files(adt), ["store.pool"]);
+    assert_eq!(std::fs::metadata(&pool).expect("it is there").mode() & 0o777, 0o600, "only root may read it");
 }
 
 fn a_first_write_takes_no_space(adt: &Adt, big: &Path) {
