@@ -216,7 +216,7 @@ fn wordpress_shows_its_seed_and_machines_their_files() {
     std::fs::remove_file(folder.join("files/web/etc/plain")).expect("it was written above");
     let plan = adt.run("env:reload 5 --dry-run").ok().stdout;
     assert!(plan.contains("stop web1") && plan.contains("stop web2") && !plan.contains("db"), "{plan}");
-    adt.run("env:reload 5").ok().says("is reloaded");
+    adt.run("env:reload 5").ok().says("is reloaded: web1 restarted, web2 restarted");
     assert_eq!(well(&adt, "5", "web2", &["cat", "/etc/peers"]), "web2");
     assert!(!inside(&adt, "5", "web1", &["test", "-e", "/etc/plain"]).0);
     assert!(started("db") == db && started("web1") != web, "only the web servers are others");
