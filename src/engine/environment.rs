@@ -288,7 +288,7 @@ impl Engine {
             (true, _, _) => format!("`{id}` would be reloaded"),
             (false, false, _) => format!("`{id}` is as its platform says; nothing to reload"),
             (false, true, true) if data => format!("`{id}` is reloaded, its data is the seed's again"),
-            (false, true, true) => format!("`{id}` is reloaded"),
+            (false, true, true) => format!("`{id}` is reloaded{}", told(&plan)),
             (false, true, false) => format!("`{id}` has its new definition; it is in force at the next `env:up`"),
         };
         let changed = !dry_run && !plan.is_empty();
@@ -489,6 +489,25 @@ fn go_back_to_seed(environment: &mut Environment) -> Result<Vec<MachineId>, Fail
             .hint("say what is data: `data` of a machine, or `[data.…]`, in `platform.toml`"));
     }
     Ok(emptied)
+}
+
+/// What a reload did, by machine: `: web1 restarted, web2 restarted`.
+fn told(plan: &Plan) -> String {
+    let mut verbs: BTreeMap<&MachineName, &str> = BTreeMap::new();
+    for step in plan.steps() {
+        let Some(machine) = step.action.machine() else { continue };
+        let next = match (&step.action, verbs.get(machine).copied()) {
+            (Action::Delete { .. }, _) => "removed",
+            (Action::Create { .. }, Some("removed")) => "made anew",
+            (Action::Create { .. }, None) => "changed",
+            (Action::Stop { .. }, _) => "restarted",
+            (Action::Start { .. }, Some("changed")) => "started",
+            _ => continue,
+        };
+        verbs.insert(machine, next);
+    }
+    let words: Vec<_> = verbs.into_iter().map(|(machine, verb)| format!("{machine} {verb}")).collect();
+    if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) }
 }
 
 pub(super) fn leaving(id: &EnvironmentId, verb: &str) -> Failure {

@@ -100,6 +100,19 @@ fn init_hotfix() -> Request {
     Request::EnvInit { id: id("1161"), sites: vec![www], dry_run: false }
 }
 
+/// One file comes, one changes, one goes.
+fn other_files(host: &Host) {
+    let folder = host.shop().join("files/web/etc");
+    std::fs::create_dir_all(&folder).expect("the folder is ours");
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("the folder is ours");
+    write("changes.j2", "{{ machine.name }}");
+    write("goes", "");
+    made(host);
+    write("changes.j2", "{{ machine.v4 }} {{ secret('x') }}");
+    write("comes", "");
+    std::fs::remove_file(folder.join("goes")).expect("it was written above");
+}
+
 fn platform_halt() -> Request {
     Request::PlatformHalt { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false }
 }
@@ -163,6 +176,7 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
             ),
         ),
         ("reload-box", reload(other_box, &[("1161", Goal::Up(ALL))])),
+        ("reload-files", reload(other_files, &[("1161", Goal::Up(ALL))])),
         (
             "destroy",
             Scenario {
@@ -413,6 +427,7 @@ walks! {
     reload_to_fewer_machines_survives "reload-fewer"
     reload_of_hosts_survives "reload-hosts"
     reload_to_another_box_survives "reload-box"
+    reload_of_files_survives "reload-files"
     destroy_survives "destroy"
     platform_up_survives "platform-up"
     platform_halt_survives "platform-halt"

@@ -32,8 +32,17 @@ on = "web"
 "#;
 
 /// Files that hold the whole state of a host; the rest of the store (layers, recipes) does not change.
-const STATE: [&str; 6] =
-    ["store/adt.db", "store/adt.db-wal", "store/adt.db-shm", "store/history.log", "machines.json", "networks.json"];
+const STATE: [&str; 9] = [
+    "store/adt.db",
+    "store/adt.db-wal",
+    "store/adt.db-shm",
+    "store/history.log",
+    "store/secrets/shop/1161.key",
+    "store/secrets/shop/7.key",
+    "store/secrets/shop/8.key",
+    "machines.json",
+    "networks.json",
+];
 
 pub struct Host {
     pub folder: PathBuf,
@@ -194,7 +203,10 @@ impl Host {
         for name in STATE {
             let path = self.folder.join(name);
             match state.get(name) {
-                Some(bytes) => std::fs::write(path, bytes).expect("the folder is ours"),
+                Some(bytes) => {
+                    std::fs::create_dir_all(path.parent().expect("it lies in a folder")).expect("the folder is ours");
+                    std::fs::write(path, bytes).expect("the folder is ours");
+                }
                 None => drop(std::fs::remove_file(path)),
             }
         }
@@ -223,6 +235,7 @@ impl Host {
         left.extend(database.applied(None).unwrap().into_iter().map(|(name, _)| format!("applied {name}")));
         left.extend(database.site_codes(None).unwrap().into_keys().map(|id| format!("code {id}")));
         left.extend(Some(self.checkouts()[0].clone()).filter(|path| path.exists()).map(|path| path.display().to_string()));
+        left.extend(Some(self.store().join("secrets/shop")).filter(|path| path.exists()).map(|path| path.display().to_string()));
         left.extend(self.locks().into_iter().map(|path| path.display().to_string()));
         left
     }

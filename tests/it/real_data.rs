@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::adt::Adt;
+use super::real_hello::address;
 
 const PLATFORM: &str = r#"
 [platform]
@@ -166,4 +167,71 @@ fn environments_start_with_the_seed_and_go_their_own_ways() {
     adt.run("platform:destroy stock --yes").ok();
     assert_eq!(adt.leftovers(), Vec::<String>::new());
     assert_eq!(std::fs::read_dir(adt.store().join("secrets")).map_or(0, Iterator::count), 0);
+}
+
+/// PHP logs in with the password that its environment's templates got, or no page would come. The host has no way out.
+#[test]
+fn wordpress_shows_its_seed_and_machines_their_files() {
+    let Some(adt) = Adt::real() else { return };
+    let adt = adt.alone();
+    adt.run("platform:init wordpress").ok();
+    let folder = adt.here().join("wordpress");
+    let file = |path: &str, text: &str| {
+        let file = folder.join("files").join(path);
+        std::fs::create_dir_all(file.parent().expect("it lies in a folder")).expect("the folder is ours");
+        std::fs::write(file, text).expect("the folder is ours");
+    };
+    file("web/etc/peers.j2", "{% for one in roles.web %}\n{{ one.name }} {{ one.v4 }}\n{% endfor %}\n");
+    file("web/etc/plain", "{{ nothing }}");
+    adt.run("env:init 5").ok();
+    for machine in ["web1", "web2"] {
+        let page = there(&adt, "5", machine, "/");
+        assert!(page.contains("200 OK") && page.contains("Restored from the seed"), "{page}");
+        assert!(!page.contains("install.php"), "{page}");
+        let peers = format!("web1 {}\nweb2 {}", address(&adt, "5", "web1"), address(&adt, "5", "web2"));
+        assert_eq!(well(&adt, "5", machine, &["cat", "/etc/peers"]), peers);
+        assert_eq!(well(&adt, "5", machine, &["cat", "/etc/plain"]), "{{ nothing }}");
+        assert_eq!(well(&adt, "5", machine, &["stat", "-c", "%a %U:%G", "/etc/adt/sites/www.env"]), "640 root:www-data");
+    }
+    well(&adt, "5", "web1", &["systemctl", "start", "wordpress-cron.service"]);
+    let states = adt.run("env:exec 5 -- systemctl is-system-running").ok().stdout;
+    assert_eq!(states.matches("running").count(), 3, "{states}");
+
+    let variables = well(&adt, "5", "web1", &["cat", "/etc/adt/sites/www.env"]);
+    let password = variables.split('"').nth(1).expect("its value stands in quotes");
+    assert_eq!(password.len(), 32, "{variables}");
+    let sheet = adt.run("env:show 5 --facts").ok();
+    assert_eq!(sheet.json()["variables"]["www"]["DB_PASSWORD"], "********");
+    assert_eq!(sheet.json()["data"]["db"]["user"], "wordpress");
+    assert!(!sheet.stdout.contains(password), "a sheet of facts holds no secret");
+    let kept = std::fs::read(adt.store().join("adt.db")).expect("the store is ours");
+    assert!(!kept.windows(password.len()).any(|window| window == password.as_bytes()), "nor does the database");
+
+    // What changed is put in place, what went is gone, and nobody else is restarted.
+    let started = |machine: &str| well(&adt, "5", machine, &["stat", "-c", "%Y", "/proc/1"]);
+    let (db, web) = (started("db"), started("web1"));
+    file("web/etc/peers.j2", "{{ machine.nmae }}");
+    adt.run("env:reload 5").fails(3).says("files/web/etc/peers.j2:1: `machine.nmae`").says("`name`");
+    file("web/etc/peers.j2", "{{ machine.name }}");
+    std::fs::remove_file(folder.join("files/web/etc/plain")).expect("it was written above");
+    let plan = adt.run("env:reload 5 --dry-run").ok().stdout;
+    assert!(plan.contains("stop web1") && plan.contains("stop web2") && !plan.contains("db"), "{plan}");
+    adt.run("env:reload 5").ok().says("is reloaded: web1 restarted, web2 restarted");
+    assert_eq!(well(&adt, "5", "web2", &["cat", "/etc/peers"]), "web2");
+    assert!(!inside(&adt, "5", "web1", &["test", "-e", "/etc/plain"]).0);
+    assert!(started("db") == db && started("web1") != web, "only the web servers are others");
+    adt.run("env:reload 5").ok().says("nothing to reload");
+    file("wbe/etc/x", "");
+    adt.run("env:reload 5").fails(3).says("there is no machine `wbe`").says("`files/web`");
+
+    adt.run("env:destroy 5 --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
+
+/// A page as another program of the same host gets it.
+fn there(adt: &Adt, environment: &str, machine: &str, path: &str) -> String {
+    let url = format!("http://{}{path}", address(adt, environment, machine));
+    let host = format!("Host: www.{environment}.wordpress.example.test");
+    let output = adt.program_there("curl").args(["--silent", "--include", "--header", &host, &url]).output();
+    String::from_utf8_lossy(&output.expect("curl is installed").stdout).into_owned()
 }

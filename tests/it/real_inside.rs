@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use super::adt::Adt;
 use super::host::Host;
-use super::real_hello::{address, get};
+use super::real_hello::address;
 use super::terminal::Terminal;
 
 #[test]
@@ -182,21 +182,4 @@ fn with_a_terminal(adt: &Adt) {
     console.shows("login:");
     console.types("\x1d\x1d");
     assert_eq!(console.end(), 0);
-}
-
-#[test]
-fn wordpress_is_installed_and_its_pages_come_from_the_database() {
-    let Some(adt) = Adt::real() else { return };
-    adt.run("platform:init wordpress").ok();
-    adt.run("env:init 5").ok();
-    for machine in ["web1", "web2"] {
-        let page = get(&address(&adt, "5", machine), "www.5.wordpress.example.test", "/");
-        assert!(page.contains("200 OK") && page.contains("Hello world!"), "{page}");
-        assert!(!page.contains("install.php"), "{page}");
-    }
-    adt.run("env:check 5 --json").well_but_for_names();
-    let states = adt.run("env:exec 5 -- systemctl is-system-running").ok().stdout;
-    assert_eq!(states.matches("running").count(), 3, "{states}");
-    adt.run("env:destroy 5 --yes").ok();
-    assert_eq!(adt.leftovers(), Vec::<String>::new());
 }

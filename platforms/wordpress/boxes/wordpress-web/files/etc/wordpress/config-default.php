@@ -8,16 +8,19 @@ $https = ($_SERVER['HTTP_X_FORWARDED_PROTO'] ?? '') === 'https' || ($_SERVER['HT
 define('WP_HOME', ($https ? 'https://' : 'http://') . $host);
 define('WP_SITEURL', WP_HOME);
 
-// No password: the user exists for private addresses only, and the only private network
-// that reaches the database is its environment's. Generated secrets will replace this.
+// The environment's own, from `[sites.www.env]` in platform.toml.
 define('DB_HOST', 'db');
 define('DB_NAME', 'wordpress');
 define('DB_USER', 'wordpress');
-define('DB_PASSWORD', '');
+define('DB_PASSWORD', (string) getenv('DB_PASSWORD'));
 define('DB_CHARSET', 'utf8mb4');
 
-// The keys that sign cookies are not here: WordPress then keeps them in the database,
-// where both web servers find the same ones. They were made with the database's box.
+// The keys that sign cookies: both web servers have the same ones, the database none.
+foreach (['AUTH', 'SECURE_AUTH', 'LOGGED_IN', 'NONCE'] as $scheme) {
+    foreach (['KEY', 'SALT'] as $kind) {
+        define("{$scheme}_{$kind}", hash_hmac('sha256', "{$scheme}_{$kind}", (string) getenv('WP_SECRET')));
+    }
+}
 
 // Code is part of the box and the same on each web server; what one of them
 // installed for itself would be missing on the others.
