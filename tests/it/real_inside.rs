@@ -159,7 +159,8 @@ fn with_a_terminal(adt: &Adt) {
     shell.resize(44, 120);
     shell.types("stty size\r");
     shell.shows("44 120");
-    shell.types("sh -c 'trap \"echo caught; exit\" INT; echo rea\"\"dy; sleep 1000'\r");
+    // The shell runs its trap between commands: one that is about to start would be waited for first.
+    shell.types("sh -c 'trap \"echo caught; exit\" INT; echo rea\"\"dy; while :; do sleep 0.1; done'\r");
     shell.shows("ready");
     shell.types("\x03");
     shell.shows("caught\r\n");
