@@ -36,9 +36,10 @@ pub fn make(platform: &Path, name: &str, person: &Person) -> Result<PathBuf> {
         Err(Errno::NOTDIR | Errno::LOOP) => return Err(Error::Occupied { folder }),
         other => other.map_err(io)?,
     };
-    // One without the mark was left by a command that was killed here, or it is the person's.
+    // One without the mark was left by a command that was killed here, or another site's checkout has just made it, or it
+    // is the person's. Whoever else makes it writes the same words, so that doing it twice is no harm.
     if !is_new && !is_blank(&folder) {
-        return Err(Error::Occupied { folder });
+        return if is_ours(&folder) { Ok(folder) } else { Err(Error::Occupied { folder }) };
     }
     let owner = person.ids.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group))).unzip();
     let file =
@@ -86,6 +87,9 @@ pub fn remove(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -108,5 +112,31 @@ mod tests {
         std::fs::remove_file(boxes.join("mine")).unwrap();
         remove_empty(&boxes);
         assert!(!boxes.exists());
+    }
+
+    #[test]
+    fn all_sites_of_an_environment_may_make_it_at_once() {
+        let platform = tempfile::tempdir().unwrap();
+        for round in 0..200 {
+            let name = round.to_string();
+            let start = Barrier::new(4);
+            let make = |site: usize| {
+                start.wait();
+                let folder = make(platform.path(), &name, &Person::default()).map_err(|error| error.to_string())?;
+                std::fs::create_dir(folder.join(site.to_string())).map_err(|error| error.to_string())
+            };
+            let made: Vec<_> = thread::scope(|scope| {
+                let threads: Vec<_> = (0..4)
+                    .map(|site| {
+                        scope.spawn({
+                            let make = &make;
+                            move || make(site)
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(made, vec![Ok(()); 4], "round {round}");
+        }
     }
 }
