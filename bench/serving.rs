@@ -23,8 +23,8 @@ pub fn measure(built: &Adt, model: &Model, rounds: usize, report: &mut Report) -
     let adt = full(built, model, "serving", ENVIRONMENTS)?;
     let store = Store::open(&adt.store)?;
     let at = |port: u16| SocketAddr::from((LISTEN, port));
-    // What it listens at last.
-    let daemon = Process::start(&adt.command("host:up"), &Path::new(HOME).join("serving.log"), at(53))?;
+    // What it listens at last: pages come after names.
+    let daemon = Process::start(&adt.command("host:up"), &Path::new(HOME).join("serving.log"), at(80))?;
     for number in 1..=ENVIRONMENTS {
         if !(is_named(number)? && has_page(number)?) {
             return Err(format!("environment {number} is not served").into());

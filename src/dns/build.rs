@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use hickory_proto::rr::{Name, RecordType};
-
 use crate::model::route::{EnvironmentRoute, Routes, SiteRoute};
 
 use super::ready::{self, Body, Key, Set};
@@ -13,18 +11,17 @@ use super::zone::{Front, Inside, Names, Node, Sets, Zone, network_v4, network_v6
 impl Zone {
     pub fn new(routes: &Routes, front: &Front) -> Self {
         let mut build = Build::new(front);
-        let domains: Vec<_> = routes.domains().into_iter().filter_map(|domain| absolute(domain.as_str())).collect();
-        let reverse = routes.environments().flat_map(reverse_origins);
-        for origin in domains.iter().cloned().chain(reverse) {
-            build.origin(&origin);
-        }
-        for name in domains.iter().cloned().chain(routes.platforms.iter().filter_map(|platform| absolute(&platform.host()))) {
-            build.name(&name, Vec::new()).proxied = true;
+        let domains: Vec<_> = routes.domains().into_iter().filter_map(|domain| Key::read(domain.as_str())).collect();
+        domains.iter().for_each(|domain| build.origin(domain));
+        routes.environments().flat_map(reverse_origins).for_each(|origin| build.origin(&origin));
+        let platforms: Vec<_> = routes.platforms.iter().filter_map(|platform| Key::read(&platform.host())).collect();
+        for name in domains.iter().chain(&platforms) {
+            build.name(name, Vec::new()).proxied = true;
         }
         for environment in routes.environments() {
             build.environment(environment);
         }
-        if let Some(home) = absolute(routes.domain.as_str()) {
+        if let Some(home) = Key::read(routes.domain.as_str()) {
             build.proxy_pointers(&home);
         }
         for (place, environment) in routes.environments().enumerate() {
@@ -49,27 +46,27 @@ impl<'a> Build<'a> {
             names: HashMap::new(),
             inside: Vec::new(),
             networks: HashMap::new(),
-            proxy: addresses(&any_name(), &front.addresses()),
+            proxy: Set::addresses(&front.addresses()),
             negatives: Vec::new(),
         };
         Self { front, origins: HashMap::new(), alone: HashMap::new(), zone }
     }
 
-    fn negative(&mut self, origin: &Name) -> usize {
+    fn negative(&mut self, origin: &Key) -> usize {
         self.zone.negatives.push(Body::negative(origin, self.front.serial));
         self.zone.negatives.len() - 1
     }
 
-    fn origin(&mut self, name: &Name) {
-        let key = Key::of(name);
-        if self.origins.contains_key(key.bytes()) {
+    fn origin(&mut self, name: &Key) {
+        if self.origins.contains_key(name.bytes()) {
             return;
         }
         let place = self.negative(name);
-        self.origins.insert(key.bytes().into(), place);
-        let soa = Set::new(name, &[ready::soa(name, self.front.serial)]);
-        let ns = Set::new(name, &[ready::ns(name)]);
-        self.name(name, vec![(RecordType::SOA, soa), (RecordType::NS, ns)]);
+        self.origins.insert(name.bytes().into(), place);
+        // Until now it may have been one of another zone's names in between.
+        self.zone.names.entry(name.bytes().into()).or_insert_with(|| Node::bare(place)).zone = place;
+        self.way_to(name.above(1).bytes());
+        self.name(name, Set::origin(self.front.serial));
     }
 
     /// The zone that a name is in, if it is in any.
@@ -77,17 +74,22 @@ impl<'a> Build<'a> {
         ready::ladder(key).find_map(|step| self.origins.get(step).copied())
     }
 
-    /// Adds a name to its zone, and the names between the two: these exist, without records (RFC 4592).
-    fn name(&mut self, name: &Name, sets: Sets) -> &mut Node {
-        let key = Key::of(name);
-        for step in ready::ladder(key.bytes()) {
+    /// A name and those between it and its zone exist, without records (RFC 4592).
+    fn way_to(&mut self, name: &[u8]) {
+        let Some(zone) = self.zone_of(name) else { return };
+        for step in ready::ladder(name) {
+            // At the latest the zone's own name is there.
             if self.zone.names.contains_key(step) {
                 break;
             }
-            let Some(zone) = self.zone_of(step) else { break };
             self.zone.names.insert(step.into(), Node::bare(zone));
         }
-        let node = self.zone.names.get_mut(key.bytes()).expect("a name is added after its zone");
+    }
+
+    /// Adds a name to its zone.
+    fn name(&mut self, name: &Key, sets: Sets) -> &mut Node {
+        self.way_to(name.bytes());
+        let node = self.zone.names.get_mut(name.bytes()).expect("a name is added after its zone");
         for set in sets {
             if !node.sets.iter().any(|(kind, _)| *kind == set.0) {
                 node.sets.push(set);
@@ -103,10 +105,10 @@ impl<'a> Build<'a> {
         }
         // A machine of that name comes before it, because its records are there already.
         self.host(&gateway_host(environment), &[environment.gateway_v4.into(), environment.gateway_v6.into()]);
-        if let Some(name) = absolute(&environment.host()) {
+        if let Some(name) = Key::read(&environment.host()) {
             self.name(&name, Vec::new()).proxied = true;
         }
-        for name in environment.sites.iter().filter_map(|site| absolute(&site.host)) {
+        for name in environment.sites.iter().filter_map(|site| Key::read(&site.host)) {
             let node = self.name(&name, Vec::new());
             node.proxied = true;
             node.wildcard = true;
@@ -115,29 +117,27 @@ impl<'a> Build<'a> {
 
     /// A name with addresses of its own, and the way back from these.
     fn host(&mut self, host: &str, all: &[IpAddr]) {
-        let Some(name) = absolute(host) else { return };
-        self.name(&name, addresses(&name, all));
+        let Some(name) = Key::read(host) else { return };
+        self.name(&name, Set::addresses(all));
         for address in all {
-            let reverse = Name::from(*address);
-            let pointer = Set::new(&reverse, &[ready::pointer(name.clone())]);
+            let reverse = Key::reverse(*address);
             // A machine outside of its gateway's network has no reverse zone to be in.
-            if self.zone_of(Key::of(&reverse).bytes()).is_some() {
-                self.name(&reverse, vec![(RecordType::PTR, pointer)]);
+            if self.zone_of(reverse.bytes()).is_some() {
+                self.name(&reverse, vec![Set::pointer(&name)]);
             }
         }
     }
 
     /// The proxy's addresses may be the host's own: nothing but they are claimed, not the network that they are in.
-    fn proxy_pointers(&mut self, home: &Name) {
+    fn proxy_pointers(&mut self, home: &Key) {
         for address in self.front.addresses() {
-            let reverse = Name::from(address);
-            let key = Key::of(&reverse);
-            let sets = vec![(RecordType::PTR, Set::new(&reverse, &[ready::pointer(home.clone())]))];
-            if self.zone_of(key.bytes()).is_some() {
+            let reverse = Key::reverse(address);
+            let sets = vec![Set::pointer(home)];
+            if self.zone_of(reverse.bytes()).is_some() {
                 self.name(&reverse, sets);
             } else {
                 let zone = self.negative(&reverse);
-                self.zone.names.insert(key.bytes().into(), Node { alone: true, sets, ..Node::bare(zone) });
+                self.zone.names.insert(reverse.bytes().into(), Node { alone: true, sets, ..Node::bare(zone) });
             }
         }
     }
@@ -155,7 +155,7 @@ impl<'a> Build<'a> {
         }
         // The proxy listens at the gateway too, and shows a machine its own environment there. The host's addresses are closed
         // to machines, and a loopback address would lead a machine to itself.
-        self.zone.inside.push(Inside { names, proxy: addresses(&any_name(), &gateways[..1]), gateways });
+        self.zone.inside.push(Inside { names, proxy: Set::addresses(&gateways[..1]), gateways });
     }
 
     /// Production's names for a site lead to the machines that serve it, as in /etc/hosts: no authority of ours may sign them, so
@@ -174,14 +174,13 @@ impl<'a> Build<'a> {
 
     /// A name that stands for itself, with nothing of adt's above or below it.
     fn lone(&mut self, names: &mut Names, text: &str, all: &[IpAddr]) {
-        let Some(name) = absolute(text) else { return };
-        let key = Key::of(&name);
+        let Some(key) = Key::read(text) else { return };
         let known = self.zone_of(key.bytes()).or_else(|| self.alone.get(key.bytes()).copied());
-        let zone = known.unwrap_or_else(|| self.negative(&name));
+        let zone = known.unwrap_or_else(|| self.negative(&key));
         if known.is_none() {
             self.alone.insert(key.bytes().into(), zone);
         }
-        let sets = addresses(&name, all);
+        let sets = Set::addresses(all);
         names.entry(key.bytes().into()).or_insert(Node { alone: true, sets, ..Node::bare(zone) });
     }
 }
@@ -199,33 +198,12 @@ impl Node {
     }
 }
 
-/// Nothing for what DNS can't say: four labels of 63 characters each are legal names of things, but not a legal name together.
-fn absolute(text: &str) -> Option<Name> {
-    let mut name = Name::from_ascii(text).ok()?;
-    name.set_fqdn(true);
-    Some(name)
-}
-
-/// For records that are used at many names: all that stays of the name is a pointer to the question. The root has no pointer.
-fn any_name() -> Name {
-    absolute("any").expect("it is a label")
-}
-
 fn gateway_host(environment: &EnvironmentRoute) -> String {
     format!("gateway.{}", environment.host())
 }
 
 /// Reverse zones end at whole labels: of v4 the /24 around the network, of v6 its /64.
-fn reverse_origins(environment: &EnvironmentRoute) -> [Name; 2] {
+fn reverse_origins(environment: &EnvironmentRoute) -> [Key; 2] {
     let v6 = network_v6(environment.gateway_v6);
-    [Name::from(environment.gateway_v4).base_name(), Name::from(v6).trim_to(18)]
-}
-
-fn addresses(name: &Name, all: &[IpAddr]) -> Sets {
-    let mut data: Vec<(RecordType, Vec<_>)> = vec![(RecordType::A, Vec::new()), (RecordType::AAAA, Vec::new())];
-    for address in all {
-        data[usize::from(address.is_ipv6())].1.push(ready::address(*address));
-    }
-    data.retain(|(_, data)| !data.is_empty());
-    data.iter().map(|(kind, data)| (*kind, Set::new(name, data))).collect()
+    [Key::reverse(environment.gateway_v4.into()).above(1), Key::reverse(v6.into()).above(16)]
 }

@@ -13,8 +13,9 @@
 //! own name servers. Everyone else gets the host's view, where a site is the proxy, and is refused all other names:
 //! adt is never an open resolver.
 //!
-//! Packets are read and written by hickory-proto. Its server is not used: it builds each answer anew from its records, where here the part
-//! after the question was written when the routes changed, and an answer is a header, the question as it came, and that part.
+//! Packets are read and answered with hickory-proto. Its server is not used: it builds each answer anew from its records, where
+//! here the part after the question was written when the routes changed, and an answer is a header, the question as it came,
+//! and that part.
 
 mod build;
 mod forward;

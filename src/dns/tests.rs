@@ -184,6 +184,25 @@ fn a_platform_may_have_a_domain_below_another() {
 }
 
 #[test]
+fn a_domain_stays_its_own_zone_below_one_that_was_read_before_it() {
+    let mut routes = sample::routes(1, Ipv4Addr::new(10, 97, 3, 0));
+    let domain = |text: &str| crate::model::Domain::new(text).unwrap();
+    routes.platforms[0].domain = domain("a.z.example.test");
+    routes.platforms[0].environments[0].domain = domain("a.z.example.test");
+    let mut other = sample::routes(0, Ipv4Addr::new(10, 97, 4, 0)).platforms.remove(0);
+    other.domain = domain("z.example.test");
+    routes.platforms.push(other);
+    let zone = Zone::new(&routes, &Front { proxy_v4: PROXY, proxy_v6: None, serial: 7 });
+    for (name, expected) in [
+        ("nope.a.z.example.test.", "NXDomain a.z.example.test."),
+        ("nope.z.example.test.", "NXDomain z.example.test."),
+        ("nope.example.test.", "NXDomain example.test."),
+    ] {
+        assert_eq!(told(&zone, View::Host, name, RecordType::A), expected, "{name}");
+    }
+}
+
+#[test]
 fn edns_is_answered_in_kind() {
     let zone = zone();
     let mut message = query("db.1000.shop.example.test.", RecordType::A);
