@@ -64,7 +64,7 @@ type Content<'a> = (&'a [&'a str], Option<&'a str>, &'a [Value]);
 fn page(source: &Prepared<'_>, host: &str, kind: &str, title: &str, (lines, command, links): Content<'_>) -> Result<File> {
     let lines: Vec<_> = lines.iter().filter(|line| !line.is_empty()).map(|line| escape(line)).collect();
     let facts = json!({ "title": escape(title), "lines": lines, "command": command.map(escape), "links": links });
-    Ok(file(format!("pages/{host}/{kind}.html"), source.render(&facts)?))
+    Ok(file(format!("pages/{host}.{kind}.html"), source.render(&facts)?))
 }
 
 fn link(front: &Front, host: &str, note: &str) -> Value {
