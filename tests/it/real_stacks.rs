@@ -15,14 +15,14 @@ use super::real_hello::address;
 const PLATFORM: &str = r#"
 [platform]
 name = "stacks"
-[machines.node]
+[machines.js]
 box = "web-node"
 memory = "256M"
-[machines.python]
+[machines.py]
 box = "web-python"
 memory = "256M"
 [sites.node]
-on = "node"
+on = "js"
 source = "HERE/node-source"
 path = "/srv/www"
 mode = "MODE"
@@ -31,7 +31,7 @@ buildpack = "deploy/buildpack"
 postdeploy = "deploy/postdeploy"
 env = { npm_config_offline = "true", GREETING = "hello" }
 [sites.python]
-on = "python"
+on = "py"
 source = "HERE/python-source"
 path = "/srv/www"
 mode = "MODE"
@@ -41,7 +41,8 @@ postdeploy = "deploy/postdeploy"
 env = { PIP_NO_INDEX = "1", PIP_NO_BUILD_ISOLATION = "0", GREETING = "hello" }
 "#;
 
-const STACKS: [&str; 2] = ["node", "python"];
+/// Sites and their machines.
+const STACKS: [(&str, &str); 2] = [("node", "js"), ("python", "py")];
 
 /// Answers after a while, so that there is always a request on its way when something changes. 33 is `www-data`.
 const SERVER_JS: &str = "const { polite } = require('polite');
@@ -98,7 +99,7 @@ fn version(repository: &Repository, version: &str) {
 
 /// Where the sites of an environment are, in the order of `STACKS`.
 fn addresses(adt: &Adt, environment: &str) -> [String; 2] {
-    STACKS.map(|stack| address(adt, environment, stack))
+    STACKS.map(|(_, machine)| address(adt, environment, machine))
 }
 
 /// The body of a page that is there, else what came instead.
@@ -142,10 +143,12 @@ fn seen_while(addresses: &[String; 2], work: impl FnOnce()) -> [BTreeSet<Result<
                 let stop = &stop;
                 scope.spawn(move || {
                     let mut seen = BTreeSet::new();
-                    while !stop.load(Ordering::Relaxed) {
+                    loop {
                         seen.insert(visit(address, verb));
+                        if stop.load(Ordering::Relaxed) {
+                            return seen;
+                        }
                     }
-                    seen
                 })
             })
         });
@@ -187,8 +190,8 @@ fn a_checkout_shows_each_edit() {
     adt.run("env:init 5").ok();
     let addresses = addresses(&adt, "5");
     let page = |version: &str| Ok(format!("hello dear {version} development 33"));
-    for (address, (stack, program)) in addresses.iter().zip([("node", "server.js"), ("python", "wsgi.py")]) {
-        let site = folder.join("5").join(stack);
+    for ((address, program), (site, machine)) in addresses.iter().zip(["server.js", "wsgi.py"]).zip(STACKS) {
+        let site = folder.join("5").join(site);
         assert_eq!(visit(address, "GET"), page("one"));
         // More than once: the file that was watched is not the one that is there after a save.
         for version in ["two", "three"] {
@@ -198,12 +201,12 @@ fn a_checkout_shows_each_edit() {
         let whole = std::fs::read_to_string(site.join(program)).expect("the checkout is ours");
         save(&site, program, "this is no program (");
         until(address, |seen| seen.as_ref().is_err_and(|page| page.contains("No site runs here")));
-        adt.run(&format!("env:logs 5 --machine {stack}")).ok().says("SyntaxError");
+        adt.run(&format!("env:logs 5 --machine {machine}")).ok().says("SyntaxError");
         save(&site, program, &whole);
         until(address, |seen| *seen == page("three"));
-        // Without its checkout, and with it again, while the machine runs.
         std::fs::write(site.join("version.json"), "\"one\"").expect("the checkout is ours");
     }
+    // Without its checkout, and with it again, while the machine runs.
     adt.run("site:remove 5 node").ok();
     until(&addresses[0], Result::is_err);
     adt.run("site:add 5 node").ok();
@@ -229,7 +232,7 @@ fn a_release_comes_into_service_without_a_lost_request() {
     for repository in &repositories {
         version(repository, "two");
     }
-    let each = |verb: &str| STACKS.map(|stack| adt.run(&format!("{verb} 1161 {stack}")));
+    let each = |verb: &str| STACKS.map(|(site, _)| adt.run(&format!("{verb} 1161 {site}")));
     let deployed = seen_while(&addresses, || each("site:deploy").into_iter().for_each(|run| drop(run.ok())));
     assert_eq!(deployed, pages(&["one", "two"], "production"));
     assert_eq!(seen_while(&addresses, || ()), pages(&["two"], "production"));
@@ -247,11 +250,11 @@ fn a_release_comes_into_service_without_a_lost_request() {
     assert_eq!(seen_while(&addresses, || ()), pages(&["one"], "production"));
 
     // One program serves it, and the next one after that one died.
-    for (stack, address) in STACKS.iter().zip(&addresses) {
-        let list = "env:exec 1161 STACK -- systemctl list-units --plain --no-legend --state=active site@*".replace("STACK", stack);
-        let units = adt.run(&list).ok().stdout;
-        assert_eq!(units.matches("site@").count(), 1, "{units}");
-        adt.run(&format!("env:exec 1161 {stack} -- systemctl kill --signal=KILL site@*")).ok();
+    for ((_, machine), address) in STACKS.iter().zip(&addresses) {
+        let systemctl = format!("env:exec 1161 {machine} -- systemctl");
+        let units = adt.run(&format!("{systemctl} list-units --plain --no-legend --state=active site@*")).ok().stdout;
+        assert_eq!(units.lines().count(), 1, "{units}");
+        adt.run(&format!("{systemctl} kill --signal=KILL site@*")).ok();
         until(address, Result::is_ok);
     }
     adt.run("env:halt 1161").ok();
