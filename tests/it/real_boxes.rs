@@ -64,7 +64,7 @@ fn every_shipped_box_works() {
     let states = adt.run("env:exec 1 -- systemctl is-system-running").ok().stdout;
     assert_eq!(states.matches("| running").count(), 10, "{states}");
     adt.run("env:exec 1 node --user www-data -- npm ci --help").ok();
-    adt.run("env:exec 1 python --user www-data -- python3 -m venv --system-site-packages /tmp/own").ok();
+    adt.run("env:exec 1 python --user www-data -- python3 -m venv --system-site-packages --without-pip /tmp/own").ok();
     adt.run("env:exec 1 python --user www-data -- /tmp/own/bin/python -m gunicorn --version").ok();
     let greeting = adt.run("env:exec 1 provisioned -- cat /etc/with-ansible").ok().stdout;
     assert!(greeting.contains("hello from ansible"), "{greeting}");

@@ -87,7 +87,8 @@ fn python(adt: &Adt) -> Repository {
     repository.write(".gitignore", ".venv\n__pycache__\nbuild\n*.egg-info\n");
     repository.script(
         "buildpack",
-        "python3 -m venv --system-site-packages .venv\n.venv/bin/pip install --no-index --no-build-isolation -r requirements.txt",
+        "python3 -m venv --system-site-packages --without-pip .venv\n\
+         .venv/bin/python -m pip install --no-index --no-build-isolation -r requirements.txt",
     );
     repository
 }
