@@ -65,7 +65,8 @@ def application(environ, start_response):
 fn node(adt: &Adt) -> Repository {
     let repository = Repository::empty(adt, "node-source");
     repository.write("server.js", SERVER_JS);
-    repository.write("package.json", r#"{ "scripts": { "start": "node server.js" }, "dependencies": { "polite": "file:polite" } }"#);
+    let package = r#"{ "scripts": { "start": "node server.js" }, "dependencies": { "polite": "file:polite" } }"#;
+    repository.write("package.json", package);
     let lock = r#"{ "lockfileVersion": 3, "packages": {
         "": { "dependencies": { "polite": "file:polite" } },
         "node_modules/polite": { "resolved": "polite", "link": true },
