@@ -17,6 +17,12 @@ memory = \"128M\"
 [machines.web]
 box = \"web-php\"
 memory = \"256M\"
+[machines.node]
+box = \"web-node\"
+memory = \"256M\"
+[machines.python]
+box = \"web-python\"
+memory = \"256M\"
 [machines.db]
 box = \"mariadb\"
 memory = \"384M\"
@@ -57,7 +63,7 @@ fn every_shipped_box_works() {
     adt.run("platform:init all").ok();
     adt.run("platform:build").ok();
     let again = outcomes(&adt, "platform:build");
-    assert!(again.len() >= 10 && again.iter().all(|one| one.ends_with("unchanged")), "{again:?}");
+    assert!(again.len() >= 12 && again.iter().all(|one| one.ends_with("unchanged")), "{again:?}");
 
     adt.run("env:init 1").ok();
     adt.run("env:check 1").ok();
