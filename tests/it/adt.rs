@@ -241,7 +241,16 @@ fn can_be_real() -> Result<(), String> {
     if faults.is_empty() { Ok(()) } else { Err(faults.join(", ")) }
 }
 
-/// A store with the boxes of the shipped platforms, built once for all tests and kept for the next run.
+/// Shipped boxes that no shipped platform stands on, and that take minutes to build.
+const STACKS: &str = "[platform]
+name = \"stacks\"
+[machines.node]
+box = \"web-node\"
+[machines.python]
+box = \"web-python\"
+";
+
+/// A store with the boxes of the shipped platforms and of `STACKS`, built once for all tests and kept for the next run.
 pub fn built_boxes() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -249,7 +258,7 @@ pub fn built_boxes() -> &'static Path {
         std::fs::create_dir_all(&folder).expect("/var/tmp takes a folder");
         let lock = File::create(folder.join("test.lock")).expect("a file in it");
         flock(&lock, FlockOperation::LockExclusive).expect("an open file can be locked");
-        for platform in ["hello", "wordpress"] {
+        for platform in ["hello", "wordpress", "stacks"] {
             let adt = |words: &[&str]| {
                 let mut command = Command::new(program());
                 command.args(words).current_dir(&folder).stdin(Stdio::null());
@@ -260,6 +269,10 @@ pub fn built_boxes() -> &'static Path {
             };
             // The examples may have changed since the last run.
             let _ = std::fs::remove_dir_all(folder.join(platform));
+            if platform == "stacks" {
+                std::fs::create_dir(folder.join(platform)).expect("the folder is ours");
+                std::fs::write(folder.join(platform).join("platform.toml"), STACKS).expect("the folder is ours");
+            }
             adt(&["platform:init", platform]);
             adt(&["platform:build", platform]);
         }

@@ -17,6 +17,12 @@ memory = \"128M\"
 [machines.web]
 box = \"web-php\"
 memory = \"256M\"
+[machines.node]
+box = \"web-node\"
+memory = \"256M\"
+[machines.python]
+box = \"web-python\"
+memory = \"256M\"
 [machines.db]
 box = \"mariadb\"
 memory = \"384M\"
@@ -57,12 +63,15 @@ fn every_shipped_box_works() {
     adt.run("platform:init all").ok();
     adt.run("platform:build").ok();
     let again = outcomes(&adt, "platform:build");
-    assert!(again.len() >= 8 && again.iter().all(|one| one.ends_with("unchanged")), "{again:?}");
+    assert!(again.len() >= 12 && again.iter().all(|one| one.ends_with("unchanged")), "{again:?}");
 
     adt.run("env:init 1").ok();
     adt.run("env:check 1").ok();
     let states = adt.run("env:exec 1 -- systemctl is-system-running").ok().stdout;
-    assert_eq!(states.matches("| running").count(), 8, "{states}");
+    assert_eq!(states.matches("| running").count(), 10, "{states}");
+    adt.run("env:exec 1 node --user www-data -- npm ci --help").ok();
+    adt.run("env:exec 1 python --user www-data -- python3 -m venv --system-site-packages --without-pip /tmp/own").ok();
+    adt.run("env:exec 1 python --user www-data -- /tmp/own/bin/python -m gunicorn --version").ok();
     let greeting = adt.run("env:exec 1 provisioned -- cat /etc/with-ansible").ok().stdout;
     assert!(greeting.contains("hello from ansible"), "{greeting}");
     adt.run("env:exec 1 provisioned -- ansible-playbook --version").fails(127);

@@ -32,14 +32,13 @@ postdeploy = "deploy/postdeploy"
 env = { GREETING = "hello {{ env }}" }
 "#;
 
-/// A site's repository: its page says which version it is and what the buildpack made.
-struct Repository(PathBuf);
+/// A site's repository.
+pub struct Repository(pub PathBuf);
 
 impl Repository {
+    /// Its page says which version it is and what the buildpack made.
     fn new(adt: &Adt) -> Self {
-        let repository = Self(adt.here().join("www-source"));
-        std::fs::create_dir_all(&repository.0).expect("the folder is ours");
-        repository.git(&["init", "--quiet", "--initial-branch=main"]);
+        let repository = Self::empty(adt, "www-source");
         repository.write(
             "public/index.php",
             "<?php echo trim(file_get_contents('../version')), '+', trim(file_get_contents('../built'));",
@@ -52,6 +51,13 @@ impl Repository {
         repository
     }
 
+    pub fn empty(adt: &Adt, name: &str) -> Self {
+        let repository = Self(adt.here().join(name));
+        std::fs::create_dir_all(&repository.0).expect("the folder is ours");
+        repository.git(&["init", "--quiet", "--initial-branch=main"]);
+        repository
+    }
+
     fn git(&self, args: &[&str]) -> String {
         let identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.test"];
         let output = Command::new("git").arg("-C").arg(&self.0).args(identity).args(args).output().expect("git is there");
@@ -59,13 +65,13 @@ impl Repository {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub fn write(&self, path: &str, text: &str) {
         let path = self.0.join(path);
         std::fs::create_dir_all(path.parent().expect("it is below the repository")).expect("the folder is ours");
         std::fs::write(path, text).expect("the folder is ours");
     }
 
-    fn script(&self, phase: &str, text: &str) {
+    pub fn script(&self, phase: &str, text: &str) {
         use std::os::unix::fs::PermissionsExt;
         let path = format!("deploy/{phase}");
         self.write(&path, &format!("#!/bin/sh -e\n{text}\n"));
@@ -73,12 +79,12 @@ impl Repository {
     }
 
     /// Commits everything as this version and says which commit it is.
-    fn version(&self, version: &str) -> String {
+    pub fn version(&self, version: &str) -> String {
         self.write("version", version);
         self.commit()
     }
 
-    fn commit(&self) -> String {
+    pub fn commit(&self) -> String {
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--allow-empty", "--message", "next"]);
         self.git(&["rev-parse", "HEAD"])
