@@ -27,7 +27,7 @@ pub fn measure(model: &Model, gigabytes: Option<u64>, rounds: usize, report: &mu
     let adt = store(&disk, model)?;
     for (name, rows) in [("empty", 1), ("large", (gigabytes << 30) / ROW)] {
         let took = time(|| platform(&adt, name, rows))?;
-        note(&format!("`{name}` is built in {took:.0?}"));
+        note(&format!("`{name}` is built in {took:.1?}"));
     }
     let mut times = ["empty", "large"].map(|name| (name, Samples::default(), Samples::default()));
     for round in 0..=rounds {
@@ -35,7 +35,7 @@ pub fn measure(model: &Model, gigabytes: Option<u64>, rounds: usize, report: &mu
             let before = disk.used()?;
             let (began, wrote) = one(&adt, name)?;
             let space = disk.used()?.saturating_sub(before) >> 20;
-            note(&format!("round {round}: {name}: `env:init` {began:.0?}, first write {wrote:.0?}, {space} MiB of disk"));
+            note(&format!("round {round}: {name}: `env:init` {began:.1?}, first write {wrote:.1?}, {space} MiB of disk"));
             adt.run(&format!("env:destroy {name} 1 --yes"))?;
             if round > 0 {
                 init.push(began);
@@ -54,7 +54,7 @@ pub fn measure(model: &Model, gigabytes: Option<u64>, rounds: usize, report: &mu
 /// Five, if the disk has three times that; a load's own files go again.
 fn that_fit() -> Result<u64> {
     let disk = rustix::fs::statvfs(HOME)?;
-    let free = disk.f_bavail * disk.f_frsize >> 30;
+    let free = (disk.f_bavail * disk.f_frsize) >> 30;
     match free.saturating_sub(OTHER_GIGABYTES) / 3 {
         0 => Err(format!("{HOME} has only {free} GB free, and a database of one needs three times that").into()),
         most => Ok(most.min(5)),

@@ -28,7 +28,7 @@ pub fn measure(adt: &Adt, rounds: usize, report: &mut Report) -> Result<()> {
         adt.run("site:rollback press 2 www")?;
         let rolled_back = since.elapsed();
         let unpacked = unpack(adt, round)?;
-        note(&format!("round {round}: deploy {deployed:.0?}, rollback {rolled_back:.0?}, tar alone {unpacked:.0?}"));
+        note(&format!("round {round}: deploy {deployed:.1?}, rollback {rolled_back:.1?}, tar alone {unpacked:.1?}"));
         if round > 0 {
             forward.push(deployed);
             back.push(rolled_back);
@@ -52,7 +52,8 @@ pub fn measure(adt: &Adt, rounds: usize, report: &mut Report) -> Result<()> {
 fn prepare(adt: &Adt, rounds: usize) -> Result<()> {
     let origin = Path::new(HOME).join("press.git");
     let mut history = History::default();
-    let own = [("public/index.php", "<?php echo 'fine';"), ("deploy/predeploy", "#!/bin/sh\n"), ("deploy/postdeploy", "#!/bin/sh\n")];
+    let own =
+        [("public/index.php", "<?php echo 'fine';"), ("deploy/predeploy", "#!/bin/sh\n"), ("deploy/postdeploy", "#!/bin/sh\n")];
     let own = own.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()));
     history.commit("main", repository::sources(FILES).chain(own));
     for version in 0..=rounds {

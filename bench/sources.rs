@@ -45,7 +45,7 @@ impl Place<'_> {
                 self.take_spare_away(number)?;
                 self.check_out(number + 1)?
             }];
-            note(&format!("round {round}: {}: git clone, with a spare, without: {all:.0?}", self.filesystem));
+            note(&format!("round {round}: {}: git clone, with a spare, without: {all:.1?}", self.filesystem));
             if round > 0 {
                 [&mut clone, &mut spare, &mut bare].into_iter().zip(all).for_each(|(samples, one)| samples.push(one));
             }

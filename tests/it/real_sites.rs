@@ -110,9 +110,9 @@ impl Bench {
     /// The working tree that is ready for the next environment.
     fn spare(&self, site: &str) -> PathBuf {
         let all = fs::read_dir(self.shop.join(".adt")).expect("there are spares").flatten();
-        let own = all.map(|entry| entry.path()).find(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{site}-")))
-        });
+        let own = all
+            .map(|entry| entry.path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{site}-"))));
         own.unwrap_or_else(|| panic!("no spare of {site}"))
     }
 
