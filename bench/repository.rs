@@ -42,7 +42,8 @@ impl History {
 pub fn sources(count: u32) -> impl Iterator<Item = (String, Vec<u8>)> {
     (0..count).map(|number| {
         let lines = 1 + number.wrapping_mul(7919) % 60;
-        let text: String = (0..lines).map(|line| format!("{:064x}\n", dice((u64::from(number) << 8) | u64::from(line)))).collect();
+        let text: String =
+            (0..lines).map(|line| format!("{:064x}\n", dice((u64::from(number) << 8) | u64::from(line)))).collect();
         (format!("src/{:02}/{:02}/{number}.php", number % 40, number / 40 % 25), text.into_bytes())
     })
 }
