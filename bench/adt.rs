@@ -1,8 +1,10 @@
 //! adt itself, run as a user runs it, with a store of its own.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ::adt::exec::{Command, Output};
 use ::adt::model::{Digest, EnvironmentId, MachineSpec};
@@ -16,7 +18,7 @@ const POOL: &str = "10.229.0.0/17";
 /// Where `host:up` serves: not where the host's own adt does.
 pub const LISTEN: Ipv4Addr = Ipv4Addr::new(127, 77, 11, 61);
 /// The tests' store: whoever ran those has the boxes already, and whoever comes next will.
-const BOXES: &str = "/var/tmp/adt-test-boxes/store";
+pub const BOXES: &str = "/var/tmp/adt-test-boxes/store";
 
 #[derive(Debug, Clone)]
 pub struct Adt {
@@ -60,6 +62,31 @@ impl Adt {
         command.run().map_err(|error| format!("{error}\n{}", error.tail().join("\n")).into())
     }
 
+    /// A verb, and all that it told while it ran.
+    pub fn events(&self, words: &str) -> Result<Events> {
+        let output = self.run(&format!("{words} --json"))?;
+        let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        Ok(Events(lines.map(serde_json::from_slice).collect::<std::result::Result<_, _>>()?))
+    }
+
+    /// A platform of the benchmarks' own, in a folder that is made for it, with its boxes.
+    pub fn platform(&self, folder: &Path, text: &str) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join("platform.toml"), text)?;
+        self.run(&format!("platform:init {}", folder.display()))?;
+        let name = text.split('"').nth(1).ok_or("a platform's first string is its name")?;
+        self.run(&format!("platform:build {name}")).map(drop)
+    }
+
+    /// Where the machines of an environment are, by their names' order.
+    pub fn addresses(&self, environment: &str) -> Result<Vec<Ipv4Addr>> {
+        let shown = self.run(&format!("env:show {environment} --json"))?;
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout)?;
+        let machines = shown["machines"].as_array().ok_or("an environment has machines")?;
+        let address = |machine: &serde_json::Value| machine["addresses"][0].as_str().and_then(|text| text.parse().ok());
+        machines.iter().map(|machine| address(machine).ok_or_else(|| "a machine has an address".into())).collect()
+    }
+
     /// One environment, made and destroyed: what its machines look like is what the peers are given.
     pub fn model(&self) -> Result<Model> {
         self.run("env:init hello 1")?;
@@ -77,6 +104,34 @@ impl Adt {
         self.run("env:destroy hello 1 --yes")?;
         Ok(model)
     }
+}
+
+/// What a verb told while it ran.
+pub struct Events(Vec<serde_json::Value>);
+
+impl Events {
+    /// The time of the one step that does this.
+    pub fn step(&self, action: &str) -> Option<Duration> {
+        let is_it = |event: &&serde_json::Value| event["event"] == "step-done" && event["step"]["action"]["action"] == action;
+        self.0.iter().find(is_it).map(took)
+    }
+
+    /// The times of all that was told as a task, e.g. `unpack`; of several at the same time or in turn, the longest.
+    pub fn tasks(&self) -> BTreeMap<String, Duration> {
+        let mut tasks = BTreeMap::new();
+        for event in self.0.iter().filter(|event| event["event"] == "task-done") {
+            let text = event["text"].as_str().unwrap_or_default();
+            // What a task works on (a repository's address) is no part of its name.
+            let name = text.split(' ').next().unwrap_or_default().to_owned();
+            let longest: &mut Duration = tasks.entry(name).or_default();
+            *longest = took(event).max(*longest);
+        }
+        tasks
+    }
+}
+
+fn took(event: &serde_json::Value) -> Duration {
+    Duration::from_millis(event["milliseconds"].as_u64().unwrap_or_default())
 }
 
 /// What an environment of adt's is made of.

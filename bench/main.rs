@@ -8,7 +8,11 @@
 
 mod adt;
 mod bound;
+mod data;
+mod deploy;
+mod disk;
 mod docker;
+mod edit;
 mod image;
 mod lxc;
 mod lxd;
@@ -18,7 +22,9 @@ mod probe;
 mod process;
 mod reading;
 mod report;
+mod repository;
 mod serving;
+mod sources;
 mod sweep;
 mod traffic;
 
@@ -36,8 +42,10 @@ pub const NAME: &str = "adt-bench";
 /// Where everything lies; gone at the end.
 pub const HOME: &str = "/var/tmp/adt-bench";
 /// What can be measured, in this order.
-const PARTS: [&str; 11] =
-    ["lxc", "lxc-copy", "lxd", "docker", "many", "reading", "build", "serving", "bound", "names", "traffic"];
+const PARTS: [&str; 15] = [
+    "lxc", "lxc-copy", "lxd", "docker", "many", "reading", "build", "sources", "deploy", "edit", "data", "serving", "bound",
+    "names", "traffic",
+];
 /// Those that need no machines.
 const SERVERS: [&str; 2] = ["names", "traffic"];
 
@@ -62,20 +70,26 @@ pub trait Peer {
 struct Wish {
     rounds: usize,
     parts: Vec<String>,
+    /// Of the large database; as much as the disk has room for, up to five.
+    gigabytes: Option<u64>,
 }
 
 impl Wish {
-    /// `--rounds 7 --only lxc,reading`; cargo adds `--bench`.
+    /// `--rounds 7 --only lxc,data --gigabytes 1`; cargo adds `--bench`.
     fn read() -> Result<Self> {
-        let mut wish = Self { rounds: 7, parts: PARTS.map(str::to_owned).to_vec() };
+        let mut wish = Self { rounds: 7, parts: PARTS.map(str::to_owned).to_vec(), gigabytes: None };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("`{word}` needs a value"));
             match word.as_str() {
                 "--bench" => {}
                 "--rounds" => wish.rounds = value()?.parse()?,
+                "--gigabytes" => wish.gigabytes = Some(value()?.parse()?),
                 "--only" => wish.parts = value()?.split(',').map(str::to_owned).collect(),
-                other => return Err(format!("`{other}` is unknown; there are `--rounds N` and `--only PART,…`").into()),
+                other => {
+                    let known = "`--rounds N`, `--only PART,…` and `--gigabytes N`";
+                    return Err(format!("`{other}` is unknown; there are {known}").into());
+                }
             }
         }
         if let Some(part) = wish.parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
@@ -164,6 +178,21 @@ fn machines(wish: &Wish, cancel: &AtomicBool, report: &mut Report) -> Result<()>
         }
         report.value("`platform:build` with nothing to do", &samples);
     }
+    if wish.has("sources") {
+        note("sources of a large site");
+        sources::measure(&home, wish.rounds, report)?;
+    }
+    if wish.has("deploy") {
+        note("deploys of a built release");
+        deploy::measure(&home, wish.rounds, report)?;
+    }
+    if wish.has("edit") {
+        note("edits in a live checkout");
+        edit::measure(&home, report)?;
+    }
+    if wish.has("data") {
+        data::measure(&model, wish.gigabytes, wish.rounds, report)?;
+    }
     if wish.has("reading") {
         note("reading with 500 environments in the store");
         reading::measure(&home, &model, report)?;
@@ -249,7 +278,13 @@ fn install(wish: &Wish) -> Result<()> {
             packages.extend_from_slice(names);
         }
     }
-    let servers = [("names", names::PACKAGES), ("traffic", traffic::PACKAGES), ("bound", bound::PACKAGES)];
+    let servers = [
+        ("names", names::PACKAGES),
+        ("traffic", traffic::PACKAGES),
+        ("bound", bound::PACKAGES),
+        ("sources", disk::PACKAGES),
+        ("data", disk::PACKAGES),
+    ];
     for (part, programs) in servers {
         let missing = programs.iter().filter(|(program, _)| wish.has(part) && !in_path(program));
         packages.extend(missing.map(|(_, package)| *package));

@@ -163,6 +163,20 @@ impl Report {
         self.row(what, &format!("{:.0} ms", milliseconds(samples.median())), samples.json());
     }
 
+    /// The same, with how it compares to another.
+    pub fn against(&mut self, what: &str, ours: &Samples, its: &Samples) {
+        let ratio = ours.median().as_secs_f64() / its.median().as_secs_f64();
+        let value = format!("{:.0} ms, {ratio:.2} of it", milliseconds(ours.median()));
+        let mut json = ours.json();
+        json["ratio"] = ratio.into();
+        self.row(what, &value, json);
+    }
+
+    /// A time of few milliseconds.
+    pub fn precise(&mut self, what: &str, samples: &Samples) {
+        self.row(what, &format!("{:.1} ms", milliseconds(samples.median())), samples.json());
+    }
+
     pub fn row(&mut self, what: &str, value: &str, json: serde_json::Value) {
         self.rows.push((what.to_owned(), value.to_owned()));
         self.json.insert(what.replace('`', ""), json);

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use ::adt::exec::Command;
+use ::adt::store::Store;
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -51,7 +52,7 @@ pub fn alone() -> Result<File> {
 
 pub fn all() -> Result<()> {
     if Path::new(HOME).exists() {
-        for store in ["store", "full", "serving", "bound"] {
+        for store in ["store", "full", "serving", "bound", "data/store"] {
             destroy(&Path::new(HOME).join(store));
         }
     }
@@ -81,11 +82,17 @@ pub fn all() -> Result<()> {
 }
 
 /// Whatever environments a store has.
-fn destroy(store: &Path) {
-    if store.join("adt.db").exists() {
-        let adt = super::adt::Adt { store: store.to_owned() };
-        if let Err(error) = adt.run("platform:destroy hello --yes") {
-            super::note(&format!("{}: {error}", store.display()));
+fn destroy(folder: &Path) {
+    if !folder.join("adt.db").exists() {
+        return;
+    }
+    let adt = super::adt::Adt { store: folder.to_owned() };
+    let platforms = Store::open(folder).and_then(|store| store.database.platforms());
+    // In one that can't be read, the name that most have.
+    let names = platforms.map_or_else(|_| vec!["hello".to_owned()], |all| all.iter().map(|one| one.name.to_string()).collect());
+    for name in names {
+        if let Err(error) = adt.run(&format!("platform:destroy {name} --yes")) {
+            super::note(&format!("{}: {error}", folder.display()));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a layer's name is made of: everything that decides its content, and nothing else. Not the time, not the folder.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -105,7 +106,8 @@ impl Fields {
     }
 }
 
-/// Reads what a recipe takes from its folder. Digests of large files are remembered in the folder `known`, if one is given.
+/// Reads what a recipe takes from its folder. Where that is much, digests are remembered in the folder `known`, if
+/// one is given.
 pub fn materials(recipe: &Recipe, known: Option<&Path>) -> Result<Vec<Material>> {
     let base = match &recipe.parent {
         Parent::Rootfs(path) | Parent::Oci(path) => Some(inside(recipe, path)?),
@@ -143,6 +145,7 @@ pub fn material(root: &Path) -> Result<Material> {
 
 fn read_material(root: &Path, known: Option<&Path>) -> Result<Material> {
     let mut entries = Vec::new();
+    let mut memory = known.map(|known| Memory::of(root, known));
     for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(root).to_owned();
@@ -160,8 +163,8 @@ fn read_material(root: &Path, known: Option<&Path>) -> Result<Material> {
         } else if kind.is_symlink() {
             Content::Link(std::fs::read_link(entry.path()).map_err(Error::io("could not read", entry.path()))?)
         } else if kind.is_file() {
-            Content::File(match known.filter(|_| meta.len() >= LARGE) {
-                Some(known) => remembered(entry.path(), &meta, known)?,
+            Content::File(match &mut memory {
+                Some(memory) => memory.file(entry.path(), &meta)?,
                 None => file(entry.path())?,
             })
         } else {
@@ -170,6 +173,7 @@ fn read_material(root: &Path, known: Option<&Path>) -> Result<Material> {
         };
         entries.push(Entry { path, mode: mode(&meta), content });
     }
+    memory.map_or(Ok(()), |memory| memory.keep())?;
     Ok(Material { entries })
 }
 
@@ -188,32 +192,61 @@ fn mode(meta: &std::fs::Metadata) -> u32 {
 /// Reading this much takes longer than finding out whether it has changed.
 const LARGE: u64 = 4 << 20;
 
-/// The digest of a file that was read before and has not changed since: every new environment asks for the digest of each
-/// seed, and a dump of gigabytes takes seconds to read. A file is the same while its inode, size and times are, and is
-/// trusted only once its last change is a while ago, because two changes within one tick of the clock look like one.
-fn remembered(path: &Path, meta: &std::fs::Metadata, known: &Path) -> Result<Digest> {
-    use std::os::unix::fs::MetadataExt;
-    let name = Digest::from_bytes(&Sha256::digest(path.as_os_str().as_encoded_bytes()));
-    let note = known.join(name.as_str());
-    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-    let state = format!("{} {} {} {times:?}", meta.dev(), meta.ino(), meta.len());
-    if let Ok(text) = std::fs::read_to_string(&note)
-        && let Some((before, digest)) = text.split_once('\n')
-        && before == state
-        && let Ok(digest) = Digest::try_from(digest.to_owned())
-    {
-        return Ok(digest);
+/// The digests of files that were read before and have not changed since: every new environment asks for the digest of each
+/// seed, and gigabytes, be they one dump or a hundred thousand pictures, take seconds to read. A file is the same while its
+/// inode, size and times are, and is trusted only once its last change is a while ago, because two changes within one tick of
+/// the clock look like one.
+struct Memory {
+    note: PathBuf,
+    before: HashMap<String, Digest>,
+    /// Lines of the note as it will be.
+    now: String,
+    /// Bytes that had to be read.
+    read: u64,
+}
+
+impl Memory {
+    /// A note for each root; one that can't be read knows nothing.
+    fn of(root: &Path, known: &Path) -> Self {
+        let name = Digest::from_bytes(&Sha256::digest(root.as_os_str().as_encoded_bytes()));
+        let note = known.join(name.as_str());
+        let text = std::fs::read_to_string(&note).unwrap_or_default();
+        let line = |line: &str| {
+            let (state, digest) = line.rsplit_once(' ')?;
+            Some((state.to_owned(), Digest::try_from(digest.to_owned()).ok()?))
+        };
+        Self { note, before: text.lines().filter_map(line).collect(), now: String::new(), read: 0 }
     }
-    let digest = file(path)?;
-    let settled = meta.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age.as_secs() >= 2);
-    if settled {
-        std::fs::create_dir_all(known).map_err(Error::io("could not create", known))?;
-        let mut draft = tempfile::NamedTempFile::new_in(known).map_err(Error::io("could not write", known))?;
-        std::io::Write::write_all(&mut draft, format!("{state}\n{digest}").as_bytes())
-            .map_err(Error::io("could not write", &note))?;
-        draft.persist(&note).map_err(|error| Error::io("could not write", &note)(error.error))?;
+
+    fn file(&mut self, path: &Path, meta: &std::fs::Metadata) -> Result<Digest> {
+        use std::os::unix::fs::MetadataExt;
+        let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+        let state = format!("{} {} {} {times:?}", meta.dev(), meta.ino(), meta.len());
+        let digest = match self.before.get(&state) {
+            Some(digest) => digest.clone(),
+            None => {
+                self.read += meta.len();
+                file(path)?
+            }
+        };
+        if meta.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age.as_secs() >= 2) {
+            self.now += &format!("{state} {digest}\n");
+        }
+        Ok(digest)
     }
-    Ok(digest)
+
+    /// Written only where it will spare more than it costs.
+    fn keep(self) -> Result<()> {
+        if self.read < LARGE {
+            return Ok(());
+        }
+        let folder = self.note.parent().expect("a note lies in a folder");
+        std::fs::create_dir_all(folder).map_err(Error::io("could not create", folder))?;
+        let mut draft = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("could not write", folder))?;
+        std::io::Write::write_all(&mut draft, self.now.as_bytes()).map_err(Error::io("could not write", &self.note))?;
+        draft.persist(&self.note).map_err(|error| Error::io("could not write", &self.note)(error.error))?;
+        Ok(())
+    }
 }
 
 pub fn file(path: &Path) -> Result<Digest> {
@@ -261,26 +294,33 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_is_read_again_when_it_has_changed_and_not_before() {
+    fn what_is_large_is_read_again_when_it_has_changed_and_not_before() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, known) = (folder.path().join("dump"), folder.path().join("known"));
-        let write = |byte: u8| {
-            std::fs::write(&path, vec![byte; LARGE as usize]).unwrap();
+        let (tree, known) = (folder.path().join("tree"), folder.path().join("known"));
+        std::fs::create_dir(&tree).unwrap();
+        let write = |name: &str, byte: u8, size: u64| {
+            std::fs::write(tree.join(name), vec![byte; size as usize]).unwrap();
             let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
-            std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
-            std::fs::metadata(&path).unwrap()
+            std::fs::File::options().write(true).open(tree.join(name)).unwrap().set_modified(old).unwrap();
         };
-        let meta = write(1);
-        let first = remembered(&path, &meta, &known).unwrap();
-        assert_eq!(first, file(&path).unwrap());
+        write("small", 1, 1);
+        let read = || read_material(&tree, Some(&known)).unwrap();
+        assert_eq!(read(), material(&tree).unwrap());
+        assert!(!known.exists(), "reading it is cheaper");
+
+        (0..8).for_each(|number| write(&number.to_string(), number, LARGE / 8));
+        let first = read();
+        assert_eq!(first, material(&tree).unwrap());
         // What is remembered is not looked at again: of another file in its place, nobody would know.
-        assert_eq!(remembered(&path, &meta, &known).unwrap(), first);
         let note = std::fs::read_dir(&known).unwrap().next().unwrap().unwrap().path();
         let text = std::fs::read_to_string(&note).unwrap();
-        std::fs::write(&note, text.replace(first.as_str(), Digest::from_bytes(&[9; 32]).as_str())).unwrap();
-        assert_eq!(remembered(&path, &meta, &known).unwrap(), Digest::from_bytes(&[9; 32]));
-        let meta = write(2);
-        assert_eq!(remembered(&path, &meta, &known).unwrap(), file(&path).unwrap());
+        let Content::File(digest) = &first.entries.last().unwrap().content else { panic!("a file is the last") };
+        let wrong = Digest::from_bytes(&[9; 32]);
+        std::fs::write(&note, text.replace(digest.as_str(), wrong.as_str())).unwrap();
+        assert_eq!(read().entries.last().unwrap().content, Content::File(wrong));
+        write("small", 2, 1);
+        write("7", 99, LARGE / 8);
+        assert_eq!(read(), material(&tree).unwrap());
     }
 
     #[test]

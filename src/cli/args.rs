@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::HostFlags;
+use crate::model::PlatformName;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -442,9 +443,13 @@ pub enum Verb {
         #[command(flatten)]
         words: EnvironmentWords,
     },
-    /// What `env:init` leaves to be done behind it: mirrors and spare checkouts
+    /// What `env:init` and `platform:build` leave to be done behind them: mirrors and spare checkouts
     #[command(name = "internal:sources", hide = true)]
-    InternalSources,
+    InternalSources {
+        /// Its next environment is prepared for even where it has none yet
+        #[arg(value_name = "PLATFORM")]
+        of: Option<PlatformName>,
+    },
 
     /// List the boxes that can be built
     #[command(name = "box:list")]

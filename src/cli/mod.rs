@@ -140,7 +140,7 @@ impl Session {
             Verb::EnvLogs(words) => return self.logs(&words),
             Verb::HostUp { detach } => return self.host_up(detach),
             Verb::HostHalt => return self.host_halt(),
-            Verb::InternalSources => return self.engine.refresh_sources().map(|()| ExitCode::SUCCESS),
+            Verb::InternalSources { of } => return self.engine.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS),
             Verb::EnvDestroy { words, dry_run, yes } => {
                 let id = self.surroundings.environment(&words.words)?;
                 let request = |dry_run| Request::EnvDestroy { id: id.clone(), dry_run };
@@ -274,7 +274,7 @@ impl Session {
             | Verb::HostUp { .. }
             | Verb::HostHalt
             | Verb::PlatformDestroy { .. }
-            | Verb::InternalSources
+            | Verb::InternalSources { .. }
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }
@@ -291,18 +291,22 @@ impl Session {
 
     /// What is better done once nobody waits any more; it outlives us.
     fn refresh_behind(&self, request: &Request) -> Result<(), Failure> {
-        let (Request::EnvInit { id, dry_run: false, .. }
-        | Request::EnvUp { id, dry_run: false }
-        | Request::SiteAdd { id, dry_run: false, .. }
-        | Request::SiteBranch { id, dry_run: false, .. }) = request
-        else {
-            return Ok(());
+        let is_of_use = match request {
+            Request::EnvInit { id, dry_run: false, .. }
+            | Request::EnvUp { id, dry_run: false }
+            | Request::SiteAdd { id, dry_run: false, .. }
+            | Request::SiteBranch { id, dry_run: false, .. } => self.engine.has_live_sites(id)?,
+            Request::PlatformBuild { platform, .. } => self.engine.will_have_live_sites(platform),
+            _ => false,
         };
-        if !self.engine.has_live_sites(id)? {
+        if !is_of_use {
             return Ok(());
         }
         let store = &self.engine.store.folder;
-        let command = Command::new(program()?).arg("internal:sources").arg("--store").arg(store);
+        let mut command = Command::new(program()?).arg("internal:sources").arg("--store").arg(store);
+        if let Request::PlatformBuild { platform, .. } = request {
+            command = command.arg(platform.as_str());
+        }
         drop(command.detach(&store.join("cache/sources.log"))?);
         Ok(())
     }

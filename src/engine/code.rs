@@ -7,7 +7,7 @@ use super::Engine;
 use super::events::Events;
 use super::perform::join;
 use crate::model::topology::Mode;
-use crate::model::{BranchName, EnvironmentId, Failure, Kind, Platform, Site, SiteName};
+use crate::model::{BranchName, EnvironmentId, Failure, Kind, Platform, PlatformName, Site, SiteName};
 use crate::sources::branch::{self, Pick, Wish};
 use crate::sources::checkout::{self, Stand};
 use crate::sources::mirror::Mirror;
@@ -210,19 +210,34 @@ impl Engine {
         }
     }
 
+    /// Whether environments that a platform has from now on begin with working trees.
+    pub fn will_have_live_sites(&self, platform: &PlatformName) -> bool {
+        let record = self.store.database.platform(platform).ok().flatten();
+        record.is_some_and(|record| !self.sites_to_come(&record).is_empty())
+    }
+
+    /// The sites of a platform that are to have working trees, as its folder says now; none where it can't be read.
+    fn sites_to_come(&self, record: &PlatformRecord) -> Vec<Site> {
+        let sites = self.read_platform(record).map(|platform| platform.sites).unwrap_or_default();
+        sites.into_iter().filter(|site| site.code.source.is_some() && site.code.mode == Mode::Live).collect()
+    }
+
     /// Brings every mirror in use to what its origin has, and makes a working tree ready for the next environment of each
-    /// platform. For the background: an origin that can't be reached, or a mirror that another fetches, is left as it is.
-    pub fn refresh_sources(&self) -> Result<(), Failure> {
+    /// platform; of the platform `built` also where there is no environment yet. For the background: an origin that can't be
+    /// reached, or a mirror that another fetches, is left as it is.
+    pub fn refresh_sources(&self, built: Option<&PlatformName>) -> Result<(), Failure> {
         let (events, _unread) = Events::unread();
         for record in self.store.database.platforms()? {
-            let mut sites: BTreeMap<SiteName, Site> = BTreeMap::new();
+            let to_come = if built == Some(&record.name) { self.sites_to_come(&record) } else { Vec::new() };
+            let mut sites: BTreeMap<SiteName, Site> = to_come.into_iter().map(|site| (site.name.clone(), site)).collect();
             for environment in self.environments(Some(&record.name))? {
                 let live = self.live_sites(&environment)?;
                 let own = environment.definition.platform.sites.into_iter().filter(|site| live.contains_key(&site.name));
                 sites.extend(own.map(|site| (site.name.clone(), site)));
             }
             for site in sites.values() {
-                let mirror = self.mirror(&record.folder, site).expect("a live site has a source");
+                // A site that is live in an older environment may have lost its source since.
+                let Some(mirror) = self.mirror(&record.folder, site) else { continue };
                 if mirror.age(self.now()).is_none_or(|age| age >= FRESH_SECONDS) {
                     drop(self.fetch(&mirror, None, &events));
                 }
@@ -239,12 +254,27 @@ impl Engine {
         let Some(branch) = site.code.default_branch.as_ref().or(branches.head.as_ref()) else { return Ok(()) };
         let Some(commit) = branches.commits.get(branch) else { return Ok(()) };
         let holder = self.holder();
-        let lock = self.store.lock(&format!("spare-{}-{}", record.name, checkout::spare_name(mirror)), &holder);
+        let lock = self.store.lock(&spares_lock(&record.name), &holder);
         let Ok(_lock) = lock.attempt()? else { return Ok(()) };
+        // It may have been destroyed since, and then nobody would remove this.
+        if self.store.database.platform(&record.name)?.is_none() {
+            return Ok(());
+        }
         let person = self.person();
         let spares = workspace::make(&record.folder, checkout::SPARES, &person)?;
         Ok(checkout::make_spare(mirror, &person, &spares, &Stand { branch, commit })?)
     }
+
+    /// Removes what was prepared for environments of a platform that is forgotten; waits for whoever prepares.
+    pub(super) fn remove_spares(&self, record: &PlatformRecord, events: &Events) -> Result<(), Failure> {
+        let what = format!("the spare checkouts of `{}`", record.name);
+        let _lock = self.lock(&spares_lock(&record.name), &what, events)?;
+        Ok(workspace::remove(&record.folder.join(checkout::SPARES))?)
+    }
+}
+
+fn spares_lock(platform: &PlatformName) -> String {
+    format!("spares-{platform}")
 }
 
 /// Where an environment's checkouts are.

@@ -10,7 +10,6 @@ use super::events::Events;
 use super::perform::{combine, stopped};
 use crate::model::response::Done;
 use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, Plan, PlatformName, Response};
-use crate::sources::{checkout, workspace};
 use crate::store::{Environment, Wanted};
 
 /// What one environment's part of a platform verb did.
@@ -82,7 +81,7 @@ impl Engine {
         if names.is_empty() {
             let layers = self.forget_platform(&record, dry_run, events)?;
             if !dry_run {
-                workspace::remove(&record.folder.join(checkout::SPARES))?;
+                self.remove_spares(&record, events)?;
             }
             if let Response::Done(done) = &mut done {
                 done.removes.extend(layers);

@@ -85,16 +85,27 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
     Ok(spare)
 }
 
-/// Makes the spare for the next environment, unless there is one.
+/// Makes the spare for the next environment, or brings the one that is there to where its branch is now: the less differs,
+/// the sooner it is taken.
 pub fn make_spare(mirror: &Mirror, person: &Person, workspace: &Path, stand: &Stand<'_>) -> Result<()> {
     let spare = workspace.join(spare_name(mirror));
-    if exists(&spare) {
+    let is_at = |folder: &Path| head(person, folder).is_ok_and(|head| head == stand.commit);
+    if exists(&spare) && is_at(&spare) {
         return Ok(());
     }
     let draft = beside(&spare, "draft");
     remove(&draft)?;
-    fresh(mirror, person, &draft, stand)?;
+    // Under another name meanwhile: nobody takes it half changed.
+    let moved = fs::rename(&spare, &draft).is_ok() && switch(person, &draft, stand).is_ok() && is_at(&draft);
+    if !moved {
+        remove(&draft)?;
+        fresh(mirror, person, &draft, stand)?;
+    }
     fs::rename(&draft, &spare).map_err(io("move the checkout to", &spare))
+}
+
+fn head(person: &Person, folder: &Path) -> Result<String> {
+    Ok(in_it(person, folder).args(["rev-parse", "HEAD"]).run()?.text().trim().to_owned())
 }
 
 pub fn spare_name(mirror: &Mirror) -> String {

@@ -107,6 +107,15 @@ impl Bench {
         sites.into_iter().find(|one| one["name"] == site).unwrap_or_else(|| panic!("no site {site}"))["code"].clone()
     }
 
+    /// The working tree that is ready for the next environment.
+    fn spare(&self, site: &str) -> PathBuf {
+        let all = fs::read_dir(self.shop.join(".adt")).expect("there are spares").flatten();
+        let own = all
+            .map(|entry| entry.path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{site}-"))));
+        own.unwrap_or_else(|| panic!("no spare of {site}"))
+    }
+
     /// Waits for what commands leave to be done behind them.
     fn settled(&self) {
         let store = self.adt.store.display().to_string();
@@ -161,8 +170,13 @@ fn a_checkout_is_served_and_edited_from_both_sides() {
     bench.run("platform:init shop").ok();
     bench.run("env:init 1161 --dry-run").ok().says("check out www");
     assert!(!bench.shop.join("1161").exists());
+    // A build makes trees ready, so that the very first environment need not write its files.
+    bench.run("platform:build shop").ok();
+    bench.settled();
+    let spare = fs::metadata(bench.spare("www")).expect("a folder").ino();
     bench.run("env:init 1161").ok().says("www: branch `1161` (the ticket's)").says("api: branch `main` (default");
     let www = bench.site("1161", "www");
+    assert_eq!(fs::metadata(&www).expect("a folder").ino(), spare, "the spare became the checkout");
     for machine in ["web1", "web2"] {
         let page = bench.page("1161", machine);
         assert!(page.contains(&format!("ticket {machine}")), "{page}");
@@ -422,6 +436,7 @@ fn origins_come_back_changed_or_not_at_all() {
     bench.forget_when_fetched();
     bench.run("env:up 1").ok();
     bench.settled();
+    assert_eq!(git(&bench.spare("www"), &["rev-parse", "HEAD"]), rewritten, "the spare follows its branch");
     let code = bench.code("1", "www");
     assert_eq!(code["commit"], first);
     assert_eq!(code["drift"], serde_json::json!(["branch `main` is gone at its source"]));
