@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Engine;
 use super::code::{Codes, at_site, pattern};
 use super::events::Events;
-use super::ground::{self, Ground, Serves};
+use super::ground::{self, Ground};
 use super::perform::Raising;
 use super::rollout::{Rollout, Variables};
 use super::workshop::MachineShop;
@@ -178,7 +178,7 @@ impl Engine {
                 let Ok(deployable) = self.deployable(environment, site) else { continue };
                 let ground = Ground { engine: self, spec: &wanted.spec, site: deployable.site, path: deployable.path };
                 // A machine that can't be asked serves nothing that is known; the step that follows says why.
-                if ground.look().is_ok_and(|standing| standing.serves == Serves::Release(release.short().to_owned())) {
+                if ground.look().is_ok_and(|standing| standing.is_at(release)) {
                     machine.releases.insert(site.clone(), release.clone());
                 }
             }
