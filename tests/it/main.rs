@@ -38,3 +38,4 @@ mod servers;
 mod terminal;
 mod tls;
 mod two_commands;
+mod unfetched;
