@@ -15,6 +15,7 @@ mod host;
 mod json;
 mod layers;
 mod leftovers;
+mod log_files;
 mod own;
 mod proxy;
 mod real_boxes;
