@@ -18,6 +18,7 @@ mod leftovers;
 mod log_files;
 mod own;
 mod proxy;
+mod real_bound;
 mod real_boxes;
 mod real_check;
 mod real_clients;
