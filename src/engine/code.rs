@@ -175,16 +175,27 @@ impl Engine {
         }
         let stand = Stand { branch: &code.branch, commit: &code.commit };
         checkout::make(mirror, &person, &site.folder, &stand).map_err(occupied)?;
-        self.tell_what_is_not_fetched(name, mirror, &code.commit, events)
+        self.tell_what_is_not_fetched(name, mirror, code, events)
     }
 
-    fn tell_what_is_not_fetched(&self, name: &SiteName, mirror: &Mirror, commit: &str, events: &Events) -> Result<(), Failure> {
-        if mirror.file(commit, ".gitmodules")?.is_some() {
-            events.warn(format!("{name}: its submodules are not fetched; run `git submodule update --init` in its folder"));
+    /// A mirror has neither submodules nor large files: a working tree can fetch them, a release gets what its buildpack gets.
+    pub(super) fn tell_what_is_not_fetched(
+        &self,
+        name: &SiteName,
+        mirror: &Mirror,
+        code: &SiteCode,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let remedy = |command| match code.mode {
+            Mode::Live => format!("run `{command}` in its folder"),
+            Mode::Release => "its releases have what `buildpack` downloads".to_owned(),
+        };
+        if mirror.file(&code.commit, ".gitmodules")?.is_some() {
+            events.warn(format!("{name}: its submodules are not fetched; {}", remedy("git submodule update --init")));
         }
-        let attributes = mirror.file(commit, ".gitattributes")?.unwrap_or_default();
+        let attributes = mirror.file(&code.commit, ".gitattributes")?.unwrap_or_default();
         if String::from_utf8_lossy(&attributes).contains("filter=lfs") {
-            events.warn(format!("{name}: its large files (LFS) are not fetched; run `git lfs pull` in its folder"));
+            events.warn(format!("{name}: its large files (LFS) are not fetched; {}", remedy("git lfs pull")));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Engine;
 use super::code::{Codes, at_site, pattern};
 use super::events::Events;
-use super::ground::{self, Ground, Serves};
+use super::ground::{self, Ground};
 use super::perform::Raising;
 use super::rollout::{Rollout, Variables};
 use super::workshop::MachineShop;
@@ -56,7 +56,7 @@ impl Engine {
             let inputs = inputs(&environment.definition, &id.platform, &deployable, &code.commit)?;
             return Ok(planned(&environment, deployable.site, &inputs.digest()));
         }
-        let built = self.built(&environment.definition, &id.platform, &deployable, &code.commit, events)?;
+        let built = self.built(&environment.definition, &id.platform, &deployable, &code, events)?;
         let releases = newest(&built.manifest.digest, &before.releases, deployable.site.code.keep as usize);
         self.roll_out(&environment, &deployable, &before, &SiteCode { releases, ..code }, &built.manifest, events)
     }
@@ -178,7 +178,7 @@ impl Engine {
                 let Ok(deployable) = self.deployable(environment, site) else { continue };
                 let ground = Ground { engine: self, spec: &wanted.spec, site: deployable.site, path: deployable.path };
                 // A machine that can't be asked serves nothing that is known; the step that follows says why.
-                if ground.look().is_ok_and(|standing| standing.serves == Serves::Release(release.short().to_owned())) {
+                if ground.look().is_ok_and(|standing| standing.is_at(release)) {
                     machine.releases.insert(site.clone(), release.clone());
                 }
             }
@@ -199,7 +199,7 @@ impl Engine {
             let Some(code) = codes.get_mut(&site.name) else { continue };
             if code.mode == Mode::Release && code.releases.is_empty() {
                 let deployable = self.deployable_of(definition, site, id)?;
-                let built = self.built(definition, &id.platform, &deployable, &code.commit, events)?;
+                let built = self.built(definition, &id.platform, &deployable, code, events)?;
                 code.releases = vec![built.manifest.digest];
                 first.push(site.name.clone());
             }
@@ -248,12 +248,14 @@ impl Engine {
         definition: &Definition,
         platform: &PlatformName,
         deployable: &Deployable<'_>,
-        commit: &str,
+        code: &SiteCode,
         events: &Events,
     ) -> Result<Built, Failure> {
+        let commit = &code.commit;
         if !deployable.mirror.exists() || !deployable.mirror.has(commit)? {
             self.fetch(&deployable.mirror, None, events)?;
         }
+        self.tell_what_is_not_fetched(&deployable.site.name, &deployable.mirror, code, events)?;
         let inputs = inputs(definition, platform, deployable, commit)?;
         let shelf = self.shelf()?;
         let (shop, emit) = (MachineShop { engine: self }, |event: Event| events.emit(event));

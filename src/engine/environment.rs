@@ -119,7 +119,22 @@ impl Engine {
             self.store.database.set_wanted(id, Wanted::Up, self.now())?;
             self.store.database.set_disk(id, None)?;
         }
+        self.say_what_loses_its_data(environment, events)?;
         self.climb(environment, codes, dry_run, events)
+    }
+
+    /// A way back to the seed that was cut off, or waits for a start, goes on; who brings the environment up must not have to
+    /// read that from the plan.
+    fn say_what_loses_its_data(&self, environment: &Environment, events: &Events) -> Result<(), Failure> {
+        let (id, definition) = (&environment.id, &environment.definition);
+        let applied: BTreeMap<_, _> = self.store.database.applied(Some(id))?.into_iter().collect();
+        for (name, machine) in definition.platform.machines_by_name() {
+            let Some(seeded) = definition.seeded.get(&machine.role) else { continue };
+            if applied.get(&name).is_none_or(|spec| spec.seeded != *seeded) {
+                events.note(format!("`{name}` goes back to its seed, as the last `env:reload --data` wants it"));
+            }
+        }
+        Ok(())
     }
 
     /// The same for one that the store has as wanted up: each write to the store waits for the disk.

@@ -5,6 +5,7 @@
 //! /srv/www.releases/3f2a9c01b7d4/               a release, the site's user's own
 //! /srv/www.releases/.new-3f2a9c01b7d4/          being unpacked; renamed when it is whole
 //! /srv/www.releases/.before -> …                what the path led to before the first release, where it led anywhere
+//! /srv/www.releases/.switched                   the services were not told yet: `postdeploy` of what is served has not ended
 //! ```
 //! Programs for the shell are constants; what a platform says reaches them as arguments. Each may be cut off anywhere and
 //! given again.
@@ -33,6 +34,15 @@ pub(super) struct Standing {
     pub serves: Serves,
     /// The whole releases on the machine, by the beginning of their digest.
     pub releases: BTreeSet<String>,
+    /// A switch was cut off before its `postdeploy` had ended.
+    pub is_untold: bool,
+}
+
+impl Standing {
+    /// It serves the release, and its services know.
+    pub fn is_at(&self, release: &Digest) -> bool {
+        self.serves == Serves::Release(release.short().to_owned()) && !self.is_untold
+    }
 }
 
 /// What a site's path leads to.
@@ -53,6 +63,7 @@ pub(super) fn folder(path: &str) -> String {
 
 const LOOK: &str = r#"
 if [ -L "$1" ]; then printf 'link %s\n' "$(readlink "$1")"; elif [ -e "$1" ]; then echo folder; fi
+if [ -e "$2/.switched" ]; then echo untold; fi
 cd "$2" 2>/dev/null || exit 0
 for name in *; do if [ -d "$name" ]; then printf 'has %s\n' "$name"; fi; done"#;
 
@@ -71,10 +82,15 @@ rm -rf "$1/$2"
 mv -T "$1/.new-$2" "$1/$2""#;
 
 const SWITCH: &str = r#"set -e
+mark=${2%/*}/.switched
+if [ "$3" ]; then : > "$mark"; else rm -f "$mark"; fi
 ln -sfn "$2" "$1.next"
 mv -T "$1.next" "$1""#;
 
+const TOLD: &str = r#"rm -f "$1/.switched""#;
+
 const BACK: &str = r#"set -e
+rm -f "$2/.switched"
 if [ -L "$2/.before" ]; then
     ln -sfn "$(readlink "$2/.before")" "$1.next"
     mv -T "$1.next" "$1"
@@ -103,7 +119,7 @@ impl Ground<'_> {
     }
 
     pub fn look(&self) -> Result<Standing, Failure> {
-        let (mut serves, mut releases) = (Serves::Nothing, BTreeSet::new());
+        let (mut serves, mut releases, mut is_untold) = (Serves::Nothing, BTreeSet::new(), false);
         for line in self.shell("look at", LOOK, &[self.path, &self.folder()])? {
             match line.split_once(' ').unwrap_or((&line, "")) {
                 ("link", target) => {
@@ -111,11 +127,12 @@ impl Ground<'_> {
                     serves = release.map_or(Serves::Elsewhere, |release| Serves::Release(release.to_owned()));
                 }
                 ("folder", _) => serves = Serves::Folder,
+                ("untold", _) => is_untold = true,
                 ("has", name) => drop(releases.insert(name.to_owned())),
                 _ => {}
             }
         }
-        Ok(Standing { serves, releases })
+        Ok(Standing { serves, releases, is_untold })
     }
 
     /// Puts a release beside the others. One that is there already is replaced: its scripts may have left it half done.
@@ -146,7 +163,13 @@ impl Ground<'_> {
 
     /// From one instant to the next the site is this release.
     pub fn switch(&self, release: &str) -> Result<(), Failure> {
-        self.shell("switch", SWITCH, &[self.path, &self.tree(release)]).map(drop)
+        let tells = self.site.code.postdeploy.as_ref().map_or("", |_| "postdeploy");
+        self.shell("switch", SWITCH, &[self.path, &self.tree(release), tells]).map(drop)
+    }
+
+    /// Its services know what is served.
+    pub fn told(&self) -> Result<(), Failure> {
+        self.shell("finish a switch on", TOLD, &[&self.folder()]).map(drop)
     }
 
     /// The site is what it was before its first release.

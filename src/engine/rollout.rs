@@ -65,8 +65,7 @@ impl Rollout<'_> {
                 .cause(format!("`{}` is a folder there, and only a symlink can be switched in one instant", self.path))
                 .hint("let the box make it a symlink, or leave it out"));
         }
-        let new = self.manifest.digest.short();
-        let served = pairs.iter().all(|(_, standing)| standing.serves == Serves::Release(new.to_owned()));
+        let served = pairs.iter().all(|(_, standing)| standing.is_at(&self.manifest.digest));
         if served && self.before.releases.first() == Some(&self.manifest.digest) {
             return Ok(false);
         }
@@ -91,14 +90,14 @@ impl Rollout<'_> {
                 grounds.iter().try_for_each(|ground| self.script(ground, Phase::Predeploy))?;
                 for ground in &grounds {
                     self.step(ground, "switch", || ground.switch(self.manifest.digest.short()))?;
-                    self.script(ground, Phase::Postdeploy)?;
+                    self.postdeploy(ground)?;
                     self.step(ground, "answer", || ground.await_health())?;
                 }
             }
             Order::Together => {
                 all(&grounds, |ground| self.script(ground, Phase::Predeploy))?;
                 self.together(&grounds, "switch", |ground| ground.switch(self.manifest.digest.short()))?;
-                all(&grounds, |ground| self.script(ground, Phase::Postdeploy))?;
+                all(&grounds, |ground| self.postdeploy(ground))?;
                 self.together(&grounds, "answer", |ground| ground.await_health())?;
             }
         }
@@ -145,12 +144,12 @@ impl Rollout<'_> {
                 Serves::Elsewhere | Serves::Nothing | Serves::Folder => Ok(()),
             };
         };
-        if standing.serves == Serves::Release(old.short().to_owned()) {
+        if standing.is_at(old) {
             return Ok(());
         }
         self.task(ground, "switch back", || ground.switch(old.short()))?;
         let Some(job) = self.job(ground, Phase::Postdeploy, old) else { return Ok(()) };
-        self.task(ground, "postdeploy of the old release", || ground.run(&job, self.events))
+        self.task(ground, "postdeploy of the old release", || ground.run(&job, self.events).and_then(|()| ground.told()))
     }
 
     /// Old releases that can't be removed are no reason to fail: the next deploy tries again.
@@ -164,15 +163,23 @@ impl Rollout<'_> {
     /// What a new machine needs to serve what the others serve: the same steps without those of the whole.
     pub fn onto(&self, machine: &MachineName) -> Result<(), Failure> {
         let ground = self.ground(machine);
-        let release = self.manifest.digest.short();
-        if ground.look()?.serves == Serves::Release(release.to_owned()) {
+        let release = &self.manifest.digest;
+        let standing = ground.look()?;
+        if standing.is_at(release) {
             return Ok(());
         }
         ground.await_boot()?;
-        ground.receive(self.shelf, &self.manifest.digest)?;
-        self.script(&ground, Phase::Predeploy)?;
-        ground.switch(release)?;
-        self.script(&ground, Phase::Postdeploy)
+        if standing.serves != Serves::Release(release.short().to_owned()) {
+            ground.receive(self.shelf, release)?;
+            self.script(&ground, Phase::Predeploy)?;
+        }
+        ground.switch(release.short())?;
+        self.postdeploy(&ground)
+    }
+
+    fn postdeploy(&self, ground: &Ground<'_>) -> Result<(), Failure> {
+        let Some(job) = self.job(ground, Phase::Postdeploy, &self.manifest.digest) else { return Ok(()) };
+        self.step(ground, Phase::Postdeploy.word(), || ground.run(&job, self.events).and_then(|()| ground.told()))
     }
 
     fn script(&self, ground: &Ground<'_>, phase: Phase) -> Result<(), Failure> {

@@ -1,7 +1,9 @@
 //! Machines in memory, for tests of everything above: states are kept as exactly as the real ones, nothing runs.
 //!
 //! Each change happens in two halves with a checkpoint before, between and after. A test that panics out of a checkpoint
-//! leaves what a SIGKILL there would leave; with [`Fake::kept_in`] the machines outlive a real one.
+//! leaves what a SIGKILL there would leave; with [`Fake::kept_in`] the machines outlive a real one and have files, see [`folder`].
+
+mod folder;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -12,8 +14,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::{Capabilities, Ended, Error, Freezer, Provider, Result, Stdio};
-use crate::exec::Output;
+use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
+use crate::exec::{Command, Output};
 use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 /// Called with the name of each point at which a real command could be killed.
@@ -62,6 +64,12 @@ impl Fake {
         let world =
             World { machines: machines.into_iter().collect(), next_pid, failures: Vec::new(), file: Some(file.to_owned()) };
         Self { world: Arc::new(Mutex::new(world)), checkpoint: None }
+    }
+
+    /// The host's folder with what programs in a kept machine wrote.
+    pub fn root(&self, id: &MachineId) -> Option<PathBuf> {
+        let folder = self.world().file.as_ref()?.with_extension("");
+        Some(folder.join(format!("{}.{}.{}", id.environment.platform, id.environment.name, id.machine)))
     }
 
     /// With what a machine was created, to compare it with what was wanted.
@@ -132,6 +140,29 @@ impl Fake {
         });
     }
 
+    fn forget(&self, id: &MachineId) {
+        if let Some(root) = self.root(id)
+            && root.exists()
+        {
+            std::fs::remove_dir_all(root).expect("a test's folder can be removed");
+        }
+        self.change(|world| drop(world.machines.remove(id)));
+    }
+
+    fn copy(&self, id: &MachineId, source: &Path, target: &Path) -> Result<()> {
+        self.running(id)?;
+        self.point("copy", id, "before");
+        if self.root(id).is_some() {
+            Command::new("cp").arg("-a").arg(source).arg(target).run()?;
+        }
+        Ok(())
+    }
+
+    /// A path of a machine; where it has no files, one that nothing is done with.
+    fn below(&self, id: &MachineId, path: &str) -> PathBuf {
+        self.root(id).map(|root| folder::below(&root, path)).unwrap_or_default()
+    }
+
     fn running(&self, id: &MachineId) -> Result<()> {
         match self.inspect(id)? {
             MachineState::Running { .. } => Ok(()),
@@ -179,6 +210,9 @@ impl Provider for Fake {
             }
             machine.spec = Some(spec.clone());
         });
+        if let Some(root) = self.root(id) {
+            std::fs::create_dir_all(root).expect("a test's folder takes a folder");
+        }
         self.point("create", id, "after");
         Ok(())
     }
@@ -223,9 +257,7 @@ impl Provider for Fake {
             MachineState::Absent | MachineState::Halted => {}
             MachineState::Running { .. } | MachineState::Frozen { .. } => self.set(id, MachineState::Halted),
             // What runs without a whole machine around it can only be removed.
-            MachineState::Broken { .. } => {
-                self.change(|world| drop(world.machines.remove(id)));
-            }
+            MachineState::Broken { .. } => self.forget(id),
         }
         self.point("stop", id, "after");
         Ok(())
@@ -236,35 +268,57 @@ impl Provider for Fake {
         self.refuse("delete", id)?;
         self.set(id, MachineState::Broken { reason: "its removal was interrupted".into() });
         self.point("delete", id, "half");
-        self.change(|world| drop(world.machines.remove(id)));
+        self.forget(id);
         self.point("delete", id, "after");
         Ok(())
     }
 
-    fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
+    fn exec(&self, id: &MachineId, exec: &Exec, mut stdio: Stdio<'_>) -> Result<Ended> {
         self.running(id)?;
         self.refuse("exec", id)?;
-        let line = exec.argv.join(" ");
-        match stdio {
-            Stdio::Pipes { each, .. } | Stdio::Fed { each, .. } => each(Stream::Out, &line),
-            Stdio::Follow { each } => drop(each(Some((Stream::Out, &line)))),
-            Stdio::Inherit | Stdio::Terminal => {}
+        let (mut read, mut status) = (Vec::new(), 0);
+        if let Some(root) = self.root(id)
+            && let Some(command) = folder::command(&root, &exec.argv, &exec.env)
+        {
+            self.point("exec", id, "before");
+            let (ended, _) = command.run_any(&mut |stream, line| read.push((stream, folder::line(&root, line))))?;
+            status = ended.code().unwrap_or(137);
+        } else {
+            read.push((Stream::Out, exec.argv.join(" ")));
         }
-        Ok(Ended { code: 0, output: Output { stdout: line.into_bytes(), stderr: Vec::new() } })
+        let stdout = read.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n").into_bytes();
+        for (stream, line) in read {
+            match &mut stdio {
+                Stdio::Pipes { each, .. } | Stdio::Fed { each, .. } => each(stream, &line),
+                Stdio::Follow { each } => drop(each(Some((stream, &line)))),
+                Stdio::Inherit | Stdio::Terminal => {}
+            }
+        }
+        Ok(Ended { code: status, output: Output { stdout, stderr: Vec::new() } })
     }
 
-    fn copy_in(&self, id: &MachineId, _source: &Path, _target: &str) -> Result<()> {
-        self.running(id)
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()> {
+        self.copy(id, source, &self.below(id, target))
     }
 
-    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), _folder: &str, _user: &str) -> Result<()> {
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, _user: &str) -> Result<()> {
         self.running(id)?;
-        let failed = |source| Error::Io { what: "read the archive for", path: id.to_string().into(), source };
-        std::io::copy(tar, &mut std::io::sink()).map(drop).map_err(failed)
+        self.point("unpack", id, "before");
+        if self.root(id).is_some() {
+            let unpack = Command::new("tar").args(["--extract", "--no-same-owner", "--directory"]).arg(self.below(id, folder));
+            let (status, output) = unpack.run_fed(tar, &mut |_, _| {})?;
+            if !status.success() {
+                return Err(unpack.failed(status, &output).into());
+            }
+        } else {
+            let failed = |source| Error::Io { what: "read the archive for", path: id.to_string().into(), source };
+            std::io::copy(tar, &mut std::io::sink()).map_err(failed)?;
+        }
+        Ok(())
     }
 
-    fn copy_out(&self, id: &MachineId, _source: &str, _target: &Path) -> Result<()> {
-        self.running(id)
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
+        self.copy(id, &self.below(id, source), target)
     }
 
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {
@@ -279,6 +333,23 @@ impl Provider for Fake {
 
     fn freezer(&self) -> Option<&dyn Freezer> {
         Some(self)
+    }
+
+    fn layers(&self) -> Option<&dyn Layers> {
+        let kept = self.world().file.is_some();
+        kept.then_some(self as &dyn Layers)
+    }
+}
+
+impl Layers for Fake {
+    fn commit(&self, id: &MachineId, target: &Path) -> Result<()> {
+        let failed = |source| Error::Io { what: "keep as a layer", path: target.to_owned(), source };
+        std::fs::rename(self.below(id, "/"), target).map_err(failed)?;
+        self.delete(id)
+    }
+
+    fn written(&self, id: &MachineId, target: &str) -> Result<PathBuf> {
+        Ok(self.below(id, target))
     }
 }
 

@@ -1,8 +1,10 @@
 //! A host on fakes: a real store, machines and networks in files beside it. What is in the files outlives a killed
 //! process, as a kernel's objects do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
@@ -43,6 +45,9 @@ const STATE: [&str; 9] = [
     "machines.json",
     "networks.json",
 ];
+
+/// Folders of the same kind: checkouts, what machines have on disk, releases, mirrors.
+const FOLDERS: [&str; 4] = ["shop/1161", "machines", "store/releases", "store/sources"];
 
 pub struct Host {
     pub folder: PathBuf,
@@ -171,30 +176,68 @@ impl Host {
 
     /// The platform with a site from a repository, which has the branches `main` and `hotfix`.
     pub fn define_with_source(&self) {
-        let origin = self.folder.join("origin");
-        std::fs::create_dir_all(&origin).expect("the folder is ours");
-        std::fs::write(origin.join("index.php"), "x").expect("the folder is ours");
-        let commands: [&[&str]; 4] =
-            [&["init", "--quiet", "-b", "main"], &["add", "."], &["commit", "--quiet", "-m", "x"], &["branch", "hotfix"]];
-        for words in commands {
-            let mut git = std::process::Command::new("git");
-            git.args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]).args(words).current_dir(&origin);
-            assert!(git.status().expect("git is there").success(), "{words:?}");
-        }
-        let source = format!("[sites.www]\nsource = \"{}\"", origin.display());
-        self.define(&PLATFORM.replace("[sites.www]", &source));
+        std::fs::create_dir_all(self.origin()).expect("the folder is ours");
+        self.git(&["init", "--quiet", "-b", "main"]);
+        self.commit("zero");
+        self.git(&["checkout", "--quiet", "-b", "hotfix"]);
+        self.commit("one");
+        self.define(&PLATFORM.replace("[sites.www]", &format!("[sites.www]\nsource = \"{}\"", self.origin().display())));
     }
 
-    /// Where the checkouts of environment 1161 are, and their state to go back to.
-    fn checkouts(&self) -> [PathBuf; 2] {
-        [self.shop().join("1161"), self.folder.join("saved-checkouts")]
+    /// The same, served as releases with programs of their own. `.running` is the version whose `postdeploy` ran last.
+    pub fn define_with_releases(&self) {
+        self.define_with_source();
+        let folder = self.origin().join("deploy");
+        std::fs::create_dir_all(&folder).expect("the folder is ours");
+        let program = |name: &str, text: &str| {
+            std::fs::write(folder.join(name), format!("#!/bin/sh\nset -e\n{text}\n")).expect("the folder is ours");
+            std::fs::set_permissions(folder.join(name), PermissionsExt::from_mode(0o755)).expect("it is ours");
+        };
+        program("buildpack", "cp version built");
+        program("predeploy", "cmp version built");
+        program("postdeploy", "cp version ../.running");
+        self.commit("one");
+        let user = Command::new("id").arg("-un").output().expect("id is there").stdout;
+        let keys = format!(
+            "[sites.www]\npath = \"/srv/www\"\nmode = \"release\"\nkeep = 2\nuser = \"{}\"\nbuildpack = \"deploy/buildpack\"\n\
+             predeploy = \"deploy/predeploy\"\npostdeploy = \"deploy/postdeploy\"",
+            String::from_utf8_lossy(&user).trim()
+        );
+        let text = std::fs::read_to_string(self.shop().join("platform.toml")).expect("it was written above");
+        self.define(&text.replace("[sites.www]", &keys));
+    }
+
+    pub fn origin(&self) -> PathBuf {
+        self.folder.join("origin")
+    }
+
+    /// Another version of the site, on the branch that its repository is at.
+    pub fn commit(&self, version: &str) {
+        std::fs::write(self.origin().join("version"), version).expect("the folder is ours");
+        self.git(&["add", "."]);
+        self.git(&["commit", "--quiet", "--allow-empty", "-m", version]);
+    }
+
+    pub fn git(&self, words: &[&str]) {
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "protocol.file.allow=always"])
+            .args(words)
+            .current_dir(self.origin());
+        assert!(git.status().expect("git is there").success(), "{words:?}");
+    }
+
+    /// The version that a site's folder on a machine or in a checkout has: whole, or `None` where there is no such folder.
+    pub fn version(&self, folder: &Path) -> Option<String> {
+        folder.exists().then(|| std::fs::read_to_string(folder.join("version")).expect("a folder of the site is whole"))
     }
 
     /// The state as it is now, to go back to.
     pub fn save(&self) -> BTreeMap<&'static str, Vec<u8>> {
-        let [now, saved] = self.checkouts();
-        if now.exists() {
-            copy(&now, &saved);
+        for name in FOLDERS {
+            let (now, saved) = (self.folder.join(name), self.saved(name));
+            if now.exists() {
+                copy(&now, &saved);
+            }
         }
         STATE.into_iter().filter_map(|name| Some((name, std::fs::read(self.folder.join(name)).ok()?))).collect()
     }
@@ -210,14 +253,20 @@ impl Host {
                 None => drop(std::fs::remove_file(path)),
             }
         }
-        let [now, saved] = self.checkouts();
-        drop(std::fs::remove_dir_all(&now));
-        if saved.exists() {
-            copy(&saved, &now);
+        for name in FOLDERS {
+            let (now, saved) = (self.folder.join(name), self.saved(name));
+            drop(std::fs::remove_dir_all(&now));
+            if saved.exists() {
+                copy(&saved, &now);
+            }
         }
         for lock in self.locks() {
             std::fs::remove_file(lock).expect("the folder is ours");
         }
+    }
+
+    fn saved(&self, name: &str) -> PathBuf {
+        self.folder.join("saved").join(name)
     }
 
     pub fn locks(&self) -> Vec<PathBuf> {
@@ -234,9 +283,18 @@ impl Host {
         left.extend(database.environments(None).unwrap().into_iter().map(|environment| format!("row {}", environment.id)));
         left.extend(database.applied(None).unwrap().into_iter().map(|(name, _)| format!("applied {name}")));
         left.extend(database.site_codes(None).unwrap().into_keys().map(|id| format!("code {id}")));
-        left.extend(Some(self.checkouts()[0].clone()).filter(|path| path.exists()).map(|path| path.display().to_string()));
+        left.extend(Some(self.shop().join("1161")).filter(|path| path.exists()).map(|path| path.display().to_string()));
         left.extend(Some(self.store().join("secrets/shop")).filter(|path| path.exists()).map(|path| path.display().to_string()));
         left.extend(self.locks().into_iter().map(|path| path.display().to_string()));
+        // What a killed process held goes with the next deploy or prune.
+        let shelf = adt::releases::Shelf::open(&self.store()).expect("the store is ours");
+        shelf.prune(&shelf.unused(&BTreeSet::new(), usize::MAX).unwrap()).unwrap();
+        for name in ["machines", "store/releases"] {
+            let entries = std::fs::read_dir(self.folder.join(name)).into_iter().flatten().flatten();
+            // Whole releases are kept for the next environment that wants the same.
+            let others = entries.filter(|entry| adt::model::Digest::try_from(entry.file_name().into_string().unwrap()).is_err());
+            left.extend(others.map(|entry| entry.path().display().to_string()));
+        }
         left
     }
 
@@ -258,6 +316,11 @@ impl Process {
         let mut events = Vec::new();
         let result = self.engine.run(request, &mut |event| events.push(event));
         Ran { result, events }
+    }
+
+    /// The folder of the host that a machine of environment 1161 has as its root.
+    pub fn root(&self, machine: &str) -> PathBuf {
+        self.machines.root(&id("1161").machine(&machine.parse().expect("it is a label"))).expect("it has files")
     }
 
     #[track_caller]
@@ -291,7 +354,8 @@ impl Probe for Answers {
 }
 
 fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp is there");
+    std::fs::create_dir_all(to.parent().expect("it lies in a folder")).expect("the folder is ours");
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp is there");
     assert!(copied.success());
 }
 

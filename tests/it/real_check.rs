@@ -10,10 +10,10 @@ use super::adt::{Adt, Run};
 use super::servers::until;
 
 const HOST: &str = "www.1161.hello.example.test";
-const LISTEN: &str = "127.0.53.1";
+pub const LISTEN: &str = "127.0.53.1";
 
 /// A host with a resolver, a trust and a person of its own.
-fn host() -> Option<(Adt, PathBuf)> {
+pub fn host() -> Option<(Adt, PathBuf)> {
     let adt = Adt::real()?.alone();
     let host = adt.host.as_ref().expect("it is alone");
     let person = adt.path().join("person");

@@ -1,5 +1,6 @@
 //! Seeds on real database servers: loaded once, in every environment from its first moment, and each environment's own from then on.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -25,6 +26,34 @@ memory = "128M"
 machine = "maria"
 engine = "mariadb"
 seed = "seed/shop.sql.zst"
+[data.prices]
+machine = "maria"
+engine = "mysql"
+database = "prices"
+user = "prices"
+seed = "seed/prices.sql"
+[data.orders]
+machine = "maria"
+engine = "mariadb"
+database = "orders"
+user = "orders"
+seed = "seed/orders.sql.gz"
+[data.notes]
+machine = "post"
+engine = "postgresql"
+database = "notes"
+user = "notes"
+seed = "seed/notes.sql"
+[data.archive]
+machine = "post"
+engine = "postgresql"
+database = "archive"
+user = "archive"
+seed = "seed/archive.sql.zst"
+[data.made]
+machine = "post"
+engine = "script"
+seed = "seed/make.sh"
 [data.ledger]
 machine = "post"
 engine = "postgresql"
@@ -44,6 +73,12 @@ const SHOP: &str = "SET NAMES utf8mb4;\nCREATE TABLE shirts (name VARCHAR(40));\
 /// As `pg_dump --no-owner` writes it, an administrator's extension included.
 const LEDGER: &str = "SELECT pg_catalog.set_config('search_path', '', false);\nCREATE EXTENSION pg_trgm WITH SCHEMA public;\n\
                       CREATE TABLE public.entries (name text);\nCOPY public.entries (name) FROM stdin;\nfirst\nsecond\n\\.\n";
+
+const NOTES: &str = "CREATE TABLE notes (text text);\nINSERT INTO notes VALUES ('grün');\n";
+
+/// Leaves its traces in the middle and then, at first, can't go on.
+const MAKE: &str = "#!/bin/sh\nset -e\ntest ! -e /srv/half\necho making half of it\ntouch /srv/half\n\
+                    echo there is no moon to reach >&2\nexit 7\n";
 
 /// A dump as a file, packed by a program of the host.
 fn pack(folder: &Path, name: &str, text: &str, packer: &str) {
@@ -92,12 +127,20 @@ fn environments_start_with_the_seed_and_go_their_own_ways() {
     std::fs::create_dir_all(&secrets).expect("the folder is ours");
     std::fs::write(secrets.join("passwords.j2"), "{{ secret('shop') }} {{ secret('ledger') }}").expect("the folder is ours");
     pack(&folder, "ledger.sql.gz", LEDGER, "gzip");
+    pack(&folder, "orders.sql.gz", &SHOP.replace("shirts", "orders"), "gzip");
+    pack(&folder, "archive.sql.zst", NOTES, "zstd");
+    std::fs::write(folder.join("seed/prices.sql"), SHOP.replace("shirts", "prices")).expect("the folder is ours");
+    std::fs::write(folder.join("seed/notes.sql"), NOTES).expect("the folder is ours");
+    std::fs::write(folder.join("seed/make.sh"), MAKE).expect("the folder is ours");
+    std::fs::set_permissions(folder.join("seed/make.sh"), PermissionsExt::from_mode(0o755)).expect("it is ours");
     pack(&folder, "shop.sql.zst", &format!("{SHOP}INSERT INTO shirst VALUES ('rot');\n"), "zstd");
     adt.run("platform:init stock").ok();
 
-    // A seed with a mistake in the middle leaves no layer of its role; what else was built stays.
+    // A seed with a mistake in the middle leaves no layer of its role, be it a dump or a script.
     let told = adt.run("platform:build stock").fails(8);
-    told.says("seed/shop.sql.zst` (line 4)").says("shirst").says("stock-maria");
+    let told = told.says("seed/shop.sql.zst` (line 4)").says("shirst").says("stock-maria");
+    told.says("stock-post").says("make.sh").says("exit code 7").says("making half of it").says("there is no moon to reach");
+    std::fs::write(folder.join("seed/make.sh"), MAKE.replace("exit 7", "mv /srv/half /srv/whole")).expect("the folder is ours");
     adt.run("env:init 1").fails(8).says("(line 4)");
     adt.run("env:list").ok();
     let whole = std::fs::read(folder.join("seed/ledger.sql.gz")).expect("it was written above");
@@ -114,6 +157,17 @@ fn environments_start_with_the_seed_and_go_their_own_ways() {
         let seen = well(&adt, environment, "post", &["stat", "-c", "%U %a", "/srv/media files/deep/cat.txt"]);
         assert_eq!(seen, "www-data 644");
     }
+    for (database, table) in [("prices", "prices"), ("orders", "orders")] {
+        let ask = format!("SELECT name FROM {table} ORDER BY name");
+        let argv = ["mariadb", "--skip-column-names", database, "--execute", &ask];
+        assert_eq!(well(&adt, "1", "maria2", &argv), "blau\ngrün", "{database}");
+    }
+    for database in ["notes", "archive"] {
+        let ask = ["psql", "-d", database, "-qAtc", "SELECT text FROM notes"];
+        let argv = [&["env", "-C", "/", "runuser", "-u", "postgres", "--"], &ask[..]].concat();
+        assert_eq!(well(&adt, "1", "post", &argv), "grün", "{database}");
+    }
+    well(&adt, "1", "post", &["sh", "-c", "test -e /srv/whole && ! test -e /srv/half"]);
 
     let passwords = |environment: &str| {
         let text = well(&adt, environment, "maria1", &["cat", "/etc/passwords"]);

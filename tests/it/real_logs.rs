@@ -96,6 +96,24 @@ fn records_of_all_machines_come_in_order_and_are_followed() {
     follow.shows("escape");
     log("web2", "while-followed");
     follow.shows("while-followed");
+    // Turned as logrotate turns it: by another name at first, and then as a copy.
+    let inside = |script: &str| {
+        let script = format!("cd /var/log/apache2; {script}");
+        assert!(adt.command(&["env:exec", "1", "web1", "--", "sh", "-c", &script]).status().expect("it runs").success());
+    };
+    inside("echo turned-1 >> turned.log");
+    follow.shows("turned-1");
+    inside(
+        "exec 9>> turned.log; echo turned-2 >&9; mv turned.log turned.log.1; echo turned-3 > turned.log; sleep 1
+         echo turned-4 >&9; echo turned-5 >> turned.log",
+    );
+    follow.shows("turned-5");
+    inside("echo turned-6 >> turned.log; cp turned.log turned.log.2; : > turned.log; echo turned-7 >> turned.log");
+    (1..=7).for_each(|number| follow.shows(&format!("turned-{number}")));
+    let seen = follow.seen.lock().expect("nobody panics with it").clone();
+    for number in 1..=7 {
+        assert_eq!(seen.matches(&format!("turned-{number}")).count(), 1, "turned-{number}: {seen}");
+    }
     // A halt does not wait for those who read.
     let halted = Instant::now();
     adt.run("env:halt 1").ok();
@@ -263,4 +281,96 @@ fn logs_are_sent_to_rsyslog() {
     server.kill().expect("it runs");
     server.wait().expect("it is ours");
     adt.run("env:destroy 1 --yes").ok();
+}
+
+/// A syslog server and an event collector that speak only TLS.
+const SECURE_RECEIVERS: &str = r#"
+import http.server, socketserver, ssl, sys, threading
+chain, key, folder = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(chain, key)
+
+class Syslog(socketserver.BaseRequestHandler):
+    def handle(self):
+        with open(folder + "/syslog", "ab", 0) as out:
+            while data := self.request.recv(65536):
+                out.write(data)
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with open(folder + "/splunk", "ab", 0) as out:
+            out.write(body)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    def get_request(self):
+        stream, peer = self.socket.accept()
+        return context.wrap_socket(stream, server_side=True), peer
+
+for port, handler in (6514, Syslog), (8088, Collector):
+    threading.Thread(target=Server(("127.0.0.1", port), handler).serve_forever).start()
+print("ready", flush=True)
+"#;
+
+#[test]
+fn logs_are_sent_over_tls_to_whom_the_host_trusts() {
+    if !super::servers::installed(&["python3"]) {
+        return;
+    }
+    let Some((adt, _)) = super::real_check::host() else { return };
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let file = |name: &str, text: &str| {
+        std::fs::write(adt.path().join(name), text).expect("a file in the home");
+        adt.path().join(name).display().to_string()
+    };
+    let (chain, key) = (file("chain.pem", &made.cert.pem()), file("key.pem", &made.signing_key.serialize_pem()));
+    let folder = adt.path().display().to_string();
+    let mut python = adt.program_there("python3");
+    let mut receivers =
+        python.args(["-c", SECURE_RECEIVERS, &chain, &key, &folder]).stdout(Stdio::piped()).spawn().expect("it is installed");
+    let mut ready = String::new();
+    BufReader::new(receivers.stdout.take().expect("it was piped")).read_line(&mut ready).expect("it tells when it is ready");
+    assert_eq!(ready, "ready\n");
+    let token = file("token", "s3cret\n");
+    let config = file(
+        "shipping.toml",
+        &format!(
+            "[logs]\nsyslog = \"tls://localhost\"\nsplunk = {{ url = \"https://localhost:8088\", token_file = \"{token}\" }}\n"
+        ),
+    );
+    let adt = adt.env("ADT_CONFIG", &config);
+    let shown = adt.run("host:check");
+    shown.says("tls://localhost:6514").says("https://localhost:8088");
+    adt.run("platform:init hello").ok();
+    adt.run("env:init 1").ok();
+    adt.run("host:up --detach").ok();
+    adt.run("env:exec 1 db -- logger -t mine in-secret").ok();
+    let log = || std::fs::read_to_string(adt.store().join("daemon.log")).unwrap_or_default();
+    until("a complaint about each certificate", || log().matches("UnknownIssuer").count() >= 2);
+    let received = |name: &str| std::fs::read_to_string(adt.path().join(name)).unwrap_or_default();
+    assert_eq!(
+        (received("syslog"), received("splunk")),
+        (String::new(), String::new()),
+        "nobody gets what they are not trusted with"
+    );
+
+    let bundle = adt.at("/etc/ssl/certs/ca-certificates.crt");
+    let trusted = std::fs::read_to_string(&bundle).expect("this host trusts somebody");
+    std::fs::write(&bundle, trusted + &made.cert.pem()).expect("the folder is the test's own");
+    for name in ["syslog", "splunk"] {
+        until(name, || received(name).contains("in-secret"));
+        assert_eq!(received(name).matches("in-secret").count(), 1, "{name}");
+    }
+    assert!(!log().contains("s3cret"));
+    adt.run("host:halt").ok();
+    receivers.kill().expect("it runs");
+    receivers.wait().expect("it is ours");
+    adt.run("env:destroy 1 --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
 }
