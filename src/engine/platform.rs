@@ -43,6 +43,7 @@ impl From<sources::Error> for Failure {
             Error::Occupied { .. } => Self::new(Kind::Conflict, "make the platform's folder")
                 .because(&error)
                 .hint("name another folder, or give this one to `adt platform:init` if it holds the platform"),
+            Error::Unfit { .. } => Self::new(Kind::Config, "render a site's templates").because(&error),
             Error::Io { .. } => Self::new(Kind::Host, "keep the sources").because(&error),
             Error::Exec(source) => Self::new(Kind::Program, "run git").because(&error).tail(source.tail().iter().cloned()),
         }

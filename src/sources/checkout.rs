@@ -13,6 +13,7 @@
 //! Not chosen: copying a prepared tree (on ext4 as slow as writing it anew, measured), hard links into one (an edit in
 //! one environment would be an edit in all), `git worktree` (one repository for all: branches could not be in two).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -164,6 +165,29 @@ pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<
     }
     state.unpushed = unpushed(mirror, person, folder)?;
     Ok(state)
+}
+
+/// What git knows of a checkout's files, as the person's working tree stands.
+pub fn tracked(person: &Person, folder: &Path) -> Result<BTreeSet<Vec<u8>>> {
+    files(person, folder, &[])
+}
+
+/// The same for those that end in `.j2`.
+pub fn templates(person: &Person, folder: &Path) -> Result<BTreeSet<Vec<u8>>> {
+    files(person, folder, &["*.j2"])
+}
+
+fn files(person: &Person, folder: &Path, patterns: &[&str]) -> Result<BTreeSet<Vec<u8>>> {
+    let list = in_it(person, folder).args(["ls-files", "-z", "--"]).args(patterns.iter().copied()).run()?;
+    Ok(list.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+/// Where a checkout stands: its branch, unless it is on none, and its commit.
+pub fn head(person: &Person, folder: &Path) -> Result<(Option<String>, String)> {
+    let output = in_it(person, folder).args(["rev-parse", "HEAD", "--abbrev-ref", "HEAD"]).run()?.text();
+    let mut lines = output.lines().map(str::to_owned);
+    let commit = lines.next().unwrap_or_default();
+    Ok((lines.next().filter(|branch| branch != "HEAD"), commit))
 }
 
 /// Commits of branches, tags, stashes and other trees that neither the origin nor the mirror has.

@@ -1,10 +1,12 @@
 //! Where platforms and sites come from: git repositories, folders, and the examples inside this binary.
 
+pub mod beneath;
 pub mod branch;
 pub mod checkout;
 pub mod export;
 pub mod git;
 pub mod mirror;
+pub mod rendered;
 pub mod shipped;
 pub mod workspace;
 
@@ -29,6 +31,8 @@ pub enum Error {
     NoCheckout { folder: PathBuf },
     #[error("`{folder}` exists already and is not empty")]
     Occupied { folder: PathBuf },
+    #[error("`{file}` can't be used: {reason}")]
+    Unfit { file: PathBuf, reason: String },
     #[error("{what} `{path}`")]
     Io {
         what: &'static str,
