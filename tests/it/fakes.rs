@@ -174,6 +174,7 @@ impl Host {
         let origin = self.folder.join("origin");
         std::fs::create_dir_all(&origin).expect("the folder is ours");
         std::fs::write(origin.join("index.php"), "x").expect("the folder is ours");
+        std::fs::write(origin.join("app.ini.j2"), "{{ site.branch }} {{ secret('app') }}").expect("the folder is ours");
         let commands: [&[&str]; 4] =
             [&["init", "--quiet", "-b", "main"], &["add", "."], &["commit", "--quiet", "-m", "x"], &["branch", "hotfix"]];
         for words in commands {

@@ -35,6 +35,7 @@ mod real_sites;
 mod resolver;
 mod served;
 mod servers;
+mod templates;
 mod terminal;
 mod tls;
 mod two_commands;

@@ -32,6 +32,11 @@ postdeploy = "deploy/postdeploy"
 env = { GREETING = "hello {{ env }}" }
 "#;
 
+const GREET: &str = "echo \"$GREETING from $ADT_MACHINE of $ADT_PLATFORM/$ADT_ENVIRONMENT/$ADT_SITE\"";
+
+/// A template of a site.
+const FACTS: &str = "{{ machine.name }} {{ site.release }} of {{ roles.web | length }} key {{ secret('app') }}\n";
+
 /// A site's repository: its page says which version it is and what the buildpack made.
 struct Repository(PathBuf);
 
@@ -46,7 +51,7 @@ impl Repository {
         );
         repository.write("public/health.php", "<?php echo 'fine';");
         repository.script("buildpack", "echo made-$(cat version) > built");
-        repository.script("predeploy", "echo \"$GREETING from $ADT_MACHINE of $ADT_PLATFORM/$ADT_ENVIRONMENT/$ADT_SITE\"");
+        repository.script("predeploy", GREET);
         repository.script("postdeploy", "systemctl reload apache2\ncurl -sSf http://localhost/");
         repository.version("one");
         repository
@@ -108,7 +113,10 @@ fn only(page: &str) -> BTreeSet<String> {
 /// Releases that lie on a machine.
 fn kept(adt: &Adt, machine: &str) -> usize {
     let list = adt.run(&format!("env:ssh 1161 {machine} -- ls -A /srv/www.releases")).ok().stdout;
-    list.lines().filter(|name| *name != ".before").count()
+    let stamps = list.lines().filter(|name| name.starts_with(".rendered-")).count();
+    let kept = list.lines().filter(|name| *name != ".before").count() - stamps;
+    assert!(stamps == 0 || stamps == kept, "{list}");
+    kept
 }
 
 fn shelf(adt: &Adt) -> Vec<PathBuf> {
@@ -144,6 +152,10 @@ fn visit(address: &str) -> std::io::Result<String> {
 fn visitors_see_the_old_or_the_new_and_machines_agree() {
     let Some(adt) = Adt::real() else { return };
     let repository = Repository::new(&adt);
+    repository.write("config/{{ site.name }}.ini.j2", FACTS);
+    repository
+        .script("predeploy", &format!("{GREET}\ntest \"$(cut -d' ' -f1,2 config/www.ini)\" = \"$ADT_MACHINE $ADT_RELEASE\""));
+    repository.version("one");
     let folder = platform(&adt, &repository);
     let both = ["web1", "web2"];
 
@@ -216,11 +228,16 @@ fn visitors_see_the_old_or_the_new_and_machines_agree() {
     assert_eq!((kept(&adt, "web1"), kept(&adt, "web2")), (2, 2));
     assert_eq!(shelf(&adt).len(), 2, "{:?}", shelf(&adt));
 
+    templates_are_filled_in_or_told(&adt, &repository);
+
     // A new machine, and one that lost its files, serve what the others serve; nothing is built.
     let text = PLATFORM.replace("REPOSITORY", &repository.0.display().to_string()).replace("count = 2", "count = 3");
     std::fs::write(folder.join("platform.toml"), text).expect("the folder is ours");
     let more = adt.run("env:reload 1161").ok();
     assert_eq!(count(&more, "buildpack"), 0, "{}", more.stderr);
+    for machine in ["web1", "web3"] {
+        assert!(facts(&adt, machine).ends_with("of 3"), "{}", facts(&adt, machine));
+    }
     adt.run("env:ssh 1161 web1 -- rm -rf /srv/www /srv/www.releases").ok();
     adt.run("env:up 1161").ok();
     assert_eq!(pages(&adt, "1161", &["web1", "web2", "web3"]), only("five+made-five"));
@@ -229,6 +246,45 @@ fn visitors_see_the_old_or_the_new_and_machines_agree() {
     adt.run("platform:destroy shop --yes").ok();
     assert_eq!(shelf(&adt), Vec::<PathBuf>::new());
     assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
+
+/// What a machine's release knows of itself, and the key beside it.
+fn ini(adt: &Adt, machine: &str) -> (String, String) {
+    let text = adt.run(&format!("env:ssh 1161 {machine} -- cat /srv/www/config/www.ini")).ok().stdout;
+    let (facts, key) = text.trim().split_once(" key ").unwrap_or_else(|| panic!("{text}"));
+    (facts.to_owned(), key.to_owned())
+}
+
+fn facts(adt: &Adt, machine: &str) -> String {
+    ini(adt, machine).0
+}
+
+fn templates_are_filled_in_or_told(adt: &Adt, repository: &Repository) {
+    let list = adt.run("site:list 1161 --json").ok().json();
+    let release = list[0]["code"]["release"].as_str().expect("it serves one")[..12].to_owned();
+    let (first, key) = ini(adt, "web1");
+    assert_eq!((first, facts(adt, "web2")), (format!("web1 {release} of 2"), format!("web2 {release} of 2")));
+    assert_eq!(key.len(), 32);
+    adt.run("env:ssh 1161 web1 -- stat -c %U:%a /srv/www/config/www.ini").ok().says("www-data:644");
+    for release in shelf(adt) {
+        let unpacked = Command::new("zstd").arg("-dc").arg(release.join("tree.tar.zst")).output().expect("zstd is there");
+        let manifest = std::fs::read(release.join("manifest.json")).expect("a release has one");
+        for bytes in [unpacked.stdout, manifest] {
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(text.contains("secret(") && !text.contains(&key), "{}", release.display());
+        }
+    }
+    let pages_before = pages(adt, "1161", &["web1", "web2"]);
+    let refused = |path: &str, text: &str, cause: &str| {
+        repository.write(path, text);
+        repository.version("bad");
+        let run = adt.run("site:deploy 1161 www").fails(3).says(cause).says("templates = ");
+        assert_eq!((count(&run, "predeploy"), pages(adt, "1161", &["web1", "web2"])), (0, pages_before.clone()));
+        std::fs::remove_file(repository.0.join(path)).expect("it was written above");
+    };
+    refused("bad.j2", "x\n{{ site.prot }}", "www: bad.j2:2: `site.prot`: there is no such value");
+    refused("built.j2", "over what the buildpack makes", "`built` can't be rendered: the release has `built`");
+    repository.version("five");
 }
 
 #[test]
