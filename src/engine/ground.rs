@@ -118,7 +118,10 @@ serves=$(readlink "$link" || :)
 cd "$folder" 2>/dev/null || exit 0
 for name in * .new-*; do
     case " $* " in *" $name "*) continue ;; esac
-    if [ "$serves" != "$folder/$name" ]; then rm -rf -- "$name" ".rendered-$name"; fi
+    if [ "$serves" != "$folder/$name" ]; then rm -rf -- "$name"; fi
+done
+for stamp in .rendered-*; do
+    if ! [ -d "${stamp#.rendered-}" ]; then rm -f "$stamp"; fi
 done"#;
 
 impl Ground<'_> {

@@ -184,10 +184,9 @@ fn files(person: &Person, folder: &Path, patterns: &[&str]) -> Result<BTreeSet<V
 
 /// Where a checkout stands: its branch, unless it is on none, and its commit.
 pub fn head(person: &Person, folder: &Path) -> Result<(Option<String>, String)> {
-    let output = in_it(person, folder).args(["rev-parse", "HEAD", "--abbrev-ref", "HEAD"]).run()?.text();
-    let mut lines = output.lines().map(str::to_owned);
-    let commit = lines.next().unwrap_or_default();
-    Ok((lines.next().filter(|branch| branch != "HEAD"), commit))
+    let output = in_it(person, folder).args(["rev-parse", "HEAD", "--symbolic-full-name", "HEAD"]).run()?.text();
+    let (commit, name) = output.trim().split_once('\n').unwrap_or((output.trim(), "HEAD"));
+    Ok((name.strip_prefix("refs/heads/").map(str::to_owned), commit.to_owned()))
 }
 
 /// Commits of branches, tags, stashes and other trees that neither the origin nor the mirror has.

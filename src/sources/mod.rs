@@ -33,6 +33,8 @@ pub enum Error {
     Occupied { folder: PathBuf },
     #[error("`{file}` can't be used: {reason}")]
     Unfit { file: PathBuf, reason: String },
+    #[error("nothing is rendered over `{file}`: {reason}")]
+    InTheWay { file: PathBuf, reason: &'static str },
     #[error("{what} `{path}`")]
     Io {
         what: &'static str,

@@ -82,13 +82,13 @@ pub fn lay(person: &Person, folder: &Path, files: &[File]) -> Result<()> {
     }
     let tracked = checkout::tracked(person, folder)?;
     for file in files {
-        let taken = |reason: &str| Error::Unfit { file: folder.join(&file.path), reason: reason.to_owned() };
+        let in_the_way = |reason| Err(Error::InTheWay { file: folder.join(&file.path), reason });
         if tracked.contains(file.path.as_bytes()) {
-            return Err(taken("git tracks it, so nothing is rendered over it"));
+            return in_the_way("git tracks it");
         }
-        let is_there = || below.has(&file.path).map_err(|error| taken(&reason(&error)));
-        if !before.contains(&file.path) && !self::is_there(&below, file) && is_there()? {
-            return Err(taken("it is there and adt did not render it, so nothing is rendered over it"));
+        let unfit = |error| Error::Unfit { file: folder.join(&file.path), reason: reason(&error) };
+        if !before.contains(&file.path) && below.has(&file.path).map_err(unfit)? && !is_there(&below, file) {
+            return in_the_way("adt did not make it");
         }
     }
     exclude.write(&below, before.union(&wanted).cloned().collect())?;
@@ -123,22 +123,24 @@ fn reason(error: &io::Error) -> String {
 /// git's list of what it does not see in one checkout: the person's lines, and ours.
 struct Exclude<'f> {
     folder: &'f Path,
-    lines: Vec<String>,
+    lines: Vec<u8>,
+    mode: u32,
     ours: BTreeSet<String>,
 }
 
 impl<'f> Exclude<'f> {
     fn read(folder: &'f Path, below: &Beneath) -> Result<Self> {
         let found = below.read(EXCLUDE, MOST_BYTES).map_err(io("read", &folder.join(EXCLUDE)))?;
-        let text = found.map(|found| String::from_utf8_lossy(&found.bytes).into_owned()).unwrap_or_default();
-        let mut exclude = Self { folder, lines: Vec::new(), ours: BTreeSet::new() };
+        let (bytes, mode) = found.map_or_else(|| (Vec::new(), 0o644), |found| (found.bytes, found.mode));
+        let mut exclude = Self { folder, lines: Vec::new(), mode, ours: BTreeSet::new() };
         let mut within = false;
-        for line in text.lines() {
-            match (within, line) {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let text = String::from_utf8_lossy(line);
+            match (within, text.trim_end_matches('\n')) {
                 (_, BEGIN) => within = true,
                 (true, END) => within = false,
-                (true, line) => drop(line.strip_prefix('/').map(|path| exclude.ours.insert(plain(path)))),
-                (false, line) => exclude.lines.push(line.to_owned()),
+                (true, text) => drop(text.strip_prefix('/').map(|path| exclude.ours.insert(plain(path)))),
+                (false, _) => exclude.lines.extend_from_slice(line),
             }
         }
         Ok(exclude)
@@ -148,11 +150,15 @@ impl<'f> Exclude<'f> {
         if ours == self.ours {
             return Ok(());
         }
-        let patterns = ours.iter().map(|path| format!("/{}", pattern(path)));
-        let block = (!ours.is_empty()).then(|| std::iter::once(BEGIN.to_owned()).chain(patterns).chain([END.to_owned()]));
-        let lines = self.lines.iter().cloned().chain(block.into_iter().flatten());
-        let text: String = lines.map(|line| line + "\n").collect();
-        below.replace(EXCLUDE, 0o644, text.as_bytes(), DRAFT).map_err(io("write", &self.folder.join(EXCLUDE)))?;
+        let mut text = self.lines.clone();
+        if !ours.is_empty() {
+            if text.last().is_some_and(|byte| *byte != b'\n') {
+                text.push(b'\n');
+            }
+            let patterns: String = ours.iter().map(|path| format!("/{}\n", pattern(path))).collect();
+            text.extend_from_slice(format!("{BEGIN}\n{patterns}{END}\n").as_bytes());
+        }
+        below.replace(EXCLUDE, self.mode, &text, DRAFT).map_err(io("write", &self.folder.join(EXCLUDE)))?;
         self.ours = ours;
         Ok(())
     }
@@ -241,9 +247,11 @@ mod tests {
     #[test]
     fn git_sees_nothing_of_what_is_rendered() {
         let work = Work::new();
-        work.write(".git/info/exclude", "# mine\n*.bak\n");
+        let mine = b"# mine \xff\r\n*.bak\n";
+        work.write(EXCLUDE, "");
+        fs::write(work.0.path().join(EXCLUDE), mine).unwrap();
         work.settles(&[]);
-        assert_eq!(work.text(".git/info/exclude").unwrap(), "# mine\n*.bak\n");
+        assert_eq!(fs::read(work.0.path().join(EXCLUDE)).unwrap(), mine);
         let odd = ["a b /c  ", "#x", "!y", "[z]*?", "back\\slash", "new/folder/ü", "\"q\""];
         work.settles(&odd.map(|path| file(path, "one")));
         work.settles(&odd.map(|path| file(path, "two")));
@@ -256,7 +264,7 @@ mod tests {
         work.settles(&[file("#x", "two")]);
         assert_eq!(work.text("!y"), None);
         work.settles(&[]);
-        assert_eq!((work.text("#x"), work.text(".git/info/exclude").unwrap()), (None, "# mine\n*.bak\n".to_owned()));
+        assert_eq!((work.text("#x"), fs::read(work.0.path().join(EXCLUDE)).unwrap()), (None, mine.to_vec()));
     }
 
     #[test]
@@ -267,8 +275,8 @@ mod tests {
         work.git(&["commit", "--quiet", "-m", "one"]);
         work.write("made", "the person's");
         let error = |files: &[File]| work.lay(files).unwrap_err().to_string();
-        assert!(error(&[file("tracked", "x")]).contains("tracked` can't be used: git tracks it"));
-        assert!(error(&[file("ok", "x"), file("made", "x")]).contains("adt did not render it"));
+        assert!(error(&[file("tracked", "x")]).contains("tracked`: git tracks it"));
+        assert!(error(&[file("ok", "x"), file("made", "x")]).contains("made`: adt did not make it"));
         assert!(error(&[file("tracked/below", "x")]).contains("over what is no folder"));
         assert_eq!(work.text("ok"), None, "nothing is begun");
         assert_eq!((work.text("tracked").unwrap(), work.text("made").unwrap()), ("git's".to_owned(), "the person's".to_owned()));

@@ -441,6 +441,8 @@ fn killed(adt: &Adt, words: &[&str], after: Duration) -> bool {
 fn a_killed_deploy_converges() {
     let Some(adt) = Adt::real() else { return };
     let repository = Repository::new(&adt);
+    repository.write("config/{{ site.name }}.ini.j2", FACTS);
+    repository.version("one");
     platform(&adt, &repository);
     adt.run("env:init 1161").ok();
     let both = ["web1", "web2"];
@@ -468,6 +470,7 @@ fn a_killed_deploy_converges() {
         assert_eq!(pages(&adt, "1161", &both), only(&new), "round {round}");
         adt.run("env:up 1161").ok().says("up already");
         assert_eq!((kept(&adt, "web1"), kept(&adt, "web2")), (2, 2), "round {round}");
+        assert!(facts(&adt, "web2").starts_with("web2 ") && facts(&adt, "web2").ends_with(" of 2"), "round {round}");
         served = new;
     }
     assert!(kills > ROUNDS / 2, "only {kills} of the kills came in time");

@@ -154,7 +154,11 @@ fn what_can_not_be_rendered_is_told_before_anything_is_changed() {
     town.define("");
     town.write("app.ini", "mine");
     let failure = town.reload().unwrap_err();
-    assert!(failure.to_string().contains("app.ini` can't be used: it is there and adt did not render it"), "{failure}");
+    assert!(
+        failure.to_string().contains(&format!("nothing is rendered over `{place}/app.ini`: adt did not make it")),
+        "{failure}"
+    );
+    assert!(failure.hints[0].contains("move that file away"), "{failure:?}");
     git(&town.www, &["add", "app.ini"]);
     let failure = town.up(false).unwrap_err();
     assert!(failure.to_string().contains("git tracks it"), "{failure}");
