@@ -30,7 +30,7 @@ pub(super) struct Rendering {
 
 impl Engine {
     /// What a release's templates are on one machine. `code` is what the site will run with it.
-    pub(super) fn rendering(
+    fn rendering(
         &self,
         environment: &Environment,
         site: &Site,
@@ -50,7 +50,7 @@ impl Engine {
         Ok(Rendering { stamp: stamp(&files), files })
     }
 
-    /// The same for all machines of the site.
+    /// The same for each machine of the site.
     pub(super) fn renderings(
         &self,
         environment: &Environment,

@@ -5,6 +5,8 @@
 //!  all       first machine      all      └── waves: one machine after the other ──┘  first
 //!                                        └── together: each step on all at once ──┘
 //! ```
+//! A release is unpacked with its templates rendered; where it lies already, rendered with other facts, those files are renewed.
+//!
 //! What the store has is the release that all machines are meant to serve. It changes when they do, so a deploy that is
 //! killed before that is undone by the next `env:up` and finished by the next `site:deploy`; where a step fails, the machines
 //! that were switched are switched back at once, and the old release's `postdeploy` runs there, so that services read it again.
@@ -174,7 +176,8 @@ impl Rollout<'_> {
         }
     }
 
-    /// What a new machine, or one whose facts changed, needs to serve what the others serve: the same steps without those of the whole.
+    /// What a new machine, or one whose facts changed, needs to serve what the others serve: the same steps without those of the
+    /// whole.
     pub fn onto(&self, machine: &MachineName) -> Result<(), Failure> {
         let ground = self.ground(machine);
         let (release, rendering) = (&self.manifest.digest, self.rendering(&ground));

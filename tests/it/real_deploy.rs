@@ -446,10 +446,14 @@ fn a_killed_deploy_converges() {
     platform(&adt, &repository);
     adt.run("env:init 1161").ok();
     let both = ["web1", "web2"];
-    repository.version("0");
-    let since = Instant::now();
-    adt.run("site:deploy 1161 www").ok();
-    let whole = since.elapsed();
+    let whole = ["first", "0"].map(|version| {
+        repository.version(version);
+        let since = Instant::now();
+        adt.run("site:deploy 1161 www").ok();
+        since.elapsed()
+    });
+    // What else this host does may slow either down, and kills must come in time.
+    let whole = whole[0].min(whole[1]);
     const ROUNDS: u32 = 10;
     let mut kills = 0;
     let mut served = "0+made-0".to_owned();
