@@ -216,6 +216,16 @@ mod tests {
     }
 
     #[test]
+    fn only_names_that_are_text_are_chosen() {
+        let mut environment = environment(PLATFORM);
+        let site = &mut environment.definition.platform.sites[0];
+        let files = || [&b"a.j2"[..], b"b", b"\xff.j2", b"\xff"].map(<[u8]>::to_vec);
+        assert!(chosen(site, files()).unwrap_err().to_string().contains("its name is no text"));
+        site.code.templates = Some(vec!["a.j2".into()]);
+        assert_eq!(chosen(site, files()).unwrap(), ["a.j2"]);
+    }
+
+    #[test]
     fn a_template_that_is_wrong_or_not_meant_says_where_and_what_to_do() {
         for (templates, text) in [
             (vec![template("a.j2", "x\n{{ site.prot }}")], "www: a.j2:2: `site.prot`: there is no such value"),

@@ -31,6 +31,7 @@ pub enum Error {
     NoCheckout { folder: PathBuf },
     #[error("`{folder}` exists already and is not empty")]
     Occupied { folder: PathBuf },
+    /// A site's own; the path is below its folder.
     #[error("`{file}` can't be used: {reason}")]
     Unfit { file: PathBuf, reason: String },
     #[error("nothing is rendered over `{file}`: {reason}")]

@@ -50,7 +50,7 @@ pub fn read<'p>(folder: &Path, paths: impl IntoIterator<Item = &'p str>) -> Resu
     let mut templates = Vec::new();
     let mut left = MOST_BYTES;
     for path in paths {
-        let unfit = |reason: String| Error::Unfit { file: folder.join(path), reason };
+        let unfit = |reason: String| Error::Unfit { file: path.into(), reason };
         let found = below.read(path, left).map_err(|error| match error.kind() {
             io::ErrorKind::FileTooLarge => unfit("the templates of a site may have 1 MB in all".to_owned()),
             _ => unfit(reason(&error)),
@@ -82,11 +82,11 @@ pub fn lay(person: &Person, folder: &Path, files: &[File]) -> Result<()> {
     }
     let tracked = checkout::tracked(person, folder)?;
     for file in files {
-        let in_the_way = |reason| Err(Error::InTheWay { file: folder.join(&file.path), reason });
+        let in_the_way = |reason| Err(Error::InTheWay { file: file.path.clone().into(), reason });
         if tracked.contains(file.path.as_bytes()) {
             return in_the_way("git tracks it");
         }
-        let unfit = |error| Error::Unfit { file: folder.join(&file.path), reason: reason(&error) };
+        let unfit = |error: io::Error| Error::Unfit { file: file.path.clone().into(), reason: reason(&error) };
         if !before.contains(&file.path) && below.has(&file.path).map_err(unfit)? && !is_there(&below, file) {
             return in_the_way("adt did not make it");
         }
@@ -94,7 +94,7 @@ pub fn lay(person: &Person, folder: &Path, files: &[File]) -> Result<()> {
     exclude.write(&below, before.union(&wanted).cloned().collect())?;
     for file in files.iter().filter(|file| !is_there(&below, file)) {
         let written = below.replace(&file.path, file.mode, file.text.expose_secret().as_bytes(), DRAFT);
-        written.map_err(|error| Error::Unfit { file: folder.join(&file.path), reason: reason(&error) })?;
+        written.map_err(|error| Error::Unfit { file: file.path.clone().into(), reason: reason(&error) })?;
     }
     for gone in before.difference(&wanted).filter(|gone| !tracked.contains(gone.as_bytes())) {
         below.remove(gone).map_err(io("remove", &folder.join(gone)))?;
@@ -275,8 +275,8 @@ mod tests {
         work.git(&["commit", "--quiet", "-m", "one"]);
         work.write("made", "the person's");
         let error = |files: &[File]| work.lay(files).unwrap_err().to_string();
-        assert!(error(&[file("tracked", "x")]).contains("tracked`: git tracks it"));
-        assert!(error(&[file("ok", "x"), file("made", "x")]).contains("made`: adt did not make it"));
+        assert!(error(&[file("tracked", "x")]).contains("`tracked`: git tracks it"));
+        assert!(error(&[file("ok", "x"), file("made", "x")]).contains("`made`: adt did not make it"));
         assert!(error(&[file("tracked/below", "x")]).contains("over what is no folder"));
         assert_eq!(work.text("ok"), None, "nothing is begun");
         assert_eq!((work.text("tracked").unwrap(), work.text("made").unwrap()), ("git's".to_owned(), "the person's".to_owned()));
