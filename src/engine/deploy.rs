@@ -195,7 +195,7 @@ impl Engine {
                 // A machine that can't be asked serves nothing that is known; the step that follows says why.
                 let Ok(standing) = ground.look() else { continue };
                 let rendering = renderings.as_ref().and_then(|renderings| renderings.get(name));
-                if standing.is_at(release) && rendering.is_none_or(|rendering| standing.has_rendered(release, rendering)) {
+                if standing.leads_to(release) && rendering.is_none_or(|rendering| standing.has_rendered(release, rendering)) {
                     machine.releases.insert(site.name.clone(), release.clone());
                 }
             }

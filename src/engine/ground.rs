@@ -38,8 +38,8 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Whether it serves this release.
-    pub fn is_at(&self, release: &Digest) -> bool {
+    /// Whether this release is what the path leads to.
+    pub fn leads_to(&self, release: &Digest) -> bool {
         self.serves == Serves::Release(release.short().to_owned())
     }
 
@@ -93,6 +93,8 @@ const MERGE: &str = r#"set -e
 cd "$1"
 find . -type f -exec sh -c 'mkdir -p "$0/${1%/*}" && mv -fT "$1" "$0/$1"' "$2" {} \;
 test -z "$(find . -type f)""#;
+
+const UNSTAMP: &str = r#"rm -f "$1/.rendered-$2""#;
 
 const STAMP: &str = r#"set -eC
 rm -f "$1/.rendered-$2"
@@ -169,13 +171,18 @@ impl Ground<'_> {
         self.shell("keep a release on", SETTLE, &[&self.folder(), release.short(), &rendering.stamp]).map(drop)
     }
 
-    /// Gives a release that lies there already what its templates become now, each file in one instant.
+    /// Gives a release that lies there already what its templates become now, each file in one instant. It counts as lacking
+    /// that until [`Self::stamp`] says that its programs know, too.
     pub fn refresh(&self, release: &Digest, rendering: &Rendering) -> Result<(), Failure> {
         let (sent, unpacked) = self.unpack(release, |writer| archive::send_rendered(&rendering.files, writer))?;
         unpacked?;
         sent.map_err(|error| Failure::new(Kind::Internal, format!("send files to `{}`", self.spec.id)).because(&error))?;
+        self.shell("change a release on", UNSTAMP, &[&self.folder(), release.short()])?;
         let (new, tree) = (self.new_tree(release), self.tree(release.short()));
-        self.shell_as(Some(&self.site.code.user), "put rendered files into a release on", MERGE, &[&new, &tree])?;
+        self.shell_as(Some(&self.site.code.user), "put rendered files into a release on", MERGE, &[&new, &tree]).map(drop)
+    }
+
+    pub fn stamp(&self, release: &Digest, rendering: &Rendering) -> Result<(), Failure> {
         self.shell("keep a release on", STAMP, &[&self.folder(), release.short(), &rendering.stamp]).map(drop)
     }
 

@@ -72,7 +72,7 @@ impl Rollout<'_> {
         }
         let new = &self.manifest.digest;
         let is_served = |(ground, standing): &(&Ground<'_>, Standing)| {
-            standing.is_at(new) && standing.has_rendered(new, self.rendering(ground))
+            standing.leads_to(new) && standing.has_rendered(new, self.rendering(ground))
         };
         let served = pairs.iter().all(is_served);
         if served && self.before.releases.first() == Some(new) {
@@ -115,6 +115,7 @@ impl Rollout<'_> {
             }
         }
         first.clone().try_for_each(|ground| self.script(ground, Phase::AfterDeploy))?;
+        all(&stale, |ground| ground.stamp(new, self.rendering(ground)))?;
         self.engine.store.database.put_site_code(&self.environment.id, &self.site.name, self.code)?;
         Ok(())
     }
@@ -127,7 +128,7 @@ impl Rollout<'_> {
     fn is_there(&self, standing: &Standing) -> bool {
         let digest = &self.manifest.digest;
         let known = self.before.releases.contains(digest);
-        standing.is_at(digest) || known && standing.releases.contains_key(digest.short())
+        standing.leads_to(digest) || known && standing.releases.contains_key(digest.short())
     }
 
     /// Brings every machine back to the release that the store has, and says so beside what went wrong.
@@ -160,7 +161,7 @@ impl Rollout<'_> {
                 Serves::Elsewhere | Serves::Nothing | Serves::Folder => Ok(()),
             };
         };
-        if standing.is_at(old) {
+        if standing.leads_to(old) {
             return Ok(());
         }
         self.task(ground, "switch back", || ground.switch(old.short()))?;
@@ -182,18 +183,20 @@ impl Rollout<'_> {
         let ground = self.ground(machine);
         let (release, rendering) = (&self.manifest.digest, self.rendering(&ground));
         let standing = ground.look()?;
-        if standing.is_at(release) && standing.has_rendered(release, rendering) {
+        if standing.leads_to(release) && standing.has_rendered(release, rendering) {
             return Ok(());
         }
         ground.await_boot()?;
-        match standing.is_at(release) {
-            // Other facts than it was rendered with.
+        // With other facts than it was rendered with.
+        let is_stale = standing.leads_to(release);
+        match is_stale {
             true => ground.refresh(release, rendering)?,
             false => ground.receive(self.shelf, release, rendering)?,
         }
         self.script(&ground, Phase::Predeploy)?;
         ground.switch(release.short())?;
-        self.script(&ground, Phase::Postdeploy)
+        self.script(&ground, Phase::Postdeploy)?;
+        if is_stale { ground.stamp(release, rendering) } else { Ok(()) }
     }
 
     fn script(&self, ground: &Ground<'_>, phase: Phase) -> Result<(), Failure> {

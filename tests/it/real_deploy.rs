@@ -221,6 +221,7 @@ fn visitors_see_the_old_or_the_new_and_machines_agree() {
 
     // Few are kept, on machines and in the store.
     repository.write("public/health.php", "<?php echo 'fine';");
+    repository.script("postdeploy", "test ! -e /etc/full\nsystemctl reload apache2");
     for version in ["four", "five"] {
         repository.version(version);
         adt.run("site:deploy 1161 www").ok();
@@ -233,7 +234,11 @@ fn visitors_see_the_old_or_the_new_and_machines_agree() {
     // A new machine, and one that lost its files, serve what the others serve; nothing is built.
     let text = PLATFORM.replace("REPOSITORY", &repository.0.display().to_string()).replace("count = 2", "count = 3");
     std::fs::write(folder.join("platform.toml"), text).expect("the folder is ours");
-    let more = adt.run("env:reload 1161").ok();
+    // What was cut off behind the new files, before their services knew, is done by the next command.
+    adt.run("env:ssh 1161 web1 -- touch /etc/full").ok();
+    adt.run("env:reload 1161").fails(22).says("postdeploy on `shop/1161/web1`");
+    adt.run("env:ssh 1161 web1 -- rm /etc/full").ok();
+    let more = adt.run("env:up 1161").ok().says("web1 serves release");
     assert_eq!(count(&more, "buildpack"), 0, "{}", more.stderr);
     for machine in ["web1", "web3"] {
         assert!(facts(&adt, machine).ends_with("of 3"), "{}", facts(&adt, machine));
