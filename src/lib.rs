@@ -11,7 +11,7 @@
 //!    network     addresses, bridges, firewall                                     model exec
 //!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq           model exec store template
 //!    resolver    the host's own name resolution, pointed at adt's                 model exec store
-//!    sources     git mirrors, checkouts                                           model exec store
+//!    sources     git mirrors, checkouts, what is rendered in these                model exec store
 //!    logs        lines of journals and log files → records, in order; their forms on the wire       model
 //!    releases    commit → built tree, and the rules for its programs              model store sources boxes
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template

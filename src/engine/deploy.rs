@@ -7,6 +7,7 @@ use super::code::{Codes, at_site, pattern};
 use super::events::Events;
 use super::ground::{self, Ground};
 use super::perform::Raising;
+use super::render;
 use super::rollout::{Rollout, Variables};
 use super::workshop::MachineShop;
 use crate::model::request::Deploy;
@@ -113,6 +114,7 @@ impl Engine {
             before,
             code,
             manifest,
+            renderings: self.renderings(environment, deployable.site, code, manifest)?,
         };
         let changed = rollout.everywhere()?;
         let commit = code.commit.get(..10).unwrap_or(&code.commit);
@@ -166,23 +168,39 @@ impl Engine {
             before: &code,
             code: &code,
             manifest: &manifest,
+            renderings: self.renderings(environment, deployable.site, &code, &manifest)?,
         };
         rollout.onto(machine)
     }
 
-    /// Asks the running machines which of the wanted releases they serve.
-    pub(super) fn add_served(&self, environment: &Environment, wanted: &WantedMachines, seen: &mut Seen) {
-        for (name, machine) in &mut seen.machines {
-            let (MachineState::Running { .. }, Some(wanted)) = (&machine.state, wanted.machines.get(name)) else { continue };
-            for (site, release) in &wanted.releases {
-                let Ok(deployable) = self.deployable(environment, site) else { continue };
-                let ground = Ground { engine: self, spec: &wanted.spec, site: deployable.site, path: deployable.path };
+    /// Asks the running machines which of the wanted releases they serve, with the files that are rendered now.
+    pub(super) fn add_served(
+        &self,
+        environment: &Environment,
+        codes: &Codes,
+        wanted: &WantedMachines,
+        seen: &mut Seen,
+    ) -> Result<(), Failure> {
+        let shelf = self.shelf()?;
+        for site in &environment.definition.platform.sites {
+            let Some(code) = codes.get(&site.name) else { continue };
+            let Ok(deployable) = self.deployable(environment, &site.name) else { continue };
+            // What the store has lost goes on being served as it lies.
+            let manifest = code.releases.first().and_then(|release| shelf.get(release).ok());
+            let renderings = manifest.map(|manifest| self.renderings(environment, site, code, &manifest)).transpose()?;
+            for (name, machine) in &mut seen.machines {
+                let (MachineState::Running { .. }, Some(wanted)) = (&machine.state, wanted.machines.get(name)) else { continue };
+                let Some(release) = wanted.releases.get(&site.name) else { continue };
+                let ground = Ground { engine: self, spec: &wanted.spec, site, path: deployable.path };
                 // A machine that can't be asked serves nothing that is known; the step that follows says why.
-                if ground.look().is_ok_and(|standing| standing.is_at(release)) {
-                    machine.releases.insert(site.clone(), release.clone());
+                let Ok(standing) = ground.look() else { continue };
+                let rendering = renderings.as_ref().and_then(|renderings| renderings.get(name));
+                if standing.is_at(release) && rendering.is_none_or(|rendering| standing.has_rendered(release, rendering)) {
+                    machine.releases.insert(site.name.clone(), release.clone());
                 }
             }
         }
+        Ok(())
     }
 
     /// Builds what sites that serve releases begin with; the names of those that had none. Built releases stay on the shelf,
@@ -263,7 +281,7 @@ impl Engine {
         let origin = Origin { platform, site: &deployable.site.name, mirror: &deployable.mirror, commit };
         let (manifest, hold) = build::ensure(context, origin, &inputs).map_err(|failure| match failure.kind {
             Kind::Cancelled => self.goes_on(failure),
-            _ => failure,
+            _ => render::told(deployable.site, failure),
         })?;
         Ok(Built { manifest, _hold: hold })
     }
@@ -357,9 +375,11 @@ fn inputs(
     commit: &str,
 ) -> Result<Inputs, Failure> {
     let site = deployable.site;
+    let files = export::files(&deployable.mirror, commit)?;
     let variables = [("ADT_PLATFORM", platform.to_string()), ("ADT_SITE", site.name.to_string())];
     Ok(Inputs {
         tree: export::tree(&deployable.mirror, commit)?,
+        templates: render::chosen(site, files).map_err(|error| render::told(site, error.into()))?,
         buildpack: site.code.buildpack.clone(),
         layers: definition.boxes.get(&site.on).map(|boxed| boxed.layers.clone()).unwrap_or_default(),
         folder: ground::folder(deployable.path),

@@ -62,6 +62,7 @@ impl Engine {
         if !dry_run {
             // Before there is anything: a release that can't be built leaves no half environment.
             self.build_first_releases(id, &definition, &mut codes, events)?;
+            self.try_sites(&self.rehearsal(id, &definition), &codes)?;
         }
         let environment = self.add(id, definition, &codes, dry_run)?;
         if !dry_run {
@@ -256,8 +257,14 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.remember("destroyed", &id.to_string());
-            let scene =
-                Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &LiveSites::new(), workspace: None };
+            let scene = Scene {
+                environment: None,
+                raising: None,
+                network: &network,
+                specs: BTreeMap::new(),
+                sites: &LiveSites::new(),
+                workspace: None,
+            };
             self.perform(&plan, &scene, events)?;
             self.store.keys.forget(id)?;
         }
@@ -286,6 +293,9 @@ impl Engine {
             self.keep_data(&mut environment, &before, events);
             Vec::new()
         };
+        let mut all = self.codes(id)?;
+        all.extend(codes.clone());
+        self.try_sites(&environment, &all)?;
         let changed = environment.definition != before;
         let is_up = environment.wanted == Wanted::Up;
         if !dry_run {
@@ -361,7 +371,10 @@ impl Engine {
             self.add_files(environment, &mut wanted)?;
         }
         let mut seen = self.seen(goal, &environment.id, &wanted, true)?;
-        self.add_served(environment, &wanted, &mut seen);
+        if goal == Goal::Up {
+            self.add_served(environment, &codes, &wanted, &mut seen)?;
+            seen.stale = self.stale_checkouts(environment, &live)?;
+        }
         // A site that went leaves at least its row.
         let is_there = |name: &SiteName, site: &LiveSite| checkout::exists(&site.folder) || !wanted.checkouts.contains_key(name);
         seen.checkouts = live.iter().filter(|(name, site)| is_there(name, site)).map(|(name, _)| name.clone()).collect();
@@ -377,7 +390,8 @@ impl Engine {
         let specs: BTreeMap<&MachineName, &MachineSpec> =
             wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
         let (raising, workspace) = (Some(Raising { environment, wanted: &wanted }), Some(workspace_of(environment)));
-        self.perform(&plan, &Scene { raising, network: &network, specs, sites: &live, workspace }, events)?;
+        let environment = Some(environment);
+        self.perform(&plan, &Scene { environment, raising, network: &network, specs, sites: &live, workspace }, events)?;
         Ok(plan)
     }
 
@@ -390,7 +404,14 @@ impl Engine {
         events: &Events,
     ) -> Result<(), Failure> {
         let network = wanted::network(self.store.install(), environment);
-        let scene = Scene { raising: None, network: &network, specs: BTreeMap::new(), sites: &sites, workspace: None };
+        let scene = Scene {
+            environment: Some(environment),
+            raising: None,
+            network: &network,
+            specs: BTreeMap::new(),
+            sites: &sites,
+            workspace: None,
+        };
         self.perform(plan, &scene, events)
     }
 

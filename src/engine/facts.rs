@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::{Engine, wanted};
-use crate::model::facts::{DataFacts, FactSheet, Facts, MachineFacts, NetworkFacts, SiteFacts};
+use crate::model::facts::{CodeFacts, DataFacts, FactSheet, Facts, MachineFacts, NetworkFacts, SiteFacts};
 use crate::model::{EnvironmentId, Failure, Kind, MachineName, Platform, Response, RoleName, Site};
 use crate::store::Environment;
 use crate::template::{self, Secret};
@@ -66,6 +66,7 @@ fn site_facts(site: &Site, platform: &Platform, environment: &str) -> SiteFacts 
         port: site.port,
         aliases: site.aliases.clone(),
         machines: platform.machine(&site.on).map(crate::model::Machine::names).unwrap_or_default(),
+        code: None,
     }
 }
 
@@ -94,6 +95,12 @@ impl Facts {
     /// The same for what is rendered for one site.
     pub fn of(&self, site: &Site) -> Self {
         Self { site: self.sites.get(&site.name).cloned(), ..self.clone() }
+    }
+
+    /// The same for the files of a site's code.
+    pub fn of_code(&self, site: &Site, code: CodeFacts) -> Self {
+        let site = self.sites.get(&site.name).map(|facts| SiteFacts { code: Some(code), ..facts.clone() });
+        Self { site, ..self.clone() }
     }
 
     pub fn values(&self) -> Value {
@@ -165,4 +172,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -166,8 +166,15 @@ impl Engine {
 
     /// Whether every template of a definition can be filled in.
     pub(super) fn try_files(&self, id: &EnvironmentId, definition: &Definition) -> Result<(), Failure> {
+        let environment = self.rehearsal(id, definition);
+        let secret: Secret = std::sync::Arc::new(|_| String::new());
+        definition.platform.machines_by_name().keys().try_for_each(|name| self.files_of(&environment, name, &secret).map(drop))
+    }
+
+    /// An environment that there is not yet, at any address.
+    pub(super) fn rehearsal(&self, id: &EnvironmentId, definition: &Definition) -> Environment {
         let pool = self.settings.pool_v4.value;
-        let environment = Environment {
+        Environment {
             id: id.clone(),
             wanted: store::Wanted::Up,
             created: 0,
@@ -176,9 +183,7 @@ impl Engine {
             network: ipnet::Ipv4Net::new(pool.network(), 26).expect("26 is a prefix length"),
             definition: definition.clone(),
             disk: None,
-        };
-        let secret: Secret = std::sync::Arc::new(|_| String::new());
-        definition.platform.machines_by_name().keys().try_for_each(|name| self.files_of(&environment, name, &secret).map(drop))
+        }
     }
 
     /// The step that makes a machine, with its files.

@@ -4,18 +4,20 @@
 //! /srv/www -> /srv/www.releases/3f2a9c01b7d4    what is served; switched by one rename
 //! /srv/www.releases/3f2a9c01b7d4/               a release, the site's user's own
 //! /srv/www.releases/.new-3f2a9c01b7d4/          being unpacked; renamed when it is whole
+//! /srv/www.releases/.rendered-3f2a9c01b7d4      tells with which facts its templates were rendered, where it has any
 //! /srv/www.releases/.before -> …                what the path led to before the first release, where it led anywhere
 //! /srv/www.releases/.switched                   the services were not told yet: `postdeploy` of what is served has not ended
 //! ```
 //! Programs for the shell are constants; what a platform says reaches them as arguments. Each may be cut off anywhere and
 //! given again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::render::{self, Rendering};
 use super::{Engine, Events, probe};
 use crate::model::{Check, Digest, Event, Exec, Failure, Kind, MachineSpec, Site};
-use crate::providers::Stdio;
+use crate::providers::{self, Stdio};
 use crate::releases::phase::{Job, Reader};
 use crate::releases::{Error, Shelf, archive};
 
@@ -32,16 +34,26 @@ pub(super) struct Ground<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Standing {
     pub serves: Serves,
-    /// The whole releases on the machine, by the beginning of their digest.
-    pub releases: BTreeSet<String>,
+    /// The whole releases on the machine, by the beginning of their digest, with the stamps of their renderings.
+    pub releases: BTreeMap<String, String>,
     /// A switch was cut off before its `postdeploy` had ended.
     pub is_untold: bool,
 }
 
 impl Standing {
-    /// It serves the release, and its services know.
+    /// Whether this release is what the path leads to.
+    pub fn leads_to(&self, release: &Digest) -> bool {
+        self.serves == Serves::Release(release.short().to_owned())
+    }
+
+    /// The path leads to the release, and its services know.
     pub fn is_at(&self, release: &Digest) -> bool {
-        self.serves == Serves::Release(release.short().to_owned()) && !self.is_untold
+        self.leads_to(release) && !self.is_untold
+    }
+
+    /// Whether the release lies there with these files.
+    pub fn has_rendered(&self, release: &Digest, rendering: &Rendering) -> bool {
+        self.releases.get(release.short()) == Some(&rendering.stamp)
     }
 }
 
@@ -65,7 +77,9 @@ const LOOK: &str = r#"
 if [ -L "$1" ]; then printf 'link %s\n' "$(readlink "$1")"; elif [ -e "$1" ]; then echo folder; fi
 if [ -e "$2/.switched" ]; then echo untold; fi
 cd "$2" 2>/dev/null || exit 0
-for name in *; do if [ -d "$name" ]; then printf 'has %s\n' "$name"; fi; done"#;
+for name in *; do
+    if [ -d "$name" ]; then printf 'has %s %s\n' "$name" "$(cat ".rendered-$name" 2>/dev/null)"; fi
+done"#;
 
 const CLEAR: &str = r#"set -e
 mkdir -p "$2"
@@ -77,9 +91,24 @@ rm -rf "$2/.new-$3"
 mkdir "$2/.new-$3"
 chown "$4:" "$2/.new-$3""#;
 
-const SETTLE: &str = r#"set -e
+const SETTLE: &str = r#"set -eC
+rm -f "$1/.rendered-$2"
 rm -rf "$1/$2"
-mv -T "$1/.new-$2" "$1/$2""#;
+mv -T "$1/.new-$2" "$1/$2"
+if [ "$3" ]; then echo "$3" > "$1/.rendered-$2"; fi"#;
+
+/// As the site's user: what leads elsewhere in the release is its own doing, and reaches no further than that user.
+const MERGE: &str = r#"set -e
+cd "$1"
+find . -type f -exec sh -c 'mkdir -p "$0/${1%/*}" && mv -fT "$1" "$0/$1"' "$2" {} \;
+test -z "$(find . -type f)""#;
+
+const UNSTAMP: &str = r#"rm -f "$1/.rendered-$2""#;
+
+const STAMP: &str = r#"set -eC
+rm -f "$1/.rendered-$2"
+rm -rf "$1/.new-$2"
+if [ "$3" ]; then echo "$3" > "$1/.rendered-$2"; fi"#;
 
 const SWITCH: &str = r#"set -e
 mark=${2%/*}/.switched
@@ -106,6 +135,9 @@ cd "$folder" 2>/dev/null || exit 0
 for name in * .new-*; do
     case " $* " in *" $name "*) continue ;; esac
     if [ "$serves" != "$folder/$name" ]; then rm -rf -- "$name"; fi
+done
+for stamp in .rendered-*; do
+    if ! [ -d "${stamp#.rendered-}" ]; then rm -f "$stamp"; fi
 done"#;
 
 impl Ground<'_> {
@@ -119,7 +151,7 @@ impl Ground<'_> {
     }
 
     pub fn look(&self) -> Result<Standing, Failure> {
-        let (mut serves, mut releases, mut is_untold) = (Serves::Nothing, BTreeSet::new(), false);
+        let (mut serves, mut releases, mut is_untold) = (Serves::Nothing, BTreeMap::new(), false);
         for line in self.shell("look at", LOOK, &[self.path, &self.folder()])? {
             match line.split_once(' ').unwrap_or((&line, "")) {
                 ("link", target) => {
@@ -128,7 +160,10 @@ impl Ground<'_> {
                 }
                 ("folder", _) => serves = Serves::Folder,
                 ("untold", _) => is_untold = true,
-                ("has", name) => drop(releases.insert(name.to_owned())),
+                ("has", release) => {
+                    let (name, stamp) = release.split_once(' ').unwrap_or((release, ""));
+                    releases.insert(name.to_owned(), stamp.to_owned());
+                }
                 _ => {}
             }
         }
@@ -136,29 +171,59 @@ impl Ground<'_> {
     }
 
     /// Puts a release beside the others. One that is there already is replaced: its scripts may have left it half done.
-    pub fn receive(&self, shelf: &Shelf, release: &Digest) -> Result<(), Failure> {
-        let (folder, user) = (self.folder(), &self.site.code.user);
-        self.shell("make room on", CLEAR, &[self.path, &folder, release.short(), user])?;
-        let target = format!("{folder}/.new-{}", release.short());
+    pub fn receive(&self, shelf: &Shelf, release: &Digest, rendering: &Rendering) -> Result<(), Failure> {
+        let send = |writer| archive::send(&shelf.archive(release), &rendering.files, writer);
+        let (sent, unpacked) = self.unpack(release, send)?;
+        let told = |error: &Error| error.failure(format!("send release {} to `{}`", release.short(), self.spec.id));
+        match (&sent, unpacked) {
+            // What is wrong with the archive itself is the reason for whatever the other end says.
+            (Err(error @ (Error::BadEntry { .. } | Error::Damaged { .. })), _) => return Err(told(error)),
+            (Err(error @ Error::Taken { .. }), _) => return Err(render::told(self.site, told(error))),
+            (_, Err(error)) => return Err(error.into()),
+            (Err(error), Ok(())) => return Err(told(error)),
+            (Ok(()), Ok(())) => {}
+        }
+        self.shell("keep a release on", SETTLE, &[&self.folder(), release.short(), &rendering.stamp]).map(drop)
+    }
+
+    /// Gives a release that lies there already what its templates become now, each file in one instant. It counts as lacking
+    /// that until [`Self::stamp`] says that its programs know, too.
+    pub fn refresh(&self, release: &Digest, rendering: &Rendering) -> Result<(), Failure> {
+        let (sent, unpacked) = self.unpack(release, |writer| archive::send_rendered(&rendering.files, writer))?;
+        unpacked?;
+        sent.map_err(|error| Failure::new(Kind::Internal, format!("send files to `{}`", self.spec.id)).because(&error))?;
+        self.shell("change a release on", UNSTAMP, &[&self.folder(), release.short()])?;
+        let (new, tree) = (self.new_tree(release), self.tree(release.short()));
+        self.shell_as(Some(&self.site.code.user), "put rendered files into a release on", MERGE, &[&new, &tree]).map(drop)
+    }
+
+    pub fn stamp(&self, release: &Digest, rendering: &Rendering) -> Result<(), Failure> {
+        self.shell("keep a release on", STAMP, &[&self.folder(), release.short(), &rendering.stamp]).map(drop)
+    }
+
+    fn new_tree(&self, release: &Digest) -> String {
+        self.tree(&format!(".new-{}", release.short()))
+    }
+
+    /// What `send` writes, as files of the site's user in a new folder: how the one end and the other fared.
+    fn unpack<T: Send>(
+        &self,
+        release: &Digest,
+        send: impl FnOnce(std::io::PipeWriter) -> T + Send,
+    ) -> Result<(T, providers::Result<()>), Failure> {
+        let user = &self.site.code.user;
+        self.shell("make room on", CLEAR, &[self.path, &self.folder(), release.short(), user])?;
+        let target = self.new_tree(release);
         let failed = |source| Failure::new(Kind::Internal, "make a pipe").because(&source);
         let (mut reader, writer) = std::io::pipe().map_err(failed)?;
-        let (sent, unpacked) = std::thread::scope(|scope| {
-            let sending = scope.spawn(move || archive::send(&shelf.archive(release), writer));
+        Ok(std::thread::scope(|scope| {
+            let sending = scope.spawn(move || send(writer));
             let unpacked = self.engine.provider.unpack(&self.spec.id, &mut reader, &target, user);
             // A sender that still has something to say must not wait for a reader that gave up.
             drop(reader);
             let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (sent, unpacked)
-        });
-        let told = |error: &Error| error.failure(format!("send release {} to `{}`", release.short(), self.spec.id));
-        match (&sent, unpacked) {
-            // What is wrong with the archive itself is the reason for whatever the other end says.
-            (Err(error @ (Error::BadEntry { .. } | Error::Damaged { .. })), _) => return Err(told(error)),
-            (_, Err(error)) => return Err(error.into()),
-            (Err(error), Ok(())) => return Err(told(error)),
-            (Ok(()), Ok(())) => {}
-        }
-        self.shell("keep a release on", SETTLE, &[&folder, release.short()]).map(drop)
+        }))
     }
 
     /// From one instant to the next the site is this release.
@@ -228,9 +293,15 @@ impl Ground<'_> {
 
     /// Runs one of the constants above and gives back its lines.
     fn shell(&self, what: &str, program: &str, arguments: &[&str]) -> Result<Vec<String>, Failure> {
+        self.shell_as(None, what, program, arguments)
+    }
+
+    /// The same as a user of the machine.
+    fn shell_as(&self, user: Option<&str>, what: &str, program: &str, arguments: &[&str]) -> Result<Vec<String>, Failure> {
         let mut exec = Exec::new(["/bin/sh", "-c", program, "adt"]);
         exec.argv.extend(arguments.iter().map(|&word| word.to_owned()));
         exec.cwd = Some("/".to_owned());
+        exec.user = user.map(str::to_owned);
         let mut lines = Vec::new();
         let each = &mut |_, line: &str| lines.push(line.to_owned());
         let ended = self.engine.provider.exec(&self.spec.id, &exec.as_one_stream(), Stdio::Pipes { stdin: None, each })?;

@@ -83,6 +83,7 @@ impl Engine {
             },
             machines,
             checkouts: BTreeSet::new(),
+            stale: BTreeSet::new(),
             remembered,
         })
     }

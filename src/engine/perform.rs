@@ -18,6 +18,8 @@ use crate::store::Environment;
 
 /// What the steps of one environment need to know.
 pub struct Scene<'a> {
+    /// The record; none where nothing is left but what goes.
+    pub environment: Option<&'a Environment>,
     /// What a plan needs that brings something up.
     pub raising: Option<Raising<'a>>,
     pub network: &'a NetworkSpec,
@@ -79,6 +81,7 @@ impl Engine {
         let id = |machine: &MachineName| step.environment.machine(machine);
         let spec =
             |machine: &MachineName| *scene.specs.get(machine).expect("the planner names only machines that are wanted here");
+        let environment = || scene.environment.expect("only the sites of a recorded environment are worked on");
         let site = |site: &SiteName| scene.sites.get(site).expect("the planner names only sites that are live here");
         match &step.action {
             Action::Connect => {
@@ -105,8 +108,15 @@ impl Engine {
                 self.provider.delete(&id(machine))?;
                 self.store.database.forget_applied(&id(machine))?;
             }
-            Action::Checkout { site: name } => self.check_out(&step.environment, name, site(name), events)?,
-            Action::Switch { site: name, .. } => self.switch(site(name))?,
+            Action::Checkout { site: name } => {
+                self.check_out(&step.environment, name, site(name), events)?;
+                self.render_checkout(environment(), name, site(name), events)?;
+            }
+            Action::Render { site: name } => self.render_checkout(environment(), name, site(name), events)?,
+            Action::Switch { site: name, .. } => {
+                self.switch(site(name))?;
+                self.render_checkout(environment(), name, site(name), events)?;
+            }
             Action::Discard { site: name } => self.discard(&step.environment, name, site(name), events)?,
             Action::Forget => {
                 // Before the record goes, which alone says where the folder is.

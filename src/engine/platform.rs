@@ -43,6 +43,10 @@ impl From<sources::Error> for Failure {
             Error::Occupied { .. } => Self::new(Kind::Conflict, "make the platform's folder")
                 .because(&error)
                 .hint("name another folder, or give this one to `adt platform:init` if it holds the platform"),
+            Error::Unfit { .. } => Self::new(Kind::Config, "render a site's templates").because(&error),
+            Error::InTheWay { .. } => Self::new(Kind::Config, "render a site's templates")
+                .because(&error)
+                .hint("move that file away, or the template if the file is what you want, then run the same command again"),
             Error::Io { .. } => Self::new(Kind::Host, "keep the sources").because(&error),
             Error::Exec(source) => Self::new(Kind::Program, "run git").because(&error).tail(source.tail().iter().cloned()),
         }

@@ -5,6 +5,8 @@
 //!  all       first machine      all      └── waves: one machine after the other ──┘  first
 //!                                        └── together: each step on all at once ──┘
 //! ```
+//! A release is unpacked with its templates rendered; where it lies already, rendered with other facts, those files are renewed.
+//!
 //! What the store has is the release that all machines are meant to serve. It changes when they do, so a deploy that is
 //! killed before that is undone by the next `env:up` and finished by the next `site:deploy`; where a step fails, the machines
 //! that were switched are switched back at once, and the old release's `postdeploy` runs there, so that services read it again.
@@ -13,6 +15,7 @@ use std::collections::BTreeMap;
 
 use super::ground::{Ground, Serves, Standing};
 use super::perform::{combine, stopped};
+use super::render::Rendering;
 use super::{Engine, Events};
 use crate::model::topology::Rollout as Order;
 use crate::model::{Digest, Failure, Kind, MachineName, Site};
@@ -40,6 +43,8 @@ pub(super) struct Rollout<'a> {
     /// What it will have.
     pub code: &'a SiteCode,
     pub manifest: &'a Manifest,
+    /// What its templates are on each machine.
+    pub renderings: BTreeMap<MachineName, Rendering>,
 }
 
 impl Rollout<'_> {
@@ -65,8 +70,12 @@ impl Rollout<'_> {
                 .cause(format!("`{}` is a folder there, and only a symlink can be switched in one instant", self.path))
                 .hint("let the box make it a symlink, or leave it out"));
         }
-        let served = pairs.iter().all(|(_, standing)| standing.is_at(&self.manifest.digest));
-        if served && self.before.releases.first() == Some(&self.manifest.digest) {
+        let new = &self.manifest.digest;
+        let is_served = |(ground, standing): &(&Ground<'_>, Standing)| {
+            standing.is_at(new) && standing.has_rendered(new, self.rendering(ground))
+        };
+        let served = pairs.iter().all(is_served);
+        if served && self.before.releases.first() == Some(new) {
             return Ok(false);
         }
         match self.forward(&pairs) {
@@ -80,9 +89,13 @@ impl Rollout<'_> {
 
     fn forward(&self, pairs: &[(&Ground<'_>, Standing)]) -> Result<(), Failure> {
         let grounds: Vec<&Ground<'_>> = pairs.iter().map(|(ground, _)| *ground).collect();
-        let lacking: Vec<&Ground<'_>> =
-            pairs.iter().filter(|(_, standing)| !self.is_ready(standing)).map(|(ground, _)| *ground).collect();
-        self.together(&lacking, "unpack", |ground| ground.receive(self.shelf, &self.manifest.digest))?;
+        let (there, lacking): (Vec<_>, Vec<_>) = pairs.iter().partition(|(_, standing)| self.is_there(standing));
+        let lacking: Vec<&Ground<'_>> = lacking.into_iter().map(|(ground, _)| *ground).collect();
+        let new = &self.manifest.digest;
+        let stale = there.into_iter().filter(|(ground, standing)| !standing.has_rendered(new, self.rendering(ground)));
+        let stale: Vec<&Ground<'_>> = stale.map(|(ground, _)| *ground).collect();
+        self.together(&lacking, "unpack", |ground| ground.receive(self.shelf, new, self.rendering(ground)))?;
+        self.together(&stale, "render", |ground| ground.refresh(new, self.rendering(ground)))?;
         let first = grounds.first().into_iter().copied();
         first.clone().try_for_each(|ground| self.script(ground, Phase::BeforeDeploy))?;
         match self.site.code.rollout {
@@ -102,16 +115,20 @@ impl Rollout<'_> {
             }
         }
         first.clone().try_for_each(|ground| self.script(ground, Phase::AfterDeploy))?;
+        all(&stale, |ground| ground.stamp(new, self.rendering(ground)))?;
         self.engine.store.database.put_site_code(&self.environment.id, &self.site.name, self.code)?;
         Ok(())
     }
 
+    fn rendering(&self, ground: &Ground<'_>) -> &Rendering {
+        self.renderings.get(&ground.spec.id.machine).expect("every machine of the site has one")
+    }
+
     /// A release that once served is used as it lies; one whose deploy was cut off is unpacked anew, unless it is served.
-    fn is_ready(&self, standing: &Standing) -> bool {
+    fn is_there(&self, standing: &Standing) -> bool {
         let digest = &self.manifest.digest;
         let known = self.before.releases.contains(digest);
-        let served = standing.serves == Serves::Release(digest.short().to_owned());
-        served || known && standing.releases.contains(digest.short())
+        standing.leads_to(digest) || known && standing.releases.contains_key(digest.short())
     }
 
     /// Brings every machine back to the release that the store has, and says so beside what went wrong.
@@ -160,21 +177,28 @@ impl Rollout<'_> {
         }
     }
 
-    /// What a new machine needs to serve what the others serve: the same steps without those of the whole.
+    /// What a new machine, or one whose facts changed, needs to serve what the others serve: the same steps without those of the
+    /// whole.
     pub fn onto(&self, machine: &MachineName) -> Result<(), Failure> {
         let ground = self.ground(machine);
-        let release = &self.manifest.digest;
+        let (release, rendering) = (&self.manifest.digest, self.rendering(&ground));
         let standing = ground.look()?;
-        if standing.is_at(release) {
+        let (leads, has_files) = (standing.leads_to(release), standing.has_rendered(release, rendering));
+        if standing.is_at(release) && has_files {
             return Ok(());
         }
         ground.await_boot()?;
-        if standing.serves != Serves::Release(release.short().to_owned()) {
-            ground.receive(self.shelf, release)?;
+        if !(leads && has_files) {
+            match leads {
+                // Rendered with other facts than those of now.
+                true => ground.refresh(release, rendering)?,
+                false => ground.receive(self.shelf, release, rendering)?,
+            }
             self.script(&ground, Phase::Predeploy)?;
         }
         ground.switch(release.short())?;
-        self.postdeploy(&ground)
+        self.postdeploy(&ground)?;
+        if leads && !has_files { ground.stamp(release, rendering) } else { Ok(()) }
     }
 
     fn postdeploy(&self, ground: &Ground<'_>) -> Result<(), Failure> {

@@ -180,13 +180,18 @@ impl Engine {
             branch::pick(&mirror.address, &wish, &mirror.branches()?).map_err(|error| super::code::at_site(site, error))?;
         let code = SiteCode { branch: pick.branch, choice: pick.choice, commit: pick.commit, ..there.code.clone() };
         let stands = self.stands(there, &code)?;
-        if stands && there.code == code {
+        let is_stale = stands && !self.stale_checkouts(&environment, &[(name.clone(), there.clone())].into())?.is_empty();
+        if stands && !is_stale && there.code == code {
             return Ok(done(format!("`{name}` is at `{branch}` already"), Plan::default(), dry_run, Vec::new()));
         }
+        let action = match stands {
+            false => Some(Action::Switch { site: name.clone(), branch: branch.to_string() }),
+            true if is_stale => Some(Action::Render { site: name.clone() }),
+            true => None,
+        };
         let mut plan = Plan::default();
-        if !stands {
-            let action = Action::Switch { site: name.clone(), branch: branch.to_string() };
-            plan.then([vec![Step { environment: id.clone(), action }]]);
+        plan.then(action.map(|action| vec![Step { environment: id.clone(), action }]));
+        if !plan.is_empty() {
             events.emit(Event::Planned { plan: plan.clone() });
         }
         if !dry_run {

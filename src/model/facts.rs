@@ -63,6 +63,20 @@ pub struct SiteFacts {
     pub port: u16,
     pub aliases: Vec<String>,
     pub machines: Vec<MachineName>,
+    /// Only the site's own files know what they are of.
+    #[serde(flatten)]
+    pub code: Option<CodeFacts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeFacts {
+    /// None where the checkout is on no branch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub branch: Option<String>,
+    pub commit: String,
+    /// As `site:list` shows it; none for a checkout.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub release: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

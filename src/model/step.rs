@@ -42,6 +42,10 @@ pub enum Action {
     Delete {
         machine: MachineName,
     },
+    /// Gives a site's working tree what its templates become.
+    Render {
+        site: SiteName,
+    },
     /// Makes a site's working tree in the platform's folder.
     Checkout {
         site: SiteName,
@@ -71,6 +75,7 @@ impl Action {
             Self::Connect
             | Self::Disconnect
             | Self::Checkout { .. }
+            | Self::Render { .. }
             | Self::Switch { .. }
             | Self::Discard { .. }
             | Self::Forget => None,
@@ -92,6 +97,7 @@ impl Action {
             Self::Stop { machine } => format!("{machine} is stopped"),
             Self::Delete { machine } => format!("{machine} is deleted"),
             Self::Checkout { site } => format!("{site} is checked out"),
+            Self::Render { site } => format!("the templates of {site} are rendered"),
             Self::Switch { site, branch } => format!("{site} is at {branch}"),
             Self::Discard { site } => format!("the checkout of {site} is looked after"),
             Self::Forget => "the environment is forgotten".to_owned(),
@@ -112,6 +118,7 @@ impl fmt::Display for Action {
             Self::Stop { machine } => write!(f, "stop {machine}"),
             Self::Delete { machine } => write!(f, "delete {machine}"),
             Self::Checkout { site } => write!(f, "check out {site}"),
+            Self::Render { site } => write!(f, "render the templates of {site}"),
             Self::Switch { site, branch } => write!(f, "bring {site} to {branch}"),
             Self::Discard { site } => write!(f, "remove the checkout of {site}"),
             Self::Forget => write!(f, "forget the environment"),

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -178,6 +178,9 @@ pub struct Code {
     pub mode: Mode,
     /// The user of its machines who owns the code and runs its programs.
     pub user: String,
+    /// Where in the repository files that end in `.j2` are rendered; `None` is everywhere.
+    #[serde(default)]
+    pub templates: Option<Vec<PathBuf>>,
     /// Programs of the repository, relative to its root.
     pub buildpack: Option<PathBuf>,
     pub predeploy: Option<PathBuf>,
@@ -222,6 +225,12 @@ pub enum Rollout {
 }
 
 impl Code {
+    /// Whether a file of the repository is to be rendered.
+    pub fn is_template(&self, path: &str) -> bool {
+        let is_meant = |all: &Vec<PathBuf>| all.iter().any(|meant| Path::new(path).starts_with(meant));
+        path.ends_with(".j2") && self.templates.as_ref().is_none_or(is_meant)
+    }
+
     /// The branch named after the ticket.
     pub const BRANCH: &'static str = "{{ env }}";
     /// Debian's web servers run as this user.
@@ -238,6 +247,7 @@ impl Default for Code {
             path: None,
             mode: Mode::default(),
             user: Self::USER.to_owned(),
+            templates: None,
             buildpack: None,
             predeploy: None,
             postdeploy: None,

@@ -40,6 +40,8 @@ pub struct Seen {
     pub machines: BTreeMap<MachineName, SeenMachine>,
     /// Sites whose working tree is there.
     pub checkouts: BTreeSet<SiteName>,
+    /// Those of them that lack what their templates become.
+    pub stale: BTreeSet<SiteName>,
     /// The store has a row for it.
     pub remembered: bool,
 }
@@ -158,7 +160,9 @@ impl Steps<'_> {
         let connect = (self.seen.network != SeenNetwork::Complete).then(|| self.chain([Action::Connect]));
         // Machines show them from their start on.
         let checkouts = self.missing().map(|(site, _)| self.chain([Action::Checkout { site: site.clone() }]));
-        plan.then(connect.into_iter().chain(checkouts));
+        let stale = self.seen.stale.iter().filter(|site| self.wanted.checkouts.contains_key(*site));
+        let renders = stale.map(|site| self.chain([Action::Render { site: site.clone() }]));
+        plan.then(connect.into_iter().chain(checkouts).chain(renders));
         for wave in waves(self.wanted) {
             plan.then(wave.iter().map(|name| self.chain(self.raise(name))));
         }

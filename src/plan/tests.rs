@@ -72,6 +72,7 @@ fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
         Action::Disconnect => seen.network = SeenNetwork::Nothing,
         Action::Forget => seen.remembered = false,
         Action::Checkout { site } => assert!(seen.checkouts.insert(site.clone()), "a checkout must not be there yet"),
+        Action::Render { site } => assert!(seen.stale.remove(site), "only what lacks something is given it"),
         Action::Discard { site } => assert!(seen.checkouts.remove(site), "only what is there can go"),
         Action::Switch { .. } => unreachable!("no goal needs it"),
         Action::Create { machine } => {
@@ -150,9 +151,11 @@ fn any_seen() -> impl Strategy<Value = Seen> {
         prop::option::of(any_machine("surplus")),
     );
     let checkouts = prop::collection::btree_set(prop::sample::select(vec!["www", "api", "old"]).prop_map(site), 0..3);
-    (network, machines, checkouts, any::<bool>()).prop_map(|(network, (a, b, c, d), checkouts, remembered)| Seen {
+    let stale = prop::collection::btree_set(prop::sample::select(vec!["www", "api", "old"]).prop_map(site), 0..3);
+    (network, machines, checkouts, stale, any::<bool>()).prop_map(|(network, (a, b, c, d), checkouts, stale, remembered)| Seen {
         network,
         machines: [a, b, c, d].into_iter().flatten().collect(),
+        stale: stale.intersection(&checkouts).cloned().collect(),
         checkouts,
         remembered,
     })

@@ -8,10 +8,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use secrecy::ExposeSecret;
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::{Error, Result};
+use crate::sources::rendered;
 
 /// Where links may lead besides the tree itself: the programs of the box, as in a Python environment.
 const PROGRAMS: &str = "/usr/";
@@ -59,8 +62,9 @@ fn append(builder: &mut Builder<impl Write>, path: &Path, inside: &Path) -> Resu
     builder.append_data(&mut header, inside, File::open(path).map_err(failed())?).map_err(failed())
 }
 
-/// Writes the archive of a release as a plain tar, entry by entry, and stops at the first that it can't answer for.
-pub fn send(archive: &Path, to: impl Write) -> Result<()> {
+/// Writes the archive of a release as a plain tar, entry by entry, and stops at the first that it can't answer for. What was
+/// rendered for the machine goes behind it, in nobody's way.
+pub fn send(archive: &Path, rendered: &[rendered::File], to: impl Write) -> Result<()> {
     // The disk's own errors have a number; the others are about what was read.
     let failed = || {
         |source: io::Error| match source.raw_os_error() {
@@ -77,6 +81,11 @@ pub fn send(archive: &Path, to: impl Write) -> Result<()> {
         let mut entry = entry.map_err(failed())?;
         let path = entry.path().map_err(failed())?.into_owned();
         check_path(&path)?;
+        let kind = entry.header().entry_type();
+        let is_in_the_way = |file: &&rendered::File| Path::new(&file.path).starts_with(&path) && kind != EntryType::Directory;
+        if let Some(file) = rendered.iter().find(is_in_the_way) {
+            return Err(Error::Taken { path: file.path.clone(), entry: path.display().to_string() });
+        }
         if path.ancestors().any(|above| links.contains(above)) {
             return Err(bad(&path, "leads through a link"));
         }
@@ -85,9 +94,9 @@ pub fn send(archive: &Path, to: impl Write) -> Result<()> {
         header.set_mtime(entry.header().mtime().map_err(failed())?);
         header.set_uid(0);
         header.set_gid(0);
-        header.set_entry_type(entry.header().entry_type());
+        header.set_entry_type(kind);
         header.set_size(0);
-        match entry.header().entry_type() {
+        match kind {
             EntryType::Directory => builder.append_data(&mut header, &path, io::empty()).map_err(sent())?,
             EntryType::Regular => {
                 header.set_size(entry.size());
@@ -102,7 +111,30 @@ pub fn send(archive: &Path, to: impl Write) -> Result<()> {
             _ => return Err(bad(&path, "is neither file, folder nor link")),
         }
     }
-    builder.into_inner().and_then(|mut writer| writer.flush()).map_err(sent())
+    append_rendered(&mut builder, rendered).and_then(|()| builder.into_inner()?.flush()).map_err(sent())
+}
+
+/// A plain tar of what was rendered for a machine that has the rest already.
+pub fn send_rendered(rendered: &[rendered::File], to: impl Write) -> io::Result<()> {
+    let mut builder = Builder::new(to);
+    append_rendered(&mut builder, rendered)?;
+    builder.into_inner()?.flush()
+}
+
+fn append_rendered(builder: &mut Builder<impl Write>, rendered: &[rendered::File]) -> io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    for file in rendered {
+        let text = file.text.expose_secret().as_bytes();
+        let mut header = Header::new_gnu();
+        header.set_mode(file.mode);
+        // What caches by time must not take it for the one before.
+        header.set_mtime(now);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(text.len() as u64);
+        builder.append_data(&mut header, &file.path, text)?;
+    }
+    Ok(())
 }
 
 fn bad(entry: &Path, reason: &'static str) -> Error {
@@ -188,7 +220,7 @@ mod tests {
         ];
         for (entries, reason) in attacks {
             let home = tempfile::tempdir().unwrap();
-            let error = send(&archive(home.path(), entries), io::sink()).unwrap_err();
+            let error = send(&archive(home.path(), entries), &[], io::sink()).unwrap_err();
             assert!(matches!(error, Error::BadEntry { .. }) && error.to_string().contains(reason), "{entries:?}: {error}");
         }
     }
@@ -200,7 +232,7 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for damaged in [&whole[..whole.len() / 2], b"this is no archive"] {
             fs::write(&path, damaged).unwrap();
-            let error = send(&path, io::sink()).unwrap_err();
+            let error = send(&path, &[], io::sink()).unwrap_err();
             assert!(matches!(error, Error::Damaged { .. }), "{error}");
         }
     }
@@ -220,7 +252,7 @@ mod tests {
         let path = home.path().join("a.tar.zst");
         assert_eq!(pack(&tree, File::create(&path).unwrap()).unwrap(), 4);
         let mut bytes = Vec::new();
-        send(&path, &mut bytes).unwrap();
+        send(&path, &[], &mut bytes).unwrap();
         let new = home.path().join("new");
         Archive::new(&bytes[..]).unpack(&new).unwrap();
         assert_eq!(fs::read_to_string(new.join(odd)).unwrap(), "odd");
@@ -231,6 +263,35 @@ mod tests {
         let mut again = Vec::new();
         pack(&tree, &mut again).unwrap();
         assert_eq!(fs::read(path).unwrap(), again);
+    }
+
+    fn file(path: &str) -> rendered::File {
+        rendered::File { path: path.into(), mode: 0o640, text: "rendered".into() }
+    }
+
+    #[test]
+    fn what_was_rendered_comes_behind_and_over_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        const FILE: EntryType = EntryType::Regular;
+        let entries = [("d", EntryType::Directory, ""), ("d/a.j2", FILE, "x"), ("l", EntryType::Symlink, "d"), ("f", FILE, "x")];
+        let path = archive(home.path(), &entries);
+        let (new, mut bytes) = (home.path().join("new"), Vec::new());
+        send(&path, &[file("d/a"), file("e/b")], &mut bytes).unwrap();
+        Archive::new(&bytes[..]).unpack(&new).unwrap();
+        for path in ["d/a", "e/b"] {
+            assert_eq!(fs::read_to_string(new.join(path)).unwrap(), "rendered");
+            assert_eq!(fs::metadata(new.join(path)).unwrap().permissions().mode() & 0o777, 0o640);
+        }
+        assert_eq!(fs::read_to_string(new.join("d/a.j2")).unwrap(), "x");
+        for (taken, by) in [("f", "f"), ("f/a", "f"), ("l/a", "l"), ("d/a.j2", "d/a.j2")] {
+            let error = send(&path, &[file(taken)], io::sink()).unwrap_err();
+            assert_eq!(error.to_string(), format!("`{taken}` can't be rendered: the release has `{by}`"));
+        }
+        let mut bytes = Vec::new();
+        send_rendered(&[file("d/a")], &mut bytes).unwrap();
+        let names: Vec<_> =
+            Archive::new(&bytes[..]).entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
+        assert_eq!(names, [Path::new("d/a")]);
     }
 
     #[test]

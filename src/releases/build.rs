@@ -12,6 +12,7 @@ use crate::boxes::{Bench, BenchSpec, Workshop, phases};
 use crate::model::{Digest, Event, Exec, Failure, Kind, PlatformName, SiteName};
 use crate::sources::export;
 use crate::sources::mirror::Mirror;
+use crate::sources::rendered;
 use crate::store::lock::Lock;
 
 /// What a build needs besides its inputs.
@@ -56,12 +57,15 @@ pub fn ensure(context: Context<'_>, origin: Origin<'_>, inputs: &Inputs) -> Resu
     let draft = context.shelf.begin(&digest, lock).map_err(failed)?;
     let task = Task { context, origin, inputs, digest: &digest };
     task.tree(&draft)?;
+    let names = inputs.templates.iter().map(String::as_str);
+    let templates = rendered::read(&draft.tree(), names).map_err(|error| failed(error.into()))?;
     let manifest = Manifest {
         platform: origin.platform.clone(),
         site: origin.site.clone(),
         commit: origin.commit.to_owned(),
         tree: inputs.tree.clone(),
         buildpack: inputs.buildpack.clone(),
+        templates,
         layers: inputs.layers.clone(),
         created: jiff::Timestamp::now(),
         size: 0,

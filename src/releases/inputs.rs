@@ -14,6 +14,8 @@ const FORMAT: u32 = 1;
 pub struct Inputs {
     /// git's name for the commit's files.
     pub tree: String,
+    /// Its files that are rendered for each machine.
+    pub templates: Vec<String>,
     /// The program of the tree that builds it; without one the tree is the release.
     pub buildpack: Option<PathBuf>,
     /// What the build's machine stands on. A tree that nothing is built in is the same on every box.
@@ -29,6 +31,9 @@ impl Inputs {
         let mut hash = Fields(Sha256::new());
         hash.field("format", FORMAT.to_string());
         hash.field("tree", &self.tree);
+        for template in &self.templates {
+            hash.field("template", template);
+        }
         if let Some(buildpack) = &self.buildpack {
             hash.field("buildpack", buildpack.as_os_str().as_encoded_bytes());
             hash.field("architecture", std::env::consts::ARCH);
@@ -64,6 +69,7 @@ mod tests {
     fn inputs() -> Inputs {
         Inputs {
             tree: "4b825dc6".into(),
+            templates: vec!["app.ini.j2".into()],
             buildpack: Some("deploy/buildpack".into()),
             layers: vec![Digest::from_bytes(&[1; 32])],
             folder: "/srv/www.releases".into(),
@@ -74,8 +80,9 @@ mod tests {
 
     #[test]
     fn every_input_makes_another_release() {
-        let changes: [fn(&mut Inputs); 6] = [
+        let changes: [fn(&mut Inputs); 7] = [
             |inputs| inputs.tree = "4b825dc7".into(),
+            |inputs| inputs.templates.clear(),
             |inputs| inputs.buildpack = Some("deploy/other".into()),
             |inputs| inputs.layers.push(Digest::from_bytes(&[2; 32])),
             |inputs| inputs.folder = "/srv/app.releases".into(),

@@ -29,6 +29,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error("a release can't hold `{entry}`: it {reason}")]
     BadEntry { entry: String, reason: &'static str },
+    #[error("`{path}` can't be rendered: the release has `{entry}`")]
+    Taken { path: String, entry: String },
     #[error("release `{}` is not in the store", digest.short())]
     Missing { digest: Digest },
     #[error("`{path}` is damaged: {reason}")]
@@ -56,6 +58,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::BadEntry { .. } => Kind::Buildpack,
+            Self::Taken { .. } | Self::Sources(crate::sources::Error::Unfit { .. }) => Kind::Config,
             Self::Missing { .. } => Kind::NotFound,
             Self::Damaged { .. } => Kind::Store,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, archive};
 use crate::model::{Digest, PlatformName, SiteName};
+use crate::sources::rendered::Template;
 use crate::store::lock::{self, Lock};
 
 /// `manifest.json`: what a release was made of, for people and for the next build.
@@ -32,6 +33,9 @@ pub struct Manifest {
     pub tree: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub buildpack: Option<PathBuf>,
+    /// Its files that are rendered for each machine, as the build left them.
+    #[serde(default)]
+    pub templates: Vec<Template>,
     /// The layers that its build's machine stood on, the base first.
     pub layers: Vec<Digest>,
     pub created: jiff::Timestamp,
@@ -277,6 +281,7 @@ mod tests {
             commit: "c".into(),
             tree: "t".into(),
             buildpack: None,
+            templates: Vec::new(),
             layers: Vec::new(),
             created: jiff::Timestamp::from_second(i64::from(number)).unwrap(),
             size: 0,

@@ -13,6 +13,7 @@
 //! Not chosen: copying a prepared tree (on ext4 as slow as writing it anew, measured), hard links into one (an edit in
 //! one environment would be an edit in all), `git worktree` (one repository for all: branches could not be in two).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -89,7 +90,7 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
 /// the sooner it is taken.
 pub fn make_spare(mirror: &Mirror, person: &Person, workspace: &Path, stand: &Stand<'_>) -> Result<()> {
     let spare = workspace.join(spare_name(mirror));
-    let is_at = |folder: &Path| head(person, folder).is_ok_and(|head| head == stand.commit);
+    let is_at = |folder: &Path| head(person, folder).is_ok_and(|(_, commit)| commit == stand.commit);
     if exists(&spare) && is_at(&spare) {
         return Ok(());
     }
@@ -102,10 +103,6 @@ pub fn make_spare(mirror: &Mirror, person: &Person, workspace: &Path, stand: &St
         fresh(mirror, person, &draft, stand)?;
     }
     fs::rename(&draft, &spare).map_err(io("move the checkout to", &spare))
-}
-
-fn head(person: &Person, folder: &Path) -> Result<String> {
-    Ok(in_it(person, folder).args(["rev-parse", "HEAD"]).run()?.text().trim().to_owned())
 }
 
 pub fn spare_name(mirror: &Mirror) -> String {
@@ -175,6 +172,28 @@ pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<
     }
     state.unpushed = unpushed(mirror, person, folder)?;
     Ok(state)
+}
+
+/// What git knows of a checkout's files, as the person's working tree stands.
+pub fn tracked(person: &Person, folder: &Path) -> Result<BTreeSet<Vec<u8>>> {
+    files(person, folder, &[])
+}
+
+/// The same for those that end in `.j2`.
+pub fn templates(person: &Person, folder: &Path) -> Result<BTreeSet<Vec<u8>>> {
+    files(person, folder, &["*.j2"])
+}
+
+fn files(person: &Person, folder: &Path, patterns: &[&str]) -> Result<BTreeSet<Vec<u8>>> {
+    let list = in_it(person, folder).args(["ls-files", "-z", "--"]).args(patterns.iter().copied()).run()?;
+    Ok(list.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+/// Where a checkout stands: its branch, unless it is on none, and its commit.
+pub fn head(person: &Person, folder: &Path) -> Result<(Option<String>, String)> {
+    let output = in_it(person, folder).args(["rev-parse", "HEAD", "--symbolic-full-name", "HEAD"]).run()?.text();
+    let (commit, name) = output.trim().split_once('\n').unwrap_or((output.trim(), "HEAD"));
+    Ok((name.strip_prefix("refs/heads/").map(str::to_owned), commit.to_owned()))
 }
 
 /// Commits of branches, tags, stashes and other trees that neither the origin nor the mirror has.

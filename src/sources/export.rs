@@ -13,6 +13,12 @@ pub fn tree(mirror: &Mirror, commit: &str) -> Result<String> {
     Ok(output.text().trim().to_owned())
 }
 
+/// The plain files and links of a commit.
+pub fn files(mirror: &Mirror, commit: &str) -> Result<Vec<Vec<u8>>> {
+    let output = mirror.git().args(["ls-tree", "-r", "-z", "--name-only", "--full-tree", "--end-of-options", commit]).run()?;
+    Ok(output.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
 /// The commit that an abbreviation stands for; `None` where the mirror has none such.
 pub fn commit(mirror: &Mirror, word: &str) -> Result<Option<String>> {
     if word.len() < 4 || !word.bytes().all(|byte| byte.is_ascii_hexdigit()) {

@@ -1,10 +1,12 @@
 //! Where platforms and sites come from: git repositories, folders, and the examples inside this binary.
 
+pub mod beneath;
 pub mod branch;
 pub mod checkout;
 pub mod export;
 pub mod git;
 pub mod mirror;
+pub mod rendered;
 pub mod shipped;
 pub mod workspace;
 
@@ -29,6 +31,11 @@ pub enum Error {
     NoCheckout { folder: PathBuf },
     #[error("`{folder}` exists already and is not empty")]
     Occupied { folder: PathBuf },
+    /// A site's own; the path is below its folder.
+    #[error("`{file}` can't be used: {reason}")]
+    Unfit { file: PathBuf, reason: String },
+    #[error("nothing is rendered over `{file}`: {reason}")]
+    InTheWay { file: PathBuf, reason: &'static str },
     #[error("{what} `{path}`")]
     Io {
         what: &'static str,

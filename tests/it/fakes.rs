@@ -178,6 +178,7 @@ impl Host {
     pub fn define_with_source(&self) {
         std::fs::create_dir_all(self.origin()).expect("the folder is ours");
         self.git(&["init", "--quiet", "-b", "main"]);
+        std::fs::write(self.origin().join("app.ini.j2"), "{{ site.branch }} {{ secret('app') }}").expect("the folder is ours");
         self.commit("zero");
         self.git(&["checkout", "--quiet", "-b", "hotfix"]);
         self.commit("one");

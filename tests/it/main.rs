@@ -38,6 +38,7 @@ mod real_stacks;
 mod resolver;
 mod served;
 mod servers;
+mod templates;
 mod terminal;
 mod tls;
 mod two_commands;

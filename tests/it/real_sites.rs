@@ -166,6 +166,9 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 #[test]
 fn a_checkout_is_served_and_edited_from_both_sides() {
     let Some(bench) = Bench::new() else { return };
+    let facts = "<?php echo '{{ site.branch }} in {{ env }} on {{ roles.web | length }} {{ secret(\"x\") }}';\n";
+    write(&bench.origins.join("www.git"), "public/{{ site.name }}-facts.php.j2", facts);
+    bench.commit("www.git", "a template");
     bench.branch("www.git", "1161", "ticket");
     bench.run("platform:init shop").ok();
     bench.run("env:init 1161 --dry-run").ok().says("check out www");
@@ -182,6 +185,8 @@ fn a_checkout_is_served_and_edited_from_both_sides() {
         assert!(page.contains(&format!("ticket {machine}")), "{page}");
     }
     bench.settled();
+    let facts = get(&address(&bench.adt, "1161", "web2"), "www.1161.shop.example.test", "/www-facts.php");
+    assert!(facts.contains("1161 in 1161 on 2 ") && !facts.contains("{{"), "{facts}");
     it_is_a_repository_of_adas(&bench, &www);
     edits_show_on_both_machines(&bench, &www);
     owners_are_mapped(&bench, &www);

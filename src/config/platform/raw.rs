@@ -107,6 +107,9 @@ pub struct Site {
     pub mode: Mode,
     /// The user of its machines who owns the code and runs its programs; `www-data` where none is given.
     pub user: Option<At<String>>,
+    /// Files and folders of the repository in which what ends in `.j2` is rendered, e.g. `["config"]`; `[]` is none. Without it,
+    /// all of them are.
+    pub templates: Option<Vec<At<String>>>,
     /// A program of the repository that builds a release: runs once, may use the network.
     pub buildpack: Option<At<String>>,
     /// A program of the repository that runs on each machine before the switch, without network, while the old release is live.

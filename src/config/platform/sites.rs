@@ -1,6 +1,7 @@
 //! `[sites.…]` → sites.
 
 use std::collections::BTreeMap;
+use std::path::Component;
 
 use crate::model::names::{BranchName, SiteName};
 use crate::model::route::Protocol;
@@ -72,6 +73,13 @@ fn needed(site: &At<String>, sites: &[&str], faults: &mut Faults) -> Option<Site
 }
 
 fn code(raw: &raw::Site, roles: &Roles, faults: &mut Faults) -> Option<Code> {
+    once(raw.templates.as_deref().unwrap_or_default(), "path", faults);
+    let mut inside = |path| {
+        let path = check::inner_path(faults, path, "the site's repository")?;
+        // `./config` is `config`, and `.` is all of it.
+        Some(path.components().filter(|part| *part != Component::CurDir).collect())
+    };
+    let templates = raw.templates.as_ref().map(|paths| paths.iter().filter_map(&mut inside).collect());
     let mut program =
         |path: &Option<At<String>>| all(path.as_ref().map(|path| check::inner_path(faults, path, "the site's repository")));
     let (buildpack, predeploy, postdeploy) = (program(&raw.buildpack), program(&raw.predeploy), program(&raw.postdeploy));
@@ -101,6 +109,7 @@ fn code(raw: &raw::Site, roles: &Roles, faults: &mut Faults) -> Option<Code> {
             raw::Mode::Release => Mode::Release,
         },
         user: user?,
+        templates,
         buildpack: buildpack?,
         predeploy: predeploy?,
         postdeploy: postdeploy?,

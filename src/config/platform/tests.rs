@@ -256,6 +256,14 @@ fn sites_that_do_not_fit_together() {
                     "8:13 the path `../x` leads outside with `..` (name a path inside the site's repository)",
                 ],
             ),
+            (&site("templates = false"), &["6:13 `templates` must be a list, not true or false"]),
+            (
+                &site("templates = [\"../x\", \"config\", \"config\"]"),
+                &[
+                    "6:14 the path `../x` leads outside with `..` (name a path inside the site's repository)",
+                    "6:32 path `config` is named twice (keep one of the two)",
+                ],
+            ),
             (
                 &site("env = { \"a-b\" = \"\" }"),
                 &["6:9 `a-b` is not the name of a variable (use letters, digits and underscores, e.g. `DATABASE_URL`)"],
@@ -326,6 +334,21 @@ fn the_same_box_is_equal_wherever_it_is_written() {
     let platform = read(&text).unwrap();
     assert_ne!(platform.machines[0].boxed.place, platform.machines[1].boxed.place);
     assert_eq!(platform.machines[0].boxed, platform.machines[1].boxed);
+}
+
+#[test]
+fn templates_are_everywhere_somewhere_or_nowhere() {
+    let paths = ["top.j2", "config/app.ini.j2", "config.j2/x", "configs/y.j2", "config/app.ini"];
+    for (line, wanted) in [
+        ("", vec!["top.j2", "config/app.ini.j2", "configs/y.j2"]),
+        ("templates = [\".\"]", vec!["top.j2", "config/app.ini.j2", "configs/y.j2"]),
+        ("templates = [\"./config\", \"top.j2\"]", vec!["top.j2", "config/app.ini.j2"]),
+        ("templates = []", vec![]),
+    ] {
+        let platform = read(&with(&format!("[sites.www]\non = \"web\"\n{line}\n"))).unwrap();
+        let chosen: Vec<_> = paths.into_iter().filter(|path| platform.sites[0].code.is_template(path)).collect();
+        assert_eq!(chosen, wanted, "{line}");
+    }
 }
 
 fn some_platform() -> impl Strategy<Value = String> {

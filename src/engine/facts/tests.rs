@@ -6,7 +6,7 @@ use crate::network::address;
 use crate::store::Wanted;
 use crate::store::record::Definition;
 
-const PLATFORM: &str = r#"
+pub const PLATFORM: &str = r#"
 [platform]
 name = "shop"
 [machines.web]
@@ -24,7 +24,7 @@ machine = "db"
 engine = "mariadb"
 "#;
 
-fn environment(text: &str) -> Environment {
+pub fn environment(text: &str) -> Environment {
     let platform = config::platform::parse(Path::new("/srv/shop/platform.toml"), text).unwrap();
     let names: Vec<_> = platform.machines.iter().flat_map(crate::model::Machine::names).collect();
     Environment {
@@ -47,7 +47,7 @@ fn environment(text: &str) -> Environment {
     }
 }
 
-fn secret() -> Secret {
+pub fn secret() -> Secret {
     Arc::new(|name| format!("<{name}>"))
 }
 
