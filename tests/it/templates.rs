@@ -18,6 +18,8 @@ impl Town {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new(folder.path());
         host.define_with_source();
+        // What a site gets that asks for nothing else.
+        host.git(&["checkout", "--quiet", "main"]);
         let www = host.shop().join("1161/www");
         Self { host, www, _folder: folder }
     }
