@@ -134,6 +134,15 @@ impl Layers {
         Ok(request.wait(cancel, &mut |_| waiting())?)
     }
 
+    /// A build that was killed after its last step leaves a layer that is whole, and its lock. One that can't be removed now is
+    /// removed by a prune.
+    pub fn drop_idle_lock(&self, digest: &Digest) {
+        let path = self.lock_path(digest);
+        if path.exists() {
+            drop(lock::Request::new(path, Building { stands_on: None }).attempt());
+        }
+    }
+
     fn names(&self) -> Result<Vec<String>> {
         let entries = std::fs::read_dir(&self.folder).map_err(Error::io("could not read", &self.folder))?;
         let mut names = Vec::new();

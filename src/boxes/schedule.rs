@@ -97,6 +97,7 @@ fn one(context: Context<'_>, layers: &Layers, resolved: &Resolved, options: &Opt
     let force = options.force.contains(&recipe.name);
     context.check_cancelled(recipe.name.as_str())?;
     if let Some(layer) = unchanged(layers, &teller, digest, force) {
+        layers.drop_idle_lock(digest);
         return Ok(Outcome::Unchanged(layer));
     }
     let waiting =
