@@ -1,6 +1,8 @@
 //! `host:bind-proxy` and `host:unbind-proxy`: names and certificates of adt's sites become this host's own, or another
 //! server's configuration serves them.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::events::Events;
@@ -90,7 +92,10 @@ impl Engine {
     ) -> Result<T, Failure> {
         let front = self.front();
         let certificates = self.certificates(routes)?;
-        let certificate = |level: &str| leaf(&certificates, level);
+        // Of thousands of levels, each is asked for several times.
+        let known = RefCell::new(HashMap::new());
+        let certificate =
+            |level: &str| known.borrow_mut().entry(level.to_owned()).or_insert_with(|| leaf(&certificates, level)).clone();
         let owner = self.store.install();
         work(&Facts { owner, routes, front: &front, certificate: &certificate, templates: None, now: self.serial() })
     }
