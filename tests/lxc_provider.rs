@@ -582,6 +582,10 @@ fn half_created_and_orphaned_machines_can_be_deleted() {
     lxc.start(&id).unwrap();
     assert_eq!(world.run(&id, &["true"]).code, 0);
     lxc.delete(&id).unwrap();
+    // A delete was killed while it removed files: whoever comes back for the environment takes them away.
+    let trash = world.store.path().join("machines/.trash");
+    fs::create_dir_all(trash.join("1-1-1/upper/etc")).unwrap();
+    assert!(lxc.machines(&world.environment).unwrap().is_empty() && !trash.exists());
     world.assert_no_trace();
 }
 

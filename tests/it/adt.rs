@@ -138,7 +138,7 @@ impl Adt {
         // Entering another mount namespace leaves the current folder.
         let mut command = self.program_there("env");
         command.arg("--chdir").arg(&self.here).arg(program()).args(words).stdin(Stdio::null());
-        for name in ["ADT_PLATFORM", "ADT_CONFIG", "ADT_DOMAIN", "ADT_BOXES", "ADT_PROVIDER", "ADT_NAMESERVERS"] {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ADT_")) {
             command.env_remove(name);
         }
         command.env("ADT_STORE", &self.store).env("ADT_POOL_V4", &self.pool).env("NO_COLOR", "1");

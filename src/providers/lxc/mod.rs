@@ -354,7 +354,6 @@ impl Provider for Lxc {
     }
 
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
-        // A delete that was killed while it removed files left nothing else that a later verb would come back for.
         folder::sweep(&self.home.store);
         let environments = folder::list(&self.home.store).map_err(failed_io("list the machines in", &self.home.store))?;
         let live: BTreeSet<String> = self.hierarchies()?.children(cgroup::TOP).into_iter().collect();
@@ -369,6 +368,8 @@ impl Provider for Lxc {
     }
 
     fn machines(&self, environment: &EnvironmentId) -> Result<BTreeMap<MachineName, MachineState>> {
+        // A delete that was killed while it removed files left nothing else that a later verb would come back for.
+        folder::sweep(&self.home.store);
         let folders = folder::list_of(&self.home.store, environment);
         let folders = folders.map_err(failed_io("list the machines in", &self.home.store))?;
         self.states(environment, folders, true)
