@@ -134,13 +134,9 @@ impl Layers {
         Ok(request.wait(cancel, &mut |_| waiting())?)
     }
 
-    /// A build that was killed after its last step leaves a layer that is whole, and its lock. One that can't be removed now is
-    /// removed by a prune.
+    /// A build that was killed after its last step leaves a layer that is whole, and its lock.
     pub fn drop_idle_lock(&self, digest: &Digest) {
-        let path = self.lock_path(digest);
-        if path.exists() {
-            drop(lock::Request::new(path, Building { stands_on: None }).attempt());
-        }
+        lock::drop_idle(&self.lock_path(digest));
     }
 
     fn names(&self) -> Result<Vec<String>> {

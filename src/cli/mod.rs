@@ -291,22 +291,20 @@ impl Session {
 
     /// What is better done once nobody waits any more; it outlives us.
     fn refresh_behind(&self, request: &Request) -> Result<(), Failure> {
-        let is_of_use = match request {
+        let (is_of_use, built) = match request {
             Request::EnvInit { id, dry_run: false, .. }
             | Request::EnvUp { id, dry_run: false }
             | Request::SiteAdd { id, dry_run: false, .. }
-            | Request::SiteBranch { id, dry_run: false, .. } => self.engine.has_live_sites(id)?,
-            Request::PlatformBuild { platform, .. } => self.engine.will_have_live_sites(platform),
-            _ => false,
+            | Request::SiteBranch { id, dry_run: false, .. } => (self.engine.has_live_sites(id)?, None),
+            Request::PlatformBuild { platform, .. } => (self.engine.will_have_live_sites(platform), Some(platform)),
+            _ => (false, None),
         };
         if !is_of_use {
             return Ok(());
         }
         let store = &self.engine.store.folder;
-        let mut command = Command::new(program()?).arg("internal:sources").arg("--store").arg(store);
-        if let Request::PlatformBuild { platform, .. } = request {
-            command = command.arg(platform.as_str());
-        }
+        let command = Command::new(program()?).arg("internal:sources").arg("--store").arg(store);
+        let command = command.args(built.map(PlatformName::as_str));
         drop(command.detach(&store.join("cache/sources.log"))?);
         Ok(())
     }

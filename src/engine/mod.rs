@@ -31,6 +31,7 @@ mod platform;
 pub mod pool;
 mod pool_unit;
 pub mod probe;
+mod reload;
 mod render;
 mod rollout;
 pub mod routes;

@@ -29,6 +29,13 @@ pub struct Scene<'a> {
     pub workspace: Option<PathBuf>,
 }
 
+impl<'a> Scene<'a> {
+    /// For what only goes, which needs no record, and for sites alone.
+    pub fn of(network: &'a NetworkSpec, sites: &'a LiveSites) -> Self {
+        Self { environment: None, raising: None, network, specs: BTreeMap::new(), sites, workspace: None }
+    }
+}
+
 /// Wanted things that take more than a machine's own specification.
 pub struct Raising<'a> {
     pub environment: &'a Environment,

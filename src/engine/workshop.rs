@@ -144,15 +144,7 @@ impl MachineBench<'_> {
         let plan = plan(Goal::Gone, &wanted, &seen);
         let network = wanted::network(self.engine.store.install(), &self.environment);
         let (events, _unread) = super::Events::unread();
-        let scene = Scene {
-            environment: None,
-            raising: None,
-            network: &network,
-            specs: BTreeMap::new(),
-            sites: &LiveSites::new(),
-            workspace: None,
-        };
-        self.engine.perform_uncancelled(&plan, &scene, &events)
+        self.engine.perform_uncancelled(&plan, &Scene::of(&network, &LiveSites::new()), &events)
     }
 }
 

@@ -44,6 +44,7 @@ pub fn ensure(context: Context<'_>, origin: Origin<'_>, inputs: &Inputs) -> Resu
     let failed = |error: Error| error.failure(format!("build a release of `{}/{}`", origin.platform, origin.site));
     let hold = context.shelf.hold(&digest).map_err(failed)?;
     if let Ok(manifest) = context.shelf.get(&digest) {
+        context.shelf.drop_idle_lock(&digest);
         return Ok((manifest, hold));
     }
     let waiting = || {

@@ -90,8 +90,17 @@ impl Shelf {
 
     /// Makes this process the one that builds `digest`; `waiting` is called once if another one is at it.
     pub fn lock(&self, digest: &Digest, cancel: &AtomicBool, waiting: &dyn Fn()) -> Result<Lock> {
-        let request = Request::new(self.folder.join(format!(".lock-{digest}")), ());
+        let request = Request::new(self.lock_path(digest), ());
         Ok(request.wait(cancel, &mut |_| waiting())?)
+    }
+
+    fn lock_path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!(".lock-{digest}"))
+    }
+
+    /// A build that was killed after its last step leaves a release that is whole, and its lock.
+    pub fn drop_idle_lock(&self, digest: &Digest) {
+        lock::drop_idle(&self.lock_path(digest));
     }
 
     /// Keeps a release from being pruned while it is put on machines.

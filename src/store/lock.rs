@@ -63,6 +63,13 @@ pub fn held<T: DeserializeOwned>(path: &Path) -> Option<Option<T>> {
     Some(serde_json::from_str(&text).ok())
 }
 
+/// Removes the file of a lock that nobody holds, as a killed process leaves it. One that can't be removed now is left.
+pub fn drop_idle(path: &Path) {
+    if path.exists() {
+        drop(Request::new(path.to_owned(), ()).attempt());
+    }
+}
+
 impl<T: Serialize + DeserializeOwned + PartialEq + Clone> Request<T> {
     pub fn new(path: PathBuf, text: T) -> Self {
         Self { path, text }
@@ -150,6 +157,19 @@ mod tests {
             assert!(waiter.join().unwrap());
         });
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_nobody_holds_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = request(folder.path(), "x").attempt().unwrap().unwrap();
+        drop_idle(&held.path);
+        assert!(held.path.exists());
+        let idle = folder.path().join("idle.lock");
+        std::fs::write(&idle, "{}").unwrap();
+        drop_idle(&idle);
+        drop_idle(&idle);
+        assert!(!idle.exists());
     }
 
     #[test]
