@@ -16,7 +16,7 @@ impl Session {
         let engine = &self.engine;
         let listen = engine.settings.listen.value;
         if detach && service::serves(&engine.store) {
-            if daemon::holder(&engine.store).is_some() {
+            if daemon::living(&engine.store).is_some() {
                 return self.tell(format!("names and pages are served already at {listen}"), false);
             }
             return self.tell(service::start()?, true);

@@ -22,7 +22,7 @@ mod watch;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 
-pub use process::{Started, detach, halt, holder};
+pub use process::{Started, detach, halt, living};
 use running::Running;
 use watch::Change;
 
@@ -39,6 +39,7 @@ pub fn serve(
     cancel: &AtomicBool,
     ready: impl FnOnce(&[String]),
 ) -> Result<(), Failure> {
+    process::living(store);
     let _lock = match store.lock(process::LOCK, holder).attempt()? {
         Ok(lock) => lock,
         Err(other) => return Err(running_already(other)),

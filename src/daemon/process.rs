@@ -18,12 +18,40 @@ pub(super) const LOCK: &str = crate::store::SERVING;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The process that serves this store's names and pages.
-pub fn holder(store: &Store) -> Option<Holder> {
+fn holder(store: &Store) -> Option<Holder> {
     lock::held::<Holder>(&lock_path(store)).flatten()
 }
 
 fn lock_path(store: &Store) -> PathBuf {
     store.folder.join("locks").join(format!("{LOCK}.lock"))
+}
+
+/// As [`holder`]. One that was killed holds its lock for the moments in which the kernel takes it down; it is waited for, because
+/// whoever asks is about to start its successor.
+pub fn living(store: &Store) -> Option<Holder> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let holder = holder(store)?;
+        if !is_dying(holder.pid) || Instant::now() > until {
+            return Some(holder);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_dying(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| tells_of_death(&stat))
+}
+
+/// `stat` as proc(5) describes it: a name in brackets, which may hold anything, and numbered fields.
+fn tells_of_death(stat: &str) -> bool {
+    const FIRST: usize = 3;
+    const EXITING: u64 = 4;
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let field = |number: usize| fields.get(number - FIRST).copied().unwrap_or_default();
+    let bits = |number| field(number).parse::<u64>().unwrap_or_default();
+    let (state, flags, pending) = (field(3), bits(9), bits(31));
+    ["Z", "X"].contains(&state) || flags & EXITING != 0 || pending & (1 << (Signal::KILL.as_raw() - 1)) != 0
 }
 
 /// What became of a start.
@@ -35,7 +63,7 @@ pub enum Started {
 
 /// Starts the daemon as a process of its own and returns when it serves.
 pub fn detach(store: &Store, command: &exec::Command) -> Result<Started, Failure> {
-    if holder(store).is_some() {
+    if living(store).is_some() {
         return Ok(Started::Already);
     }
     let failure = || Failure::new(Kind::Host, "serve names and pages");
@@ -82,4 +110,30 @@ pub fn halt(store: &Store) -> Result<bool, Failure> {
     }
     detour::remove(store.install())?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_killed_is_dying_at_once() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!is_dying(child.id()));
+        child.kill().unwrap();
+        assert!(is_dying(child.id()));
+        child.wait().unwrap();
+        assert!(is_dying(child.id()));
+    }
+
+    #[test]
+    fn the_name_of_a_program_is_no_field() {
+        let stat = |state: &str, flags: u64, pending: u64| {
+            format!("7 (a Z) {state} 1 7 7 0 -1 {flags} {}{pending} 0 0", "0 ".repeat(21))
+        };
+        assert!(!tells_of_death(&stat("S", 0x40_0000, 1 << 14)));
+        assert!(tells_of_death(&stat("Z", 0, 0)));
+        assert!(tells_of_death(&stat("R", 0x40_0004, 0)));
+        assert!(tells_of_death(&stat("S", 0, 1 << 8)));
+    }
 }

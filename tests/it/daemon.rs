@@ -2,6 +2,8 @@
 
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::adt::{Adt, Run};
 use super::host::Host;
 use super::servers::{installed, until};
@@ -28,8 +30,8 @@ impl Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.0.id() as i32) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        if let Some(pid) = Pid::from_raw(self.0.id() as i32) {
+            let _ = kill_process(pid, Signal::TERM);
         }
         drop(self.0.wait());
     }
@@ -69,9 +71,14 @@ impl Adt {
     }
 
     pub fn kill_daemon(&self) {
-        let pid = rustix::process::Pid::from_raw(self.daemon() as i32).expect("it is not 0");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+        let pid = self.signal_daemon(Signal::KILL);
         until("the killed process is gone", || !super::servers::is_alive(pid));
+    }
+
+    fn signal_daemon(&self, signal: Signal) -> Pid {
+        let pid = Pid::from_raw(self.daemon() as i32).expect("it is not 0");
+        kill_process(pid, signal).expect("it runs");
+        pid
     }
 
     pub fn up(&self) -> Run {
@@ -194,6 +201,25 @@ fn an_address_that_somebody_means_is_not_taken_from_them() {
     let run = adt.run(&other).fails(5).says("could not listen at 127.77.77.77:53");
     assert!(run.stderr.contains(&format!("adt (process {})", adt.daemon())), "{run:?}");
     adt.run("host:halt").ok();
+}
+
+#[test]
+fn a_killed_one_is_succeeded_at_once() {
+    if !installed(&["dig"]) {
+        return;
+    }
+    let adt = Adt::new().alone();
+    adt.up().says("127.77.77.77");
+    // The kernel takes the old one down meanwhile.
+    for _ in 0..20 {
+        let old = adt.signal_daemon(Signal::KILL);
+        adt.up();
+        assert_ne!(adt.daemon(), old.as_raw_nonzero().get() as u32);
+        assert_eq!(adt.address_of("example.test", &[]), "127.77.77.77");
+    }
+    adt.run("host:up --detach").ok().says("already");
+    adt.run("host:halt").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
 }
 
 #[test]
