@@ -9,9 +9,17 @@ passwd --delete root >/dev/null
 # The default is the graphical target, which drags units no server has.
 systemctl --quiet set-default multi-user.target
 
-# Started by the first login that asks for it, over D-Bus, rather than at each boot.
+# Started by the first one that asks for them, over D-Bus and at its socket, rather than at each boot.
 mkdir -p /etc/systemd/system/multi-user.target.wants
-ln -sf /dev/null /etc/systemd/system/multi-user.target.wants/systemd-logind.service
+for service in systemd-logind dbus; do
+    ln -sf /dev/null "/etc/systemd/system/multi-user.target.wants/$service.service"
+done
+
+# Programs that look at each boot for disks, a boot loader and a kernel command line to make units of.
+mkdir -p /etc/systemd/system-generators
+for subject in cryptsetup debug gpt-auto hibernate-resume integritysetup run system-update veritysetup; do
+    ln -sf /dev/null "/etc/systemd/system-generators/systemd-$subject-generator"
+done
 
 # Made again in here, so that its access list names groups by the numbers they have in here.
 rm -rf /var/log/journal

@@ -69,6 +69,12 @@ fn every_shipped_box_works() {
     adt.run("env:check 1").ok();
     let states = adt.run("env:exec 1 -- systemctl is-system-running").ok().stdout;
     assert_eq!(states.matches("| running").count(), 10, "{states}");
+    // Nothing is made up for at a first boot, however old the box is; what logins need comes when it is asked for.
+    let made_up = adt.run("env:exec 1 web -- systemctl show --property Persistent logrotate.timer phpsessionclean.timer").ok();
+    assert_eq!(made_up.stdout.matches("Persistent=no").count(), 2, "{made_up:?}");
+    adt.run("env:exec 1 plain -- systemctl is-active dbus").fails(3);
+    adt.run("env:exec 1 plain -- busctl status org.freedesktop.DBus").ok();
+    adt.run("env:exec 1 plain -- systemctl is-active dbus").ok();
     adt.run("env:exec 1 node --user www-data -- npm ci --help").ok();
     adt.run("env:exec 1 python --user www-data -- python3 -m venv --system-site-packages --without-pip /tmp/own").ok();
     adt.run("env:exec 1 python --user www-data -- /tmp/own/bin/python -m gunicorn --version").ok();
