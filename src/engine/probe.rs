@@ -111,7 +111,7 @@ pub fn wait(
                 return Err(NoAnswer::Deadline(reason));
             }
             // Early on every millisecond counts; later nobody notices fifty.
-            std::thread::sleep((since.elapsed() / 20).clamp(Duration::from_millis(4), Duration::from_millis(50)));
+            std::thread::sleep((since.elapsed() / 50).clamp(Duration::from_millis(4), Duration::from_millis(50)));
         }
     }
     Ok(())

@@ -157,12 +157,14 @@ impl Steps<'_> {
         let mut plan = Plan::default();
         let surplus = self.seen.machines.keys().filter(|name| !self.wanted.machines.contains_key(*name));
         plan.then(surplus.map(|machine| self.chain([Action::Delete { machine: machine.clone() }])));
+        // Nothing here needs another: a machine needs them all, but only once it starts.
         let connect = (self.seen.network != SeenNetwork::Complete).then(|| self.chain([Action::Connect]));
-        // Machines show them from their start on.
+        let creates = self.wanted.machines.keys().filter(|name| self.is_absent(name));
+        let creates = creates.map(|machine| self.chain([Action::Create { machine: machine.clone() }]));
         let checkouts = self.missing().map(|(site, _)| self.chain([Action::Checkout { site: site.clone() }]));
         let stale = self.seen.stale.iter().filter(|site| self.wanted.checkouts.contains_key(*site));
         let renders = stale.map(|site| self.chain([Action::Render { site: site.clone() }]));
-        plan.then(connect.into_iter().chain(checkouts).chain(renders));
+        plan.then(connect.into_iter().chain(creates).chain(checkouts).chain(renders));
         for wave in waves(self.wanted) {
             plan.then(wave.iter().map(|name| self.chain(self.raise(name))));
         }
@@ -170,7 +172,11 @@ impl Steps<'_> {
         plan
     }
 
-    /// What brings one machine up from wherever it is.
+    fn is_absent(&self, name: &MachineName) -> bool {
+        self.seen.machines.get(name).is_none_or(|seen| seen.state == MachineState::Absent)
+    }
+
+    /// What brings one machine up from wherever it is; one that is absent was created before.
     fn raise(&self, name: &MachineName) -> Vec<Action> {
         let machine = || name.clone();
         let create = Action::Create { machine: machine() };
@@ -178,7 +184,7 @@ impl Steps<'_> {
         let stop = Action::Stop { machine: machine() };
         let delete = Action::Delete { machine: machine() };
         let Some(seen) = self.seen.machines.get(name) else {
-            return self.until_it_answers(name, vec![create, start]);
+            return self.until_it_answers(name, vec![start]);
         };
         let change = match &seen.applied {
             Some(applied) => {
@@ -188,7 +194,7 @@ impl Steps<'_> {
             None => Change::Restart,
         };
         let begin = match (&seen.state, change) {
-            (MachineState::Absent, _) => vec![create, start],
+            (MachineState::Absent, _) => vec![start],
             (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) => vec![delete, create, start],
             (MachineState::Halted, Change::None | Change::Live | Change::Restart) => vec![create, start],
             (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) => vec![delete, create, start],

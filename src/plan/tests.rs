@@ -200,7 +200,11 @@ fn machines_start_after_those_they_need_and_stop_before_them() {
         up.waves.iter().map(|wave| wave.chains.iter().map(|chain| chain[0].action.to_string()).collect()).collect();
     assert_eq!(
         text,
-        [vec!["connect the network", "check out api", "check out www"], vec!["create db"], vec!["create web1", "create web2"]]
+        [
+            vec!["connect the network", "create db", "create web1", "create web2", "check out api", "check out www"],
+            vec!["start db"],
+            vec!["start web1", "start web2"],
+        ]
     );
 
     let mut now = Seen::default();
@@ -253,5 +257,5 @@ fn a_machine_that_serves_another_release_gets_the_wanted_one_and_a_new_one_too()
     let deploy = |machine: &str| format!("deploy release {} of www on {machine}", "01".repeat(6));
     let (first, second) = (deploy("web1"), deploy("web2"));
     let wait = ["wait until web1 answers", "wait until web2 answers"];
-    assert_eq!(steps, [&first, wait[0], "create web2", "start web2", &second, wait[1]]);
+    assert_eq!(steps, ["create web2", &first, wait[0], "start web2", &second, wait[1]]);
 }
