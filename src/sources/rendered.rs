@@ -83,6 +83,10 @@ pub fn lay(person: &Person, folder: &Path, files: &[File]) -> Result<()> {
     let tracked = checkout::tracked(person, folder)?;
     for file in files {
         let in_the_way = |reason| Err(Error::InTheWay { file: file.path.clone().into(), reason });
+        if file.path.split('/').any(|part| part.eq_ignore_ascii_case(".git")) {
+            let reason = "what lies there is git's, and may be a program that it runs on the host".to_owned();
+            return Err(Error::Unfit { file: file.path.clone().into(), reason });
+        }
         if tracked.contains(file.path.as_bytes()) {
             return in_the_way("git tracks it");
         }
@@ -333,6 +337,18 @@ mod tests {
         symlink(host.path(), work.0.path().join(".git/info")).unwrap();
         assert!(work.lay(&[file("new", "x")]).is_err());
         assert_eq!(fs::read_dir(host.path()).unwrap().count(), 1);
+    }
+
+    /// Names are templates too, and git checks only what they are before they are rendered.
+    #[test]
+    fn nothing_is_rendered_where_git_looks_for_programs() {
+        let work = Work::new();
+        for path in [".git/hooks/post-index-change", ".GIT/config", "below/.git/config", ".git"] {
+            let error = work.lay(&[file("ok", "x"), file(path, "x")]).unwrap_err().to_string();
+            assert!(error.contains("may be a program that it runs"), "{path}: {error}");
+        }
+        assert_eq!(work.text("ok"), None, "nothing is begun");
+        work.settles(&[file(".gitignore.d/x", "x"), file("a.git/x", "x")]);
     }
 
     #[test]
