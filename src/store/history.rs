@@ -1,8 +1,11 @@
 //! Who made and destroyed what, one JSON line each: for people, and to tell "destroyed already" from "never existed".
 
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,12 +34,25 @@ impl History {
         Self { path }
     }
 
-    /// One write of one line, so that lines of two commands never mix.
     pub fn add(&self, entry: &Entry) -> std::io::Result<()> {
-        self.trim()?;
         let mut line = serde_json::to_string(entry).expect("an entry is plain text and numbers");
         line.push('\n');
-        std::fs::OpenOptions::new().create(true).append(true).open(&self.path)?.write_all(line.as_bytes())
+        let mut file = self.hold()?;
+        file.write_all(line.as_bytes())?;
+        if file.metadata()?.len() > LIMIT { self.trim() } else { Ok(()) }
+    }
+
+    /// The file for this process alone, so that no line of another is lost between a trim's look and its rename.
+    fn hold(&self) -> std::io::Result<File> {
+        loop {
+            let file = File::options().create(true).append(true).open(&self.path)?;
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+            match std::fs::metadata(&self.path) {
+                Ok(there) if there.ino() == file.metadata()?.ino() => return Ok(file),
+                // It was trimmed meanwhile.
+                _ => {}
+            }
+        }
     }
 
     pub fn entries(&self) -> Vec<Entry> {
@@ -50,13 +66,11 @@ impl History {
     }
 
     fn trim(&self) -> std::io::Result<()> {
-        if std::fs::metadata(&self.path).map_or(0, |meta| meta.len()) < LIMIT {
-            return Ok(());
-        }
-        let text = std::fs::read_to_string(&self.path)?;
-        let half = text[text.len() / 2..].find('\n').map_or(0, |at| text.len() / 2 + at + 1);
+        let bytes = std::fs::read(&self.path)?;
+        let (_, younger) = bytes.split_at(bytes.len() / 2);
+        let end = younger.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let new = self.path.with_extension("new");
-        std::fs::write(&new, &text[half..])?;
+        std::fs::write(&new, &younger[end..])?;
         std::fs::rename(new, &self.path)
     }
 }
@@ -74,9 +88,30 @@ mod tests {
         history.add(&entry("created")).unwrap();
         history.add(&entry("destroyed")).unwrap();
         assert_eq!(history.last("shop/1161").unwrap().what, "destroyed");
-        std::fs::write(&history.path, format!("{}\n", "x".repeat(1000)).repeat(1100)).unwrap();
+        // Half of it is within a letter.
+        std::fs::write(&history.path, format!("{}\n", "ü".repeat(500)).repeat(1100)).unwrap();
         history.add(&entry("created")).unwrap();
         assert!(std::fs::metadata(&history.path).unwrap().len() < LIMIT);
         assert_eq!(history.last("shop/1161").unwrap().what, "created");
+    }
+
+    #[test]
+    fn no_line_is_lost_while_it_is_trimmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.log");
+        std::fs::write(&path, format!("{}\n", "x".repeat(1000)).repeat(1040)).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let history = History::new(path.clone());
+                scope.spawn(move || {
+                    for number in 0..50 {
+                        let subject = format!("shop/{thread}-{number}");
+                        let user = "u".repeat(1000);
+                        history.add(&Entry { time: 1, user, what: "created".into(), subject }).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(History::new(path).entries().len(), 400);
     }
 }
