@@ -8,11 +8,11 @@ mod checklist;
 mod complaint;
 mod logs;
 mod progress;
+mod question;
 mod serve;
 mod shell;
 mod words;
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::config;
 use crate::engine::{Caller, Engine, pool, probe};
 use crate::exec::Command;
 use crate::model::request::{Bind, Bootstrap, Deploy, PlatformInit};
-use crate::model::{Event, Failure, Kind, PlatformName, Request, Response, SiteName};
+use crate::model::{Failure, Kind, PlatformName, Request, Response, SiteName};
 use crate::network::Linux;
 use crate::providers::choose;
 
@@ -35,7 +35,7 @@ use crate::providers::choose;
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() && std::env::args().any(|word| word == "--json") => {
+        Err(error) if error.use_stderr() && std::env::args_os().any(|word| word == "--json") => {
             let failure = wrong_words(&error);
             complaint::print(&failure, true);
             return failure.kind.exit_code().into();
@@ -322,48 +322,6 @@ impl Session {
         reader.finish();
         result
     }
-
-    /// Shows what will vanish, asks, then does it.
-    fn destructive(&self, request: &dyn Fn(bool) -> Request, dry_run: bool, yes: bool) -> Result<ExitCode, Failure> {
-        if dry_run || yes {
-            return self.ask(request(dry_run));
-        }
-        let mut reader = Reader::new(&self.global);
-        let preview = self.engine.run(request(true), &mut |event| {
-            // What would be done is asked about below; for whom one waits must be seen at once.
-            if matches!(event, Event::Waiting { .. }) {
-                reader.read(&event);
-            }
-        });
-        reader.finish();
-        let preview = preview?;
-        let Response::Done(preview) = preview else {
-            return Err(Failure::new(Kind::Internal, "read the preview"));
-        };
-        if preview.removes.is_empty() && preview.plan.as_ref().is_none_or(crate::model::Plan::is_empty) {
-            return self.ask(request(false));
-        }
-        if !std::io::stdin().is_terminal() {
-            return Err(Failure::new(Kind::Usage, "ask whether to go on")
-                .cause(format!("{}, and there is no terminal", preview.summary))
-                .hint("add `--yes` to do it without a question, or `--dry-run` to see what would go"));
-        }
-        // Not locked: what answers "yes" draws its progress from another thread, which would wait for us for ever.
-        let mut terminal = std::io::stderr();
-        let told = |error: std::io::Error| Failure::new(Kind::Host, "ask").because(&error);
-        for line in &preview.removes {
-            writeln!(terminal, "  {line}").map_err(told)?;
-        }
-        write!(terminal, "{}. Go on? [y/N] ", preview.summary).map_err(told)?;
-        terminal.flush().map_err(told)?;
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map_err(told)?;
-        if matches!(line.trim(), "y" | "Y" | "yes") {
-            self.ask(request(false))
-        } else {
-            Err(Failure::new(Kind::Cancelled, "go on").cause("you said no; nothing was changed"))
-        }
-    }
 }
 
 fn program() -> Result<PathBuf, Failure> {
@@ -386,7 +344,8 @@ fn caller() -> Caller {
     let user = var("SUDO_USER").or_else(|| var("USER")).or_else(|| var("LOGNAME")).unwrap_or_else(|| "root".into());
     let ids = id("SUDO_UID").zip(id("SUDO_GID")).filter(|(user, _)| *user != 0);
     let home = ids.and_then(|_| home_of(&user));
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let command = words.collect::<Vec<_>>().join(" ");
     Caller { user, ids, home, command }
 }
 

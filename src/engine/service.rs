@@ -4,7 +4,8 @@
 //! `host:halt` then start and stop the unit, so that there is one process and one place that knows about it.
 //!
 //! Hardened by what the daemon does: it reads the store, writes certificates and the log there, listens, asks the kernel who
-//! holds a port, and writes one firewall table. It starts no machine, so it needs none of root's other powers.
+//! holds a port, and writes one firewall table. It starts no machine, so it needs none of root's other powers, but where it
+//! sends logs: they are read by programs inside the machines, and who enters a machine needs what the machine's start needed.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -70,7 +71,8 @@ impl Engine {
         if let Some(file) = std::env::var("ADT_CONFIG").ok().filter(|value| !value.is_empty()) {
             settings.push(("ADT_CONFIG".into(), file));
         }
-        Ok(Some(text(&exe.display().to_string(), &self.store.folder.display().to_string(), &settings)))
+        let powers = if self.settings.logs.are_sent() { Powers::EnterMachines } else { Powers::Serve };
+        Ok(Some(text(&exe.display().to_string(), &self.store.folder.display().to_string(), &settings, powers)))
     }
 
     /// Says whether the unit is as it should be already.
@@ -127,7 +129,38 @@ fn store_words(store: &str) -> String {
     format!("\"--store\" {}", quoted(store, Dollar::IsExpanded))
 }
 
-fn text(exe: &str, store: &str, settings: &[(String, String)]) -> String {
+/// What the process may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Powers {
+    Serve,
+    EnterMachines,
+}
+
+impl Powers {
+    /// Namespaces are entered, a mount namespace is made for the program that enters, and it goes into the machine's cgroups.
+    fn limits(self) -> &'static str {
+        match self {
+            Self::Serve => {
+                "CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n\
+                 NoNewPrivileges=yes\n\
+                 ProtectControlGroups=yes\n\
+                 RestrictNamespaces=yes\n\
+                 RestrictSUIDSGID=yes\n\
+                 MemoryDenyWriteExecute=yes\n\
+                 SystemCallArchitectures=native\n\
+                 LockPersonality=yes\n\
+                 ProtectSystem=strict\n\
+                 ProtectHome=read-only\n\
+                 ProtectKernelModules=yes\n\
+                 PrivateTmp=yes\n\
+                 RestrictRealtime=yes\n"
+            }
+            Self::EnterMachines => "",
+        }
+    }
+}
+
+fn text(exe: &str, store: &str, settings: &[(String, String)], powers: Powers) -> String {
     let after = BEFORE_US.iter().map(|name| format!("{name}.service")).collect::<Vec<_>>().join(" ");
     let mut environment = String::new();
     for (name, value) in settings {
@@ -151,27 +184,16 @@ fn text(exe: &str, store: &str, settings: &[(String, String)]) -> String {
          TimeoutStopSec=30\n\
          LimitNOFILE=524288\n\
          \n\
-         CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n\
-         NoNewPrivileges=yes\n\
-         ProtectSystem=strict\n\
          ReadWritePaths={path}\n\
-         ProtectHome=read-only\n\
-         PrivateTmp=yes\n\
-         ProtectKernelModules=yes\n\
-         ProtectControlGroups=yes\n\
          RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
-         RestrictNamespaces=yes\n\
-         RestrictRealtime=yes\n\
-         RestrictSUIDSGID=yes\n\
-         LockPersonality=yes\n\
-         MemoryDenyWriteExecute=yes\n\
-         SystemCallArchitectures=native\n\
+         {limits}\
          \n\
          [Install]\n\
          WantedBy=multi-user.target\n",
         path = quoted(store, Dollar::IsPlain),
         exe = quoted(exe, Dollar::IsPlain),
         words = store_words(store),
+        limits = powers.limits(),
     )
 }
 
@@ -196,7 +218,7 @@ mod tests {
     #[test]
     fn nothing_of_a_path_or_a_setting_is_more_than_a_word() {
         let settings = [("ADT_DOMAIN".to_owned(), "ex\"am\nple.test".to_owned())];
-        let text = text("/opt/a b/100%/adt", "/var/lib/$a\"d t", &settings);
+        let text = text("/opt/a b/100%/adt", "/var/lib/$a\"d t", &settings, Powers::Serve);
         assert!(text.contains("ExecStart=\"/opt/a b/100%%/adt\" \"--store\" \"/var/lib/$$a\\\"d t\" \"host:up\"\n"), "{text}");
         assert!(text.contains("Environment=\"ADT_DOMAIN=ex\\\"am\\nple.test\"\n"), "{text}");
         assert!(text.contains("ReadWritePaths=\"/var/lib/$a\\\"d t\"\n"), "{text}");

@@ -255,6 +255,17 @@ fn systemd_starts_the_service_and_keeps_it() {
     assert!(adt.command(&resolv).status().expect("it starts").success());
     one("getent hosts inner.test").ok().says("127.77.77.77");
 
+    // It may enter machines only where logs are sent, since that is how those are read.
+    let powers = || one("systemctl show adt -p RestrictNamespaces -p CapabilityBoundingSet").ok().stdout;
+    assert!(powers().contains("RestrictNamespaces=yes") && !powers().contains("cap_sys_admin"), "{}", powers());
+    let settings = adt.path().join("adt.toml");
+    std::fs::write(&settings, "domain = \"inner.test\"\n[logs]\nsyslog = \"tcp://127.0.0.1:6514\"\n").expect("it is ours");
+    one("mkdir -p /etc/adt").ok();
+    adt.run(&format!("env:cp 1 {} one:/etc/adt/adt.toml", settings.display())).ok();
+    one("adt host:bootstrap").fails(7).says("this host has no apt-get");
+    assert!(powers().contains("RestrictNamespaces=no") && powers().contains("cap_sys_admin"), "{}", powers());
+    one("adt host:up --detach").ok().says("served already");
+
     let pid = |what: &str| {
         let shown = answer(&one("systemctl show adt -p MainPID --value"));
         assert!(shown.parse::<u32>().is_ok(), "{what}: {shown}");

@@ -176,6 +176,17 @@ fn with_a_terminal(adt: &Adt) {
     question.types("y\r");
     question.shows("`tiny/2` is destroyed");
     assert_eq!(question.end(), 0);
+    // What has come while the question waited is asked about as well, and Ctrl-C is a no.
+    let mut question = Terminal::open(&adt.command(&["platform:destroy", "tiny"]), 24, 80);
+    question.shows("with its 1 environments. Go on? [y/N]");
+    adt.run("env:init 3").ok();
+    question.types("y\r");
+    question.shows("with its 2 environments. Go on? [y/N]");
+    question.types("\x03");
+    question.shows("you stopped it; nothing was changed");
+    assert_eq!(question.end(), 130);
+    adt.run("env:check 3").ok();
+    adt.run("env:destroy 3 --yes").ok();
 
     let mut console = Terminal::open(&adt.command(&["env:ssh", "1", "node1", "--console"]), 24, 80);
     console.shows("joined the console");

@@ -51,6 +51,10 @@ impl fmt::Display for Address {
 const BUFFER_MEGABYTES: u32 = 16;
 
 impl Logs {
+    pub fn are_sent(&self) -> bool {
+        self.syslog.is_some() || self.splunk.is_some()
+    }
+
     /// Only what is set: most hosts send nothing anywhere.
     pub fn rows(&self) -> impl Iterator<Item = (&'static str, String, &Origin)> {
         let scheme = |tls, plain: &'static str, secure: &'static str| if tls { secure } else { plain };

@@ -12,13 +12,14 @@ use super::Running;
 use super::source::{self, End, Subject};
 use crate::logs::{Marks, Record};
 use crate::model::MachineId;
-use crate::providers::Provider;
+use crate::providers::{self, Provider};
 
 /// Takes each record; may wait, and then the readers wait, but no machine does.
 pub type Sink<'a> = dyn Fn(Record) -> ControlFlow<()> + Send + Sync + 'a;
 
 /// A reader that could not start is started again, but not all the time.
 const AGAIN: Duration = Duration::from_millis(500);
+const TOO_OFTEN: u32 = 3;
 /// What a machine does not have it will hardly have soon.
 const MISSING: Duration = Duration::from_secs(60);
 /// A reader that ended although nobody here wanted it to was most likely ended by its machine's shutdown, which waits until nothing runs any more: a new
@@ -43,8 +44,16 @@ struct State {
 }
 
 enum Reader {
-    Reads { stop: Arc<AtomicBool>, files: Vec<String> },
-    Ended { again: Instant, init: u32 },
+    Reads {
+        stop: Arc<AtomicBool>,
+        files: Vec<String>,
+    },
+    /// `failed` counts the attempts in a row that an error ended.
+    Ended {
+        again: Instant,
+        init: u32,
+        failed: u32,
+    },
 }
 
 impl<'p> Follower<'p> {
@@ -88,23 +97,35 @@ impl<'p> Follower<'p> {
             let init = running[&key.0];
             match state.readers.get(&key) {
                 Some(Reader::Reads { .. }) => continue,
-                Some(Reader::Ended { again, init: before }) if *before == init && *again > Instant::now() => continue,
+                Some(Reader::Ended { again, init: before, .. }) if *before == init && *again > Instant::now() => continue,
                 Some(Reader::Ended { .. }) | None => {}
             }
+            let failed = match state.readers.get(&key) {
+                Some(Reader::Ended { init: before, failed, .. }) if *before == init => *failed,
+                _ => 0,
+            };
             let stop = Arc::new(AtomicBool::new(false));
             let reader = Reader::Reads { stop: Arc::clone(&stop), files: subject.files.clone() };
             let marks = state.marks.entry(key.0.clone()).or_default().clone();
             state.readers.insert(key.clone(), reader);
             let subject = subject.clone();
             scope.spawn(move || {
-                let pause = self.read(&subject, key.1, &marks, &stop, sink);
-                self.state().readers.insert(key, Reader::Ended { again: Instant::now() + pause, init });
+                let ended = self.read(&subject, key.1, &marks, &stop, sink);
+                let (pause, failed) = rest(&key, ended, failed);
+                self.state().readers.insert(key, Reader::Ended { again: Instant::now() + pause, init, failed });
             });
         }
     }
 
-    /// Reads one source until it ends; says how long to leave it alone.
-    fn read(&self, subject: &Subject, kind: Kind, marks: &Marks, stop: &AtomicBool, sink: &Sink<'_>) -> Duration {
+    /// Reads one source until it ends.
+    fn read(
+        &self,
+        subject: &Subject,
+        kind: Kind,
+        marks: &Marks,
+        stop: &AtomicBool,
+        sink: &Sink<'_>,
+    ) -> Result<End, providers::Error> {
         let id = &subject.origin.id;
         let next = &mut |record: Option<Record>| {
             if stop.load(Ordering::Relaxed) {
@@ -116,21 +137,9 @@ impl<'p> Follower<'p> {
             }
             if record.time < subject.since { ControlFlow::Continue(()) } else { sink(record) }
         };
-        let ended = match kind {
+        match kind {
             Kind::Journal => source::journal_follow(self.provider, subject, marks.journal.as_deref(), next),
             Kind::Files => source::files_follow(self.provider, subject, marks, next),
-        };
-        match ended {
-            Ok(End { code: End::MISSING, .. }) => MISSING,
-            Ok(end) => {
-                tracing::debug!(%id, ?kind, ?end, "a reader ended");
-                SHUTDOWN
-            }
-            // Its machine went away under it, most likely.
-            Err(error) => {
-                tracing::debug!(%id, ?kind, %error, "a reader failed");
-                AGAIN
-            }
         }
     }
 
@@ -140,6 +149,24 @@ impl<'p> Follower<'p> {
             if let Reader::Reads { stop, .. } = reader {
                 stop.store(true, Ordering::Relaxed);
             }
+        }
+    }
+}
+
+/// How long a source whose reader ended is left alone, and how often in a row that was by an error. One or two errors are a
+/// machine that went away under its reader; with more of them somebody waits for records that will not come.
+fn rest((id, kind): &(MachineId, Kind), ended: Result<End, providers::Error>, failed: u32) -> (Duration, u32) {
+    match ended {
+        Ok(End { code: End::MISSING, .. }) => (MISSING, 0),
+        Ok(end) => {
+            tracing::debug!(%id, ?kind, ?end, "a reader ended");
+            (SHUTDOWN, 0)
+        }
+        Err(error) => {
+            if failed == TOO_OFTEN {
+                tracing::error!("the logs of {id} can't be read: {error}");
+            }
+            (AGAIN, failed.saturating_add(1))
         }
     }
 }
