@@ -86,14 +86,16 @@ impl Engine {
             if let Response::Done(done) = &mut done {
                 done.removes.extend(layers);
                 done.removes.push(format!("the entry of platform `{platform}`"));
+                let environments = match chosen.len() {
+                    0 => String::new(),
+                    1 => " with its environment".to_owned(),
+                    count => format!(" with its {count} environments"),
+                };
                 done.summary = if dry_run {
-                    format!("platform `{platform}` would be forgotten with its {} environments", chosen.len())
+                    format!("platform `{platform}` would be forgotten{environments}")
                 } else {
-                    format!(
-                        "platform `{platform}` is forgotten with its {} environments; its folder `{}` is yours and stays",
-                        chosen.len(),
-                        record.folder.display()
-                    )
+                    let folder = record.folder.display();
+                    format!("platform `{platform}` is forgotten{environments}; its folder `{folder}` is yours and stays")
                 };
                 done.changed = !dry_run;
             }

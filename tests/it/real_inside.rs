@@ -178,7 +178,7 @@ fn with_a_terminal(adt: &Adt) {
     assert_eq!(question.end(), 0);
     // What has come while the question waited is asked about as well, and Ctrl-C is a no.
     let mut question = Terminal::open(&adt.command(&["platform:destroy", "tiny"]), 24, 80);
-    question.shows("with its 1 environments. Go on? [y/N]");
+    question.shows("with its environment. Go on? [y/N]");
     adt.run("env:init 3").ok();
     question.types("y\r");
     question.shows("with its 2 environments. Go on? [y/N]");
