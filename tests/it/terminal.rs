@@ -13,7 +13,7 @@ pub struct Terminal {
     child: Child,
     keys: File,
     screen: Receiver<Vec<u8>>,
-    pub seen: String,
+    seen: String,
 }
 
 impl Terminal {
@@ -58,17 +58,20 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).expect("it is open");
     }
 
-    /// Waits until the screen shows this, then forgets what was there.
+    /// Waits until the screen shows this, then forgets all that was there up to it.
     #[track_caller]
     pub fn shows(&mut self, text: &str) {
         let until = Instant::now() + Duration::from_secs(15);
-        while !self.seen.contains(text) {
+        let end = loop {
+            if let Some(at) = self.seen.find(text) {
+                break at + text.len();
+            }
             match self.screen.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
                 Err(_) => panic!("the terminal never showed {text:?}: {:?}", self.seen),
             }
-        }
-        self.seen.clear();
+        };
+        self.seen.drain(..end);
     }
 
     /// The exit code.
