@@ -48,6 +48,9 @@ pub struct Global {
     /// Last labels of every name (ADT_DOMAIN)
     #[arg(long, global = true, value_name = "NAME", help_heading = "Host settings")]
     pub domain: Option<String>,
+    /// Domains on the internet that platforms may have on this host, separated by commas (ADT_DOMAINS)
+    #[arg(long, global = true, value_name = "NAMES", help_heading = "Host settings")]
+    pub domains: Option<String>,
     /// Private IPv4 network for environments (ADT_POOL_V4)
     #[arg(long, global = true, value_name = "NETWORK", help_heading = "Host settings")]
     pub pool_v4: Option<String>,
@@ -73,6 +76,7 @@ impl Global {
         HostFlags {
             config: self.config.clone(),
             domain: self.domain.clone(),
+            domains: self.domains.clone(),
             store: self.store.clone(),
             pool_v4: self.pool_v4.clone(),
             nameservers: self.nameservers.clone(),

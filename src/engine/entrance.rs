@@ -19,6 +19,11 @@ impl Engine {
         let mut items = vec![self.check_server()];
         items.extend(self.check_ports());
         for domain in routes.domains() {
+            if !self.settings.may_have(domain) {
+                let seen = "on the internet, and this host finds it there although a platform has it".to_owned();
+                items.push(CheckItem::notice(format!("domain {domain}"), seen, Some(super::names::gift(domain))));
+                continue;
+            }
             let server = self.check_name_server(domain);
             // Whom the resolver asks shows only while somebody answers.
             let resolver = server.remedy.is_none().then(|| self.check_resolver(&routes, domain));

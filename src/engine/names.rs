@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::events::Events;
 use super::{Engine, routes};
 use crate::bind::{self, Certificate, Facts, Front, Home, Scope, Server};
+use crate::config;
 use crate::model::request::Bind;
 use crate::model::response::Done;
 use crate::model::{EnvironmentId, Event, Failure, Kind, Response, Routes};
@@ -102,10 +103,15 @@ impl Engine {
 
     /// adt's own servers serve; this host's resolver and trust lead to them.
     fn bind_own(&self, routes: &Routes, events: &Events) -> Result<Response, Failure> {
-        let wanted = resolver::Wanted {
-            domains: routes.domains().into_iter().cloned().collect(),
-            address: (self.settings.listen.value, 53).into(),
-        };
+        let (ours, others): (Vec<_>, Vec<_>) = routes.domains().into_iter().partition(|domain| self.settings.may_have(domain));
+        for domain in others {
+            let remedy = gift(domain);
+            events.warn(format!(
+                "`{domain}` is on the internet, and this host finds it there although a platform has it: {remedy}"
+            ));
+        }
+        let wanted =
+            resolver::Wanted { domains: ours.into_iter().cloned().collect(), address: (self.settings.listen.value, 53).into() };
         let plan = resolver::plan(Path::new("/"), System::detect(Path::new("/")), &wanted)?;
         let resolver = resolver::apply(Path::new("/"), &self.store.folder, &plan)?;
         resolver.notices.iter().for_each(|notice| events.warn(notice.clone()));
@@ -123,7 +129,8 @@ impl Engine {
     /// The authorities of all domains, in the system's store and in the browsers of root and of the caller.
     fn trust(&self, routes: &Routes, events: &Events) -> Result<bool, Failure> {
         let mut changed = false;
-        for authority in self.certificates(routes)?.authorities() {
+        let certificates = self.certificates(routes)?;
+        for authority in certificates.authorities().into_iter().filter(|authority| self.settings.may_have(&authority.domain)) {
             let (domain, pem) = (&authority.domain, &authority.pem);
             changed |= trust::System::find()?.install(domain, pem)? == trust::Change::Made;
             for home in self.homes() {
@@ -207,6 +214,11 @@ fn leaf(certificates: &tls::Certificates, level: &str) -> Option<Certificate> {
 
 fn server(word: &str) -> Result<Server, Failure> {
     word.parse().map_err(|error: String| Failure::new(Kind::Usage, "choose the servers").cause(error))
+}
+
+/// How a host's owner gives a domain to the platforms that have it.
+pub(super) fn gift(domain: &crate::model::Domain) -> String {
+    format!("if that is meant, write `domains = [\"{domain}\"]` to {} and run `adt host:bind-proxy`", config::host::FILE)
 }
 
 fn list(domains: &[crate::model::Domain]) -> String {

@@ -159,6 +159,17 @@ impl Domain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    pub fn is_below(&self, other: &Self) -> bool {
+        self.0.strip_suffix(&other.0).is_some_and(|rest| rest.ends_with('.'))
+    }
+
+    /// Set aside by RFC 2606, 6761, 8375 and ICANN for uses like ours: on the internet nobody can have it.
+    pub fn is_nobodys(&self) -> bool {
+        const RESERVED: [&str; 9] =
+            ["test", "example", "invalid", "localhost", "internal", "home.arpa", "example.com", "example.net", "example.org"];
+        RESERVED.iter().any(|reserved| self.0 == *reserved || self.is_below(&Self((*reserved).to_owned())))
+    }
 }
 
 impl fmt::Display for Domain {
@@ -342,6 +353,19 @@ mod tests {
         for word in ["1161", "a", "web-php", "x1", &"a".repeat(63)] {
             assert!(EnvironmentName::new(word).is_ok(), "{word}");
         }
+    }
+
+    #[test]
+    fn some_domains_are_nobodys_on_the_internet() {
+        let domain = |word: &str| Domain::new(word).unwrap();
+        for word in ["test", "shop.test", "a.b.example", "shop.internal", "x.home.arpa", "example.com", "dev.example.org"] {
+            assert!(domain(word).is_nobodys(), "{word}");
+        }
+        for word in ["github.com", "test.de", "mytest", "notexample.com", "arpa", "home.arpa.net"] {
+            assert!(!domain(word).is_nobodys(), "{word}");
+        }
+        assert!(domain("dev.bank.de").is_below(&domain("bank.de")));
+        assert!(!domain("mybank.de").is_below(&domain("bank.de")) && !domain("bank.de").is_below(&domain("bank.de")));
     }
 
     #[test]

@@ -89,6 +89,19 @@ fn each_step_has_a_verdict_of_its_own() {
     assert_eq!(entrance(&adt, "names and pages"), ("notice".into(), "adt host:up --detach".into()), "nobody needs them yet");
     adt.run("env:init 1161").ok();
     let resolv_conf = std::fs::read(adt.at("/etc/resolv.conf")).expect("it was written");
+    // A platform's file may name any domain; what others have on the internet stays theirs.
+    adt.platform_toml(
+        "bank",
+        "[platform]\nname = \"bank\"\nsummary = \"B\"\ndomain = \"bank.de\"\n[machines.m]\nbox = \"debian\"\n",
+    );
+    adt.run("platform:init bank").ok();
+    adt.run("env:init bank 1").ok();
+    adt.run("host:bind-proxy").ok().says("`bank.de` is on the internet").says("domains = [\"bank.de\"]");
+    assert_eq!(entrance(&adt, "domain bank.de").0, "notice");
+    assert!(!adt.at("/usr/local/share/ca-certificates/adt-bank.de.crt").exists());
+    adt.run("--domains bank.de host:bind-proxy").ok();
+    assert!(adt.at("/usr/local/share/ca-certificates/adt-bank.de.crt").exists());
+    adt.run("platform:destroy bank --yes").ok();
     adt.run("host:bind-proxy").ok();
     adt.run("host:up --detach").ok();
 

@@ -59,6 +59,8 @@ pub struct Setting<T> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostSettings {
     pub domain: Setting<Domain>,
+    /// On the internet, and given to platforms all the same.
+    pub domains: Setting<Vec<Domain>>,
     pub store: Setting<PathBuf>,
     pub pool_v4: Setting<Ipv4Net>,
     /// Empty: the host's own.
@@ -80,6 +82,7 @@ impl HostSettings {
         }
         let mut rows = vec![
             ("domain", self.domain.value.to_string(), &self.domain.origin),
+            ("domains", join(&self.domains.value), &self.domains.origin),
             ("store", self.store.value.display().to_string(), &self.store.origin),
             ("pool_v4", self.pool_v4.value.to_string(), &self.pool_v4.origin),
             ("nameservers", join(&self.nameservers.value), &self.nameservers.origin),
@@ -91,13 +94,20 @@ impl HostSettings {
         rows.extend(self.logs.rows());
         rows
     }
+
+    /// Whether this host may be led to adt for it: a platform's file can be anybody's, and must not take a bank's name over.
+    pub fn may_have(&self, domain: &Domain) -> bool {
+        let mut ours = [&self.domain.value].into_iter().chain(&self.domains.value);
+        domain.is_nobodys() || ours.any(|own| domain == own || domain.is_below(own))
+    }
 }
 
-/// What the command line said, as it said it. `nameservers` are separated by commas and `boxes` by colons, as in the variables.
+/// What the command line said, as it said it. `domains` and `nameservers` are separated by commas and `boxes` by colons, as in the variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostFlags {
     pub config: Option<PathBuf>,
     pub domain: Option<String>,
+    pub domains: Option<String>,
     pub store: Option<String>,
     pub pool_v4: Option<String>,
     pub nameservers: Option<String>,
@@ -137,6 +147,7 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
     let mut layers = Layers { faults, env, wrong: Vec::new() };
     let keys = &values::KEYS;
     let domain = layers.pick(&keys.domain, &flags.domain, one(&raw.domain), values::domain);
+    let domains = layers.list(&keys.domains, &flags.domains, many(&raw.domains), values::domain);
     let store = layers.pick(&keys.store, &flags.store, one(&raw.store), values::folder);
     let pool_v4 = layers.pick(&keys.pool_v4, &flags.pool_v4, one(&raw.pool_v4), values::pool);
     let nameservers = layers.list(&keys.nameservers, &flags.nameservers, many(&raw.nameservers), values::address);
@@ -148,9 +159,10 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
     let logs = logs::settle(&raw.logs, &mut layers.faults);
     let mut wrong = layers.faults.into_list();
     wrong.extend(layers.wrong);
-    match (domain, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen, logs) {
+    match (domain, domains, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen, logs) {
         (
             Some(domain),
+            Some(domains),
             Some(store),
             Some(pool_v4),
             Some(nameservers),
@@ -159,7 +171,7 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
             Some(grace_seconds),
             Some(listen),
             Some(logs),
-        ) => Ok(HostSettings { domain, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen, logs }),
+        ) => Ok(HostSettings { domain, domains, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen, logs }),
         _ => Err(wrong),
     }
 }

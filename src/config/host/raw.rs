@@ -12,6 +12,9 @@ use crate::config::at::At;
 pub struct Document {
     /// The last labels of every name, e.g. `example.test`. Variable: `ADT_DOMAIN`.
     pub domain: Option<At<String>>,
+    /// Domains on the internet that a platform may have on this host, with all below them, e.g. `dev.example.org`. Those that are
+    /// nobody's there, as `.test`, need no mention. Variable: `ADT_DOMAINS`, separated by commas.
+    pub domains: Option<At<Vec<At<String>>>>,
     /// The folder that holds everything adt keeps: layers, machines, its database. Variable: `ADT_STORE`.
     pub store: Option<At<String>>,
     /// The private IPv4 network that environments get their addresses from, a /26 each. Variable: `ADT_POOL_V4`.

@@ -2,6 +2,7 @@ use super::*;
 use crate::config::tests::{table, told};
 
 pub const EXAMPLE: &str = r#"domain = "paas.example.com"
+domains = ["dev.bank.de", "x.org"]
 store = "/srv/adt"
 pool_v4 = "172.20.0.0/14"
 nameservers = ["192.0.2.53", "2001:db8::53"]
@@ -25,6 +26,7 @@ fn defaults_need_no_file() {
         origins(&settings),
         [
             "domain = example.test [default]",
+            "domains =  [default]",
             "store = /var/lib/adt [default]",
             "pool_v4 = 10.213.0.0/16 [default]",
             "nameservers =  [default]",
@@ -42,12 +44,13 @@ fn a_file_gives_its_places() {
         origins(&read(EXAMPLE).unwrap()),
         [
             "domain = paas.example.com [/etc/adt/adt.toml:1:10]",
-            "store = /srv/adt [/etc/adt/adt.toml:2:9]",
-            "pool_v4 = 172.20.0.0/14 [/etc/adt/adt.toml:3:11]",
-            "nameservers = 192.0.2.53, 2001:db8::53 [/etc/adt/adt.toml:4:15]",
-            "boxes = /srv/boxes [/etc/adt/adt.toml:5:9]",
-            "provider = docker [/etc/adt/adt.toml:6:12]",
-            "grace_seconds = 30 [/etc/adt/adt.toml:7:17]",
+            "domains = dev.bank.de, x.org [/etc/adt/adt.toml:2:11]",
+            "store = /srv/adt [/etc/adt/adt.toml:3:9]",
+            "pool_v4 = 172.20.0.0/14 [/etc/adt/adt.toml:4:11]",
+            "nameservers = 192.0.2.53, 2001:db8::53 [/etc/adt/adt.toml:5:15]",
+            "boxes = /srv/boxes [/etc/adt/adt.toml:6:9]",
+            "provider = docker [/etc/adt/adt.toml:7:12]",
+            "grace_seconds = 30 [/etc/adt/adt.toml:8:17]",
             "listen = 127.77.77.77 [default]",
         ]
     );
@@ -69,8 +72,9 @@ fn a_flag_beats_a_variable_beats_the_file() {
         origins(&settings),
         [
             "domain = flag.test [--domain]",
-            "store = /srv/adt [f:2:9]",
-            "pool_v4 = 172.20.0.0/14 [f:3:11]",
+            "domains = dev.bank.de, x.org [f:2:11]",
+            "store = /srv/adt [f:3:9]",
+            "pool_v4 = 172.20.0.0/14 [f:4:11]",
             "nameservers = 192.0.2.1, 192.0.2.2 [ADT_NAMESERVERS]",
             "boxes = /a, /b [ADT_BOXES]",
             "provider = vm [--provider]",
@@ -78,6 +82,14 @@ fn a_flag_beats_a_variable_beats_the_file() {
             "listen = 127.77.77.77 [default]",
         ]
     );
+}
+
+#[test]
+fn a_platform_may_have_what_is_nobodys_or_given_to_it() {
+    let settings = read(EXAMPLE).unwrap();
+    let may = |word: &str| settings.may_have(&Domain::new(word).unwrap());
+    assert!(["paas.example.com", "shop.test", "dev.bank.de", "a.dev.bank.de", "x.org"].into_iter().all(may));
+    assert!(!["bank.de", "mydev.bank.de", "github.com", "org"].into_iter().any(may));
 }
 
 #[test]

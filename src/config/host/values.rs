@@ -22,6 +22,7 @@ pub struct Key {
 
 pub struct Keys {
     pub domain: Key,
+    pub domains: Key,
     pub store: Key,
     pub pool_v4: Key,
     pub nameservers: Key,
@@ -33,6 +34,7 @@ pub struct Keys {
 
 pub const KEYS: Keys = Keys {
     domain: Key { variable: "ADT_DOMAIN", flag: "--domain", default: "example.test", separator: ',' },
+    domains: Key { variable: "ADT_DOMAINS", flag: "--domains", default: "", separator: ',' },
     store: Key { variable: "ADT_STORE", flag: "--store", default: "/var/lib/adt", separator: ',' },
     pool_v4: Key { variable: "ADT_POOL_V4", flag: "--pool-v4", default: "10.213.0.0/16", separator: ',' },
     nameservers: Key { variable: "ADT_NAMESERVERS", flag: "--nameservers", default: "", separator: ',' },
