@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result, archive};
 use crate::model::{Digest, PlatformName, SiteName};
 use crate::sources::rendered::Template;
+use crate::store;
 use crate::store::lock::{self, Lock};
 
 /// `manifest.json`: what a release was made of, for people and for the next build.
@@ -56,7 +57,8 @@ type Request = lock::Request<()>;
 impl Shelf {
     pub fn open(store: &Path) -> Result<Self> {
         let folder = store.join("releases");
-        std::fs::create_dir_all(&folder).map_err(Error::io("could not create", &folder))?;
+        // Private source code lies in here.
+        store::make_folder(&folder, store::PRIVATE)?;
         Ok(Self { folder })
     }
 
@@ -315,6 +317,18 @@ mod tests {
         assert!(matches!(shelf.get(&digest(1)), Err(Error::Damaged { .. })));
         assert_eq!(make(&shelf, 1), made);
         assert!(matches!(shelf.get(&digest(2)), Err(Error::Missing { .. })));
+    }
+
+    #[test]
+    fn a_shelf_is_closed_to_others_also_one_that_was_not() {
+        use std::os::unix::fs::PermissionsExt;
+        let store = tempfile::tempdir().unwrap();
+        let folder = store.path().join("releases");
+        for _ in 0..2 {
+            Shelf::open(store.path()).unwrap();
+            assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
     }
 
     #[test]

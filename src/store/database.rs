@@ -1,4 +1,4 @@
-//! Wanted state in SQLite: one file, transactions, readable by anybody's tools when something is odd.
+//! Wanted state in SQLite: one file of root's alone, transactions, readable by anybody's tools when something is odd.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+use rustix::fs::{CWD, FileType, Mode, chmod, mknodat};
+use rustix::io::Errno;
 
 use super::record::{Definition, Environment, PlatformRecord, SiteCode, Wanted};
 use super::{Error, Result};
@@ -50,6 +52,7 @@ pub struct Database {
 
 impl Database {
     pub(super) fn open(path: &Path) -> Result<Self> {
+        make_private(path)?;
         let fail = |source| classify(path, source);
         let mut connection = Connection::open(path).map_err(fail)?;
         connection.busy_timeout(Duration::from_secs(30)).map_err(fail)?;
@@ -319,6 +322,32 @@ impl Database {
         }
         Ok(applied)
     }
+}
+
+/// Definitions hold variables, files and addresses with passwords in them. SQLite gives what it keeps beside a database the
+/// database's own mode.
+fn make_private(path: &Path) -> Result<()> {
+    let io = |source| Error::Io { what: "make", path: path.to_owned(), source };
+    let own = Mode::RUSR | Mode::WUSR;
+    // Nothing here may open the file: closing it would free the locks that this process holds on it by another connection.
+    match mknodat(CWD, path, FileType::RegularFile, own, 0) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(io(errno.into())),
+    }
+    for ending in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(ending);
+        match super::mode_of(Path::new(&file))? {
+            Some(mode) if mode != own.as_raw_mode() => match chmod(&file, own) {
+                // The last one to close the database removes what is beside it.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(io(errno.into())),
+            },
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
 }
 
 fn put_code(connection: &Connection, id: &EnvironmentId, site: &SiteName, code: &SiteCode) -> rusqlite::Result<()> {
