@@ -20,17 +20,10 @@ use crate::plan::{Goal, Wanted as WantedMachines, plan};
 use crate::sources::checkout;
 use crate::store::history::Entry;
 use crate::store::record::Definition;
-use crate::store::{self, Environment, Wanted};
+use crate::store::{self, Environment, Readable, Wanted};
 
 /// Box builds run as environments of this platform; no user's platform may have its name.
 pub(super) const WORKSHOP: &str = "box";
-
-/// Records as a listing needs them: a damaged one, with the reason, hides none of the others.
-#[derive(Debug, Default)]
-pub(super) struct Readable {
-    pub sound: Vec<Environment>,
-    pub damaged: Vec<(EnvironmentId, String)>,
-}
 
 impl Engine {
     pub(super) fn env_init(
@@ -418,15 +411,8 @@ impl Engine {
 
     /// The same for listings, with what can't be read beside it.
     pub(super) fn readable_environments(&self, platform: Option<&PlatformName>) -> Result<Readable, Failure> {
-        let mut readable = Readable::default();
-        for row in self.store.database.environment_rows(platform)? {
-            match row {
-                Ok(environment) if environment.id.platform.as_str() == WORKSHOP => {}
-                Ok(environment) => readable.sound.push(environment),
-                Err(store::Error::BadEnvironment { id, what, .. }) => readable.damaged.push((id, what)),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let mut readable = self.store.database.readable_environments(platform)?;
+        readable.sound.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
         Ok(readable)
     }
 }

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::Engine;
 use super::events::Events;
-use super::{Engine, routes};
 use crate::bind::{self, Certificate, Facts, Front, Home, Scope, Server};
 use crate::model::request::Bind;
 use crate::model::response::Done;
@@ -49,7 +49,7 @@ impl From<trust::Error> for Failure {
 impl Engine {
     pub(super) fn bind_proxy(&self, bind: &Bind, events: &Events) -> Result<Response, Failure> {
         let _lock = self.lock_bound(events)?;
-        let routes = routes::routes(&self.store, &self.settings.domain.value)?;
+        let routes = self.routes(events)?;
         if let Some(id) = &bind.environment {
             self.environment(id)?;
         }
@@ -151,7 +151,7 @@ impl Engine {
 
     pub(super) fn unbind_proxy(&self, environment: Option<&EnvironmentId>, events: &Events) -> Result<Response, Failure> {
         let _lock = self.lock_bound(events)?;
-        let routes = routes::routes(&self.store, &self.settings.domain.value)?;
+        let routes = self.routes(events)?;
         let mut undone = Vec::new();
         for server in Server::ALL {
             let home = Home::debian(server);

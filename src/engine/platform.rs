@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::Engine;
-use super::environment::Readable;
 use super::events::Events;
 use super::listing::state_of;
 use crate::config;
@@ -11,7 +10,7 @@ use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
 use crate::sources::{self, git, shipped};
-use crate::store::{Environment, PlatformRecord};
+use crate::store::{Environment, PlatformRecord, Readable};
 
 /// What a user's word for a platform's source means.
 #[derive(Debug, Clone, PartialEq, Eq)]

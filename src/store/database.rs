@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavio
 use rustix::fs::{CWD, FileType, Mode, chmod, mknodat};
 use rustix::io::Errno;
 
-use super::record::{Definition, Environment, PlatformRecord, SiteCode, Wanted};
+use super::record::{Definition, Environment, PlatformRecord, Readable, SiteCode, Wanted};
 use super::{Error, Result};
 use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName, SiteName};
 
@@ -127,11 +127,24 @@ impl Database {
 
     /// All environments, or those of one platform.
     pub fn environments(&self, platform: Option<&PlatformName>) -> Result<Vec<Environment>> {
-        self.environment_rows(platform)?.into_iter().collect()
+        self.rows(platform)?.into_iter().collect()
     }
 
-    /// The same with each damaged row as an error of its own, so that it hides none of the others.
-    pub fn environment_rows(&self, platform: Option<&PlatformName>) -> Result<Vec<Result<Environment>>> {
+    /// The same for whoever gets on without those that can't be read.
+    pub fn readable_environments(&self, platform: Option<&PlatformName>) -> Result<Readable> {
+        let mut readable = Readable::default();
+        for row in self.rows(platform)? {
+            match row {
+                Ok(environment) => readable.sound.push(environment),
+                Err(Error::BadEnvironment { id, what, .. }) => readable.damaged.push((id, what)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(readable)
+    }
+
+    /// Each damaged row is an error of its own.
+    fn rows(&self, platform: Option<&PlatformName>) -> Result<Vec<Result<Environment>>> {
         let connection = self.connection();
         let mut statement = connection
             .prepare(

@@ -32,7 +32,7 @@ use crate::model::{EnvironmentId, PlatformName};
 
 pub use database::Database;
 pub use lock::{Holder, Lock};
-pub use record::{Environment, PlatformRecord, SiteCode, Wanted};
+pub use record::{Environment, PlatformRecord, Readable, SiteCode, Wanted};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
