@@ -231,7 +231,9 @@ impl Engine {
     /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
     fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new(), checkouts: BTreeMap::new() };
-        let seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
+        let (live, workspace) = self.checkouts_without_record(id)?;
+        let mut seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
+        seen.checkouts = live.keys().cloned().collect();
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
             if self.remembers("destroyed", &id.to_string()) {
@@ -250,7 +252,7 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.remember("destroyed", &id.to_string());
-            self.perform(&plan, &Scene::of(&network, &LiveSites::new()), events)?;
+            self.perform(&plan, &Scene { workspace, ..Scene::of(&network, &live) }, events)?;
             self.store.keys.forget(id)?;
         }
         let summary = match (dry_run, remembered) {

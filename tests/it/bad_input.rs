@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use adt::model::{EnvironmentId, Request, Response};
+use adt::model::{EnvironmentId, Event, Request, Response};
 
 use super::adt::{Adt, program};
 use super::fakes::{Host, PLATFORM, id};
@@ -305,6 +305,32 @@ fn a_damaged_row_hides_nothing_and_can_be_removed() {
     assert!(process.done(Request::EnvDestroy { id: id("1"), dry_run: false }).summary.contains("its record was damaged"));
     process.done(Request::EnvDestroy { id: id("2"), dry_run: false });
     drop(process);
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_damaged_row_leaves_no_checkout_but_one_with_work() {
+    let home = tempfile::tempdir().unwrap();
+    let host = Host::new(home.path());
+    host.define_with_source();
+    let workspace = host.shop().join("1161");
+    let destroy_damaged = |work: bool| {
+        host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), dry_run: false });
+        if work {
+            std::fs::write(workspace.join("www/notes"), "work").unwrap();
+        }
+        rusqlite::Connection::open(host.store().join("adt.db"))
+            .and_then(|database| database.execute("UPDATE environments SET definition = '{}'", []))
+            .unwrap();
+        host.process("env:destroy").run(Request::EnvDestroy { id: id("1161"), dry_run: false })
+    };
+    let ran = destroy_damaged(true);
+    let kept = format!("`{}` is kept: 1 changed file", workspace.join("www").display());
+    assert!(ran.result.is_ok());
+    assert!(ran.events.iter().any(|event| matches!(event, Event::Warning { text } if *text == kept)), "{:?}", ran.events);
+    assert!(workspace.join("www/notes").exists());
+    std::fs::remove_dir_all(&workspace).unwrap();
+    assert!(destroy_damaged(false).result.is_ok());
     assert_eq!(host.leftovers(), Vec::<String>::new());
 }
 
