@@ -10,7 +10,7 @@ use super::events::Events;
 use crate::bind::{self, Certificate, Facts, Front, Home, Scope, Server};
 use crate::model::request::Bind;
 use crate::model::response::Done;
-use crate::model::{EnvironmentId, Event, Failure, Kind, Response, Routes};
+use crate::model::{Domain, EnvironmentId, Failure, Kind, Response, Routes};
 use crate::resolver::{self, System};
 use crate::store::Lock;
 use crate::{tls, trust};
@@ -122,19 +122,49 @@ impl Engine {
 
     /// The authorities of all domains, in the system's store and in the browsers of root and of the caller.
     fn trust(&self, routes: &Routes, events: &Events) -> Result<bool, Failure> {
+        let mut installed = trust::Installed::open(&self.store.folder)?;
         let mut changed = false;
         for authority in self.certificates(routes)?.authorities() {
-            let (domain, pem) = (&authority.domain, &authority.pem);
-            changed |= trust::System::find()?.install(domain, pem)? == trust::Change::Made;
-            for home in self.homes() {
-                match trust::Home::open(&home).and_then(|home| home.install(domain, pem)) {
-                    Ok(change) => changed |= change == trust::Change::Made,
+            for place in self.places(&authority.domain) {
+                installed.add(&place)?;
+                match (place.install(&authority.pem), &place.home) {
+                    (Ok(change), _) => changed |= change == trust::Change::Made,
                     // The system's store serves curl and most programs; a host without browsers lacks certutil.
-                    Err(error) => events.emit(Event::Warning { text: format!("{}: {error}", home.display()) }),
+                    (Err(error), Some(home)) => events.warn(format!("{}: {error}", home.display())),
+                    (Err(error), None) => return Err(error.into()),
                 }
             }
         }
         Ok(changed)
+    }
+
+    /// Where the authority of a domain belongs when this caller binds.
+    fn places(&self, domain: &Domain) -> Vec<trust::Place> {
+        let homes = std::iter::once(None).chain(self.homes().into_iter().map(Some));
+        homes.map(|home| trust::Place { domain: domain.clone(), home }).collect()
+    }
+
+    /// Takes the authorities away from wherever they were put, whoever did it and whatever has become of their platforms. The
+    /// domains that somebody trusted.
+    fn distrust(&self, routes: &Routes, events: &Events) -> Result<Vec<Domain>, Failure> {
+        let mut installed = trust::Installed::open(&self.store.folder)?;
+        let mut places = installed.places().to_vec();
+        // An older adt kept no record.
+        places.extend(routes.domains().into_iter().flat_map(|domain| self.places(domain)));
+        let mut gone = Vec::new();
+        for place in places {
+            match (place.remove(), &place.home) {
+                (Ok(change), _) => {
+                    installed.forget(&place)?;
+                    if change == trust::Change::Made && !gone.contains(&place.domain) {
+                        gone.push(place.domain);
+                    }
+                }
+                (Err(error), Some(home)) => events.warn(format!("{}: {error}", home.display())),
+                (Err(error), None) => return Err(error.into()),
+            }
+        }
+        Ok(gone)
     }
 
     pub(super) fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
@@ -172,18 +202,7 @@ impl Engine {
             if !resolver.files.is_empty() {
                 undone.push("the resolver".to_owned());
             }
-            for domain in routes.domains() {
-                let mut changed = trust::System::find()?.remove(domain)? == trust::Change::Made;
-                for home in self.homes() {
-                    match trust::Home::open(&home).and_then(|home| home.remove(domain)) {
-                        Ok(change) => changed |= change == trust::Change::Made,
-                        Err(error) => events.warn(format!("{}: {error}", home.display())),
-                    }
-                }
-                if changed {
-                    undone.push(format!("the authority of {domain}"));
-                }
-            }
+            undone.extend(self.distrust(&routes, events)?.iter().map(|domain| format!("the authority of {domain}")));
         }
         let changed = !undone.is_empty();
         let summary =
@@ -209,6 +228,6 @@ fn server(word: &str) -> Result<Server, Failure> {
     word.parse().map_err(|error: String| Failure::new(Kind::Usage, "choose the servers").cause(error))
 }
 
-fn list(domains: &[crate::model::Domain]) -> String {
+fn list(domains: &[Domain]) -> String {
     domains.iter().map(|domain| format!("`{domain}`")).collect::<Vec<_>>().join(", ")
 }

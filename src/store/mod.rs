@@ -13,6 +13,7 @@
 //!   cache/      what can be fetched again
 //!   secrets/    one key per environment that has credentials, root's alone; see `secrets`
 //!   logs/       how far each receiver of logs has got
+//!   trusted.json  where authorities were installed, so that all are found again
 //!   shipped/    recipes and platforms that came with this binary
 //! ```
 //! The folder may be the mount point of a pool; see `pool`. Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
