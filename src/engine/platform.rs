@@ -153,6 +153,11 @@ impl Engine {
     }
 
     fn may_register(&self, name: &PlatformName, folder: &Path) -> Result<(), Failure> {
+        if folder.to_str().is_none() {
+            return Err(Failure::new(Kind::Usage, format!("add the platform `{name}`"))
+                .cause(format!("the path of its folder, `{}`, is not UTF-8", folder.display()))
+                .hint("put it into a folder whose path is, e.g. with `mv`"));
+        }
         match self.store.database.platform(name)? {
             Some(known) if known.folder != folder && known.folder.exists() => {
                 Err(Failure::new(Kind::Conflict, format!("add the platform `{name}`"))

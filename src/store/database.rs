@@ -108,7 +108,7 @@ impl Database {
                 "INSERT OR REPLACE INTO platforms VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
                     platform.name.as_str(),
-                    platform.folder.to_string_lossy(),
+                    platform.folder.to_str().expect("no platform is added whose folder's path is no text"),
                     platform.source,
                     platform.branch,
                     platform.created

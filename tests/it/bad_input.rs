@@ -1,6 +1,7 @@
 //! What people get wrong: one clear error with a place and a remedy, the documented exit code, and nothing changed.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -193,6 +194,13 @@ fn a_platform_that_can_not_come_is_told() {
     std::fs::write(adt.here().join("full/mine"), "mine").unwrap();
     refused(&adt, "platform:init hello full", 5, &["exists already and is not empty", "hint: "]);
     refused(&adt, "platform:init hello /nowhere/deep/hello", 7, &["there is no such folder", "mkdir -p /nowhere/deep"]);
+    let odd = adt.here().join(std::ffi::OsStr::from_bytes(b"b\xfcro"));
+    std::fs::create_dir_all(odd.join("shop")).unwrap();
+    std::fs::write(odd.join("shop/platform.toml"), WEB).unwrap();
+    let adt = adt.stand_in(odd);
+    for words in ["platform:init shop", "platform:init hello"] {
+        refused(&adt, words, 2, &["is not UTF-8", "hint: put it into a folder"]);
+    }
 }
 
 #[test]
