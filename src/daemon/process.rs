@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::notify::{self, Ear};
 use super::running::DRAIN;
@@ -17,9 +18,15 @@ pub(super) const LOCK: &str = crate::store::SERVING;
 /// How long a daemon may take to serve, and to end after it drained.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The process that serves this store's names and pages.
+/// The process that serves this store's names and pages. Who has just taken the lock is about to write who it is.
 fn holder(store: &Store) -> Option<Holder> {
-    lock::held::<Holder>(&lock_path(store)).flatten()
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match lock::held::<Holder>(&lock_path(store))? {
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+            told => return told,
+        }
+    }
 }
 
 fn lock_path(store: &Store) -> PathBuf {
@@ -96,9 +103,7 @@ pub fn halt(store: &Store) -> Result<bool, Failure> {
         detour::remove(store.install())?;
         return Ok(false);
     };
-    let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| Failure::new(Kind::Store, "stop the daemon").cause("its lock names no process"))?;
-    kill_process(pid, Signal::TERM).map_err(|error| Failure::new(Kind::Host, "stop the daemon").because(&error))?;
+    ask_to_end(store, &holder)?;
     let until = Instant::now() + DRAIN + PATIENCE;
     while self::holder(store).is_some_and(|now| now.pid == holder.pid) {
         if Instant::now() > until {
@@ -112,9 +117,38 @@ pub fn halt(store: &Store) -> Result<bool, Failure> {
     Ok(true)
 }
 
+/// One that has ended meanwhile needs no asking, and whoever has its number by now is not asked.
+fn ask_to_end(store: &Store, asked: &Holder) -> Result<(), Failure> {
+    let pid = i32::try_from(asked.pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| Failure::new(Kind::Store, "stop the daemon").cause("its lock names no process"))?;
+    let sent = pidfd_open(pid, PidfdFlags::empty()).and_then(|process| {
+        // Still the holder after this was opened: it is that process, and stays it.
+        if holder(store).as_ref() == Some(asked) { pidfd_send_signal(process, Signal::TERM) } else { Ok(()) }
+    });
+    match sent {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(Failure::new(Kind::Host, "stop the daemon").because(&error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_ended_meanwhile_needs_no_asking_and_nobody_is_asked_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let holder = Holder { user: "ada".into(), command: "host:up".into(), pid: child.id(), since: 0 };
+        // It does not hold the lock any more; another process may have its number.
+        ask_to_end(&store, &holder).unwrap();
+        assert!(!is_dying(child.id()));
+        let _lock = store.lock(LOCK, &holder).attempt().unwrap().unwrap();
+        ask_to_end(&store, &holder).unwrap();
+        child.wait().unwrap();
+        ask_to_end(&store, &holder).unwrap();
+    }
 
     #[test]
     fn a_process_that_is_killed_is_dying_at_once() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::limit;
 use crate::config::HostSettings;
-use crate::engine::routes::routes;
-use crate::model::{Failure, Kind, Routes};
+use crate::engine::routes::{routes, unreachable};
+use crate::model::{EnvironmentId, Failure, Kind, Routes};
 use crate::network::detour::{self, Detour, Transport};
 use crate::resolver::holder::{is_taken_itself, who_listens};
 use crate::store::Store;
@@ -24,6 +24,8 @@ pub struct Running {
     install: String,
     listen: std::net::Ipv4Addr,
     routes: Routes,
+    /// Whose record could not be read; told once.
+    unreachable: Vec<EnvironmentId>,
     certificates: Arc<tls::Certificates>,
     proxy: proxy::Server,
     dns: dns::Server,
@@ -38,7 +40,7 @@ pub struct Running {
 impl Running {
     /// Binds everything before anything is served.
     pub fn start(settings: &HostSettings, store: &Store, upstreams: &[IpAddr]) -> Result<Self, Failure> {
-        let routes = routes(store, &settings.domain.value)?;
+        let (routes, damaged) = routes(store, &settings.domain.value)?;
         let certificates = tls::Certificates::open(&store.folder, &routes, tls::system_clock());
         let certificates =
             Arc::new(certificates.map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?);
@@ -79,15 +81,21 @@ impl Running {
         let proxy = around.pages(config, &routes, &certificates)?;
         let mut notices = around.notices;
         notices.extend(limit::trouble(routes.environments().count()));
+        notices.extend(damaged.iter().map(unreachable));
         let (install, detours) = (store.install().to_owned(), Vec::new());
-        let mut new = Self { install, listen, routes, certificates, proxy, dns, runtime, serial, detours, notices };
+        let mut new =
+            Self { install, listen, routes, unreachable: damaged, certificates, proxy, dns, runtime, serial, detours, notices };
         new.settle()?;
         Ok(new)
     }
 
     /// Takes over what the store says now. A request that runs keeps the routes it began with.
     pub fn follow(&mut self, settings: &HostSettings, store: &Store) -> Result<(), Failure> {
-        let routes = routes(store, &settings.domain.value)?;
+        let (routes, damaged) = routes(store, &settings.domain.value)?;
+        for id in damaged.iter().filter(|id| !self.unreachable.contains(id)) {
+            tracing::error!("{}", unreachable(id));
+        }
+        self.unreachable = damaged;
         if routes == self.routes {
             return Ok(());
         }

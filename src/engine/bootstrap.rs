@@ -1,6 +1,6 @@
 //! `host:bootstrap`: what this host must have, as a list that is compared and converged; `host:check` reads the same list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::events::Events;
@@ -121,8 +121,9 @@ impl Engine {
         let of_pool = if new_pool.is_some() { pool::REQUIREMENTS } else { &[] };
         let all = REQUIREMENTS.iter().chain(of_pool).copied();
         let missing: Vec<_> = all.filter(|requirement| requirement.state().is_err()).collect();
-        let settings = settings_text();
-        let file_differs = std::fs::read_to_string(SYSCTL_FILE).ok().as_deref() != Some(settings.as_str());
+        let before = std::fs::read_to_string(SYSCTL_FILE).unwrap_or_default();
+        let settings = settings_text(&before, &missing);
+        let file_differs = before != settings;
         for requirement in &missing {
             events.note(format!("{}: {}", requirement.subject(), requirement.state().err().unwrap_or_default()));
         }
@@ -261,14 +262,28 @@ fn installed_before(path: &Path) -> BTreeSet<String> {
     std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-fn settings_text() -> String {
-    let mut text = String::from("# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n");
+/// What this host lacks, and what the file held `before`. A setting that the host has enough of by itself is not for adt to
+/// write down: at the next start that would lower it again. Empty where there is none.
+fn settings_text(before: &str, missing: &[Requirement]) -> String {
+    let held: BTreeMap<&str, u64> = before.lines().filter_map(setting).collect();
+    let mut lines = Vec::new();
     for requirement in REQUIREMENTS {
-        if let Requirement::Sysctl { key, at_least, .. } = requirement {
-            text.push_str(&format!("{key} = {at_least}\n"));
+        if let Requirement::Sysctl { key, at_least, .. } = requirement
+            && (missing.contains(requirement) || held.contains_key(key))
+        {
+            let value = held.get(key).copied().unwrap_or_default().max(*at_least);
+            lines.push(format!("{key} = {value}\n"));
         }
     }
-    text
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!("# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n{}", lines.concat())
+}
+
+fn setting(line: &str) -> Option<(&str, u64)> {
+    let (key, value) = line.split_once('=')?;
+    Some((key.trim(), value.trim().parse().ok()?))
 }
 
 pub(super) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), Failure> {
@@ -345,13 +360,17 @@ mod tests {
     use crate::model::response::Verdict;
 
     #[test]
-    fn the_settings_file_names_every_kernel_setting() {
-        let text = settings_text();
-        assert!(text.contains("net.ipv4.ip_forward = 1\n"), "{text}");
-        assert_eq!(
-            text.lines().count() - 1,
-            REQUIREMENTS.iter().filter(|requirement| matches!(requirement, Requirement::Sysctl { .. })).count()
-        );
+    fn the_settings_file_raises_what_the_host_lacks_and_lowers_nothing() {
+        let sysctls = REQUIREMENTS.iter().copied().filter(|one| matches!(one, Requirement::Sysctl { .. }));
+        let (forward, others): (Vec<_>, Vec<_>) = sysctls.partition(|one| one.subject().ends_with("net.ipv4.ip_forward"));
+        assert_eq!(settings_text("", &[]), "");
+        let text = settings_text("", &forward);
+        assert!(text.ends_with("removes it.\nnet.ipv4.ip_forward = 1\n"), "{text}");
+        assert_eq!(settings_text(&text, &[]), text, "it is still needed at the next start");
+        let text = settings_text(&text, &others);
+        assert_eq!(text.lines().count(), 2 + others.len(), "{text}");
+        let raised = text.replace("kernel.pty.max = 4096", "kernel.pty.max = 9000").replace("maxkeys = 2000", "maxkeys = 10");
+        assert_eq!(settings_text(&raised, &[]), text.replace("kernel.pty.max = 4096", "kernel.pty.max = 9000"));
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl Engine {
         };
         if !dry_run {
             prune::run(&layers, &unused).map_err(told)?;
-            shelf.prune(&releases).map_err(|error| error.failure("remove unused releases"))?;
+            self.prune_releases(&shelf, &releases)?;
         }
         Ok(Response::Done(Done { summary, changed: !dry_run && count > 0, removes, ..Done::default() }))
     }

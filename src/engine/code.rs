@@ -52,13 +52,25 @@ impl Engine {
     /// The same for codes that the store does not have, or not yet.
     pub(super) fn live_sites_of(&self, environment: &Environment, codes: Codes) -> LiveSites {
         let platform = &environment.definition.platform;
+        self.live_sites_in(&workspace_of(environment), &platform.folder, &platform.sites, codes)
+    }
+
+    fn live_sites_in(&self, workspace: &Path, platform: &Path, sites: &[Site], codes: Codes) -> LiveSites {
         let live = codes.into_iter().filter(|(_, code)| code.mode == Mode::Live).map(|(name, code)| {
-            let site = platform.sites.iter().find(|site| site.name == name);
-            let mirror = site.and_then(|site| self.mirror(&platform.folder, site));
-            let folder = workspace_of(environment).join(name.as_str());
-            (name, LiveSite { folder, mirror, code })
+            let site = sites.iter().find(|site| site.name == name);
+            let mirror = site.and_then(|site| self.mirror(platform, site));
+            (name.clone(), LiveSite { folder: workspace.join(name.as_str()), mirror, code })
         });
         live.collect()
+    }
+
+    /// The checkouts of an environment whose own record can't be read, and the folder that they are in, as far as its
+    /// platform's tells.
+    pub(super) fn checkouts_without_record(&self, id: &EnvironmentId) -> Result<(LiveSites, Option<PathBuf>), Failure> {
+        let Some(record) = self.store.database.platform(&id.platform)? else { return Ok((LiveSites::new(), None)) };
+        let sites = self.read_platform(&record).map(|platform| platform.sites).unwrap_or_default();
+        let workspace = record.folder.join(id.name.as_str());
+        Ok((self.live_sites_in(&workspace, &record.folder, &sites, self.codes(id)?), Some(workspace)))
     }
 
     /// The mirror of a site's source; `None` for a site whose code is its box's.

@@ -25,7 +25,7 @@ use crate::sources::branch::{self, Wish};
 use crate::sources::export;
 use crate::sources::mirror::Mirror;
 use crate::store::record::{Choice, Definition};
-use crate::store::{Environment, Lock, SiteCode, Wanted};
+use crate::store::{self, Environment, Lock, SiteCode, Wanted};
 
 /// A site that releases are put on: what its configuration must say for that.
 struct Deployable<'a> {
@@ -125,8 +125,8 @@ impl Engine {
         }
         self.remember(&format!("deployed {} of {name} on", manifest.digest.short()), &id.to_string());
         let (shelf, unused) = self.unused_releases(deployable.site.code.keep as usize)?;
-        if let Err(error) = shelf.prune(&unused) {
-            events.warn(error.failure("remove unused releases").to_string());
+        if let Err(failure) = self.prune_releases(&shelf, &unused) {
+            events.warn(failure.to_string());
         }
         let mut next = Vec::new();
         if let Some(old) = code.releases.get(1) {
@@ -353,17 +353,25 @@ impl Engine {
         unused.releases.retain(|(_, manifest)| manifest.as_ref().is_some_and(|manifest| manifest.platform == *platform));
         unused.halves.clear();
         if !dry_run {
-            shelf.prune(&unused).map_err(|error| error.failure("remove the platform's releases"))?;
+            self.prune_releases(&shelf, &unused)?;
         }
         Ok(unused.words())
     }
 
     fn releases_without(&self, newest: usize, counts: impl Fn(&EnvironmentId) -> bool) -> Result<(Shelf, Unused), Failure> {
         let shelf = self.shelf()?;
-        let codes = self.store.database.site_codes(None)?.into_iter().filter(|(id, _)| counts(id));
-        let kept: BTreeSet<Digest> = codes.flat_map(|(_, codes)| codes.into_values()).flat_map(|code| code.releases).collect();
-        let unused = shelf.unused(&kept, newest).map_err(|error| error.failure("find unused releases"))?;
+        let unused = shelf.unused(&self.releases_of(counts)?, newest).map_err(|error| error.failure("find unused releases"))?;
         Ok((shelf, unused))
+    }
+
+    fn releases_of(&self, counts: impl Fn(&EnvironmentId) -> bool) -> store::Result<BTreeSet<Digest>> {
+        let codes = self.store.database.site_codes(None)?.into_iter().filter(|(id, _)| counts(id));
+        Ok(codes.flat_map(|(_, codes)| codes.into_values()).flat_map(|code| code.releases).collect())
+    }
+
+    pub(super) fn prune_releases(&self, shelf: &Shelf, unused: &Unused) -> Result<(), Failure> {
+        let kept = || Ok(self.releases_of(|_| true)?);
+        shelf.prune(unused, &kept).map_err(|error| error.failure("remove unused releases"))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::trust;
 
 impl Engine {
     pub(super) fn check_entrance(&self) -> Result<Vec<CheckItem>, Failure> {
-        let routes = routes::routes(&self.store, &self.settings.domain.value)?;
+        let (routes, _) = routes::routes(&self.store, &self.settings.domain.value)?;
         let needed = routes.environments().any(|environment| environment.up && !environment.sites.is_empty());
         let mut items = vec![self.check_server()];
         items.extend(self.check_ports());

@@ -20,17 +20,10 @@ use crate::plan::{Goal, Wanted as WantedMachines, plan};
 use crate::sources::checkout;
 use crate::store::history::Entry;
 use crate::store::record::Definition;
-use crate::store::{self, Environment, Wanted};
+use crate::store::{self, Environment, Readable, Wanted};
 
 /// Box builds run as environments of this platform; no user's platform may have its name.
 pub(super) const WORKSHOP: &str = "box";
-
-/// Records as a listing needs them: a damaged one, with the reason, hides none of the others.
-#[derive(Debug, Default)]
-pub(super) struct Readable {
-    pub sound: Vec<Environment>,
-    pub damaged: Vec<(EnvironmentId, String)>,
-}
 
 impl Engine {
     pub(super) fn env_init(
@@ -238,7 +231,9 @@ impl Engine {
     /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
     fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new(), checkouts: BTreeMap::new() };
-        let seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
+        let (live, workspace) = self.checkouts_without_record(id)?;
+        let mut seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
+        seen.checkouts = live.keys().cloned().collect();
         let plan = plan(Goal::Gone, &wanted, &seen);
         if plan.is_empty() {
             if self.remembers("destroyed", &id.to_string()) {
@@ -257,7 +252,7 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.remember("destroyed", &id.to_string());
-            self.perform(&plan, &Scene::of(&network, &LiveSites::new()), events)?;
+            self.perform(&plan, &Scene { workspace, ..Scene::of(&network, &live) }, events)?;
             self.store.keys.forget(id)?;
         }
         let summary = match (dry_run, remembered) {
@@ -418,15 +413,8 @@ impl Engine {
 
     /// The same for listings, with what can't be read beside it.
     pub(super) fn readable_environments(&self, platform: Option<&PlatformName>) -> Result<Readable, Failure> {
-        let mut readable = Readable::default();
-        for row in self.store.database.environment_rows(platform)? {
-            match row {
-                Ok(environment) if environment.id.platform.as_str() == WORKSHOP => {}
-                Ok(environment) => readable.sound.push(environment),
-                Err(store::Error::BadEnvironment { id, what, .. }) => readable.damaged.push((id, what)),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let mut readable = self.store.database.readable_environments(platform)?;
+        readable.sound.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
         Ok(readable)
     }
 }

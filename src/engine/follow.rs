@@ -3,8 +3,8 @@
 //! After each verb that may move a route, whatever became of it, what `host:bind-proxy --with …` wrote is made to fit again.
 //! A verb that was killed before that leaves it to the next one, of any environment.
 
+use super::Engine;
 use super::events::Events;
-use super::{Engine, routes};
 use crate::bind::{self, Home, Reloaded, Scope, Server};
 use crate::model::{Failure, Request};
 
@@ -72,7 +72,7 @@ impl Engine {
         }
         // Routes are read behind the lock: whoever writes last must have read last.
         let _lock = self.lock_bound(events)?;
-        let routes = routes::routes(&self.store, &self.settings.domain.value)?;
+        let routes = self.routes(events)?;
         self.with_facts(&routes, |facts| Ok(Some(bind::apply(&home, facts, &Scope::Again)?.reloaded)))
     }
 }

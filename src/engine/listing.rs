@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::code::Codes;
-use super::environment::Readable;
 use super::{Engine, routes, sites, wanted};
 use crate::model::response::{Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url};
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
-use crate::store::{Environment, Wanted};
+use crate::store::{Environment, Readable, Wanted};
 
 /// One damaged record must not hide the others.
 fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {

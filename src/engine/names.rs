@@ -5,13 +5,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::Engine;
 use super::events::Events;
-use super::{Engine, routes};
 use crate::bind::{self, Certificate, Facts, Front, Home, Scope, Server};
 use crate::config;
 use crate::model::request::Bind;
 use crate::model::response::Done;
-use crate::model::{EnvironmentId, Event, Failure, Kind, Response, Routes};
+use crate::model::{Domain, EnvironmentId, Failure, Kind, Response, Routes};
 use crate::resolver::{self, System};
 use crate::store::Lock;
 use crate::{tls, trust};
@@ -50,7 +50,7 @@ impl From<trust::Error> for Failure {
 impl Engine {
     pub(super) fn bind_proxy(&self, bind: &Bind, events: &Events) -> Result<Response, Failure> {
         let _lock = self.lock_bound(events)?;
-        let routes = routes::routes(&self.store, &self.settings.domain.value)?;
+        let routes = self.routes(events)?;
         if let Some(id) = &bind.environment {
             self.environment(id)?;
         }
@@ -128,20 +128,50 @@ impl Engine {
 
     /// The authorities of all domains, in the system's store and in the browsers of root and of the caller.
     fn trust(&self, routes: &Routes, events: &Events) -> Result<bool, Failure> {
+        let mut installed = trust::Installed::open(&self.store.folder)?;
         let mut changed = false;
         let certificates = self.certificates(routes)?;
         for authority in certificates.authorities().into_iter().filter(|authority| self.settings.may_have(&authority.domain)) {
-            let (domain, pem) = (&authority.domain, &authority.pem);
-            changed |= trust::System::find()?.install(domain, pem)? == trust::Change::Made;
-            for home in self.homes() {
-                match trust::Home::open(&home).and_then(|home| home.install(domain, pem)) {
-                    Ok(change) => changed |= change == trust::Change::Made,
+            for place in self.places(&authority.domain) {
+                installed.add(&place)?;
+                match (place.install(&authority.pem), &place.home) {
+                    (Ok(change), _) => changed |= change == trust::Change::Made,
                     // The system's store serves curl and most programs; a host without browsers lacks certutil.
-                    Err(error) => events.emit(Event::Warning { text: format!("{}: {error}", home.display()) }),
+                    (Err(error), Some(home)) => events.warn(format!("{}: {error}", home.display())),
+                    (Err(error), None) => return Err(error.into()),
                 }
             }
         }
         Ok(changed)
+    }
+
+    /// Where the authority of a domain belongs when this caller binds.
+    fn places(&self, domain: &Domain) -> Vec<trust::Place> {
+        let homes = std::iter::once(None).chain(self.homes().into_iter().map(Some));
+        homes.map(|home| trust::Place { domain: domain.clone(), home }).collect()
+    }
+
+    /// Takes the authorities away from wherever they were put, whoever did it and whatever has become of their platforms. The
+    /// domains that somebody trusted.
+    fn distrust(&self, routes: &Routes, events: &Events) -> Result<Vec<Domain>, Failure> {
+        let mut installed = trust::Installed::open(&self.store.folder)?;
+        let mut places = installed.places().to_vec();
+        // An older adt kept no record.
+        places.extend(routes.domains().into_iter().flat_map(|domain| self.places(domain)));
+        let mut gone = Vec::new();
+        for place in places {
+            match (place.remove(), &place.home) {
+                (Ok(change), _) => {
+                    installed.forget(&place)?;
+                    if change == trust::Change::Made && !gone.contains(&place.domain) {
+                        gone.push(place.domain);
+                    }
+                }
+                (Err(error), Some(home)) => events.warn(format!("{}: {error}", home.display())),
+                (Err(error), None) => return Err(error.into()),
+            }
+        }
+        Ok(gone)
     }
 
     pub(super) fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
@@ -158,7 +188,7 @@ impl Engine {
 
     pub(super) fn unbind_proxy(&self, environment: Option<&EnvironmentId>, events: &Events) -> Result<Response, Failure> {
         let _lock = self.lock_bound(events)?;
-        let routes = routes::routes(&self.store, &self.settings.domain.value)?;
+        let routes = self.routes(events)?;
         let mut undone = Vec::new();
         for server in Server::ALL {
             let home = Home::debian(server);
@@ -179,18 +209,7 @@ impl Engine {
             if !resolver.files.is_empty() {
                 undone.push("the resolver".to_owned());
             }
-            for domain in routes.domains() {
-                let mut changed = trust::System::find()?.remove(domain)? == trust::Change::Made;
-                for home in self.homes() {
-                    match trust::Home::open(&home).and_then(|home| home.remove(domain)) {
-                        Ok(change) => changed |= change == trust::Change::Made,
-                        Err(error) => events.warn(format!("{}: {error}", home.display())),
-                    }
-                }
-                if changed {
-                    undone.push(format!("the authority of {domain}"));
-                }
-            }
+            undone.extend(self.distrust(&routes, events)?.iter().map(|domain| format!("the authority of {domain}")));
         }
         let changed = !undone.is_empty();
         let summary =
@@ -217,10 +236,10 @@ fn server(word: &str) -> Result<Server, Failure> {
 }
 
 /// How a host's owner gives a domain to the platforms that have it.
-pub(super) fn gift(domain: &crate::model::Domain) -> String {
+pub(super) fn gift(domain: &Domain) -> String {
     format!("if that is meant, write `domains = [\"{domain}\"]` to {} and run `adt host:bind-proxy`", config::host::FILE)
 }
 
-fn list(domains: &[crate::model::Domain]) -> String {
+fn list(domains: &[Domain]) -> String {
     domains.iter().map(|domain| format!("`{domain}`")).collect::<Vec<_>>().join(", ")
 }

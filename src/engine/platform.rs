@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::Engine;
-use super::environment::Readable;
 use super::events::Events;
 use super::listing::state_of;
 use crate::config;
@@ -11,7 +10,7 @@ use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
 use crate::sources::{self, git, shipped};
-use crate::store::{Environment, PlatformRecord};
+use crate::store::{Environment, PlatformRecord, Readable};
 
 /// What a user's word for a platform's source means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +153,11 @@ impl Engine {
     }
 
     fn may_register(&self, name: &PlatformName, folder: &Path) -> Result<(), Failure> {
+        if folder.to_str().is_none() {
+            return Err(Failure::new(Kind::Usage, format!("add the platform `{name}`"))
+                .cause(format!("the path of its folder, `{}`, is not UTF-8", folder.display()))
+                .hint("put it into a folder whose path is, e.g. with `mv`"));
+        }
         match self.store.database.platform(name)? {
             Some(known) if known.folder != folder && known.folder.exists() => {
                 Err(Failure::new(Kind::Conflict, format!("add the platform `{name}`"))

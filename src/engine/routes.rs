@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::environment::WORKSHOP;
-use super::wanted;
+use super::events::Events;
+use super::{Engine, wanted};
 use crate::model::route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Routes, SiteRoute};
-use crate::model::{Domain, Failure, Machine, PlatformName, Site};
-use crate::store::{Environment, Store, Wanted};
+use crate::model::{Domain, EnvironmentId, Failure, Machine, PlatformName, Site};
+use crate::store::{Environment, Readable, Store, Wanted};
 
-/// What the store says can be reached. `domain` is the host's own.
-pub fn routes(store: &Store, domain: &Domain) -> Result<Routes, Failure> {
+/// What the store says can be reached, and whose record can't be read, so that nobody reaches them. `domain` is the host's own.
+pub fn routes(store: &Store, domain: &Domain) -> Result<(Routes, Vec<EnvironmentId>), Failure> {
     let mut platforms: BTreeMap<PlatformName, PlatformRoute> = BTreeMap::new();
     for record in store.database.platforms()? {
         platforms.insert(record.name.clone(), empty(record.name, domain));
     }
-    for environment in store.database.environments(None)? {
+    let Readable { sound, damaged } = store.database.readable_environments(None)?;
+    for environment in sound {
         // An environment that is being destroyed is reached by nobody any more.
         if environment.id.platform.as_str() == WORKSHOP || environment.wanted == Wanted::Gone {
             continue;
@@ -27,7 +29,24 @@ pub fn routes(store: &Store, domain: &Domain) -> Result<Routes, Failure> {
         platform.domain.clone_from(&definition.domain);
         platform.environments.push(self::environment(store.install(), &environment));
     }
-    Ok(Routes { domain: domain.clone(), platforms: platforms.into_values().collect() })
+    let routes = Routes { domain: domain.clone(), platforms: platforms.into_values().collect() };
+    Ok((routes, damaged.into_iter().map(|(id, _)| id).collect()))
+}
+
+/// What a person should know of one whose record can't be read.
+pub fn unreachable(id: &EnvironmentId) -> String {
+    format!(
+        "the record of `{id}` can't be read, its names lead nowhere; `adt env:destroy {} {}` removes it",
+        id.platform, id.name
+    )
+}
+
+impl Engine {
+    pub(super) fn routes(&self, events: &Events) -> Result<Routes, Failure> {
+        let (routes, damaged) = routes(&self.store, &self.settings.domain.value)?;
+        damaged.iter().for_each(|id| events.warn(unreachable(id)));
+        Ok(routes)
+    }
 }
 
 fn empty(name: PlatformName, domain: &Domain) -> PlatformRoute {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result, archive};
 use crate::model::{Digest, PlatformName, SiteName};
 use crate::sources::rendered::Template;
+use crate::store;
 use crate::store::lock::{self, Lock};
 
 /// `manifest.json`: what a release was made of, for people and for the next build.
@@ -56,7 +57,8 @@ type Request = lock::Request<()>;
 impl Shelf {
     pub fn open(store: &Path) -> Result<Self> {
         let folder = store.join("releases");
-        std::fs::create_dir_all(&folder).map_err(Error::io("could not create", &folder))?;
+        // Private source code lies in here.
+        store::make_folder(&folder, store::PRIVATE)?;
         Ok(Self { folder })
     }
 
@@ -121,13 +123,13 @@ impl Shelf {
         Ok(Draft { shelf: self, folder, digest: digest.clone(), _lock: lock })
     }
 
-    /// Removes a release. One that is absent is fine.
-    fn remove(&self, digest: &Digest) -> Result<()> {
+    /// Takes a release away in one step, to where it is removed from; `None` where it is absent. The caller has its lock.
+    fn set_aside(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let old = self.folder.join(format!(".old-{digest}"));
         remove_tree(&old)?;
         match std::fs::rename(self.path(digest), &old) {
-            Ok(()) => remove_tree(&old),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(()) => Ok(Some(old)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("could not remove", self.path(digest))(error)),
         }
     }
@@ -167,9 +169,41 @@ impl Shelf {
         Ok(unused)
     }
 
-    pub fn prune(&self, unused: &Unused) -> Result<()> {
-        unused.releases.iter().try_for_each(|(digest, _)| self.remove(digest))?;
-        unused.halves.iter().try_for_each(|half| remove_tree(half))
+    /// Removes what was found unused and still is: since then, others may have begun to build it, or put it on machines.
+    /// `kept` is what is needed now.
+    pub fn prune(&self, unused: &Unused, kept: &dyn Fn() -> Result<BTreeSet<Digest>>) -> Result<()> {
+        for (digest, _) in &unused.releases {
+            let Ok(_lock) = Request::new(self.lock_path(digest), ()).attempt()? else { continue };
+            let Some(old) = self.set_aside(digest)? else { continue };
+            // Only now: who holds it before this may have read that it is there, who comes later sees that it is not. And what
+            // a holder has let go of by now is among the kept, if it is needed.
+            let needed = self.is_held(digest).and_then(|held| Ok(held || kept()?.contains(digest)));
+            if matches!(needed, Ok(false)) {
+                remove_tree(&old)?;
+            } else {
+                let back = std::fs::rename(&old, self.path(digest));
+                back.map_err(Error::io("could not keep", self.path(digest)))?;
+                needed?;
+            }
+        }
+        for half in &unused.halves {
+            let digest = half.file_name().and_then(|name| digest_of(&name.to_string_lossy()));
+            if half.is_file() {
+                lock::drop_idle(half);
+            } else if let Some(digest) = digest
+                && let Ok(_lock) = Request::new(self.lock_path(&digest), ()).attempt()?
+            {
+                remove_tree(half)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is on its way to machines.
+    fn is_held(&self, digest: &Digest) -> Result<bool> {
+        let ours = format!(".use-{digest}-");
+        let held = |name: &String| name.starts_with(&ours) && lock::held::<()>(&self.folder.join(name)).is_some();
+        Ok(self.names()?.iter().any(held))
     }
 }
 
@@ -238,7 +272,9 @@ impl Draft<'_> {
         text.push(b'\n');
         let written = File::create(&path).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
         written.map_err(Error::io("could not write", &path))?;
-        self.shelf.remove(&self.digest)?;
+        if let Some(old) = self.shelf.set_aside(&self.digest)? {
+            remove_tree(&old)?;
+        }
         let target = self.shelf.path(&self.digest);
         std::fs::rename(&self.folder, &target).map_err(Error::io("could not create", &target))?;
         let synced = File::open(&self.shelf.folder).and_then(|folder| folder.sync_all());
@@ -318,6 +354,18 @@ mod tests {
     }
 
     #[test]
+    fn a_shelf_is_closed_to_others_also_one_that_was_not() {
+        use std::os::unix::fs::PermissionsExt;
+        let store = tempfile::tempdir().unwrap();
+        let folder = store.path().join("releases");
+        for _ in 0..2 {
+            Shelf::open(store.path()).unwrap();
+            assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    #[test]
     fn what_is_used_new_or_on_its_way_stays() {
         let store = tempfile::tempdir().unwrap();
         let shelf = Shelf::open(store.path()).unwrap();
@@ -333,10 +381,36 @@ mod tests {
         let gone: Vec<_> = unused.releases.iter().map(|(digest, _)| digest.clone()).collect();
         assert_eq!(gone, [digest(4), digest(3)]);
         assert_eq!(unused.halves.len(), 2, "{:?}", unused.halves);
-        shelf.prune(&unused).unwrap();
+        shelf.prune(&unused, &|| Ok(BTreeSet::new())).unwrap();
         drop((way, building));
         let unused = shelf.unused(&BTreeSet::from([digest(1)]), 2).unwrap();
         assert_eq!(unused.releases.iter().map(|(digest, _)| digest.clone()).collect::<Vec<_>>(), [digest(2)]);
         assert_eq!(unused.halves, Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_others_began_to_use_since_the_look_stays() {
+        let store = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(store.path()).unwrap();
+        for number in 1..=3 {
+            make(&shelf, number);
+        }
+        for name in [".build-", ".old-"] {
+            std::fs::create_dir(shelf.folder.join(format!("{name}{}", digest(9)))).unwrap();
+        }
+        let dead = shelf.folder.join(format!(".lock-{}", digest(9)));
+        std::fs::write(&dead, "null").unwrap();
+        let unused = shelf.unused(&BTreeSet::new(), 0).unwrap();
+        assert_eq!((unused.releases.len(), unused.halves.len()), (3, 3));
+        let way = shelf.hold(&digest(1)).unwrap();
+        let building = begin(&shelf, 9);
+        shelf.prune(&unused, &|| Ok(BTreeSet::from([digest(2)]))).unwrap();
+        assert_eq!([1, 2, 3].map(|number| shelf.get(&digest(number)).is_ok()), [true, true, false]);
+        assert!(building.folder.is_dir() && lock::held::<()>(&dead).is_some(), "a second one could begin to build it");
+        drop((way, building));
+        assert_eq!(
+            shelf.unused(&BTreeSet::from([digest(1), digest(2)]), 0).unwrap().halves,
+            [shelf.folder.join(format!(".old-{}", digest(9)))]
+        );
     }
 }

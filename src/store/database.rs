@@ -1,4 +1,4 @@
-//! Wanted state in SQLite: one file, transactions, readable by anybody's tools when something is odd.
+//! Wanted state in SQLite: one file of root's alone, transactions, readable by anybody's tools when something is odd.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+use rustix::fs::{CWD, FileType, Mode, chmod, mknodat};
+use rustix::io::Errno;
 
-use super::record::{Definition, Environment, PlatformRecord, SiteCode, Wanted};
+use super::record::{Definition, Environment, PlatformRecord, Readable, SiteCode, Wanted};
 use super::{Error, Result};
 use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName, SiteName};
 
@@ -50,6 +52,7 @@ pub struct Database {
 
 impl Database {
     pub(super) fn open(path: &Path) -> Result<Self> {
+        make_private(path)?;
         let fail = |source| classify(path, source);
         let mut connection = Connection::open(path).map_err(fail)?;
         connection.busy_timeout(Duration::from_secs(30)).map_err(fail)?;
@@ -105,7 +108,7 @@ impl Database {
                 "INSERT OR REPLACE INTO platforms VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
                     platform.name.as_str(),
-                    platform.folder.to_string_lossy(),
+                    platform.folder.to_str().expect("no platform is added whose folder's path is no text"),
                     platform.source,
                     platform.branch,
                     platform.created
@@ -124,11 +127,24 @@ impl Database {
 
     /// All environments, or those of one platform.
     pub fn environments(&self, platform: Option<&PlatformName>) -> Result<Vec<Environment>> {
-        self.environment_rows(platform)?.into_iter().collect()
+        self.rows(platform)?.into_iter().collect()
     }
 
-    /// The same with each damaged row as an error of its own, so that it hides none of the others.
-    pub fn environment_rows(&self, platform: Option<&PlatformName>) -> Result<Vec<Result<Environment>>> {
+    /// The same for whoever gets on without those that can't be read.
+    pub fn readable_environments(&self, platform: Option<&PlatformName>) -> Result<Readable> {
+        let mut readable = Readable::default();
+        for row in self.rows(platform)? {
+            match row {
+                Ok(environment) => readable.sound.push(environment),
+                Err(Error::BadEnvironment { id, what, .. }) => readable.damaged.push((id, what)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(readable)
+    }
+
+    /// Each damaged row is an error of its own.
+    fn rows(&self, platform: Option<&PlatformName>) -> Result<Vec<Result<Environment>>> {
         let connection = self.connection();
         let mut statement = connection
             .prepare(
@@ -319,6 +335,32 @@ impl Database {
         }
         Ok(applied)
     }
+}
+
+/// Definitions hold variables, files and addresses with passwords in them. SQLite gives what it keeps beside a database the
+/// database's own mode.
+fn make_private(path: &Path) -> Result<()> {
+    let io = |source| Error::Io { what: "make", path: path.to_owned(), source };
+    let own = Mode::RUSR | Mode::WUSR;
+    // Nothing here may open the file: closing it would free the locks that this process holds on it by another connection.
+    match mknodat(CWD, path, FileType::RegularFile, own, 0) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(io(errno.into())),
+    }
+    for ending in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(ending);
+        match super::mode_of(Path::new(&file))? {
+            Some(mode) if mode != own.as_raw_mode() => match chmod(&file, own) {
+                // The last one to close the database removes what is beside it.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(io(errno.into())),
+            },
+            Some(_) | None => {}
+        }
+    }
+    Ok(())
 }
 
 fn put_code(connection: &Connection, id: &EnvironmentId, site: &SiteName, code: &SiteCode) -> rusqlite::Result<()> {

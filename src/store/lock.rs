@@ -4,7 +4,7 @@
 //! it ends. The file is removed on release, so the one who gets the lock checks that the file is still the one in the folder.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -114,8 +114,11 @@ impl<T: Serialize + DeserializeOwned + PartialEq + Clone> Request<T> {
             if !self.still_there(&file) {
                 continue;
             }
-            file.set_len(0).map_err(io)?;
-            file.rewind().map_err(io)?;
+            if file.metadata().map_err(io)?.len() > 0 {
+                // A killed one left it. In a new file nobody can take its words for those of who holds the lock now.
+                std::fs::remove_file(&self.path).map_err(io)?;
+                continue;
+            }
             let text = serde_json::to_string(&self.text).expect("what a lock tells is plain text and numbers");
             file.write_all(text.as_bytes()).map_err(io)?;
             return Ok(Ok(Lock { path: self.path.clone(), _file: file }));
@@ -170,6 +173,19 @@ mod tests {
         drop_idle(&idle);
         drop_idle(&idle);
         assert!(!idle.exists());
+    }
+
+    #[test]
+    fn what_a_killed_one_told_is_never_said_of_who_comes_next() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let next = request(folder.path(), "env:up");
+        std::fs::write(&next.path, r#"{"user":"ada","command":"env:halt","pid":8,"since":0}"#).unwrap();
+        let left = File::open(&next.path).unwrap();
+        let _lock = next.attempt().unwrap().unwrap();
+        // The old words are in no file that the lock was ever on.
+        assert_ne!(left.metadata().unwrap().ino(), std::fs::metadata(&next.path).unwrap().ino());
+        assert_eq!(held::<Holder>(&next.path).flatten().map(|holder| holder.pid), Some(7));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //!   cache/      what can be fetched again
 //!   secrets/    one key per environment that has credentials, root's alone; see `secrets`
 //!   logs/       how far each receiver of logs has got
+//!   trusted.json  where authorities were installed, so that all are found again
 //!   shipped/    recipes and platforms that came with this binary
 //! ```
 //! The folder may be the mount point of a pool; see `pool`. Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
@@ -25,15 +26,14 @@ pub mod record;
 pub mod secrets;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::Mode;
 
 use crate::model::{EnvironmentId, PlatformName};
 
 pub use database::Database;
 pub use lock::{Holder, Lock};
-pub use record::{Environment, PlatformRecord, SiteCode, Wanted};
+pub use record::{Environment, PlatformRecord, Readable, SiteCode, Wanted};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -98,10 +98,10 @@ pub struct Store {
 impl Store {
     /// Opens the store, making it where there is none.
     pub fn open(folder: &Path) -> Result<Self> {
-        make_folder(folder)?;
+        make_folder(folder, mode_of(folder)?.map_or(PASSAGE, |mode| mode | PASSAGE))?;
         let entered = pool::enter(folder)?;
         for name in ["locks", "layers", "machines", "cache", "shipped"] {
-            make_folder(&folder.join(name))?;
+            make_folder(&folder.join(name), PASSAGE)?;
         }
         let install = identity(&folder.join("install"))?;
         let database = Database::open(&folder.join("adt.db"))?;
@@ -167,14 +167,37 @@ fn identity(path: &Path) -> Result<String> {
     }
 }
 
-/// Others may pass through (machines' shifted root must reach its own files below) but not list.
-fn make_folder(path: &Path) -> Result<()> {
+/// Others may pass through (machines' shifted root must reach its own files below) but not list. What lets them read more of
+/// the store's own folder is the choice of whoever made it, e.g. as a mount point.
+const PASSAGE: u32 = 0o711;
+/// For what is root's alone.
+pub const PRIVATE: u32 = 0o700;
+
+/// A folder with this mode. One that a killed command left with another is mended.
+pub fn make_folder(path: &Path, mode: u32) -> Result<()> {
     let io = |source| Error::Io { what: "make the folder", path: path.to_owned(), source };
-    if path.is_dir() {
-        return Ok(());
+    let found = mode_of(path)?;
+    if found.is_some() && !path.is_dir() {
+        return Err(io(std::io::ErrorKind::NotADirectory.into()));
     }
-    std::fs::create_dir_all(path).map_err(io)?;
-    rustix::fs::chmod(path, Mode::from_raw_mode(0o711)).map_err(|errno| io(errno.into()))
+    if found.is_none() {
+        std::fs::create_dir_all(path.parent().unwrap_or(path)).map_err(io)?;
+        // Never open to others, not even for the moment before its mode is set against the umask.
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(io)?;
+    }
+    if found == Some(mode) { Ok(()) } else { set_mode(path, mode).map_err(io) }
+}
+
+fn mode_of(path: &Path) -> Result<Option<u32>> {
+    match std::fs::metadata(path) {
+        Ok(meta) => Ok(Some(meta.permissions().mode() & 0o777)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { what: "read the mode of", path: path.to_owned(), source }),
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
@@ -188,6 +211,27 @@ mod tests {
         let install = Store::open(&path).unwrap().install().to_owned();
         assert_eq!(install.len(), 16);
         assert_eq!(Store::open(&path).unwrap().install(), install);
+    }
+
+    #[test]
+    fn other_users_can_pass_through_but_read_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/store");
+        let mode = |name: &str| mode_of(&path.join(name)).unwrap().unwrap();
+        let store = Store::open(&path).unwrap();
+        assert_eq!((mode(""), mode("layers"), mode("adt.db")), (0o711, 0o711, 0o600));
+        assert_eq!((mode("adt.db-wal"), mode("adt.db-shm")), (0o600, 0o600));
+        // As a killed command, a strict umask or an older adt left them, while another process has the database open.
+        set_mode(&path, 0o700).unwrap();
+        for (name, wrong) in [("layers", 0o755), ("machines", 0o700), ("adt.db", 0o644), ("adt.db-wal", 0o644)] {
+            set_mode(&path.join(name), wrong).unwrap();
+        }
+        Store::open(&path).unwrap();
+        assert!(make_folder(&path.join("install"), PASSAGE).is_err());
+        assert_eq!(mode("install"), 0o600, "a file is not opened to others");
+        assert_eq!((mode(""), mode("layers"), mode("machines")), (0o711, 0o711, 0o711));
+        assert_eq!((mode("adt.db"), mode("adt.db-wal")), (0o600, 0o600));
+        drop(store);
     }
 
     #[test]

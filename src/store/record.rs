@@ -64,6 +64,13 @@ pub struct Environment {
     pub disk: Option<u64>,
 }
 
+/// Records as they were read: a damaged one, with the reason, hides none of the others.
+#[derive(Debug, Default)]
+pub struct Readable {
+    pub sound: Vec<Environment>,
+    pub damaged: Vec<(EnvironmentId, String)>,
+}
+
 /// The frozen copy of the platform that an environment runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Definition {

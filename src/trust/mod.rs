@@ -4,11 +4,13 @@
 //! certificates are made.
 
 mod browsers;
+mod installed;
 mod system;
 
 use std::path::PathBuf;
 
 pub use browsers::{Home, databases};
+pub use installed::{Installed, Place};
 pub use system::System;
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,11 +1,12 @@
 //! What people get wrong: one clear error with a place and a remedy, the documented exit code, and nothing changed.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use adt::model::{EnvironmentId, Request, Response};
+use adt::model::{EnvironmentId, Event, Request, Response};
 
 use super::adt::{Adt, program};
 use super::fakes::{Host, PLATFORM, id};
@@ -193,6 +194,13 @@ fn a_platform_that_can_not_come_is_told() {
     std::fs::write(adt.here().join("full/mine"), "mine").unwrap();
     refused(&adt, "platform:init hello full", 5, &["exists already and is not empty", "hint: "]);
     refused(&adt, "platform:init hello /nowhere/deep/hello", 7, &["there is no such folder", "mkdir -p /nowhere/deep"]);
+    let odd = adt.here().join(std::ffi::OsStr::from_bytes(b"b\xfcro"));
+    std::fs::create_dir_all(odd.join("shop")).unwrap();
+    std::fs::write(odd.join("shop/platform.toml"), WEB).unwrap();
+    let adt = adt.stand_in(odd);
+    for words in ["platform:init shop", "platform:init hello"] {
+        refused(&adt, words, 2, &["is not UTF-8", "hint: put it into a folder"]);
+    }
 }
 
 #[test]
@@ -305,6 +313,32 @@ fn a_damaged_row_hides_nothing_and_can_be_removed() {
     assert!(process.done(Request::EnvDestroy { id: id("1"), dry_run: false }).summary.contains("its record was damaged"));
     process.done(Request::EnvDestroy { id: id("2"), dry_run: false });
     drop(process);
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_damaged_row_leaves_no_checkout_but_one_with_work() {
+    let home = tempfile::tempdir().unwrap();
+    let host = Host::new(home.path());
+    host.define_with_source();
+    let workspace = host.shop().join("1161");
+    let destroy_damaged = |work: bool| {
+        host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), dry_run: false });
+        if work {
+            std::fs::write(workspace.join("www/notes"), "work").unwrap();
+        }
+        rusqlite::Connection::open(host.store().join("adt.db"))
+            .and_then(|database| database.execute("UPDATE environments SET definition = '{}'", []))
+            .unwrap();
+        host.process("env:destroy").run(Request::EnvDestroy { id: id("1161"), dry_run: false })
+    };
+    let ran = destroy_damaged(true);
+    let kept = format!("`{}` is kept: 1 changed file", workspace.join("www").display());
+    assert!(ran.result.is_ok());
+    assert!(ran.events.iter().any(|event| matches!(event, Event::Warning { text } if *text == kept)), "{:?}", ran.events);
+    assert!(workspace.join("www/notes").exists());
+    std::fs::remove_dir_all(&workspace).unwrap();
+    assert!(destroy_damaged(false).result.is_ok());
     assert_eq!(host.leftovers(), Vec::<String>::new());
 }
 

@@ -2,9 +2,11 @@
 
 use std::process::{Child, Command, Stdio};
 
+use adt::model::Request;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::adt::{Adt, Run};
+use super::fakes::{self, id};
 use super::host::Host;
 use super::servers::{installed, until};
 
@@ -201,6 +203,38 @@ fn an_address_that_somebody_means_is_not_taken_from_them() {
     let run = adt.run(&other).fails(5).says("could not listen at 127.77.77.77:53");
     assert!(run.stderr.contains(&format!("adt (process {})", adt.daemon())), "{run:?}");
     adt.run("host:halt").ok();
+}
+
+#[test]
+fn a_record_that_can_not_be_read_takes_nobody_elses_name_away() {
+    if !installed(&["dig"]) {
+        return;
+    }
+    let adt = Adt::new().alone();
+    let town = fakes::Host::new(adt.path());
+    let make = |name| town.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), dry_run: false });
+    let damage = |name: &str| {
+        let database = rusqlite::Connection::open(adt.store.join("adt.db")).unwrap();
+        database.execute("UPDATE environments SET definition = '{}' WHERE name = ?1", [name]).unwrap();
+    };
+    for name in ["1", "2", "3"] {
+        make(name);
+    }
+    damage("1");
+    adt.up().says("the record of `shop/1` can't be read").says("adt env:destroy shop 1");
+    let address = |name: &str| adt.address_of(&format!("www.{name}.shop.example.test"), &[]);
+    assert_eq!([address("1"), address("2"), address("3")], ["", "127.77.77.77", "127.77.77.77"]);
+    // One more while it serves, and what comes afterwards is followed all the same.
+    damage("2");
+    make("4");
+    until("the new one has its name", || address("4") == "127.77.77.77");
+    assert_eq!([address("2"), address("3")], ["", "127.77.77.77"]);
+    let log = std::fs::read_to_string(adt.store.join("daemon.log")).unwrap();
+    assert_eq!(log.matches("the record of `shop/2`").count(), 1, "{log}");
+    adt.run("host:halt").ok();
+    for name in ["1", "2"] {
+        adt.run(&format!("env:destroy shop {name} --yes")).ok();
+    }
 }
 
 #[test]

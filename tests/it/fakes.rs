@@ -289,7 +289,8 @@ impl Host {
         left.extend(self.locks().into_iter().map(|path| path.display().to_string()));
         // What a killed process held goes with the next deploy or prune.
         let shelf = adt::releases::Shelf::open(&self.store()).expect("the store is ours");
-        shelf.prune(&shelf.unused(&BTreeSet::new(), usize::MAX).unwrap()).unwrap();
+        let unused = shelf.unused(&BTreeSet::new(), usize::MAX).unwrap();
+        shelf.prune(&unused, &|| Ok(BTreeSet::new())).unwrap();
         for name in ["machines", "store/releases"] {
             let entries = std::fs::read_dir(self.folder.join(name)).into_iter().flatten().flatten();
             // Whole releases are kept for the next environment that wants the same.

@@ -14,7 +14,10 @@ pub const LISTEN: &str = "127.0.53.1";
 
 /// A host with a resolver, a trust and a person of its own.
 pub fn host() -> Option<(Adt, PathBuf)> {
-    let adt = Adt::real()?.alone();
+    Some(with_own_parts(Adt::real()?.alone()))
+}
+
+pub fn with_own_parts(adt: Adt) -> (Adt, PathBuf) {
     let host = adt.host.as_ref().expect("it is alone");
     let person = adt.path().join("person");
     std::fs::create_dir(&person).expect("the home is new");
@@ -27,7 +30,7 @@ pub fn host() -> Option<(Adt, PathBuf)> {
     // A server that is there, but not adt's, so that nobody waits for an answer from far away.
     std::fs::write(adt.at("/etc/resolv.conf"), "nameserver 127.0.0.9\n").expect("the folder is the test's own");
     let home = person.display().to_string();
-    Some((adt.env("HOME", &home).env("ADT_LISTEN", LISTEN), person))
+    (adt.env("HOME", &home).env("ADT_LISTEN", LISTEN), person)
 }
 
 /// What is not as it should be: step, subject, remedy.

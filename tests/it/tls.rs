@@ -12,7 +12,10 @@ use adt::tls::{Authority, Certificates, Clock, Error, Own, RENEW_AFTER, system_c
 use adt::trust::{Change, Home, System, databases};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 
+use crate::adt::Adt;
 use crate::proxy::{HOST, routes};
+use crate::real_check::with_own_parts;
+use crate::servers::installed;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -243,6 +246,31 @@ fn the_systems_store_is_changed_once_and_back() {
     let failing = System { refresh: adt::exec::Command::new("false"), ..system };
     failing.install(&domain, "one").unwrap_err();
     assert!(!failing.trusts(&domain, "one"), "the next call tries again");
+}
+
+#[test]
+fn unbinding_finds_what_another_user_bound_for_a_domain_that_is_gone() {
+    if !installed(&["certutil", "update-ca-certificates"]) {
+        return;
+    }
+    let (adt, ada) = with_own_parts(Adt::new().alone());
+    let eve = adt.path().join("eve");
+    std::fs::create_dir(&eve).unwrap();
+    let bundle = |adt: &Adt| std::fs::read(adt.at("/etc/ssl/certs/ca-certificates.crt")).unwrap();
+    let before = bundle(&adt);
+    adt.run("--domain old.test host:bind-proxy").ok().says("its certificates are trusted");
+    let trusted = |adt: &Adt, domain: &str| adt.at(format!("/usr/local/share/ca-certificates/adt-{domain}.crt")).exists();
+    assert!(trusted(&adt, "old.test") && bundle(&adt) != before && ada.join(".pki/nssdb/cert9.db").exists());
+    let adt = adt.env("HOME", &eve.display().to_string());
+    adt.run("host:bind-proxy").ok();
+    assert!(trusted(&adt, "example.test") && eve.join(".pki/nssdb/cert9.db").exists());
+    // Whoever goes takes their browsers along.
+    std::fs::remove_dir_all(&eve).unwrap();
+    adt.run("host:unbind-proxy").ok().says("the authority of old.test").says("the authority of example.test");
+    assert!(!trusted(&adt, "old.test") && !trusted(&adt, "example.test") && bundle(&adt) == before);
+    assert!(!ada.join(".pki").exists(), "her browsers trust it still");
+    assert!(!adt.store().join("trusted.json").exists());
+    adt.run("host:unbind-proxy").ok().says("nothing of adt's was there");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How far a receiver has got, in a file that is the old one or the new one whatever happens: who comes after a kill goes on there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::logs::{Marks, Record};
 use crate::model::{EnvironmentId, MachineId, MachineName};
-use crate::store::Environment;
+use crate::store::Readable;
 
 pub struct Kept {
     path: PathBuf,
@@ -29,10 +29,11 @@ impl Kept {
         Self { path: path.to_owned(), environments: read.unwrap_or_default().into_iter().collect() }
     }
 
-    /// Forgets what is gone, and what has only the name of what was.
-    pub fn only(&mut self, environments: &[Environment]) {
-        let created: BTreeMap<_, _> = environments.iter().map(|one| (&one.id, one.created)).collect();
-        self.environments.retain(|id, got| created.get(id) == Some(&got.created));
+    /// Forgets what is gone, and what has only the name of what was. What can't be read may be mended.
+    pub fn only(&mut self, environments: &Readable) {
+        let created: BTreeMap<_, _> = environments.sound.iter().map(|one| (&one.id, one.created)).collect();
+        let unknown: BTreeSet<_> = environments.damaged.iter().map(|(id, _)| id).collect();
+        self.environments.retain(|id, got| created.get(id) == Some(&got.created) || unknown.contains(id));
         for (id, created) in created {
             self.environments.entry(id.clone()).or_insert_with(|| Got { created, machines: BTreeMap::new() });
         }

@@ -116,7 +116,7 @@ impl Route {
         let kept = std::sync::Mutex::new(Kept::open(&self.file));
         let kept = &kept;
         let marks = || kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Ok(environments) = self.store.database.environments(None) {
+        if let Ok(environments) = self.store.database.readable_environments(None) {
             marks().only(&environments);
         }
         let follower = Follower::new(&*self.provider, marks().all());
@@ -151,9 +151,9 @@ impl Route {
         kept: &mut Kept,
         reconcile: impl FnOnce(&[crate::engine::logs::Subject], &crate::engine::logs::Running),
     ) -> Result<(), Failure> {
-        let environments = self.store.database.environments(None)?;
+        let environments = self.store.database.readable_environments(None)?;
         kept.only(&environments);
-        let up = environments.iter().filter(|environment| environment.wanted == Wanted::Up);
+        let up = environments.sound.iter().filter(|environment| environment.wanted == Wanted::Up);
         let subjects: Vec<_> = up.flat_map(subjects).collect();
         reconcile(&subjects, &running(&*self.provider)?);
         Ok(())
@@ -214,4 +214,34 @@ fn trusted() -> io::Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(io::Error::other)?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::fake::Fake;
+
+    #[test]
+    fn a_record_that_can_not_be_read_stops_nobody_and_keeps_its_marks() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let raw = rusqlite::Connection::open(folder.path().join("adt.db")).unwrap();
+        let row = "INSERT INTO environments VALUES ('shop', '1', 'up', 7, 7, 'ada', '10.9.8.0/26', '{}', NULL)";
+        raw.execute(row, []).unwrap();
+        let file = folder.path().join("syslog.json");
+        let mark =
+            |name: &str| format!(r#"[{{"platform": "shop", "name": "{name}"}}, {{"created": 7, "machines": {{"web": {{}}}}}}]"#);
+        std::fs::write(&file, format!("[{}, {}]", mark("1"), mark("2"))).unwrap();
+        let mut kept = Kept::open(&file);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (address, provider) = (String::new(), Box::new(Fake::default()));
+        let route = Route { address, file: file.clone(), store, provider, ring: Ring::new(1), stop };
+        let mut looked = false;
+        route.look(&mut kept, |subjects, _| looked = subjects.is_empty()).unwrap();
+        assert!(looked);
+        kept.advance(&[]).unwrap();
+        let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        assert_eq!(kept.as_array().map(Vec::len), Some(1), "{kept}");
+        assert_eq!(kept[0][0]["name"], "1");
+    }
 }
