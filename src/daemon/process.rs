@@ -39,26 +39,27 @@ pub fn living(store: &Store) -> Option<Holder> {
     let until = Instant::now() + PATIENCE;
     loop {
         let holder = holder(store)?;
-        if !is_dying(holder.pid) || Instant::now() > until {
+        if is_well(holder.pid) || Instant::now() > until {
             return Some(holder);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn is_dying(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| tells_of_death(&stat))
+fn is_well(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| tells_of_rest(&stat))
 }
 
-/// `stat` as proc(5) describes it: a name in brackets, which may hold anything, and numbered fields.
-fn tells_of_death(stat: &str) -> bool {
+/// `stat` as proc(5) describes it: a name in brackets, which may hold anything, and numbered fields. A signal that kills wakes who
+/// rests, and it rests never again; who runs may be on the way to its end without a mark that shows it.
+fn tells_of_rest(stat: &str) -> bool {
     const FIRST: usize = 3;
     const EXITING: u64 = 4;
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let field = |number: usize| fields.get(number - FIRST).copied().unwrap_or_default();
     let bits = |number| field(number).parse::<u64>().unwrap_or_default();
     let (state, flags, pending) = (field(3), bits(9), bits(31));
-    ["Z", "X"].contains(&state) || flags & EXITING != 0 || pending & (1 << (Signal::KILL.as_raw() - 1)) != 0
+    ["S", "D", "T", "t"].contains(&state) && flags & EXITING == 0 && pending & (1 << (Signal::KILL.as_raw() - 1)) == 0
 }
 
 /// What became of a start.
@@ -143,7 +144,7 @@ mod tests {
         let holder = Holder { user: "ada".into(), command: "host:up".into(), pid: child.id(), since: 0 };
         // It does not hold the lock any more; another process may have its number.
         ask_to_end(&store, &holder).unwrap();
-        assert!(!is_dying(child.id()));
+        assert!(child.try_wait().unwrap().is_none());
         let _lock = store.lock(LOCK, &holder).attempt().unwrap().unwrap();
         ask_to_end(&store, &holder).unwrap();
         child.wait().unwrap();
@@ -151,13 +152,17 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_killed_is_dying_at_once() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(!is_dying(child.id()));
-        child.kill().unwrap();
-        assert!(is_dying(child.id()));
-        child.wait().unwrap();
-        assert!(is_dying(child.id()));
+    fn a_process_that_is_killed_is_unwell_at_once() {
+        for _ in 0..50 {
+            let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            while !is_well(child.id()) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            child.kill().unwrap();
+            assert!(!is_well(child.id()));
+            child.wait().unwrap();
+            assert!(!is_well(child.id()));
+        }
     }
 
     #[test]
@@ -165,9 +170,10 @@ mod tests {
         let stat = |state: &str, flags: u64, pending: u64| {
             format!("7 (a Z) {state} 1 7 7 0 -1 {flags} {}{pending} 0 0", "0 ".repeat(21))
         };
-        assert!(!tells_of_death(&stat("S", 0x40_0000, 1 << 14)));
-        assert!(tells_of_death(&stat("Z", 0, 0)));
-        assert!(tells_of_death(&stat("R", 0x40_0004, 0)));
-        assert!(tells_of_death(&stat("S", 0, 1 << 8)));
+        assert!(tells_of_rest(&stat("S", 0x40_0000, 1 << 14)));
+        assert!(!tells_of_rest(&stat("Z", 0, 0)));
+        assert!(!tells_of_rest(&stat("R", 0x40_0000, 0)));
+        assert!(!tells_of_rest(&stat("D", 0x40_0004, 0)));
+        assert!(!tells_of_rest(&stat("S", 0, 1 << 8)));
     }
 }
