@@ -7,10 +7,10 @@ use super::Engine;
 use super::events::Events;
 use super::perform::join;
 use crate::model::topology::Mode;
-use crate::model::{BranchName, EnvironmentId, Failure, Kind, Platform, PlatformName, Site, SiteName};
+use crate::model::{BranchName, EnvironmentId, Event, Failure, Kind, Platform, PlatformName, Site, SiteName};
 use crate::sources::branch::{self, Pick, Wish};
 use crate::sources::checkout::{self, Stand};
-use crate::sources::mirror::Mirror;
+use crate::sources::mirror::{Fetch, Mirror};
 use crate::sources::{self, workspace};
 use crate::store::record::{Choice, SiteCode};
 use crate::store::{Environment, PlatformRecord};
@@ -150,11 +150,13 @@ impl Engine {
     /// Brings a mirror to what its origin has, one command at a time.
     pub(super) fn fetch(&self, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
         let lock = self.lock(&mirror.lock_name(), &mirror.address, events)?;
-        let person = self.person();
-        let told = events.task("git", &format!("fetching {}", mirror.address), || {
-            mirror.fetch(&lock, &person, self.now(), patience).map_err(Failure::from)
-        });
-        told.map(drop)
+        let text = format!("fetching {}", mirror.address);
+        let tell = |how_far: &str| {
+            events.emit(Event::TaskProgress { task: "git".to_owned(), text: format!("{text}: {how_far}") });
+        };
+        let fetch = Fetch { person: &self.person(), now: self.now(), patience, tell: &tell };
+        let told = events.task("git", &text, || mirror.fetch(&lock, &fetch).map_err(Failure::from));
+        told.map(drop).map_err(|failure| if failure.kind == Kind::Cancelled { self.goes_on(failure) } else { failure })
     }
 
     /// The step that makes a site's working tree.

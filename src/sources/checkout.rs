@@ -137,12 +137,12 @@ pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
     in_it(person, folder).args(["update-ref", &remote, commit]).run()?;
     let (known, _) = in_it(person, folder).args(["show-ref", "--verify", "--quiet", &local]).run_any(&mut |_, _| {})?;
     // As many writers as processors; git itself knows below how many files that is no use.
-    let checkout = in_it(person, folder).args(["-c", "checkout.workers=0", "checkout", "--quiet"]);
+    let checkout = in_it(person, folder).limits(person.limits()).args(["-c", "checkout.workers=0", "checkout", "--quiet"]);
     if known.success() {
         checkout.args([*branch, "--"]).run()?;
         let forward = in_it(person, folder).args(["merge-base", "--is-ancestor", "HEAD", commit]);
         if forward.run_any(&mut |_, _| {})?.0.success() {
-            in_it(person, folder).args(["merge", "--quiet", "--ff-only", commit]).run()?;
+            in_it(person, folder).limits(person.limits()).args(["merge", "--quiet", "--ff-only", commit]).run()?;
         }
     } else {
         checkout.args(["--no-track", "-b", branch, commit, "--"]).run()?;
@@ -261,7 +261,7 @@ fn in_it(person: &Person, folder: &Path) -> Command {
 fn owner(person: &Person, folder: &Path) -> Person {
     match fs::symlink_metadata(folder) {
         Ok(meta) if meta.uid() == person.ids.map_or(0, |(user, _)| user) => person.clone(),
-        Ok(meta) => Person { ids: Some((meta.uid(), meta.gid())), home: None },
+        Ok(meta) => Person { ids: Some((meta.uid(), meta.gid())), home: None, cancel: person.cancel.clone() },
         Err(_) => person.clone(),
     }
 }
