@@ -126,10 +126,8 @@ impl Engine {
     /// Makes sure that the mirror is there and has what is wished for, if the origin has it.
     fn bring_mirror(&self, mirror: &Mirror, site: &Site, wish: &Wish<'_>, events: &Events) -> Result<(), Failure> {
         if !mirror.exists() {
-            return self.fetch(mirror, None, events).map_err(|failure| {
-                let failure = failure.hint("try the address with `git ls-remote`; adt uses your own keys and credential helpers");
-                Failure { sentence: format!("fetch the source of site `{}`", site.name), ..failure }
-            });
+            let sentence = format!("fetch the source of site `{}`", site.name);
+            return self.fetch(mirror, None, events).map_err(|failure| Failure { sentence, ..failure });
         }
         let branches = mirror.branches()?;
         let (lacks, patience) = match wish.chosen {
@@ -140,6 +138,9 @@ impl Engine {
             return Ok(());
         }
         if let Err(failure) = self.fetch(mirror, patience, events) {
+            if failure.kind == Kind::Cancelled {
+                return Err(failure);
+            }
             let age = ago(mirror.age(self.now()).unwrap_or(0));
             let why = failure.tail.last().map(|line| format!(": {line}")).unwrap_or_default();
             events.warn(format!("`{}` can't be reached{why}; using its mirror of {age}", mirror.address));
@@ -156,7 +157,7 @@ impl Engine {
         };
         let fetch = Fetch { person: &self.person(), now: self.now(), patience, tell: &tell };
         let told = events.task("git", &text, || mirror.fetch(&lock, &fetch).map_err(Failure::from));
-        told.map(drop).map_err(|failure| if failure.kind == Kind::Cancelled { self.goes_on(failure) } else { failure })
+        told.map(drop).map_err(|failure| self.goes_on_if_cancelled(failure))
     }
 
     /// The step that makes a site's working tree.

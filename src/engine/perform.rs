@@ -77,7 +77,7 @@ impl Engine {
             let since = Instant::now();
             if let Err(failure) = self.step(step, scene, events) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
-                return Err(failure);
+                return Err(self.goes_on_if_cancelled(failure));
             }
             events.emit(Event::StepDone { step: step.clone(), milliseconds: milliseconds(since) });
         }
@@ -171,6 +171,11 @@ impl Engine {
     /// A cancelled command goes on when it is given again: whatever it was, and for whatever part of it was left.
     pub(super) fn goes_on(&self, failure: Failure) -> Failure {
         failure.hint(format!("`adt {}` goes on from here", self.caller.command))
+    }
+
+    /// The same for one that may have failed otherwise, or says it already.
+    pub(super) fn goes_on_if_cancelled(&self, failure: Failure) -> Failure {
+        if failure.kind == Kind::Cancelled && failure.hints.is_empty() { self.goes_on(failure) } else { failure }
     }
 
     /// The units of a machine that failed, asked of its init.

@@ -27,8 +27,9 @@ impl From<sources::Error> for Failure {
     fn from(error: sources::Error) -> Self {
         use sources::Error;
         match &error {
-            Error::Fetch { source, .. } if source.kind() == Kind::Cancelled => {
-                Self::new(Kind::Cancelled, "fetch the repository").because(source)
+            // Who stopped it need not read what was stopped.
+            Error::Fetch { source, .. } | Error::Exec(source) if source.kind() == Kind::Cancelled => {
+                Self::new(Kind::Cancelled, "finish the work of git").cause("cancelled")
             }
             Error::Fetch { source, .. } => Self::new(source.kind(), "fetch the repository")
                 .because(&error)

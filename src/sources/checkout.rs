@@ -153,7 +153,11 @@ pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
 
 /// What is in a checkout. Reading changes nothing in it, and waits for nobody.
 pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<State> {
-    let status = in_it(person, folder).args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]).run()?;
+    let status = in_it(person, folder)
+        // git compresses what it only compares, where a file is large and was written in the index's own second.
+        .args(["-c", "core.compression=0"])
+        .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"])
+        .run()?;
     let mut state = State::default();
     for line in status.text().lines() {
         match line.split_once(' ') {
