@@ -172,7 +172,7 @@ impl Engine {
             other => at_checkout(&site.folder, other),
         };
         let workspace = workspace::make(platform, id.name.as_str(), &person).map_err(occupied)?;
-        checkout::sweep(&workspace, false)?;
+        checkout::sweep(&person, &workspace, false)?;
         if !mirror.has(&code.commit)? {
             self.fetch(mirror, None, events)?;
         }
@@ -206,7 +206,7 @@ impl Engine {
     /// The step that removes a working tree, or leaves it where it holds work.
     pub(super) fn discard(&self, id: &EnvironmentId, name: &SiteName, site: &LiveSite, events: &Events) -> Result<(), Failure> {
         match self.work_in(site) {
-            None => checkout::discard(&site.folder).map_err(|error| at_checkout(&site.folder, error))?,
+            None => checkout::discard(&self.person(), &site.folder).map_err(|error| at_checkout(&site.folder, error))?,
             Some(work) => events.warn(format!("`{}` is kept: {work}", site.folder.display())),
         }
         Ok(self.store.database.forget_site_code(id, name)?)
@@ -279,6 +279,15 @@ impl Engine {
         Ok(checkout::make_spare(mirror, &person, &spares, &Stand { branch, commit })?)
     }
 
+    /// Leaves nothing of an environment in its platform's folder but what holds work.
+    pub(super) fn tidy_workspace(&self, folder: &Path) -> Result<(), Failure> {
+        if workspace::is_ours(folder) {
+            checkout::sweep(&self.person(), folder, true)?;
+            workspace::remove_empty(folder);
+        }
+        Ok(())
+    }
+
     /// Removes what was prepared for environments of a platform that is forgotten; waits for whoever prepares.
     pub(super) fn remove_spares(&self, record: &PlatformRecord, events: &Events) -> Result<(), Failure> {
         let what = format!("the spare checkouts of `{}`", record.name);
@@ -294,15 +303,6 @@ fn spares_lock(platform: &PlatformName) -> String {
 /// Where an environment's checkouts are.
 pub(super) fn workspace_of(environment: &Environment) -> PathBuf {
     environment.definition.platform.folder.join(environment.id.name.as_str())
-}
-
-/// Leaves nothing of an environment in its platform's folder but what holds work.
-pub(super) fn tidy_workspace(folder: &Path) -> Result<(), Failure> {
-    if workspace::is_ours(folder) {
-        checkout::sweep(folder, true)?;
-        workspace::remove_empty(folder);
-    }
-    Ok(())
 }
 
 pub(super) fn known_mirror(site: &LiveSite) -> &Mirror {

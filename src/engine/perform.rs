@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::code::{LiveSites, tidy_workspace};
+use super::code::LiveSites;
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
 use crate::model::{
@@ -127,7 +127,7 @@ impl Engine {
             Action::Discard { site: name } => self.discard(&step.environment, name, site(name), events)?,
             Action::Forget => {
                 // Before the record goes, which alone says where the folder is.
-                scene.workspace.as_deref().map_or(Ok(()), tidy_workspace)?;
+                scene.workspace.as_deref().map_or(Ok(()), |folder| self.tidy_workspace(folder))?;
                 self.store.keys.forget(&step.environment)?;
                 self.store.database.forget_environment(&step.environment)?;
             }
