@@ -157,7 +157,7 @@ impl Engine {
         };
         let fetch = Fetch { person: &self.person(), now: self.now(), patience, tell: &tell };
         let told = events.task("git", &text, || mirror.fetch(&lock, &fetch).map_err(Failure::from));
-        told.map(drop).map_err(|failure| self.goes_on_if_cancelled(failure))
+        told.map(drop)
     }
 
     /// The step that makes a site's working tree.

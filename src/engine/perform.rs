@@ -77,7 +77,7 @@ impl Engine {
             let since = Instant::now();
             if let Err(failure) = self.step(step, scene, events) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
-                return Err(self.goes_on_if_cancelled(failure));
+                return Err(failure);
             }
             events.emit(Event::StepDone { step: step.clone(), milliseconds: milliseconds(since) });
         }

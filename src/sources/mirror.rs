@@ -197,7 +197,7 @@ impl Mirror {
         (fetch.tell)("taking over what came");
         self.take_packs(&draft.0, fetch.person)?;
         self.take_refs(&refs, fetch.person)?;
-        self.tidy()
+        self.tidy(fetch.person)
     }
 
     /// Whether its origin is on this host, where the time goes into packing and not into sending.
@@ -270,10 +270,11 @@ impl Mirror {
     }
 
     /// Few packs, and none lost: a geometric repack keeps what no branch reaches any more.
-    fn tidy(&self) -> Result<()> {
+    fn tidy(&self, person: &Person) -> Result<()> {
         let packs = fs::read_dir(self.objects().join("pack")).map_err(self.io("read"))?.flatten();
         if packs.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "pack")).count() > MOST_PACKS {
-            self.git().args(["repack", "--quiet", "-d", "--geometric=2", "--no-write-bitmap-index"]).run()?;
+            let repack = self.git().limits(person.limits()).args(["-c", LARGE_FILES, "repack", "--quiet", "-d"]);
+            repack.args(["--geometric=2", "--no-write-bitmap-index"]).run()?;
         }
         Ok(())
     }
@@ -557,6 +558,22 @@ mod tests {
         assert!(bench.fetch(3).unwrap());
         assert_eq!(bench.mirror.branches().unwrap().commits["trunk"], new);
         assert!(!half.exists());
+    }
+
+    #[test]
+    fn large_files_of_this_host_are_taken_as_they_are() {
+        let bench = Bench::new();
+        // Each would be small as a delta of the other, and both if compressed.
+        for (name, last) in [("a", "a"), ("b", "b")] {
+            fs::write(bench.home.path().join("origin").join(name), "x".repeat(2 << 20) + last).unwrap();
+        }
+        bench.origin(&["add", "--all"]);
+        bench.commit("large");
+        bench.fetch(1).unwrap();
+        let packs = fs::read_dir(bench.mirror.objects().join("pack")).unwrap().flatten();
+        let size: u64 = packs.map(|entry| entry.metadata().unwrap().len()).sum();
+        assert!(size > 4 << 20, "{size}");
+        assert_eq!(bench.mirror.file("trunk", "b").unwrap().unwrap().len(), (2 << 20) + 1);
     }
 
     fn until(is_so: impl Fn() -> bool) {
