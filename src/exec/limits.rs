@@ -20,7 +20,7 @@ impl Eq for Cancel {}
 /// None of them set is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
-    pub cancel: Cancel,
+    pub cancel: Option<Cancel>,
     /// From its start to its end.
     pub within: Option<Duration>,
     /// So long it may print nothing. Set for a program that tells on one line how far it is: each time counts.
@@ -48,7 +48,7 @@ impl fmt::Display for Broken {
 impl Limits {
     /// Of a program that was started at one time and printed last at the other.
     pub(super) fn broken(&self, started: Instant, heard: Instant) -> Option<Broken> {
-        if self.cancel.0.load(Ordering::Relaxed) {
+        if self.cancel.as_ref().is_some_and(|cancel| cancel.0.load(Ordering::Relaxed)) {
             return Some(Broken::Cancelled);
         }
         let late = self.within.filter(|after| started.elapsed() >= *after).map(Broken::Late);

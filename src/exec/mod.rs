@@ -483,7 +483,7 @@ mod tests {
         let limits = [
             (Limits { within: Some(second), ..Limits::default() }, Broken::Late(second)),
             (Limits { silent: Some(second), ..Limits::default() }, Broken::Silent(second)),
-            (Limits { cancel: Cancel(Arc::new(true.into())), ..Limits::default() }, Broken::Cancelled),
+            (Limits { cancel: Some(Cancel(Arc::new(true.into()))), ..Limits::default() }, Broken::Cancelled),
         ];
         for (limits, expected) in limits {
             let mut seen = Vec::new();

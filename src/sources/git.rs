@@ -17,7 +17,7 @@ pub struct Person {
 impl Person {
     /// For work that takes long and that they may cut short.
     pub(super) fn limits(&self) -> Limits {
-        Limits { cancel: self.cancel.clone(), ..Limits::default() }
+        Limits { cancel: Some(self.cancel.clone()), ..Limits::default() }
     }
 }
 

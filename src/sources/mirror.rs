@@ -15,7 +15,8 @@
 //! leaves its commits behind for those who use them.
 //!
 //! Not chosen: fetching as root with the user's keys (their settings may name programs to run); hard links instead of
-//! borrowing (other filesystems would need a copy of every object).
+//! borrowing (other filesystems would need a copy of every object); hard links to the objects of an origin on this host
+//! (its owner could change them under everybody, and what it borrows itself could go).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,7 +58,7 @@ pub struct Fetch<'a> {
 }
 
 /// So long an origin may say nothing; git's own time-outs can be minutes, and of some it has none.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_secs(600);
 /// Files above this are not tried as deltas of each other, nor held in memory.
 const LARGE_FILES: &str = "core.bigFileThreshold=1m";
 /// Beyond this many packs every look-up gets slower.
