@@ -78,9 +78,7 @@ pub fn whole(home: &Home) -> Result<()> {
 fn run(home: &Home, command: &Command) -> Result<()> {
     let refused = |source| match source {
         exec::Error::Missing { program } => Error::NotThere { server: home.server, missing: program.into() },
-        source @ (exec::Error::Start { .. } | exec::Error::Input { .. } | exec::Error::Failed { .. }) => {
-            Error::Refused { server: home.server, source }
-        }
+        source => Error::Refused { server: home.server, source },
     };
     command.run().map(drop).map_err(refused)
 }

@@ -30,6 +30,7 @@ use crate::model::request::{Bind, Bootstrap, Deploy, PlatformInit};
 use crate::model::{Failure, Kind, PlatformName, Request, Response, SiteName};
 use crate::network::Linux;
 use crate::providers::choose;
+use crate::sources::checkout;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -92,7 +93,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     // What only reads has no step to finish.
     let steps = !matches!(cli.verb, Verb::EnvLogs(_));
     let session = Session::open(cli.global, steps)?;
-    session.verb(cli.verb)
+    let code = session.verb(cli.verb);
+    session.remove_behind();
+    code
 }
 
 fn print_schema(document: Document) -> Result<ExitCode, Failure> {
@@ -307,6 +310,19 @@ impl Session {
         let command = command.args(built.map(PlatformName::as_str));
         drop(command.detach(&store.join("cache/sources.log"))?);
         Ok(())
+    }
+
+    /// Trees that commands put aside, this one or one before whose removal was killed. It outlives us.
+    fn remove_behind(&self) {
+        let platforms = self.surroundings.platforms.iter();
+        let trees: Vec<_> = platforms.flat_map(|record| checkout::put_aside(&record.folder)).collect();
+        if trees.is_empty() {
+            return;
+        }
+        let remove = Command::new("rm").args(["--recursive", "--force", "--one-file-system", "--"]).args(trees);
+        if let Err(error) = remove.detach(&self.engine.store.folder.join("cache/remove.log")) {
+            tracing::debug!(%error, "the next command tries again");
+        }
     }
 
     fn ask(&self, request: Request) -> Result<ExitCode, Failure> {

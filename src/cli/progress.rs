@@ -66,7 +66,7 @@ fn took(milliseconds: u64) -> String {
 /// The line that an event is worth where nothing moves.
 fn plain(event: &Event) -> Option<String> {
     match event {
-        Event::Planned { .. } | Event::StepStarted { .. } => None,
+        Event::Planned { .. } | Event::StepStarted { .. } | Event::TaskProgress { .. } => None,
         Event::StepDone { step, milliseconds } => {
             Some(format!("{}: {} ({})", step.environment, step.action.done(), took(*milliseconds)))
         }
@@ -98,7 +98,7 @@ impl Terminal {
                 self.end(&subject(step), '✓', &text, Some(*milliseconds));
             }
             Event::StepFailed { step, .. } => self.end(&subject(step), '✗', &step.to_string(), None),
-            Event::TaskStarted { task, text } => self.begin(task, text),
+            Event::TaskStarted { task, text } | Event::TaskProgress { task, text } => self.begin(task, text),
             Event::TaskDone { task, text, milliseconds } => self.end(task, '✓', &format!("{task}: {text}"), Some(*milliseconds)),
             Event::TaskFailed { task, .. } => self.end(task, '✗', &format!("{task}: failed"), None),
             Event::Output { source, line, .. } => {

@@ -7,10 +7,10 @@ use super::Engine;
 use super::events::Events;
 use super::perform::join;
 use crate::model::topology::Mode;
-use crate::model::{BranchName, EnvironmentId, Failure, Kind, Platform, PlatformName, Site, SiteName};
+use crate::model::{BranchName, EnvironmentId, Event, Failure, Kind, Platform, PlatformName, Site, SiteName};
 use crate::sources::branch::{self, Pick, Wish};
 use crate::sources::checkout::{self, Stand};
-use crate::sources::mirror::Mirror;
+use crate::sources::mirror::{Fetch, Mirror};
 use crate::sources::{self, workspace};
 use crate::store::record::{Choice, SiteCode};
 use crate::store::{Environment, PlatformRecord};
@@ -138,10 +138,8 @@ impl Engine {
     /// Makes sure that the mirror is there and has what is wished for, if the origin has it.
     fn bring_mirror(&self, mirror: &Mirror, site: &Site, wish: &Wish<'_>, events: &Events) -> Result<(), Failure> {
         if !mirror.exists() {
-            return self.fetch(mirror, None, events).map_err(|failure| {
-                let failure = failure.hint("try the address with `git ls-remote`; adt uses your own keys and credential helpers");
-                Failure { sentence: format!("fetch the source of site `{}`", site.name), ..failure }
-            });
+            let sentence = format!("fetch the source of site `{}`", site.name);
+            return self.fetch(mirror, None, events).map_err(|failure| Failure { sentence, ..failure });
         }
         let branches = mirror.branches()?;
         let (lacks, patience) = match wish.chosen {
@@ -152,6 +150,9 @@ impl Engine {
             return Ok(());
         }
         if let Err(failure) = self.fetch(mirror, patience, events) {
+            if failure.kind == Kind::Cancelled {
+                return Err(failure);
+            }
             let age = ago(mirror.age(self.now()).unwrap_or(0));
             let why = failure.tail.last().map(|line| format!(": {line}")).unwrap_or_default();
             events.warn(format!("`{}` can't be reached{why}; using its mirror of {age}", mirror.address));
@@ -162,10 +163,12 @@ impl Engine {
     /// Brings a mirror to what its origin has, one command at a time.
     pub(super) fn fetch(&self, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
         let lock = self.lock(&mirror.lock_name(), &mirror.address, events)?;
-        let person = self.person();
-        let told = events.task("git", &format!("fetching {}", mirror.address), || {
-            mirror.fetch(&lock, &person, self.now(), patience).map_err(Failure::from)
-        });
+        let text = format!("fetching {}", mirror.address);
+        let tell = |how_far: &str| {
+            events.emit(Event::TaskProgress { task: "git".to_owned(), text: format!("{text}: {how_far}") });
+        };
+        let fetch = Fetch { person: &self.person(), now: self.now(), patience, tell: &tell };
+        let told = events.task("git", &text, || mirror.fetch(&lock, &fetch).map_err(Failure::from));
         told.map(drop)
     }
 
@@ -181,7 +184,7 @@ impl Engine {
             other => at_checkout(&site.folder, other),
         };
         let workspace = workspace::make(platform, id.name.as_str(), &person).map_err(occupied)?;
-        checkout::sweep(&workspace, false)?;
+        checkout::sweep(&person, &workspace, false)?;
         if !mirror.has(&code.commit)? {
             self.fetch(mirror, None, events)?;
         }
@@ -215,7 +218,7 @@ impl Engine {
     /// The step that removes a working tree, or leaves it where it holds work.
     pub(super) fn discard(&self, id: &EnvironmentId, name: &SiteName, site: &LiveSite, events: &Events) -> Result<(), Failure> {
         match self.work_in(site) {
-            None => checkout::discard(&site.folder).map_err(|error| at_checkout(&site.folder, error))?,
+            None => checkout::discard(&self.person(), &site.folder).map_err(|error| at_checkout(&site.folder, error))?,
             Some(work) => events.warn(format!("`{}` is kept: {work}", site.folder.display())),
         }
         Ok(self.store.database.forget_site_code(id, name)?)
@@ -288,6 +291,15 @@ impl Engine {
         Ok(checkout::make_spare(mirror, &person, &spares, &Stand { branch, commit })?)
     }
 
+    /// Leaves nothing of an environment in its platform's folder but what holds work.
+    pub(super) fn tidy_workspace(&self, folder: &Path) -> Result<(), Failure> {
+        if workspace::is_ours(folder) {
+            checkout::sweep(&self.person(), folder, true)?;
+            workspace::remove_empty(folder);
+        }
+        Ok(())
+    }
+
     /// Removes what was prepared for environments of a platform that is forgotten; waits for whoever prepares.
     pub(super) fn remove_spares(&self, record: &PlatformRecord, events: &Events) -> Result<(), Failure> {
         let what = format!("the spare checkouts of `{}`", record.name);
@@ -303,15 +315,6 @@ fn spares_lock(platform: &PlatformName) -> String {
 /// Where an environment's checkouts are.
 pub(super) fn workspace_of(environment: &Environment) -> PathBuf {
     environment.definition.platform.folder.join(environment.id.name.as_str())
-}
-
-/// Leaves nothing of an environment in its platform's folder but what holds work.
-pub(super) fn tidy_workspace(folder: &Path) -> Result<(), Failure> {
-    if workspace::is_ours(folder) {
-        checkout::sweep(folder, true)?;
-        workspace::remove_empty(folder);
-    }
-    Ok(())
 }
 
 pub(super) fn known_mirror(site: &LiveSite) -> &Mirror {

@@ -121,7 +121,7 @@ impl From<providers::Error> for Failure {
 
 impl From<exec::Error> for Failure {
     fn from(error: exec::Error) -> Self {
-        exec_hint(Self::new(Kind::Program, "run a program"), &error).because(&error)
+        exec_hint(Self::new(error.kind(), "run a program"), &error).because(&error)
     }
 }
 
@@ -132,7 +132,7 @@ fn up(id: &EnvironmentId) -> String {
 fn exec_hint(failure: Failure, error: &exec::Error) -> Failure {
     match error {
         exec::Error::Missing { .. } => failure.hint("install what is missing with `adt host:bootstrap`"),
-        exec::Error::Start { .. } | exec::Error::Input { .. } => failure,
+        exec::Error::Start { .. } | exec::Error::Input { .. } | exec::Error::CutShort { .. } => failure,
         exec::Error::Failed { tail, .. } => failure.tail(tail.iter().cloned()),
     }
 }

@@ -109,7 +109,7 @@ impl Engine {
         if moves {
             self.follow_bound(events);
         }
-        result
+        result.map_err(|failure| self.goes_on_if_cancelled(failure))
     }
 
     fn verb(&self, request: Request, events: &Events) -> Result<Response, Failure> {

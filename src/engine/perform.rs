@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::code::{LiveSites, tidy_workspace};
+use super::code::LiveSites;
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
 use crate::model::{
@@ -127,7 +127,7 @@ impl Engine {
             Action::Discard { site: name } => self.discard(&step.environment, name, site(name), events)?,
             Action::Forget => {
                 // Before the record goes, which alone says where the folder is.
-                scene.workspace.as_deref().map_or(Ok(()), tidy_workspace)?;
+                scene.workspace.as_deref().map_or(Ok(()), |folder| self.tidy_workspace(folder))?;
                 self.store.keys.forget(&step.environment)?;
                 self.store.database.forget_environment(&step.environment)?;
             }
@@ -171,6 +171,11 @@ impl Engine {
     /// A cancelled command goes on when it is given again: whatever it was, and for whatever part of it was left.
     pub(super) fn goes_on(&self, failure: Failure) -> Failure {
         failure.hint(format!("`adt {}` goes on from here", self.caller.command))
+    }
+
+    /// The same for one that may have failed otherwise, or says it already.
+    pub(super) fn goes_on_if_cancelled(&self, failure: Failure) -> Failure {
+        if failure.kind == Kind::Cancelled && failure.hints.is_empty() { self.goes_on(failure) } else { failure }
     }
 
     /// The units of a machine that failed, asked of its init.

@@ -1,11 +1,13 @@
 //! `platform:init`, `platform:list`, `platform:pull`: how a host comes to know a platform.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Engine;
 use super::events::Events;
 use super::listing::state_of;
 use crate::config;
+use crate::exec::Cancel;
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
@@ -24,7 +26,11 @@ impl From<sources::Error> for Failure {
     fn from(error: sources::Error) -> Self {
         use sources::Error;
         match &error {
-            Error::Fetch { source, .. } => Self::new(Kind::Program, "fetch the repository")
+            // Who stopped it need not read what was stopped.
+            Error::Fetch { source, .. } | Error::Exec(source) if source.kind() == Kind::Cancelled => {
+                Self::new(Kind::Cancelled, "finish the work of git").cause("cancelled")
+            }
+            Error::Fetch { source, .. } => Self::new(source.kind(), "fetch the repository")
                 .because(&error)
                 .tail(source.tail().iter().cloned())
                 .hint("try the address with `git ls-remote`; adt uses your own keys and credential helpers"),
@@ -47,7 +53,7 @@ impl From<sources::Error> for Failure {
                 .because(&error)
                 .hint("move that file away, or the template if the file is what you want, then run the same command again"),
             Error::Io { .. } => Self::new(Kind::Host, "keep the sources").because(&error),
-            Error::Exec(source) => Self::new(Kind::Program, "run git").because(&error).tail(source.tail().iter().cloned()),
+            Error::Exec(source) => Self::new(source.kind(), "run git").because(&error).tail(source.tail().iter().cloned()),
         }
     }
 }
@@ -265,7 +271,8 @@ impl Engine {
     }
 
     pub(super) fn person(&self) -> git::Person {
-        git::Person { ids: self.caller.ids, home: self.caller.home.clone() }
+        let cancel = Cancel(Arc::clone(&self.cancel));
+        git::Person { ids: self.caller.ids, home: self.caller.home.clone(), cancel }
     }
 
     /// Files made for a person behind sudo belong to that person.

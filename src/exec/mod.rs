@@ -1,7 +1,8 @@
 //! The only place that starts processes. A command is a value: it can be printed, compared and run, and it is always an
 //! argument list, never a shell string.
 //!
-//! Children get a process group of their own, so that a Ctrl-C at the terminal reaches adt alone, which then decides.
+//! Children get a process group of their own, so that a Ctrl-C at the terminal reaches adt alone, which then decides. What is
+//! cut short by its [`Limits`] is ended with its whole group: git's work is done by programs that git starts.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,12 +11,16 @@ use std::ops::ControlFlow;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::model::Stream;
+use crate::model::{Kind, Stream};
+
+mod limits;
+
+pub use limits::{Broken, Cancel, Limits};
 
 /// A program with its arguments, not yet started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +32,7 @@ pub struct Command {
     pub stdin: Option<Vec<u8>>,
     /// Run as this user and group instead of our own.
     pub ids: Option<(u32, u32)>,
+    pub limits: Limits,
 }
 
 /// What a finished program left.
@@ -58,15 +64,26 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("`{command}` {why}")]
+    CutShort { command: String, why: Broken },
     #[error("`{command}` {status}")]
     Failed { command: String, status: Status, tail: Vec<String> },
 }
 
 impl Error {
+    /// What kind of failure it is to have this happen.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::CutShort { why: Broken::Cancelled, .. } => Kind::Cancelled,
+            Self::CutShort { why: Broken::Late(_) | Broken::Silent(_), .. } => Kind::Deadline,
+            Self::Missing { .. } | Self::Start { .. } | Self::Input { .. } | Self::Failed { .. } => Kind::Program,
+        }
+    }
+
     /// The last lines that the program printed.
     pub fn tail(&self) -> &[String] {
         match self {
-            Self::Missing { .. } | Self::Start { .. } | Self::Input { .. } => &[],
+            Self::Missing { .. } | Self::Start { .. } | Self::Input { .. } | Self::CutShort { .. } => &[],
             Self::Failed { tail, .. } => tail,
         }
     }
@@ -94,6 +111,8 @@ const WAITING: usize = 256;
 const LONGEST: u64 = 1 << 20;
 /// How often one who follows a program is asked whether to go on although nothing came.
 const PAUSE: Duration = Duration::from_millis(50);
+/// So long a program that was asked to end may tidy up.
+const GRACE: Duration = Duration::from_millis(500);
 
 impl Command {
     pub fn new(program: impl Into<OsString>) -> Self {
@@ -134,6 +153,11 @@ impl Command {
         self
     }
 
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// For callers that need the child itself, e.g. to hand it a terminal.
     pub fn to_std(&self) -> std::process::Command {
         let mut command = std::process::Command::new(&self.program);
@@ -161,10 +185,7 @@ impl Command {
 
     /// The same for a program whose input is a file, however large.
     pub fn run_reading(&self, input: std::fs::File) -> Result<Output, Error> {
-        let mut command = self.to_std();
-        command.stdin(input).process_group(0);
-        let output = command.output().map_err(|source| self.not_started(source))?;
-        let (status, output) = (output.status, Output { stdout: output.stdout, stderr: output.stderr });
+        let (status, output) = self.run_with(Input::File(input), &mut |_, _| {})?;
         if status.success() { Ok(output) } else { Err(self.failed(status, &output)) }
     }
 
@@ -180,8 +201,8 @@ impl Command {
     /// Runs it to its end, however it ends.
     pub fn run_any(&self, each: &mut dyn FnMut(Stream, &str)) -> Result<(ExitStatus, Output), Error> {
         match &self.stdin {
-            None => self.run_with(None, each),
-            Some(bytes) => self.run_with(Some(&mut bytes.as_slice()), each),
+            None => self.run_with(Input::None, each),
+            Some(bytes) => self.run_with(Input::Fed(&mut bytes.as_slice()), each),
         }
     }
 
@@ -191,20 +212,17 @@ impl Command {
         input: &mut (dyn Read + Send),
         each: &mut dyn FnMut(Stream, &str),
     ) -> Result<(ExitStatus, Output), Error> {
-        self.run_with(Some(input), each)
+        self.run_with(Input::Fed(input), each)
     }
 
-    fn run_with(
-        &self,
-        input: Option<&mut (dyn Read + Send)>,
-        each: &mut dyn FnMut(Stream, &str),
-    ) -> Result<(ExitStatus, Output), Error> {
+    fn run_with(&self, input: Input<'_>, each: &mut dyn FnMut(Stream, &str)) -> Result<(ExitStatus, Output), Error> {
         let mut command = self.to_std();
-        command
-            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+        let (stdin, input) = match input {
+            Input::None => (Stdio::null(), None),
+            Input::File(file) => (file.into(), None),
+            Input::Fed(input) => (Stdio::piped(), Some(input)),
+        };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(|source| self.not_started(source))?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("stdout was piped");
@@ -213,23 +231,44 @@ impl Command {
             let feeding = stdin.zip(input).map(|(mut pipe, input)| scope.spawn(move || feed(input, &mut pipe)));
             let (sender, lines) = mpsc::channel();
             let other = sender.clone();
-            scope.spawn(move || read_lines(stdout, Stream::Out, &sender));
-            scope.spawn(move || read_lines(stderr, Stream::Err, &other));
-            let mut output = Output::default();
-            for (stream, line) in lines {
-                each(stream.clone(), String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
-                match stream {
-                    Stream::Out => output.stdout.extend_from_slice(&line),
-                    Stream::Err => output.stderr.extend_from_slice(&line),
-                }
-            }
+            // Not waited for: of a program that is cut short, one that left its group may hold the pipes for long.
+            let returns = self.limits.silent.is_some();
+            std::thread::spawn(move || read_lines(stdout, Stream::Out, returns, &sender));
+            std::thread::spawn(move || read_lines(stderr, Stream::Err, returns, &other));
+            let output = self.gather(&lines, child.id(), each);
             let fed = feeding.map(|feeding| feeding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             (output, fed)
         });
         let status = child.wait().map_err(|source| self.not_started(source))?;
         match fed {
             Some(Err(source)) => Err(Error::Input { command: self.to_string(), source }),
-            Some(Ok(())) | None => Ok((status, output)),
+            Some(Ok(())) | None => Ok((status, output?)),
+        }
+    }
+
+    /// All that a program prints until it ends, or until a limit is reached and it is ended.
+    fn gather(&self, lines: &Lines, child: u32, each: &mut dyn FnMut(Stream, &str)) -> Result<Output, Error> {
+        let mut output = Output::default();
+        let (started, mut heard) = (Instant::now(), Instant::now());
+        loop {
+            match lines.recv_timeout(PAUSE) {
+                Ok((stream, line)) => {
+                    heard = Instant::now();
+                    each(stream.clone(), String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+                    match stream {
+                        Stream::Out => output.stdout.extend_from_slice(&line),
+                        // Nobody reads later how far it once was.
+                        Stream::Err if self.limits.silent.is_some() && line.ends_with(b"\r") => {}
+                        Stream::Err => output.stderr.extend_from_slice(&line),
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(output),
+            }
+            if let Some(why) = self.limits.broken(started, heard) {
+                end_group(lines, child);
+                return Err(Error::CutShort { command: self.to_string(), why });
+            }
         }
     }
 
@@ -284,6 +323,25 @@ impl Command {
     }
 }
 
+/// What a program reads.
+enum Input<'a> {
+    None,
+    File(std::fs::File),
+    Fed(&'a mut (dyn Read + Send)),
+}
+
+type Lines = Receiver<(Stream, Vec<u8>)>;
+
+/// Ends a child that was not yet waited for, and all of its group: first in a way that lets them tidy up.
+fn end_group(lines: &Lines, child: u32) {
+    let Some(group) = i32::try_from(child).ok().and_then(Pid::from_raw) else { return };
+    let since = Instant::now();
+    let _ = kill_process_group(group, Signal::TERM);
+    // Their pipes close when the last one ends.
+    while since.elapsed() < GRACE && !matches!(lines.recv_timeout(PAUSE), Err(RecvTimeoutError::Disconnected)) {}
+    let _ = kill_process_group(group, Signal::KILL);
+}
+
 /// Takes a line, or `None` for a moment without one, and says whether to go on.
 pub type Follow<'a> = dyn FnMut(Option<(Stream, &str)>) -> ControlFlow<()> + 'a;
 
@@ -313,17 +371,22 @@ fn feed(input: &mut dyn Read, pipe: &mut dyn Write) -> std::io::Result<()> {
     }
 }
 
-fn read_lines(pipe: impl Read, stream: Stream, sender: &mpsc::Sender<(Stream, Vec<u8>)>) {
+/// With `returns` a line also ends where a program goes back to its start, to say how far it is now.
+fn read_lines(pipe: impl Read, stream: Stream, returns: bool, sender: &mpsc::Sender<(Stream, Vec<u8>)>) {
     let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
     loop {
-        let mut line = Vec::new();
-        match reader.read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {
-                if sender.send((stream.clone(), line)).is_err() {
-                    return;
-                }
-            }
+        let Ok(bytes) = reader.fill_buf() else { return };
+        let end = bytes.iter().position(|byte| *byte == b'\n' || (returns && *byte == b'\r'));
+        let count = end.map_or(bytes.len(), |end| end + 1);
+        line.extend_from_slice(&bytes[..count]);
+        reader.consume(count);
+        let is_last = count == 0;
+        if is_last && line.is_empty() {
+            return;
+        }
+        if (end.is_some() || is_last) && sender.send((stream.clone(), std::mem::take(&mut line))).is_err() {
+            return;
         }
     }
 }
@@ -345,6 +408,8 @@ impl fmt::Display for Command {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -410,6 +475,43 @@ mod tests {
         let mut folder = std::fs::File::open("/").unwrap();
         let error = Command::new("cat").run_fed(&mut folder, &mut |_, _| {}).unwrap_err();
         assert!(matches!(error, Error::Input { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_comes_to_a_limit_ends_with_all_that_it_started() {
+        let second = Duration::from_secs(1);
+        let limits = [
+            (Limits { within: Some(second), ..Limits::default() }, Broken::Late(second)),
+            (Limits { silent: Some(second), ..Limits::default() }, Broken::Silent(second)),
+            (Limits { cancel: Some(Cancel(Arc::new(true.into()))), ..Limits::default() }, Broken::Cancelled),
+        ];
+        for (limits, expected) in limits {
+            let mut seen = Vec::new();
+            // Both hear that they are to end, and the inner one does not listen.
+            let script = "sh -c 'trap \"\" TERM; echo $$; sleep 1000; sleep 1000' & wait; sleep 1000";
+            let command = Command::new("sh").args(["-c", script]).limits(limits);
+            let error = command.run_lines(&mut |_, line| seen.push(line.to_owned())).unwrap_err();
+            assert!(matches!(error, Error::CutShort { why, .. } if why == expected), "{error}");
+            for pid in seen {
+                let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                let since = Instant::now();
+                while !stat().is_empty() && !stat().contains(") Z ") {
+                    assert!(since.elapsed() < 20 * second, "{pid} lives");
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_who_tells_how_far_it_is_is_not_silent() {
+        let limits = Limits { silent: Some(Duration::from_secs(2)), ..Limits::default() };
+        let mut seen = Vec::new();
+        let script = "for part in 1 2 3 4 5 6; do printf \"$part\\r\" >&2; sleep 0.5; done; echo ready >&2";
+        let command = Command::new("sh").args(["-c", script]).limits(limits);
+        let output = command.run_lines(&mut |_, line| seen.push(line.to_owned())).unwrap();
+        assert_eq!(seen, ["1", "2", "3", "4", "5", "6", "ready"]);
+        assert_eq!(output.stderr, b"ready\n");
     }
 
     #[test]

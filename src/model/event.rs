@@ -34,6 +34,11 @@ pub enum Event {
         task: String,
         text: String,
     },
+    /// How far it is, which the next of these replaces.
+    TaskProgress {
+        task: String,
+        text: String,
+    },
     TaskDone {
         task: String,
         text: String,

@@ -65,6 +65,7 @@ impl Error {
             Self::Io { .. } => Kind::Internal,
             Self::Store(crate::store::Error::Cancelled { .. }) => Kind::Cancelled,
             Self::Store(_) => Kind::Store,
+            Self::Sources(crate::sources::Error::Exec(error)) => error.kind(),
             Self::Sources(_) => Kind::Program,
         }
     }

@@ -120,9 +120,7 @@ fn tell(root: &Path, commands: &[Vec<String>]) -> Result<()> {
         match exec::Command::new(&words[0]).args(&words[1..]).run() {
             Ok(_) | Err(exec::Error::Missing { .. }) => {}
             Err(exec::Error::Failed { status, .. }) if words[0] == "nmcli" && status.0.code() == Some(NOT_RUNNING) => {}
-            Err(error @ (exec::Error::Start { .. } | exec::Error::Input { .. } | exec::Error::Failed { .. })) => {
-                return Err(Error::Reload(error));
-            }
+            Err(error) => return Err(Error::Reload(error)),
         }
     }
     Ok(())

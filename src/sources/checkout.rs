@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! spare ─┐ (renamed: made beforehand, differs in a few files)
-//!        ├─→ .www.draft ─→ www ─→ .www.gone-71 ─→ nothing
+//!        ├─→ .www.draft ─→ www ─→ .www.gone-71 ─→ .adt/.gone-x ─→ nothing, behind the command
 //! new ───┘
 //! ```
 //! Objects are borrowed from the mirror, so what costs time is writing the files. A spare has them written already: it is
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::git::{self, Person};
 use super::mirror::Mirror;
-use super::{Error, Result};
+use super::{Error, Result, workspace};
 use crate::exec::Command;
 
 /// What a checkout is to be on.
@@ -109,7 +109,7 @@ pub fn spare_name(mirror: &Mirror) -> String {
     mirror.folder.file_stem().expect("a mirror's folder has a name").to_string_lossy().into_owned()
 }
 
-/// The folder of a platform in which spares are.
+/// The folder of a platform in which spares are, and trees that wait to be removed.
 pub const SPARES: &str = ".adt";
 
 /// One rename, so that of two who want it only one gets it.
@@ -137,12 +137,12 @@ pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
     in_it(person, folder).args(["update-ref", &remote, commit]).run()?;
     let (known, _) = in_it(person, folder).args(["show-ref", "--verify", "--quiet", &local]).run_any(&mut |_, _| {})?;
     // As many writers as processors; git itself knows below how many files that is no use.
-    let checkout = in_it(person, folder).args(["-c", "checkout.workers=0", "checkout", "--quiet"]);
+    let checkout = in_it(person, folder).limits(person.limits()).args(["-c", "checkout.workers=0", "checkout", "--quiet"]);
     if known.success() {
         checkout.args([*branch, "--"]).run()?;
         let forward = in_it(person, folder).args(["merge-base", "--is-ancestor", "HEAD", commit]);
         if forward.run_any(&mut |_, _| {})?.0.success() {
-            in_it(person, folder).args(["merge", "--quiet", "--ff-only", commit]).run()?;
+            in_it(person, folder).limits(person.limits()).args(["merge", "--quiet", "--ff-only", commit]).run()?;
         }
     } else {
         checkout.args(["--no-track", "-b", branch, commit, "--"]).run()?;
@@ -153,7 +153,11 @@ pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
 
 /// What is in a checkout. Reading changes nothing in it, and waits for nobody.
 pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<State> {
-    let status = in_it(person, folder).args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]).run()?;
+    let status = in_it(person, folder)
+        // git compresses what it only compares, where a file is large and was written in the index's own second.
+        .args(["-c", "core.compression=0"])
+        .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"])
+        .run()?;
     let mut state = State::default();
     for line in status.text().lines() {
         match line.split_once(' ') {
@@ -207,40 +211,64 @@ fn unpushed(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<u
     Ok(known.lines().filter(|line| line.ends_with(" missing")).count())
 }
 
-/// Removes a checkout that nobody needs any more. One rename makes it gone; files follow. The emptied folder stays until
-/// its environment goes: machines may have it mounted, and over a folder that is gone no other can be mounted.
-pub fn discard(folder: &Path) -> Result<()> {
+/// Removes a checkout that nobody needs any more. One rename makes it gone; what was in it is put away. The emptied folder
+/// stays until its environment goes: machines may have it mounted, and over a folder that is gone no other can be mounted.
+pub fn discard(person: &Person, folder: &Path) -> Result<()> {
     let Ok(meta) = fs::symlink_metadata(folder) else { return Ok(()) };
     let gone = beside(folder, &format!("{GONE}{}", meta.ino()));
     fs::rename(folder, &gone).map_err(io("remove", folder))?;
-    empty(&gone)
+    put_away(person, &gone, inside(&gone)?)
 }
 
 /// In the names of folders that are of no more use.
 const GONE: &str = "gone-";
 
 /// Finishes what killed commands began to remove; with `all`, the emptied folders too.
-pub fn sweep(workspace: &Path, all: bool) -> Result<()> {
+pub fn sweep(person: &Person, workspace: &Path, all: bool) -> Result<()> {
     for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_gone = name.starts_with('.') && name.rsplit_once('.').is_some_and(|(_, what)| what.starts_with(GONE));
         let is_draft = name.starts_with('.') && name.ends_with(".draft");
+        let path = entry.path();
         if all && (is_gone || is_draft) {
-            remove(&entry.path())?;
+            put_away(person, &path, vec![path.clone()])?;
         } else if is_gone {
-            empty(&entry.path())?;
+            put_away(person, &path, inside(&path)?)?;
         }
     }
     Ok(())
 }
 
-fn empty(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(io("empty", folder))?.flatten() {
-        let path = entry.path();
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+fn inside(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(fs::read_dir(folder).map_err(io("empty", folder))?.flatten().map(|entry| entry.path()).collect())
+}
+
+/// Moves these to where [`put_aside`] finds them: to remove a large tree takes seconds, and nobody need wait for that. What
+/// can't be moved is removed here. `folder` lies in an environment's.
+fn put_away(person: &Person, folder: &Path, paths: Vec<PathBuf>) -> Result<()> {
+    let platform = folder.parent().and_then(Path::parent).filter(|_| !paths.is_empty());
+    let store = platform.and_then(|platform| workspace::make(platform, SPARES, person).ok());
+    let aside = store.and_then(|store| tempfile::Builder::new().prefix(ASIDE).tempdir_in(store).ok());
+    let aside = aside.map(tempfile::TempDir::keep);
+    for path in paths {
+        let name = path.file_name().expect("what lies in a folder has a name");
+        if aside.as_ref().is_some_and(|aside| fs::rename(&path, aside.join(name)).is_ok()) {
+            continue;
+        }
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
         if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(io("remove", &path))?;
     }
     Ok(())
+}
+
+/// No spare's name begins so.
+const ASIDE: &str = ".gone-";
+
+/// What was put away in a platform's folder and can be removed at any time.
+pub fn put_aside(platform: &Path) -> Vec<PathBuf> {
+    let store = platform.join(SPARES);
+    let entries = fs::read_dir(&store).into_iter().flatten().flatten().filter(|_| workspace::is_ours(&store));
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ASIDE)).map(|entry| entry.path()).collect()
 }
 
 /// git in a checkout, as the one whom it belongs to: what its settings name must not run as anybody else. Its place is
@@ -261,7 +289,7 @@ fn in_it(person: &Person, folder: &Path) -> Command {
 fn owner(person: &Person, folder: &Path) -> Person {
     match fs::symlink_metadata(folder) {
         Ok(meta) if meta.uid() == person.ids.map_or(0, |(user, _)| user) => person.clone(),
-        Ok(meta) => Person { ids: Some((meta.uid(), meta.gid())), home: None },
+        Ok(meta) => Person { ids: Some((meta.uid(), meta.gid())), home: None, cancel: person.cancel.clone() },
         Err(_) => person.clone(),
     }
 }

@@ -3,13 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use super::{Error, Result};
-use crate::exec::Command;
+use crate::exec::{Cancel, Command, Limits};
 
 /// For whom git works: behind sudo the person, whose keys and folders these are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Person {
     pub ids: Option<(u32, u32)>,
     pub home: Option<PathBuf>,
+    /// They want no more of it.
+    pub cancel: Cancel,
+}
+
+impl Person {
+    /// For work that takes long and that they may cut short.
+    pub(super) fn limits(&self) -> Limits {
+        Limits { cancel: Some(self.cancel.clone()), ..Limits::default() }
+    }
 }
 
 /// Whether a word can only be meant as a git address.
@@ -23,7 +32,7 @@ pub fn is_address(word: &str) -> bool {
 
 /// Clones into `folder`, which does not exist yet.
 pub fn clone(person: &Person, address: &str, branch: Option<&str>, folder: &Path) -> Result<()> {
-    let mut command = git(person).arg("clone").arg("--quiet");
+    let mut command = git(person).limits(person.limits()).arg("clone").arg("--quiet");
     if let Some(branch) = branch {
         command = command.arg(format!("--branch={branch}"));
     }
@@ -41,11 +50,13 @@ pub fn pull(person: &Person, folder: &Path) -> Result<String> {
         return Err(Error::NoCheckout { folder: folder.to_owned() });
     }
     let before = head(person, folder)?;
-    git(person).arg("-C").arg(folder).args(["pull", "--quiet", "--ff-only"]).run().map_err(|source| Error::Fetch {
-        address: folder.display().to_string(),
-        branch: None,
-        source,
-    })?;
+    git(person)
+        .limits(person.limits())
+        .arg("-C")
+        .arg(folder)
+        .args(["pull", "--quiet", "--ff-only"])
+        .run()
+        .map_err(|source| Error::Fetch { address: folder.display().to_string(), branch: None, source })?;
     let after = head(person, folder)?;
     Ok(if before == after { format!("already at {after}") } else { format!("{before} → {after}") })
 }

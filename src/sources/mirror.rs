@@ -15,18 +15,20 @@
 //! leaves its commits behind for those who use them.
 //!
 //! Not chosen: fetching as root with the user's keys (their settings may name programs to run); hard links instead of
-//! borrowing (other filesystems would need a copy of every object).
+//! borrowing (other filesystems would need a copy of every object); hard links to the objects of an origin on this host
+//! (its owner could change them under everybody, and what it borrows itself could go).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::git::{self, Person};
 use super::{Error, Result};
-use crate::exec::{self, Command};
+use crate::exec::{self, Command, Limits};
 use crate::store::{Lock, Store};
 
 /// A mirror's place, whether it was fetched yet or not.
@@ -44,12 +46,32 @@ pub struct Branches {
     pub commits: BTreeMap<String, String>,
 }
 
-/// So long a fetch that a person waits for may take; git's own time-outs can be minutes.
-const PATIENCE_SECONDS: u32 = 600;
+/// How a mirror is brought to what its origin has.
+pub struct Fetch<'a> {
+    pub person: &'a Person,
+    /// Seconds since 1970.
+    pub now: i64,
+    /// In seconds, for each talk with the origin. Without it a talk may last for as long as something comes.
+    pub patience: Option<u32>,
+    /// Hears how far it is.
+    pub tell: &'a dyn Fn(&str),
+}
+
+/// So long an origin may say nothing; git's own time-outs can be minutes, and of some it has none.
+const SILENCE: Duration = Duration::from_secs(600);
+/// Files above this are not tried as deltas of each other, nor held in memory.
+const LARGE_FILES: &str = "core.bigFileThreshold=1m";
 /// Beyond this many packs every look-up gets slower.
 const MOST_PACKS: usize = 20;
 /// The file that tells when a mirror was last as its origin.
 const STAMP: &str = "adt-fetched";
+
+impl Fetch<'_> {
+    fn limits(&self) -> Limits {
+        let within = self.patience.map(|seconds| Duration::from_secs(seconds.into()));
+        Limits { within, silent: Some(SILENCE), ..self.person.limits() }
+    }
+}
 
 impl Mirror {
     pub fn of(store: &Store, address: &str) -> Self {
@@ -85,16 +107,14 @@ impl Mirror {
         self.folder.join("adt-template")
     }
 
-    /// Makes it as its origin is now; whether anything changed. `patience` in seconds bounds each talk with the origin.
-    /// The caller holds the lock named [`Self::lock_name`].
-    pub fn fetch(&self, _lock: &Lock, person: &Person, now: i64, patience: Option<u32>) -> Result<bool> {
-        let patience = patience.unwrap_or(PATIENCE_SECONDS);
-        let theirs = self.ask(person, patience)?;
+    /// Makes it as its origin is now; whether anything changed. The caller holds the lock named [`Self::lock_name`].
+    pub fn fetch(&self, _lock: &Lock, fetch: &Fetch<'_>) -> Result<bool> {
+        let theirs = self.ask(fetch)?;
         self.make()?;
         let ours = self.refs()?;
         let changed = theirs.refs != ours;
         if changed {
-            self.bring(person, patience)?;
+            self.bring(fetch)?;
         }
         if let Some(head) = &theirs.head
             && self.branches()?.head.as_ref() != Some(head)
@@ -102,7 +122,7 @@ impl Mirror {
             self.git().args(["symbolic-ref", "HEAD"]).arg(format!("refs/heads/{head}")).run()?;
         }
         self.write_template()?;
-        fs::write(self.folder.join(STAMP), now.to_string()).map_err(self.io("write"))?;
+        fs::write(self.folder.join(STAMP), fetch.now.to_string()).map_err(self.io("write"))?;
         Ok(changed)
     }
 
@@ -141,8 +161,8 @@ impl Mirror {
     }
 
     /// What the origin has, asked in one go: most fetches end here, because nothing changed.
-    fn ask(&self, person: &Person, patience: u32) -> Result<Answer> {
-        let ask = git::git(person).args([
+    fn ask(&self, fetch: &Fetch<'_>) -> Result<Answer> {
+        let ask = git::git(fetch.person).limits(fetch.limits()).args([
             "ls-remote",
             "--quiet",
             "--symref",
@@ -152,35 +172,46 @@ impl Mirror {
             "refs/heads/*",
             "refs/tags/*",
         ]);
-        let output = within(patience, ask.cwd("/")).run().map_err(self.unreachable())?;
+        let output = ask.cwd("/").run().map_err(self.unreachable())?;
         Ok(Answer::parse(&output.text()))
     }
 
     /// Fetches what is new into a folder of the person's own, then takes it over as data.
-    fn bring(&self, person: &Person, patience: u32) -> Result<()> {
-        let draft = Draft::new(self, person)?;
-        let fetch = git::git(person)
-            .arg(format!("--git-dir={}", draft.0.display()))
+    fn bring(&self, fetch: &Fetch<'_>) -> Result<()> {
+        let draft = Draft::new(self, fetch.person)?;
+        let git = || git::git(fetch.person).arg(format!("--git-dir={}", draft.0.display())).cwd("/");
+        let command = git()
+            .limits(fetch.limits())
             // Every fetch a pack: what root reads then is always of one kind.
-            .args([
-                "-c",
-                "fetch.unpackLimit=1",
-                "fetch",
-                "--quiet",
-                "--no-auto-maintenance",
-                "--no-write-fetch-head",
-                "--no-tags",
-            ])
-            .args(["--no-recurse-submodules", "--", &self.address, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]);
-        within(patience, fetch.cwd("/")).run().map_err(self.unreachable())?;
-        let refs = git::git(person).arg(format!("--git-dir={}", draft.0.display())).args(LIST_REFS).cwd("/").run()?;
-        self.take_packs(&draft.0)?;
-        self.take_refs(&parse_refs(&refs.text()))?;
-        self.tidy()
+            .args(["-c", "fetch.unpackLimit=1", "-c", LARGE_FILES])
+            .args(["fetch", "--progress", "--no-auto-maintenance", "--no-write-fetch-head", "--no-tags"])
+            .args(["--no-recurse-submodules"])
+            .args(self.is_local().then(|| format!("--upload-pack=git -c {LARGE_FILES} -c pack.compression=0 upload-pack")))
+            .args(["--", &self.address, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]);
+        let tell = &mut |_, line: &str| {
+            if line.contains('%') {
+                (fetch.tell)(line.trim());
+            }
+        };
+        command.run_lines(tell).map_err(self.unreachable())?;
+        let refs = parse_refs(&git().args(LIST_REFS).run()?.text());
+        (fetch.tell)("taking over what came");
+        self.take_packs(&draft.0, fetch.person)?;
+        self.take_refs(&refs, fetch.person)?;
+        self.tidy(fetch.person)
     }
 
-    fn take_packs(&self, draft: &Path) -> Result<()> {
+    /// Whether its origin is on this host, where the time goes into packing and not into sending.
+    fn is_local(&self) -> bool {
+        self.address.starts_with('/') || self.address.starts_with("file://")
+    }
+
+    fn take_packs(&self, draft: &Path, person: &Person) -> Result<()> {
+        self.remove_halves()?;
         let folder = draft.join("objects/pack");
+        if person.ids.is_none() {
+            return self.move_packs(&folder);
+        }
         for entry in fs::read_dir(&folder).map_err(self.io("read"))?.flatten() {
             if entry.path().extension().is_none_or(|kind| kind != "pack") {
                 continue;
@@ -188,15 +219,42 @@ impl Mirror {
             let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
             let pack = rustix::fs::open(entry.path(), flags, rustix::fs::Mode::empty())
                 .map_err(|error| self.io("open")(error.into()))?;
-            self.git().args(["index-pack", "--stdin"]).run_reading(pack.into())?;
+            let take = self.git().limits(person.limits()).args(["-c", LARGE_FILES, "index-pack", "--stdin"]);
+            if let Err(error) = take.run_reading(pack.into()) {
+                self.remove_halves()?;
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What root's own git has checked as it came needs no second look. An index goes last: with it a pack is there.
+    fn move_packs(&self, from: &Path) -> Result<()> {
+        for kind in ["rev", "pack", "idx"] {
+            for entry in fs::read_dir(from).map_err(self.io("read"))?.flatten() {
+                if entry.path().extension().is_some_and(|extension| extension == kind) {
+                    fs::rename(entry.path(), self.objects().join("pack").join(entry.file_name())).map_err(self.io("fill"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What an `index-pack` that was ended had written, which can be as large as all that came.
+    fn remove_halves(&self) -> Result<()> {
+        for entry in fs::read_dir(self.objects().join("pack")).map_err(self.io("read"))?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("tmp_") {
+                fs::remove_file(entry.path()).map_err(self.io("tidy"))?;
+            }
         }
         Ok(())
     }
 
     /// Whole histories only; then what is gone, then what is new: `a` must make room for `a/b`.
-    fn take_refs(&self, theirs: &BTreeMap<String, String>) -> Result<()> {
+    fn take_refs(&self, theirs: &BTreeMap<String, String>, person: &Person) -> Result<()> {
         let tips: String = theirs.values().map(|id| format!("{id}\n")).collect();
-        self.git().args(["rev-list", "--objects", "--quiet", "--stdin", "--not", "--all"]).stdin(tips).run()?;
+        let check = self.git().limits(person.limits());
+        check.args(["rev-list", "--objects", "--quiet", "--stdin", "--not", "--all"]).stdin(tips).run()?;
         let ours = self.refs()?;
         let gone: String =
             ours.keys().filter(|name| !theirs.contains_key(*name)).map(|name| format!("delete {name}\0\0")).collect();
@@ -213,10 +271,11 @@ impl Mirror {
     }
 
     /// Few packs, and none lost: a geometric repack keeps what no branch reaches any more.
-    fn tidy(&self) -> Result<()> {
+    fn tidy(&self, person: &Person) -> Result<()> {
         let packs = fs::read_dir(self.objects().join("pack")).map_err(self.io("read"))?.flatten();
         if packs.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "pack")).count() > MOST_PACKS {
-            self.git().args(["repack", "--quiet", "-d", "--geometric=2", "--no-write-bitmap-index"]).run()?;
+            let repack = self.git().limits(person.limits()).args(["-c", LARGE_FILES, "repack", "--quiet", "-d"]);
+            repack.args(["--geometric=2", "--no-write-bitmap-index"]).run()?;
         }
         Ok(())
     }
@@ -352,11 +411,6 @@ impl Answer {
     }
 }
 
-fn within(seconds: u32, command: Command) -> Command {
-    let bounded = Command { program: "timeout".into(), args: Vec::new(), ..command.clone() };
-    bounded.arg("--kill-after=2").arg(seconds.to_string()).arg(&command.program).args(&command.args)
-}
-
 /// The last part of an address that a person would recognise.
 fn readable(address: &str) -> String {
     let address = address.trim_end_matches('/').trim_end_matches(".git");
@@ -423,10 +477,14 @@ mod tests {
         }
 
         fn fetch(&self, now: i64) -> Result<bool> {
+            self.fetch_as(&Person::default(), now)
+        }
+
+        fn fetch_as(&self, person: &Person, now: i64) -> Result<bool> {
             let holder = Holder { user: "ada".into(), command: "test".into(), pid: 1, since: 0 };
             let lock = self.store.lock(&self.mirror.lock_name(), &holder);
             let lock = lock.wait(&AtomicBool::new(false), &mut |_| {}).unwrap();
-            self.mirror.fetch(&lock, &Person::default(), now, None)
+            self.mirror.fetch(&lock, &Fetch { person, now, patience: None, tell: &|_| {} })
         }
     }
 
@@ -461,6 +519,70 @@ mod tests {
         assert_eq!(bench.mirror.age(100), Some(92));
         let names = std::fs::read_dir(bench.store.folder.join("sources")).unwrap().count();
         assert_eq!(names, 1, "a fetch leaves nothing but the mirror");
+    }
+
+    #[test]
+    fn a_fetch_is_cut_short_with_all_that_it_started() {
+        let bench = Bench::new();
+        bench.fetch(1).unwrap();
+        let before = bench.mirror.branches().unwrap();
+        let new = bench.commit("two");
+        // Sends half a pack and then nothing.
+        let (home, started) = (bench.home.path().join("ada"), bench.home.path().join("started"));
+        fs::create_dir(&home).unwrap();
+        let hook = home.join("hook");
+        let text = format!("#!/bin/sh\n\"$@\" | head -c 60\necho $$ > {0}.new\nmv {0}.new {0}\nsleep 1000\n", started.display());
+        fs::write(&hook, text).unwrap();
+        fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::write(home.join(".gitconfig"), format!("[uploadpack]\npackObjectsHook = {}\n", hook.display())).unwrap();
+        let ada = Person { home: Some(home), ..Person::default() };
+
+        let error = std::thread::scope(|scope| {
+            let fetching = scope.spawn(|| bench.fetch_as(&ada, 2));
+            until(|| started.exists());
+            ada.cancel.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            fetching.join().unwrap().unwrap_err()
+        });
+        let Error::Fetch { source, .. } = error else { panic!("{error}") };
+        assert_eq!(source.kind(), crate::model::Kind::Cancelled, "{source}");
+        let group = fs::read_to_string(&started).unwrap();
+        // On a host that nobody tidies, an orphan that ended stays to be seen.
+        let state = || fs::read_to_string(format!("/proc/{}/stat", group.trim())).unwrap_or_default();
+        until(|| state().is_empty() || state().contains(") Z "));
+        assert_eq!(bench.mirror.branches().unwrap(), before);
+        let sources = fs::read_dir(bench.store.folder.join("sources")).unwrap().count();
+        assert_eq!(sources, 1, "what it had fetched is gone");
+
+        // One that was killed as it took over what came leaves this.
+        let half = bench.mirror.objects().join("pack/tmp_pack_half");
+        fs::write(&half, "half").unwrap();
+        assert!(bench.fetch(3).unwrap());
+        assert_eq!(bench.mirror.branches().unwrap().commits["trunk"], new);
+        assert!(!half.exists());
+    }
+
+    #[test]
+    fn large_files_of_this_host_are_taken_as_they_are() {
+        let bench = Bench::new();
+        // Each would be small as a delta of the other, and both if compressed.
+        for (name, last) in [("a", "a"), ("b", "b")] {
+            fs::write(bench.home.path().join("origin").join(name), "x".repeat(2 << 20) + last).unwrap();
+        }
+        bench.origin(&["add", "--all"]);
+        bench.commit("large");
+        bench.fetch(1).unwrap();
+        let packs = fs::read_dir(bench.mirror.objects().join("pack")).unwrap().flatten();
+        let size: u64 = packs.map(|entry| entry.metadata().unwrap().len()).sum();
+        assert!(size > 4 << 20, "{size}");
+        assert_eq!(bench.mirror.file("trunk", "b").unwrap().unwrap().len(), (2 << 20) + 1);
+    }
+
+    fn until(is_so: impl Fn() -> bool) {
+        let since = std::time::Instant::now();
+        while !is_so() {
+            assert!(since.elapsed() < Duration::from_secs(30));
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ impl Adt {
     pub fn leftovers(&self) -> Vec<String> {
         let Some(install) = self.install() else { return Vec::new() };
         let tags = self.tags();
+        self.removed_behind();
         let mut left = self.links(&install, &tags);
         left.extend(self.table());
         left.extend(self.sockets(&tags));
@@ -27,6 +28,23 @@ impl Adt {
         left.extend(halves.map(|name| format!("half a layer {name}")));
         left.extend(self.rows().into_iter().map(|row| format!("row {row}")));
         left
+    }
+
+    /// Waits for the removal of checkouts, which no command waits for.
+    pub fn removed_behind(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        let aside = |path: &Path| path.components().any(|part| part.as_os_str().to_string_lossy().starts_with(".gone-"));
+        let runs = || {
+            names(Path::new("/proc")).iter().any(|pid| {
+                let words = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
+                let paths = words.split(|byte| *byte == 0).map(|word| Path::new(std::ffi::OsStr::from_bytes(word)));
+                paths.into_iter().any(|path| path.starts_with(self.path()) && aside(path))
+            })
+        };
+        while runs() {
+            assert!(Instant::now() < until, "what was put aside is not removed");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn install(&self) -> Option<String> {

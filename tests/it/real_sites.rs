@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::adt::{Adt, Run};
+use super::leftovers::kill;
 use super::real_hello::{address, get};
 
 /// The person behind sudo, who has no entry on this host.
@@ -469,4 +470,81 @@ impl Bench {
             fs::write(entry.path().join("adt-fetched"), "1700000000").expect("it is ours");
         }
     }
+}
+
+/// Runs a command until a program of git's hangs, stops the command, and waits until that program is gone.
+fn stopped_while(bench: &Bench, words: &str, config: &str) -> Run {
+    // Ada's programs write there.
+    let started = bench.origins.join("started");
+    let hangs = bench.origins.join("hangs");
+    let text = format!(
+        "#!/bin/sh\n[ $# = 0 ] || \"$@\" | head -c 60\necho $$ > {0}.new\nmv {0}.new {0}\nsleep 1000\n",
+        started.display()
+    );
+    fs::write(&hangs, text).expect("it is ours");
+    fs::set_permissions(&hangs, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let settings = bench.adt.path().join("gitconfig");
+    fs::write(&settings, config.replace("HANGS", &hangs.display().to_string())).expect("it is ours");
+
+    let split: Vec<_> = words.split_whitespace().collect();
+    let mut command = bench.adt.command(&split);
+    command.env("GIT_CONFIG_GLOBAL", &settings).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the program starts");
+    let hanging = until("git hangs", || fs::read_to_string(&started).ok());
+    kill(i32::try_from(child.id()).expect("process numbers are small"), rustix::process::Signal::TERM);
+    let output = child.wait_with_output().expect("it is our child");
+    let stat = || fs::read_to_string(format!("/proc/{}/stat", hanging.trim())).unwrap_or_default();
+    until("what git started is gone", || (stat().is_empty() || stat().contains(") Z ")).then_some(()));
+    fs::remove_file(started).expect("it is there");
+    Run {
+        words: words.into(),
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The second environment is destroyed; its tree goes behind the command, or behind any other where that was killed.
+fn trees_are_removed_behind(bench: &Bench) {
+    let aside = || {
+        let all = fs::read_dir(bench.shop.join(".adt")).expect("there are spares").flatten();
+        all.filter(|entry| entry.file_name().to_string_lossy().starts_with(".gone-")).count()
+    };
+    bench.run("env:destroy 2 --yes").ok();
+    assert!(!bench.shop.join("2").exists());
+    until("its tree is removed", || (aside() == 0).then_some(()));
+    write(&bench.shop, ".adt/.gone-before/www/index.php", "left by a removal that was killed");
+    assert_eq!(aside(), 1);
+    bench.run("env:list").ok();
+    until("what was left is removed", || (aside() == 0).then_some(()));
+    assert!(bench.spare("www").exists() && bench.site("1", "www").exists());
+}
+
+#[test]
+fn git_can_be_stopped_in_the_middle() {
+    let Some(bench) = Bench::new() else { return };
+    write(&bench.origins.join("www.git"), ".gitattributes", "*.php filter=slow\n");
+    bench.commit("www.git", "attributes");
+    bench.branch("www.git", "2", "two");
+    bench.run("platform:init shop").ok();
+
+    let run = stopped_while(&bench, "env:init 1", "[uploadpack]\npackObjectsHook = HANGS\n");
+    run.fails(130).says("cancelled").says("`adt env:init 1` goes on from here");
+    assert_eq!(bench.adt.leftovers(), Vec::<String>::new());
+    let mirrors = fs::read_dir(bench.adt.store().join("sources")).expect("it was begun").flatten();
+    let halves: Vec<_> = mirrors.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).collect();
+    assert!(halves.is_empty(), "{halves:?}");
+    bench.run("env:init 1").ok();
+    assert!(bench.page("1", "web1").contains("one web1"));
+    bench.settled();
+
+    let run = stopped_while(&bench, "env:init 2", "[filter \"slow\"]\nsmudge = HANGS\n");
+    run.fails(130).says("cancelled").says("`adt env:init 2` goes on from here");
+    assert!(!bench.site("2", "www").exists(), "no half checkout is anybody's");
+    bench.run("env:init 2").ok();
+    assert!(bench.page("2", "web2").contains("two web2"));
+    bench.settled();
+    trees_are_removed_behind(&bench);
+    bench.run("platform:destroy shop --yes").ok();
+    assert_eq!(bench.adt.leftovers(), Vec::<String>::new());
 }
