@@ -13,7 +13,7 @@ use crate::sources::checkout::{self, Stand};
 use crate::sources::mirror::{Fetch, Mirror};
 use crate::sources::{self, workspace};
 use crate::store::record::{Choice, SiteCode};
-use crate::store::{Environment, PlatformRecord};
+use crate::store::{Environment, Lock, PlatformRecord};
 use crate::template;
 
 /// A site whose code is a working tree in the platform's folder.
@@ -163,12 +163,16 @@ impl Engine {
     /// Brings a mirror to what its origin has, one command at a time.
     pub(super) fn fetch(&self, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
         let lock = self.lock(&mirror.lock_name(), &mirror.address, events)?;
+        self.fetch_behind(&lock, mirror, patience, events)
+    }
+
+    fn fetch_behind(&self, lock: &Lock, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
         let text = format!("fetching {}", mirror.address);
         let tell = |how_far: &str| {
             events.emit(Event::TaskProgress { task: "git".to_owned(), text: format!("{text}: {how_far}") });
         };
         let fetch = Fetch { person: &self.person(), now: self.now(), patience, tell: &tell };
-        let told = events.task("git", &text, || mirror.fetch(&lock, &fetch).map_err(Failure::from));
+        let told = events.task("git", &text, || mirror.fetch(lock, &fetch).map_err(Failure::from));
         told.map(drop)
     }
 
@@ -264,8 +268,12 @@ impl Engine {
             for site in sites.values() {
                 // A site that is live in an older environment may have lost its source since.
                 let Some(mirror) = self.mirror(&record.folder, site) else { continue };
-                if mirror.age(self.now()).is_none_or(|age| age >= FRESH_SECONDS) {
-                    drop(self.fetch(&mirror, None, &events));
+                // Whoever holds the lock brings it up to date; to wait for that would queue up behind an origin that is away.
+                let holder = self.holder();
+                if let Ok(lock) = self.store.lock(&mirror.lock_name(), &holder).attempt()?
+                    && mirror.age(self.now()).is_none_or(|age| age >= FRESH_SECONDS)
+                {
+                    drop(self.fetch_behind(&lock, &mirror, None, &events));
                 }
                 if let Err(failure) = self.prepare_spare(&record, site, &mirror) {
                     tracing::debug!(%failure, "no spare checkout");

@@ -30,10 +30,12 @@ impl From<sources::Error> for Failure {
             Error::Fetch { source, .. } | Error::Exec(source) if source.kind() == Kind::Cancelled => {
                 Self::new(Kind::Cancelled, "finish the work of git").cause("cancelled")
             }
-            Error::Fetch { source, .. } => Self::new(source.kind(), "fetch the repository")
-                .because(&error)
-                .tail(source.tail().iter().cloned())
-                .hint("try the address with `git ls-remote`; adt uses your own keys and credential helpers"),
+            Error::Fetch { source, .. } => {
+                Self::new(source.kind(), "fetch the repository").because(&error).tail(source.tail().iter().cloned()).hint(
+                    "try the address with `git ls-remote`; adt uses your own keys and credential helpers, and your \
+                     agent where sudo leaves it: `sudo --preserve-env=SSH_AUTH_SOCK adt …`",
+                )
+            }
             Error::NoBranch { known, .. } => {
                 let failure = Self::new(Kind::NotFound, "choose the branch").because(&error);
                 match known.as_slice() {

@@ -376,7 +376,11 @@ fn read_lines(pipe: impl Read, stream: Stream, returns: bool, sender: &mpsc::Sen
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     loop {
-        let Ok(bytes) = reader.fill_buf() else { return };
+        let bytes = match reader.fill_buf() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => return,
+        };
         let end = bytes.iter().position(|byte| *byte == b'\n' || (returns && *byte == b'\r'));
         let count = end.map_or(bytes.len(), |end| end + 1);
         line.extend_from_slice(&bytes[..count]);

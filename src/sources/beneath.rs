@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat2, renameat, statat,
-    unlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat2, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -52,6 +52,21 @@ impl Beneath {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large"));
         }
         Ok(Some(Found { mode: stat.st_mode & 0o777, bytes }))
+    }
+
+    /// The plain files of a folder, open.
+    pub fn files(&self, folder: &str) -> io::Result<Vec<(String, File)>> {
+        let folder = openat2(&self.root, folder, FOLDER, Mode::empty(), BENEATH)?;
+        let mut files = Vec::new();
+        for entry in Dir::read_from(&folder)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let Ok(file) = openat2(&folder, name.as_str(), flags, Mode::empty(), BENEATH) else { continue };
+            if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile {
+                files.push((name, File::from(file)));
+            }
+        }
+        Ok(files)
     }
 
     /// Whether anything has the name, a link included.

@@ -14,9 +14,15 @@
 //! one environment would be an edit in all), `git worktree` (one repository for all: branches could not be in two).
 
 use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr};
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Dir, Mode, OFlags, open, renameat};
+use rustix::io::Errno;
 
 use super::git::{self, Person};
 use super::mirror::Mirror;
@@ -217,7 +223,7 @@ pub fn discard(person: &Person, folder: &Path) -> Result<()> {
     let Ok(meta) = fs::symlink_metadata(folder) else { return Ok(()) };
     let gone = beside(folder, &format!("{GONE}{}", meta.ino()));
     fs::rename(folder, &gone).map_err(io("remove", folder))?;
-    put_away(person, &gone, inside(&gone)?)
+    put_away(person, &gone, Part::Inside)
 }
 
 /// In the names of folders that are of no more use.
@@ -229,37 +235,71 @@ pub fn sweep(person: &Person, workspace: &Path, all: bool) -> Result<()> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_gone = name.starts_with('.') && name.rsplit_once('.').is_some_and(|(_, what)| what.starts_with(GONE));
         let is_draft = name.starts_with('.') && name.ends_with(".draft");
-        let path = entry.path();
         if all && (is_gone || is_draft) {
-            put_away(person, &path, vec![path.clone()])?;
+            put_away(person, &entry.path(), Part::Whole)?;
         } else if is_gone {
-            put_away(person, &path, inside(&path)?)?;
+            put_away(person, &entry.path(), Part::Inside)?;
         }
     }
     Ok(())
 }
 
-fn inside(folder: &Path) -> Result<Vec<PathBuf>> {
-    Ok(fs::read_dir(folder).map_err(io("empty", folder))?.flatten().map(|entry| entry.path()).collect())
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    /// Machines may still show the folder itself.
+    Inside,
 }
 
-/// Moves these to where [`put_aside`] finds them: to remove a large tree takes seconds, and nobody need wait for that. What
-/// can't be moved is removed here. `folder` lies in an environment's.
-fn put_away(person: &Person, folder: &Path, paths: Vec<PathBuf>) -> Result<()> {
-    let platform = folder.parent().and_then(Path::parent).filter(|_| !paths.is_empty());
-    let store = platform.and_then(|platform| workspace::make(platform, SPARES, person).ok());
-    let aside = store.and_then(|store| tempfile::Builder::new().prefix(ASIDE).tempdir_in(store).ok());
-    let aside = aside.map(tempfile::TempDir::keep);
-    for path in paths {
-        let name = path.file_name().expect("what lies in a folder has a name");
-        if aside.as_ref().is_some_and(|aside| fs::rename(&path, aside.join(name)).is_ok()) {
+/// Moves it to where [`put_aside`] finds it: to remove a large tree takes seconds, and nobody need wait for that. What can't be
+/// moved is removed here. Its person may put anything in its place at any time, so a link is only ever removed as what it is.
+fn put_away(person: &Person, path: &Path, part: Part) -> Result<()> {
+    let workspace = path.parent().expect("it lies in an environment's folder");
+    let failed = |error: Errno| io("remove", path)(error.into());
+    let inside = match part {
+        Part::Whole => None,
+        Part::Inside => match open(path, FOLDER, Mode::empty()) {
+            Ok(folder) => Some(folder),
+            Err(Errno::NOTDIR | Errno::LOOP) => None,
+            Err(error) => return Err(failed(error)),
+        },
+    };
+    let (from, names) = match inside {
+        Some(folder) => {
+            let entries = Dir::read_from(&folder).map_err(failed)?.map(|entry| entry.map(|entry| entry.file_name().to_owned()));
+            let names: std::result::Result<Vec<_>, _> = entries.collect();
+            let is_own = |name: &CString| ![c".", c".."].contains(&name.as_c_str());
+            (folder, names.map_err(failed)?.into_iter().filter(is_own).collect())
+        }
+        None => {
+            let name = path.file_name().expect("what lies in a folder has a name");
+            let name = CString::new(name.as_bytes()).expect("a path holds no NUL");
+            (open(workspace, FOLDER, Mode::empty()).map_err(failed)?, vec![name])
+        }
+    };
+    if names.is_empty() {
+        return Ok(());
+    }
+    let aside = workspace.parent().and_then(|platform| aside(platform, person));
+    for name in names {
+        if aside.as_ref().is_some_and(|aside| renameat(&from, &name, aside, &name).is_ok()) {
             continue;
         }
+        let path = Path::new("/proc/self/fd").join(from.as_raw_fd().to_string()).join(OsStr::from_bytes(name.to_bytes()));
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
         if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(io("remove", &path))?;
     }
     Ok(())
 }
+
+/// A new folder for what is put away. `None` where there can be none.
+fn aside(platform: &Path, person: &Person) -> Option<OwnedFd> {
+    let store = workspace::make(platform, SPARES, person).ok()?;
+    let folder = tempfile::Builder::new().prefix(ASIDE).tempdir_in(store).ok()?;
+    open(folder.keep(), FOLDER, Mode::empty()).ok()
+}
+
+const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// No spare's name begins so.
 const ASIDE: &str = ".gone-";
@@ -310,4 +350,40 @@ fn remove(folder: &Path) -> Result<()> {
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_put_away_and_no_link_is_followed() {
+        let platform = tempfile::tempdir().unwrap();
+        let workspace = workspace::make(platform.path(), "1161", &Person::default()).unwrap();
+        let others = tempfile::tempdir().unwrap();
+        fs::write(others.path().join("work"), "").unwrap();
+        symlink(others.path(), workspace.join(".link.gone-1")).unwrap();
+        fs::create_dir_all(workspace.join(".www.gone-7/public")).unwrap();
+        symlink(others.path(), workspace.join(".www.gone-7/link")).unwrap();
+        fs::create_dir(workspace.join("www")).unwrap();
+        fs::write(workspace.join("www/index.php"), "").unwrap();
+        let left = |folder: &Path| {
+            let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name != ".gitignore").collect::<BTreeSet<_>>()
+        };
+        let person = Person::default();
+        sweep(&person, &workspace, false).unwrap();
+        assert_eq!(left(&workspace), [".www.gone-7", "www"].map(str::to_owned).into());
+        assert_eq!(left(&workspace.join(".www.gone-7")), BTreeSet::new());
+        discard(&person, &workspace.join("www")).unwrap();
+        discard(&person, &workspace.join("www")).unwrap();
+        sweep(&person, &workspace, true).unwrap();
+        assert_eq!(left(&workspace), BTreeSet::new());
+        let aside = put_aside(platform.path());
+        let put: usize = aside.iter().map(|folder| left(folder).len()).sum();
+        assert_eq!(put, 6, "the link, what was in two trees, and the two emptied folders: {aside:?}");
+        assert!(others.path().join("work").exists());
+    }
 }

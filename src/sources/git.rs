@@ -70,6 +70,11 @@ pub(super) fn plain() -> Command {
     Command::new("git").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("LC_ALL", "C.UTF-8")
 }
 
+/// The person's own way to call ssh, told not to ask. A shell reads it, once an address needs it; git adds the words `"$@"`.
+const SSH: &str = r#"ask_nobody() {
+    eval "${ADT_GIT_SSH:-$(git config core.sshCommand || echo ssh)} -oBatchMode=yes -oConnectTimeout=10 \"\$@\""
+}; ask_nobody"#;
+
 /// git as this person.
 pub(super) fn git(person: &Person) -> Command {
     let mut command = Command::new("git")
@@ -77,9 +82,12 @@ pub(super) fn git(person: &Person) -> Command {
         .env("GIT_ALLOW_PROTOCOL", "file:git:http:https:ssh")
         // There is nobody at our pipe to type a password: a helper or an agent has it, or git says so at once.
         .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=10")
+        .env("GIT_SSH_COMMAND", SSH)
         // Large files would be fetched one by one from a server that may be out of reach.
         .env("GIT_LFS_SKIP_SMUDGE", "1");
+    if let Some(own) = std::env::var_os("GIT_SSH_COMMAND") {
+        command = command.env("ADT_GIT_SSH", own);
+    }
     if let Some((user, group)) = person.ids {
         command = command.ids(user, group);
     }
@@ -94,6 +102,28 @@ pub(super) fn git(person: &Person) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ssh_is_called_as_the_person_calls_it_and_asks_nobody() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("a b");
+        std::fs::create_dir(&folder).unwrap();
+        plain().args(["init", "--quiet", "--bare"]).arg(folder.join("it's")).run().unwrap();
+        // In place of ssh: notes its words, and runs here what should run there.
+        let script =
+            "#!/bin/sh\n[ \"$1\" = -G ] && exit\nprintf '%s|' \"$@\" >>\"$HOME/called\"\nfor last; do :; done\neval \"$last\"\n";
+        let ssh = folder.join("ssh");
+        std::fs::write(&ssh, script).unwrap();
+        std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let config = format!("[core]\n\tsshCommand = \"'{}' -i 'my key'\"\n", ssh.display());
+        std::fs::write(home.path().join(".gitconfig"), config).unwrap();
+        let person = Person { home: Some(home.path().to_owned()), ..Person::default() };
+        let address = format!("ssh://git.example.test{}", folder.join("it's").display());
+        git(&person).args(["ls-remote", "--", &address]).run().unwrap();
+        let called = std::fs::read_to_string(home.path().join("called")).unwrap();
+        assert!(called.contains("-i|my key|-oBatchMode=yes|-oConnectTimeout=10|"), "{called}");
+        assert!(called.contains("|git.example.test|git-upload-pack '"), "{called}");
+    }
 
     #[test]
     fn addresses_are_told_from_names_and_folders() {

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::beneath::Beneath;
 use super::git::{self, Person};
 use super::{Error, Result};
 use crate::exec::{self, Command, Limits};
@@ -208,19 +209,14 @@ impl Mirror {
 
     fn take_packs(&self, draft: &Path, person: &Person) -> Result<()> {
         self.remove_halves()?;
-        let folder = draft.join("objects/pack");
         if person.ids.is_none() {
-            return self.move_packs(&folder);
+            return self.move_packs(&draft.join("objects/pack"));
         }
-        for entry in fs::read_dir(&folder).map_err(self.io("read"))?.flatten() {
-            if entry.path().extension().is_none_or(|kind| kind != "pack") {
-                continue;
-            }
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
-            let pack = rustix::fs::open(entry.path(), flags, rustix::fs::Mode::empty())
-                .map_err(|error| self.io("open")(error.into()))?;
+        // The folder is the person's, who may put anything in the way while it is read.
+        let files = Beneath::open(draft).and_then(|draft| draft.files("objects/pack")).map_err(self.io("read"))?;
+        for (_, pack) in files.into_iter().filter(|(name, _)| name.ends_with(".pack")) {
             let take = self.git().limits(person.limits()).args(["-c", LARGE_FILES, "index-pack", "--stdin"]);
-            if let Err(error) = take.run_reading(pack.into()) {
+            if let Err(error) = take.run_reading(pack) {
                 self.remove_halves()?;
                 return Err(error.into());
             }
