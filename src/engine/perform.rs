@@ -92,7 +92,10 @@ impl Engine {
         let site = |site: &SiteName| scene.sites.get(site).expect("the planner names only sites that are live here");
         match &step.action {
             Action::Connect => {
-                address::check_free(scene.network.v4, &self.network.routes()?)?;
+                // Those of a new environment were chosen a moment ago, among what was free.
+                if scene.environment.is_none_or(|environment| self.now() - environment.created > 1) {
+                    address::check_free(scene.network.v4, &self.network.routes()?)?;
+                }
                 self.network.connect(scene.network)?;
             }
             Action::Disconnect => self.network.disconnect(&scene.network.tag)?,
