@@ -1,7 +1,7 @@
 //! Does it answer? The same question for everybody, asked from the host every two milliseconds.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::{Peer, Result, at_once};
@@ -19,7 +19,19 @@ pub struct Target {
 }
 
 impl Target {
+    /// Whether the way there is a network of this host. Before a peer has made its network, whoever is next on the way out may
+    /// answer in its place, or keep us waiting.
+    fn is_near(&self) -> bool {
+        let source = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+            .and_then(|socket| socket.connect((self.address, self.port)).and_then(|()| socket.local_addr()));
+        let beginning = |address: Ipv4Addr| address.octets()[..3].to_owned();
+        matches!(source, Ok(SocketAddr::V4(source)) if beginning(*source.ip()) == beginning(self.address))
+    }
+
     fn answers(&self) -> bool {
+        if !self.is_near() {
+            return false;
+        }
         let address = SocketAddr::from((self.address, self.port));
         let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else { return false };
         let Some((path, host)) = &self.page else { return true };
