@@ -37,7 +37,8 @@ pub struct Header {
     /// One line that says what this is, shown by `platform:list`.
     #[serde(default)]
     pub summary: String,
-    /// The last labels of every name, e.g. `example.test`. Without it, the host's own domain.
+    /// The last labels of every name, e.g. `example.test`. Without it, the host's own domain. One on the internet is led to adt only
+    /// where the host's `domains` name it.
     pub domain: Option<At<String>>,
 }
 
