@@ -63,15 +63,26 @@ impl Network for Linux {
     }
 
     fn connect(&self, spec: &NetworkSpec) -> Result<()> {
-        // At the same time, since each waits for a program.
-        std::thread::scope(|scope| {
-            let firewall = scope.spawn(require_firewall);
-            let bridge = make_bridge(spec);
-            firewall.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(bridge)
-        })?;
-        // Again: a `disconnect` of the last other network removes the table first and then looks for bridges.
-        require_firewall()?;
-        set(&class(&spec.bridge()).join("ifalias"), &self.note(spec))
+        let device = spec.bridge();
+        let make = |lines| ip(lines, &["-batch", "-"], &format!("make the bridge {device}"));
+        if ipv6() == Ipv6::Off {
+            // Off by default on this host, e.g. hardened; our bridge gets it, nothing else is touched.
+            if !exists(&device) {
+                make(add_line(spec))?;
+            }
+            set(&ipv6_folder(&device).join("disable_ipv6"), "0")?;
+        }
+        make(bridge_lines(spec, exists(&device), ipv6()))?;
+        if ipv6() != Ipv6::Absent {
+            settle(&device)?;
+        }
+        forward()?;
+        // After the bridge: a `disconnect` of the last other network removes the table first and then looks for bridges. And not
+        // at the same time: were we killed, `nft` would go on, and find nobody left to remove what it did.
+        if !firewall::in_force()? {
+            firewall::install()?;
+        }
+        set(&class(&device).join("ifalias"), &self.note(spec))
     }
 
     fn disconnect(&self, tag: &Tag) -> Result<()> {
@@ -110,27 +121,6 @@ impl Network for Linux {
         routes.retain(|route| !ours.contains(&route.device));
         Ok(routes)
     }
-}
-
-fn make_bridge(spec: &NetworkSpec) -> Result<()> {
-    let device = spec.bridge();
-    let make = |lines| ip(lines, &["-batch", "-"], &format!("make the bridge {device}"));
-    if ipv6() == Ipv6::Off {
-        // Off by default on this host, e.g. hardened; our bridge gets it, nothing else is touched.
-        if !exists(&device) {
-            make(add_line(spec))?;
-        }
-        set(&ipv6_folder(&device).join("disable_ipv6"), "0")?;
-    }
-    make(bridge_lines(spec, exists(&device), ipv6()))?;
-    if ipv6() != Ipv6::Absent {
-        settle(&device)?;
-    }
-    forward()
-}
-
-fn require_firewall() -> Result<()> {
-    if firewall::in_force()? { Ok(()) } else { firewall::install() }
 }
 
 /// What `ip -batch` is told. `replace` and `set` are fine twice; only the bridge itself is not.
