@@ -80,6 +80,8 @@ pub fn unpack(from: impl Read, name: &str, folder: &Path, new_name: &str) -> io:
         opened.set_permissions(PermissionsExt::from_mode(mode))?;
         opened.set_modified(time)?;
     }
+    // An archive ends before its last block does, and whoever still writes that must not find the pipe closed.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(())
 }
 
@@ -163,6 +165,17 @@ mod tests {
             builder.append(&header, if is_file { text.as_bytes() } else { &[] }).unwrap();
         }
         builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn whoever_sends_an_archive_can_send_all_of_it() {
+        let mut bytes = archive(&[("copy", EntryType::Regular, "text")]);
+        // More than is read at once.
+        bytes.resize(bytes.len() + (1 << 20), 0);
+        let to = tempfile::tempdir().unwrap();
+        let mut left = &bytes[..];
+        unpack(&mut left, "copy", to.path(), "new").unwrap();
+        assert!(left.is_empty(), "{} bytes", left.len());
     }
 
     #[test]
