@@ -192,4 +192,21 @@ mod tests {
         assert_eq!(fs::read_dir(host.path()).unwrap().count(), 1);
         assert!(Beneath::open(&home.path().join("folder")).is_err());
     }
+
+    #[test]
+    fn only_plain_files_of_the_folder_itself_are_opened() {
+        let (work, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(host.path().join("secret.pack"), "host").unwrap();
+        let packs = work.path().join("objects/pack");
+        std::fs::create_dir_all(packs.join("folder.pack")).unwrap();
+        std::fs::write(packs.join("a.pack"), "own").unwrap();
+        symlink(host.path().join("secret.pack"), packs.join("b.pack")).unwrap();
+        // Whoever opens this to read it waits for a writer.
+        rustix::fs::mknodat(rustix::fs::CWD, packs.join("c.pack"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let below = Beneath::open(work.path()).unwrap();
+        let names: Vec<_> = below.files("objects/pack").unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["a.pack"]);
+        symlink(host.path(), work.path().join("link")).unwrap();
+        assert!(below.files("link").is_err());
+    }
 }
