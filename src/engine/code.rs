@@ -163,10 +163,10 @@ impl Engine {
     /// Brings a mirror to what its origin has, one command at a time.
     pub(super) fn fetch(&self, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
         let lock = self.lock(&mirror.lock_name(), &mirror.address, events)?;
-        self.fetch_behind(&lock, mirror, patience, events)
+        self.fetch_locked(&lock, mirror, patience, events)
     }
 
-    fn fetch_behind(&self, lock: &Lock, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
+    fn fetch_locked(&self, lock: &Lock, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
         let text = format!("fetching {}", mirror.address);
         let tell = |how_far: &str| {
             events.emit(Event::TaskProgress { task: "git".to_owned(), text: format!("{text}: {how_far}") });
@@ -268,12 +268,14 @@ impl Engine {
             for site in sites.values() {
                 // A site that is live in an older environment may have lost its source since.
                 let Some(mirror) = self.mirror(&record.folder, site) else { continue };
-                // Whoever holds the lock brings it up to date; to wait for that would queue up behind an origin that is away.
+                let is_old = || mirror.age(self.now()).is_none_or(|age| age >= FRESH_SECONDS);
                 let holder = self.holder();
-                if let Ok(lock) = self.store.lock(&mirror.lock_name(), &holder).attempt()?
-                    && mirror.age(self.now()).is_none_or(|age| age >= FRESH_SECONDS)
+                // Whoever holds the lock brings it up to date; to wait for that would queue up behind an origin that is away.
+                if is_old()
+                    && let Ok(lock) = self.store.lock(&mirror.lock_name(), &holder).attempt()?
+                    && is_old()
                 {
-                    drop(self.fetch_behind(&lock, &mirror, None, &events));
+                    drop(self.fetch_locked(&lock, &mirror, None, &events));
                 }
                 if let Err(failure) = self.prepare_spare(&record, site, &mirror) {
                     tracing::debug!(%failure, "no spare checkout");

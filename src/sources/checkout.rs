@@ -258,19 +258,10 @@ fn put_away(person: &Person, path: &Path, part: Part) -> Result<()> {
     let failed = |error: Errno| io("remove", path)(error.into());
     let inside = match part {
         Part::Whole => None,
-        Part::Inside => match open(path, FOLDER, Mode::empty()) {
-            Ok(folder) => Some(folder),
-            Err(Errno::NOTDIR | Errno::LOOP) => None,
-            Err(error) => return Err(failed(error)),
-        },
+        Part::Inside => inside(path).map_err(failed)?,
     };
     let (from, names) = match inside {
-        Some(folder) => {
-            let entries = Dir::read_from(&folder).map_err(failed)?.map(|entry| entry.map(|entry| entry.file_name().to_owned()));
-            let names: std::result::Result<Vec<_>, _> = entries.collect();
-            let is_own = |name: &CString| ![c".", c".."].contains(&name.as_c_str());
-            (folder, names.map_err(failed)?.into_iter().filter(is_own).collect())
-        }
+        Some(found) => found,
         None => {
             let name = path.file_name().expect("what lies in a folder has a name");
             let name = CString::new(name.as_bytes()).expect("a path holds no NUL");
@@ -292,6 +283,20 @@ fn put_away(person: &Person, path: &Path, part: Part) -> Result<()> {
     Ok(())
 }
 
+/// A folder and the names in it; `None` where it is none.
+fn inside(path: &Path) -> std::result::Result<Option<(OwnedFd, Vec<CString>)>, Errno> {
+    let folder = match open(path, FOLDER, Mode::empty()) {
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        other => other?,
+    };
+    let mut names = Vec::new();
+    for entry in Dir::read_from(&folder)? {
+        names.push(entry?.file_name().to_owned());
+    }
+    names.retain(|name| ![c".", c".."].contains(&name.as_c_str()));
+    Ok(Some((folder, names)))
+}
+
 /// A new folder for what is put away. `None` where there can be none.
 fn aside(platform: &Path, person: &Person) -> Option<OwnedFd> {
     let store = workspace::make(platform, SPARES, person).ok()?;
@@ -307,8 +312,10 @@ const ASIDE: &str = ".gone-";
 /// What was put away in a platform's folder and can be removed at any time.
 pub fn put_aside(platform: &Path) -> Vec<PathBuf> {
     let store = platform.join(SPARES);
-    let entries = fs::read_dir(&store).into_iter().flatten().flatten().filter(|_| workspace::is_ours(&store));
-    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ASIDE)).map(|entry| entry.path()).collect()
+    let entries = fs::read_dir(&store).into_iter().flatten().flatten();
+    let trees: Vec<_> =
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ASIDE)).map(|entry| entry.path()).collect();
+    if trees.is_empty() || workspace::is_ours(&store) { trees } else { Vec::new() }
 }
 
 /// git in a checkout, as the one whom it belongs to: what its settings name must not run as anybody else. Its place is

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+
+use super::lock::still_there;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -47,10 +48,9 @@ impl History {
         loop {
             let file = File::options().create(true).append(true).open(&self.path)?;
             rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-            match std::fs::metadata(&self.path) {
-                Ok(there) if there.ino() == file.metadata()?.ino() => return Ok(file),
-                // It was trimmed meanwhile.
-                _ => {}
+            // Else it was trimmed meanwhile.
+            if still_there(&self.path, &file) {
+                return Ok(file);
             }
         }
     }

@@ -111,7 +111,7 @@ impl<T: Serialize + DeserializeOwned + PartialEq + Clone> Request<T> {
                 }
                 Err(errno) => return Err(io(errno.into())),
             }
-            if !self.still_there(&file) {
+            if !still_there(&self.path, &file) {
                 continue;
             }
             if file.metadata().map_err(io)?.len() > 0 {
@@ -124,12 +124,13 @@ impl<T: Serialize + DeserializeOwned + PartialEq + Clone> Request<T> {
             return Ok(Ok(Lock { path: self.path.clone(), _file: file }));
         }
     }
+}
 
-    fn still_there(&self, file: &File) -> bool {
-        match (rustix::fs::fstat(file), rustix::fs::stat(&self.path)) {
-            (Ok(ours), Ok(there)) => ours.st_ino == there.st_ino && ours.st_dev == there.st_dev,
-            _ => false,
-        }
+/// Whether an open file is the one that has this name now: another process may have removed or replaced it meanwhile.
+pub(super) fn still_there(path: &Path, file: &File) -> bool {
+    match (rustix::fs::fstat(file), rustix::fs::stat(path)) {
+        (Ok(ours), Ok(there)) => ours.st_ino == there.st_ino && ours.st_dev == there.st_dev,
+        _ => false,
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Terminal {
 impl Terminal {
     /// Runs a command with this terminal as its own.
     pub fn open(command: &Command, rows: u16, columns: u16) -> Self {
-        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("the kernel has terminals");
+        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("the kernel has terminals");
         grantpt(&pty).and_then(|()| unlockpt(&pty)).expect("it is ours");
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&pty, size).expect("it is a terminal");

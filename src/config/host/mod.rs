@@ -102,7 +102,8 @@ impl HostSettings {
     }
 }
 
-/// What the command line said, as it said it. `domains` and `nameservers` are separated by commas and `boxes` by colons, as in the variables.
+/// What the command line said, as it said it. `domains` and `nameservers` are separated by commas and `boxes` by colons, as in
+/// the variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostFlags {
     pub config: Option<PathBuf>,

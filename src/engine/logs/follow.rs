@@ -95,14 +95,11 @@ impl<'p> Follower<'p> {
         }
         for (key, subject) in wanted {
             let init = running[&key.0];
-            match state.readers.get(&key) {
+            let failed = match state.readers.get(&key) {
                 Some(Reader::Reads { .. }) => continue,
                 Some(Reader::Ended { again, init: before, .. }) if *before == init && *again > Instant::now() => continue,
-                Some(Reader::Ended { .. }) | None => {}
-            }
-            let failed = match state.readers.get(&key) {
                 Some(Reader::Ended { init: before, failed, .. }) if *before == init => *failed,
-                _ => 0,
+                Some(Reader::Ended { .. }) | None => 0,
             };
             let stop = Arc::new(AtomicBool::new(false));
             let reader = Reader::Reads { stop: Arc::clone(&stop), files: subject.files.clone() };
@@ -165,6 +162,8 @@ fn rest((id, kind): &(MachineId, Kind), ended: Result<End, providers::Error>, fa
         Err(error) => {
             if failed == TOO_OFTEN {
                 tracing::error!("the logs of {id} can't be read: {error}");
+            } else {
+                tracing::debug!(%id, ?kind, %error, "a reader failed");
             }
             (AGAIN, failed.saturating_add(1))
         }
