@@ -127,7 +127,7 @@ impl Lab {
         };
         let tag = Tag::of(&self.install, &id.environment);
         let network = NetworkSpec { id: id.environment.clone(), tag, v4, v6: ula_subnet(&self.install, &v4) };
-        self.network.connect(&network).map_err(|error| fail(&error))?;
+        self.network.connect(&network).and_then(|()| self.network.open(&network)).map_err(|error| fail(&error))?;
         let spec = MachineSpec {
             hostname: "build".into(),
             fqdn: "build.test".into(),

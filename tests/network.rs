@@ -195,6 +195,11 @@ fn two_environments() -> (Linux, NetworkSpec, NetworkSpec) {
     (Linux::new(INSTALL), spec("1161", "10.213.0.0/26"), spec("1162", "10.213.0.64/26"))
 }
 
+fn bring_up(network: &Linux, spec: &NetworkSpec) {
+    network.connect(spec).unwrap();
+    network.open(spec).unwrap();
+}
+
 /// Everything of ours that the kernel shows.
 fn traces() -> String {
     let links = run("ip", &["-o", "link"]);
@@ -206,20 +211,20 @@ fn traces() -> String {
 fn twice_is_the_same_and_gone_is_gone() {
     on_a_host_of_its_own("twice_is_the_same_and_gone_is_gone", |_| {
         let (network, a, b) = two_environments();
-        network.connect(&a).unwrap();
+        bring_up(&network, &a);
         let state = || (run("nft", &["list", "ruleset"]), run("ip", &["-d", "address", "show", &a.bridge()]));
         let strip = |text: (String, String)| {
             let changing = |line: &&str| !line.contains("timer") && !line.contains("tentative") && !line.contains("fe80");
             (text.0, text.1.lines().filter(changing).map(str::trim).collect::<Vec<_>>().join("\n"))
         };
         let once = strip(state());
-        network.connect(&a).unwrap();
+        bring_up(&network, &a);
         assert_eq!(once, strip(state()));
         assert!(once.1.contains(&format!("alias {INSTALL} shop/1161")), "{}", once.1);
         assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "1\n");
         assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap(), "0\n");
 
-        network.connect(&b).unwrap();
+        bring_up(&network, &b);
         run("ip", &["link", "add", &b.attach(2).host_link, "type", "veth", "peer", "name", "loose"]);
         let mut listed = vec![(a.tag.clone(), format!("{INSTALL} shop/1161")), (b.tag.clone(), format!("{INSTALL} shop/1162"))];
         listed.sort();
@@ -243,7 +248,7 @@ fn a_host_without_ipv6_has_it_on_bridges_only() {
             std::fs::write(setting(device), "1").unwrap();
         }
         for _ in 0..2 {
-            network.connect(&a).unwrap();
+            bring_up(&network, &a);
         }
         hosts.plug(&a, 2, "a1");
         assert!(hosts.ping("a1", a.gateway_v6().into()));
@@ -258,16 +263,16 @@ fn an_interrupted_connect_is_finished_or_removed() {
         let half = || run("ip", &["link", "add", &a.bridge(), "type", "bridge"]);
         half();
         assert_eq!(network.seen(&a.tag).unwrap(), Seen { bridge: true, firewall: false });
-        network.connect(&a).unwrap();
+        bring_up(&network, &a);
         assert!(network.seen(&a.tag).unwrap().complete());
 
         // Somebody reloads the host's own firewall, which empties everything; somebody takes the bridge down.
         run("nft", &["flush", "ruleset"]);
         assert!(!network.seen(&a.tag).unwrap().complete());
-        network.connect(&a).unwrap();
+        bring_up(&network, &a);
         run("ip", &["link", "set", &a.bridge(), "down"]);
         assert!(!network.seen(&a.tag).unwrap().complete());
-        network.connect(&a).unwrap();
+        bring_up(&network, &a);
         assert!(network.seen(&a.tag).unwrap().complete());
 
         // An interrupted disconnect leaves the firewall; an older adt left another one.
@@ -282,11 +287,42 @@ fn an_interrupted_connect_is_finished_or_removed() {
 }
 
 #[test]
+fn machines_start_on_a_network_where_nothing_passes_before_it_is_isolated() {
+    on_a_host_of_its_own("machines_start_on_a_network_where_nothing_passes_before_it_is_isolated", |hosts| {
+        let (network, a, _) = two_environments();
+        network.connect(&a).unwrap();
+        hosts.plug(&a, 2, "a1");
+        hosts.plug(&a, 3, "a2");
+        let others = [a.attach(3).v4.into(), a.attach(3).v6.into(), IpAddr::from(a.gateway_v4()), a.gateway_v6().into()];
+        assert!(others.iter().all(|other| !hosts.ping("a1", *other)));
+        assert_eq!(network.seen(&a.tag).unwrap(), Seen { bridge: true, firewall: false });
+        network.open(&a).unwrap();
+        assert!(network.seen(&a.tag).unwrap().complete());
+        // Who asked in vain from a machine asks again after a second; the host does so much sooner.
+        let reached = |other| (0..10).any(|_| hosts.ping("a1", other));
+        assert!(others.into_iter().all(reached));
+    });
+}
+
+#[test]
+fn the_host_finds_a_machine_at_once_that_it_looked_for_too_early() {
+    on_a_host_of_its_own("the_host_finds_a_machine_at_once_that_it_looked_for_too_early", |hosts| {
+        let (network, a, _) = two_environments();
+        bring_up(&network, &a);
+        hosts.plug(&a, 3, "a2");
+        let machine = a.attach(2);
+        assert!(!hosts.ping("host", machine.v4.into()));
+        hosts.plug(&a, 2, "a1");
+        assert!(hosts.ping("host", machine.v4.into()));
+    });
+}
+
+#[test]
 fn machines_reach_what_they_should_and_no_more() {
     on_a_host_of_its_own("machines_reach_what_they_should_and_no_more", |hosts| {
         let (network, a, b) = two_environments();
-        network.connect(&a).unwrap();
-        network.connect(&b).unwrap();
+        bring_up(&network, &a);
+        bring_up(&network, &b);
         hosts.plug(&a, 2, "a1");
         hosts.plug(&a, 3, "a2");
         hosts.plug(&b, 2, "b1");
@@ -383,7 +419,7 @@ fn an_overlap_is_refused_with_the_route() {
     on_a_host_of_its_own("an_overlap_is_refused_with_the_route", |hosts| {
         let (network, a, _) = two_environments();
         hosts.plug_far();
-        network.connect(&a).unwrap();
+        bring_up(&network, &a);
         run("ip", &["route", "add", "default", "via", "203.0.113.2"]);
         let routes = network.routes().unwrap();
         assert_eq!(
@@ -409,7 +445,7 @@ fn an_overlap_is_refused_with_the_route() {
 fn another_firewall_in_the_way_is_named() {
     on_a_host_of_its_own("another_firewall_in_the_way_is_named", |_| {
         let (network, a, _) = two_environments();
-        network.connect(&a).unwrap();
+        bring_up(&network, &a);
         assert_eq!(forward_trouble(), None);
         run(
             "nft",
@@ -431,10 +467,10 @@ fn environments_come_and_go_at_the_same_time() {
             for spec in [&a, &b] {
                 scope.spawn(|| {
                     for _ in 0..10 {
-                        network.connect(spec).unwrap();
+                        bring_up(&network, spec);
                         network.disconnect(&spec.tag).unwrap();
                     }
-                    network.connect(spec).unwrap();
+                    bring_up(&network, spec);
                 });
             }
         });

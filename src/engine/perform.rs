@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::code::LiveSites;
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
 use crate::model::{
-    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step,
+    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step, Wave,
 };
 use crate::network::address;
 use crate::plan::Wanted;
@@ -55,9 +56,10 @@ impl Engine {
 
     fn waves(&self, plan: &Plan, scene: &Scene<'_>, events: &Events, cancel: &AtomicBool) -> Result<(), Failure> {
         for wave in &plan.waves {
+            let opening = Opening::of(wave);
             let failures: Vec<Failure> = std::thread::scope(|scope| {
                 let chains: Vec<_> =
-                    wave.chains.iter().map(|chain| scope.spawn(|| self.chain(chain, scene, events, cancel))).collect();
+                    wave.chains.iter().map(|chain| scope.spawn(|| self.chain(chain, scene, events, cancel, &opening))).collect();
                 chains.into_iter().filter_map(|chain| join(chain).err()).collect()
             });
             if !failures.is_empty() {
@@ -67,8 +69,21 @@ impl Engine {
         Ok(())
     }
 
-    fn chain(&self, chain: &[Step], scene: &Scene<'_>, events: &Events, cancel: &AtomicBool) -> Result<(), Failure> {
+    fn chain(
+        &self,
+        chain: &[Step],
+        scene: &Scene<'_>,
+        events: &Events,
+        cancel: &AtomicBool,
+        opening: &Opening,
+    ) -> Result<(), Failure> {
+        // However this ends, nobody waits for ever.
+        let _told = chain.iter().any(|step| step.action == Action::Open).then(|| Told(opening));
         for step in chain {
+            if step.action.needs_network() && !opening.wait() {
+                // The chain that was to open it tells why.
+                return Ok(());
+            }
             if stopped(cancel) {
                 let failure = Failure::new(Kind::Cancelled, step.to_string());
                 return Err(self.goes_on(failure.cause("cancelled before it began; what was done so far is kept")));
@@ -80,6 +95,9 @@ impl Engine {
                 return Err(failure);
             }
             events.emit(Event::StepDone { step: step.clone(), milliseconds: milliseconds(since) });
+            if step.action == Action::Open {
+                opening.tell(true);
+            }
         }
         Ok(())
     }
@@ -92,12 +110,10 @@ impl Engine {
         let site = |site: &SiteName| scene.sites.get(site).expect("the planner names only sites that are live here");
         match &step.action {
             Action::Connect => {
-                // Those of a new environment were chosen a moment ago, among what was free.
-                if scene.environment.is_none_or(|environment| self.now() - environment.created > 1) {
-                    address::check_free(scene.network.v4, &self.network.routes()?)?;
-                }
+                address::check_free(scene.network.v4, &self.network.routes()?)?;
                 self.network.connect(scene.network)?;
             }
+            Action::Open => self.network.open(scene.network)?,
             Action::Disconnect => self.network.disconnect(&scene.network.tag)?,
             Action::Create { machine } => {
                 let raising = scene.raising.as_ref().expect("only plans that bring something up create");
@@ -195,6 +211,33 @@ impl Engine {
             Ok(ended) if ended.code == 0 => units,
             Ok(_) | Err(_) => Vec::new(),
         }
+    }
+}
+
+/// Whether the network is open that a wave's machines start on.
+struct Opening(OnceLock<bool>);
+
+impl Opening {
+    fn of(wave: &Wave) -> Self {
+        let opens = wave.chains.iter().flatten().any(|step| step.action == Action::Open);
+        Self(if opens { OnceLock::new() } else { OnceLock::from(true) })
+    }
+
+    fn tell(&self, open: bool) {
+        let _ = self.0.set(open);
+    }
+
+    fn wait(&self) -> bool {
+        *self.0.wait()
+    }
+}
+
+/// Says that it stays closed, if nobody said otherwise.
+struct Told<'a>(&'a Opening);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.tell(false);
     }
 }
 

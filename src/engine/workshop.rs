@@ -122,6 +122,7 @@ impl MachineBench<'_> {
     fn start(&self, spec: &BenchSpec) -> Result<()> {
         let network = wanted::network(self.engine.store.install(), &self.environment);
         self.engine.network.connect(&network)?;
+        self.engine.network.open(&network)?;
         let mut machine = self.spec();
         machine.mounts.clone_from(&spec.mounts);
         self.engine.provider.create(&machine)?;

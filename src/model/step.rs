@@ -16,7 +16,10 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "action")]
 pub enum Action {
+    /// Makes the network, closed: machines can be started on it, and nothing passes.
     Connect,
+    /// Puts its isolation in force, and then lets pass what that allows.
+    Open,
     Disconnect,
     Create {
         machine: MachineName,
@@ -73,6 +76,7 @@ impl Action {
             | Self::Stop { machine }
             | Self::Delete { machine } => Some(machine),
             Self::Connect
+            | Self::Open
             | Self::Disconnect
             | Self::Checkout { .. }
             | Self::Render { .. }
@@ -81,13 +85,17 @@ impl Action {
             | Self::Forget => None,
         }
     }
-}
 
-impl Action {
+    /// Whether it talks to a machine over the network.
+    pub fn needs_network(&self) -> bool {
+        matches!(self, Self::Await { .. } | Self::Deploy { .. })
+    }
+
     /// The same once it is done: "web1 answers" for "wait until web1 answers".
     pub fn done(&self) -> String {
         match self {
             Self::Connect => "the network is connected".to_owned(),
+            Self::Open => "the network is open".to_owned(),
             Self::Disconnect => "the network is removed".to_owned(),
             Self::Create { machine } => format!("{machine} is created"),
             Self::Start { machine } => format!("{machine} is started"),
@@ -109,6 +117,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect => write!(f, "connect the network"),
+            Self::Open => write!(f, "open the network"),
             Self::Disconnect => write!(f, "remove the network"),
             Self::Create { machine } => write!(f, "create {machine}"),
             Self::Start { machine } => write!(f, "start {machine}"),

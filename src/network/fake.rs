@@ -63,8 +63,8 @@ impl Fake {
         Self { checkpoint: Some(Arc::new(checkpoint)), ..self.clone() }
     }
 
-    /// The next time that `what` is reached it fails: a verb (`seen`, `list`, `connect`, `disconnect`, `routes`), or one of
-    /// their steps (`connect:bridge`, `connect:firewall`, `disconnect:bridge`, `disconnect:firewall`).
+    /// The next time that `what` is reached it fails: a verb (`seen`, `list`, `connect`, `open`, `disconnect`, `routes`), or
+    /// one of their steps (`connect:bridge`, `open:firewall`, `disconnect:bridge`, `disconnect:firewall`).
     pub fn fail_next(&self, what: &str) {
         self.kernel().failures.push(what.to_owned());
     }
@@ -138,8 +138,13 @@ impl Network for Fake {
         let note = format!("{} {}", self.install, spec.id);
         self.step("connect:bridge", |kernel| {
             kernel.bridges.insert(spec.tag.clone(), (note, spec.clone()));
-        })?;
-        self.step("connect:firewall", |kernel| {
+        })
+    }
+
+    fn open(&self, spec: &NetworkSpec) -> Result<()> {
+        self.fault("open")?;
+        assert!(self.kernel().bridges.contains_key(&spec.tag), "only what was connected can be opened");
+        self.step("open:firewall", |kernel| {
             kernel.firewalls.insert(spec.tag.clone());
         })
     }
@@ -176,13 +181,14 @@ mod tests {
     #[test]
     fn a_kill_anywhere_is_finished_by_the_next_call() {
         let spec = spec();
-        let places = ["connect:bridge before", "connect:bridge after", "connect:firewall before", "connect:firewall after"];
+        let places = ["connect:bridge before", "connect:bridge after", "open:firewall before", "open:firewall after"];
+        let bring_up = |fake: &Fake| fake.connect(&spec).and_then(|()| fake.open(&spec));
         for place in places {
             let fake = Fake::new("i");
             let deadly = fake.on_checkpoint(move |at| assert_ne!(at, place));
-            assert!(catch_unwind(AssertUnwindSafe(|| deadly.connect(&spec))).is_err(), "{place}");
-            assert_eq!(fake.seen(&spec.tag).unwrap().complete(), place == "connect:firewall after", "{place}");
-            fake.connect(&spec).unwrap();
+            assert!(catch_unwind(AssertUnwindSafe(|| bring_up(&deadly))).is_err(), "{place}");
+            assert_eq!(fake.seen(&spec.tag).unwrap().complete(), place == "open:firewall after", "{place}");
+            bring_up(&fake).unwrap();
             assert!(fake.seen(&spec.tag).unwrap().complete());
             assert_eq!(fake.list().unwrap(), [(spec.tag.clone(), "i shop/1161".to_owned())]);
             fake.disconnect(&spec.tag).unwrap();
@@ -194,9 +200,10 @@ mod tests {
     #[test]
     fn a_wanted_failure_comes_once() {
         let (fake, spec) = (Fake::new("i"), spec());
-        fake.fail_next("connect:firewall");
-        assert!(fake.connect(&spec).is_err());
+        fake.fail_next("open:firewall");
+        fake.connect(&spec).unwrap();
+        assert!(fake.open(&spec).is_err());
         assert_eq!(fake.seen(&spec.tag).unwrap(), Seen { bridge: true, firewall: false });
-        assert!(fake.connect(&spec).is_ok());
+        assert!(fake.open(&spec).is_ok());
     }
 }

@@ -1,6 +1,8 @@
 //! Networks in the Linux kernel, through `ip` and `nft`.
 //!
-//! The bridge's alias is written last: a bridge without one was interrupted, and the next `connect` finishes it.
+//! A bridge that is down is a closed network: machines start on it while `nft` works, whose first table on a host takes as
+//! long as a machine's start. The bridge's alias is written last: one without it was interrupted, and the next `connect` and
+//! `open` finish it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -76,12 +78,17 @@ impl Network for Linux {
         if ipv6() != Ipv6::Absent {
             settle(&device)?;
         }
-        forward()?;
-        // After the bridge: a `disconnect` of the last other network removes the table first and then looks for bridges. And not
-        // at the same time: were we killed, `nft` would go on, and find nobody left to remove what it did.
-        if !firewall::in_force()? {
-            firewall::install()?;
-        }
+        find_soon(&device)?;
+        forward()
+    }
+
+    fn open(&self, spec: &NetworkSpec) -> Result<()> {
+        let device = spec.bridge();
+        // The bridge is there already: were we killed, `nft` would go on, and whoever removes the bridge removes what it did.
+        ensure_firewall()?;
+        raise(&device)?;
+        // A `disconnect` of the last other network removes the table first and then looks for bridges.
+        ensure_firewall()?;
         set(&class(&device).join("ifalias"), &self.note(spec))
     }
 
@@ -101,8 +108,8 @@ impl Network for Linux {
         }
         if !any_bridge()? {
             firewall::remove()?;
-            // Another process may have connected meanwhile and seen the old table. Its machines are not started yet, and
-            // were we killed right here, `seen` tells its next verb what is missing.
+            // Another process may have opened its network meanwhile under the old table. It looks again as well, and were both
+            // of us killed right here, `seen` tells the next verb what is missing.
             if any_bridge()? {
                 firewall::install()?;
             }
@@ -143,8 +150,7 @@ fn bridge_lines(spec: &NetworkSpec, exists: bool, ipv6: Ipv6) -> String {
         "{add}\
          link set dev {device} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
          address replace {}/{} dev {device}\n\
-         {v6}\
-         link set dev {device} up\n",
+         {v6}",
         spec.gateway_v4(),
         spec.v4.prefix_len(),
     )
@@ -175,11 +181,29 @@ fn ipv6_folder(device: &str) -> PathBuf {
     Path::new("/proc/sys/net/ipv6/conf").join(device)
 }
 
+/// Who looks for a machine while it starts asks again after this, not after a second, and learns at once that it is down. The
+/// answer comes from this very kernel.
+const SOON_MS: &str = "25";
+
+fn find_soon(device: &str) -> Result<()> {
+    for family in ["ipv4", "ipv6"] {
+        let path = Path::new("/proc/sys/net").join(family).join("neigh").join(device).join("retrans_time_ms");
+        if path.exists() {
+            set(&path, SOON_MS)?;
+        }
+    }
+    Ok(())
+}
+
 /// The host takes no addresses and routes from its machines.
 fn settle(device: &str) -> Result<()> {
     let folder = ipv6_folder(device);
     set(&folder.join("accept_ra"), "0")?;
     set(&folder.join("accept_redirects"), "0")
+}
+
+fn ensure_firewall() -> Result<()> {
+    if firewall::in_force()? { Ok(()) } else { firewall::install() }
 }
 
 /// NAT needs forwarding. IPv6 is left alone: a host that forwards it stops listening to its router's advertisements.
@@ -260,10 +284,20 @@ fn alias(device: &str) -> Result<Option<String>> {
     Ok(read(&class(device).join("ifalias"))?.map(|note| note.trim_end_matches('\n').to_owned()))
 }
 
-fn is_up(device: &str) -> Result<bool> {
+/// The flag of a device that is up.
+const UP: u32 = 1;
+
+fn flags(device: &str) -> Result<u32> {
     let flags = read(&class(device).join("flags"))?.unwrap_or_default();
-    let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
-    Ok(flags & 1 == 1)
+    Ok(u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0))
+}
+
+fn is_up(device: &str) -> Result<bool> {
+    Ok(flags(device)? & UP == UP)
+}
+
+fn raise(device: &str) -> Result<()> {
+    set(&class(device).join("flags"), &format!("{:#x}", flags(device)? | UP))
 }
 
 fn read(path: &Path) -> Result<Option<String>> {

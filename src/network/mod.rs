@@ -43,7 +43,7 @@ pub enum Error {
 pub struct Seen {
     /// The bridge is there, maybe half made.
     pub bridge: bool,
-    /// The bridge is finished and up, and the rules are in force for it.
+    /// The bridge is finished and open, and the rules are in force for it.
     pub firewall: bool,
 }
 
@@ -64,8 +64,11 @@ pub trait Network: Send + Sync {
     /// The tags of all networks of any adt on this host, with the owner's note (`<install> <platform>/<environment>`).
     fn list(&self) -> Result<Vec<(Tag, String)>>;
 
-    /// Bridge up with its addresses, isolation and NAT in force.
+    /// The bridge with its addresses, closed: machines can be plugged in, and nothing passes. One that is open stays so.
     fn connect(&self, spec: &NetworkSpec) -> Result<()>;
+
+    /// Isolation and NAT in force, and then the bridge open. Machines may be starting on it meanwhile.
+    fn open(&self, spec: &NetworkSpec) -> Result<()>;
 
     /// Removes bridge and cables, and with the last network the firewall.
     fn disconnect(&self, tag: &Tag) -> Result<()>;

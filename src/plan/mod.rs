@@ -158,15 +158,18 @@ impl Steps<'_> {
         let surplus = self.seen.machines.keys().filter(|name| !self.wanted.machines.contains_key(*name));
         plan.then(surplus.map(|machine| self.chain([Action::Delete { machine: machine.clone() }])));
         // Nothing here needs another: a machine needs them all, but only once it starts.
-        let connect = (self.seen.network != SeenNetwork::Complete).then(|| self.chain([Action::Connect]));
+        let is_closed = self.seen.network != SeenNetwork::Complete;
+        let connect = is_closed.then(|| self.chain([Action::Connect]));
         let creates = self.wanted.machines.keys().filter(|name| self.is_absent(name));
         let creates = creates.map(|machine| self.chain([Action::Create { machine: machine.clone() }]));
         let checkouts = self.missing().map(|(site, _)| self.chain([Action::Checkout { site: site.clone() }]));
         let stale = self.seen.stale.iter().filter(|site| self.wanted.checkouts.contains_key(*site));
         let renders = stale.map(|site| self.chain([Action::Render { site: site.clone() }]));
         plan.then(connect.into_iter().chain(creates).chain(checkouts).chain(renders));
+        // Machines start on a network that is being opened; only who talks to them has to wait for it.
+        let mut open = is_closed.then(|| self.chain([Action::Open]));
         for wave in waves(self.wanted) {
-            plan.then(wave.iter().map(|name| self.chain(self.raise(name))));
+            plan.then(open.take().into_iter().chain(wave.iter().map(|name| self.chain(self.raise(name)))));
         }
         plan.then(self.discards(self.seen.checkouts.iter().filter(|site| !self.wanted.checkouts.contains_key(*site))));
         plan

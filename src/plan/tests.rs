@@ -68,7 +68,11 @@ fn wanted() -> Wanted {
 /// What the engine and the world make of a step.
 fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
     match &step.action {
-        Action::Connect => seen.network = SeenNetwork::Complete,
+        Action::Connect => seen.network = SeenNetwork::Partly { bridge: true },
+        Action::Open => {
+            assert_ne!(seen.network, SeenNetwork::Nothing, "only what was connected can be opened");
+            seen.network = SeenNetwork::Complete;
+        }
         Action::Disconnect => seen.network = SeenNetwork::Nothing,
         Action::Forget => seen.remembered = false,
         Action::Checkout { site } => assert!(seen.checkouts.insert(site.clone()), "a checkout must not be there yet"),
@@ -202,7 +206,7 @@ fn machines_start_after_those_they_need_and_stop_before_them() {
         text,
         [
             vec!["connect the network", "create db", "create web1", "create web2", "check out api", "check out www"],
-            vec!["start db"],
+            vec!["open the network", "start db"],
             vec!["start web1", "start web2"],
         ]
     );

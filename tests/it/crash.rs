@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use adt::model::request::{Deploy, SiteWish};
-use adt::model::{EnvironmentId, Event, Failure, Kind, Request, Response, SiteName};
+use adt::model::{Action, EnvironmentId, Event, Failure, Kind, Request, Response, SiteName};
 use adt::providers::Provider;
 use adt::providers::fake::Checkpoint;
 use adt::store::Wanted;
@@ -671,7 +671,7 @@ fn a_call_that_fails_is_named_and_the_verb_goes_on_later() {
         let calls =
             ["create", "start", "stop", "delete"].into_iter().flat_map(|verb| ALL.iter().map(move |machine| (verb, *machine)));
         let network =
-            ["connect:bridge", "connect:firewall", "disconnect:bridge", "disconnect:firewall"].map(|what| (what, "network"));
+            ["connect:bridge", "open:firewall", "disconnect:bridge", "disconnect:firewall"].map(|what| (what, "network"));
         for (verb, subject) in calls.chain(network) {
             walk.host.restore(&walk.start);
             let process = walk.host.process(walk.scenario.words);
@@ -701,6 +701,20 @@ fn where_one_machine_fails_the_others_go_on() {
     assert!(failure.to_string().contains("shop/1161/web1"), "{failure}");
     let states = process.machines.list().unwrap().into_iter().map(|(id, state)| format!("{} {}", id.machine, state.word()));
     assert_eq!(states.collect::<Vec<_>>(), ["db running", "web1 halted", "web2 running"]);
+}
+
+#[test]
+fn where_the_network_stays_closed_nobody_waits_for_an_answer() {
+    let walk = Walk::new("init");
+    let process = walk.host.process(walk.scenario.words);
+    process.networks.fail_next("open:firewall");
+    let ran = process.run(walk.scenario.request.clone());
+    let failure = ran.result.unwrap_err();
+    assert!(failure.parts.is_empty() && failure.to_string().contains("open:firewall"), "{failure}");
+    let waited = |event: &Event| matches!(event, Event::StepStarted { step } if matches!(step.action, Action::Await { .. }));
+    assert!(!ran.events.iter().any(waited), "{:?}", ran.events);
+    drop(process);
+    walk.converges("a network that stayed closed");
 }
 
 /// Ctrl-C at every point: the step is finished, the rest is not begun, and the hint names the command that goes on.

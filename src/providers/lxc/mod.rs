@@ -186,7 +186,8 @@ impl Machine<'_> {
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
         let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
         let text = config::text(spec, &self.folder.path, &self.group, host);
-        folder::write_atomically(&self.folder.join("config"), text.as_bytes())?;
+        // Not synced: it is written for each start.
+        std::fs::write(self.folder.join("config"), text)?;
         self.folder.write_spec(spec)
     }
 
