@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Engine;
 use super::events::Events;
+use super::perform::join;
 use crate::bind::{self, Certificate, Facts, Front, Home, Scope, Server};
 use crate::config;
 use crate::model::request::Bind;
@@ -57,27 +58,31 @@ impl Engine {
         if bind.with.is_empty() {
             return self.bind_own(&routes, events);
         }
-        let servers: Result<Vec<Server>, Failure> = bind.with.iter().map(|word| server(word)).collect();
-        let mut changed = false;
-        let mut told = Vec::new();
-        for server in servers? {
-            let home = Home::debian(server);
-            if let Some(folder) = &bind.output {
-                let files = self.with_facts(&routes, |facts| Ok(bind::output(&home, facts, folder)?))?;
-                told.push(format!("{server}: {} files in {}", files.len(), folder.display()));
-                continue;
-            }
-            let scope = bind.environment.clone().map_or(Scope::All, Scope::Add);
-            let outcome = self.with_facts(&routes, |facts| Ok(bind::apply(&home, facts, &scope)?))?;
-            let count = outcome.written.len() + outcome.removed.len();
-            changed |= count > 0;
-            told.push(if count == 0 {
-                format!("{server}: nothing to change")
-            } else {
-                format!("{server}: {count} files changed; they follow the environments from now on")
-            });
+        let servers = bind.with.iter().map(|word| server(word)).collect::<Result<Vec<_>, _>>()?;
+        // None of them knows of the other, and thousands of files take each a while.
+        let done = std::thread::scope(|scope| {
+            let working: Vec<_> = servers.iter().map(|server| scope.spawn(|| self.bind_one(*server, bind, &routes))).collect();
+            working.into_iter().map(join).collect::<Vec<_>>()
+        });
+        let (told, changed): (Vec<_>, Vec<_>) = done.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        Ok(Response::Done(Done { summary: told.join("; "), changed: changed.contains(&true), ..Done::default() }))
+    }
+
+    /// What became of one server's files, and whether any changed.
+    fn bind_one(&self, server: Server, bind: &Bind, routes: &Routes) -> Result<(String, bool), Failure> {
+        let home = Home::debian(server);
+        if let Some(folder) = &bind.output {
+            let files = self.with_facts(routes, |facts| Ok(bind::output(&home, facts, folder)?))?;
+            return Ok((format!("{server}: {} files in {}", files.len(), folder.display()), false));
         }
-        Ok(Response::Done(Done { summary: told.join("; "), changed, ..Done::default() }))
+        let scope = bind.environment.clone().map_or(Scope::All, Scope::Add);
+        let outcome = self.with_facts(routes, |facts| Ok(bind::apply(&home, facts, &scope)?))?;
+        let count = outcome.written.len() + outcome.removed.len();
+        let told = match count {
+            0 => format!("{server}: nothing to change"),
+            _ => format!("{server}: {count} files changed; they follow the environments from now on"),
+        };
+        Ok((told, count > 0))
     }
 
     /// One command at a time writes other servers' configuration.
