@@ -35,6 +35,9 @@ impl Images {
     /// A machine's layers as one folder of its own.
     pub fn folder(&self, machine: &Machine, name: &str) -> Result<PathBuf> {
         let folder = self.place.join(name);
+        if folder.exists() {
+            return Ok(folder);
+        }
         self.merged(machine, |root| run(&Command::new("cp").args(["-a", "--"]).arg(root).arg(&folder)))?;
         Ok(folder)
     }

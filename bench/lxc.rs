@@ -1,7 +1,7 @@
 //! LXC's own programs with machines that are adt's in everything: layers, configuration, addresses. Their bridge stands
 //! already, and for the bare start their roots are mounted already.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 
 use ::adt::exec::Command;
@@ -15,9 +15,15 @@ use super::{HOME, NAME, Peer, Result, at_once, sweep};
 pub const SHIFT: u32 = 100_000;
 pub const BRIDGE: &str = "benchbr0";
 
-/// With `newuidmap` in the path liblxc uses it, and that asks `/etc/subuid`; root needs neither. adt does the same.
+/// With `newuidmap` in the path liblxc uses it, and that asks `/etc/subuid`; root needs neither. adt does the same. But
+/// `lxc-copy` looks there for `rsync`.
 fn lxc(program: &str) -> Command {
-    Command::new("env").args(["-i", "PATH=/sbin", &format!("/usr/bin/{program}")])
+    let path = format!("PATH=/sbin:{}", programs().display());
+    Command::new("env").args(["-i", &path, &format!("/usr/bin/{program}")])
+}
+
+fn programs() -> PathBuf {
+    Path::new(HOME).join("programs")
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -158,29 +164,43 @@ impl Peer for Bare {
     }
 }
 
-/// `lxc-copy` of a machine that is there, as an overlay on its files, and `lxc-start` of the copy.
+/// `lxc-copy` of a machine that is there and `lxc-start` of the copy.
 pub struct Copied {
+    kind: Kind,
     place: PathBuf,
     machines: Vec<Machine>,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// All files, which is what `lxc-copy` does when it is told nothing else.
+    Whole,
+    /// An overlay on the files of the one that is there, which must not run as long as the copy does.
+    Snapshot,
+}
+
 impl Copied {
-    pub fn new(model: &Model, images: &Images) -> Result<Self> {
+    pub fn new(model: &Model, images: &Images, kind: Kind) -> Result<Self> {
         bridge(model)?;
-        let place = Path::new(HOME).join("copied");
+        let place = Path::new(HOME).join(format!("copied-{kind:?}").to_lowercase());
         std::fs::create_dir_all(&place)?;
+        std::fs::create_dir_all(programs())?;
+        let _ = symlink("/usr/bin/rsync", programs().join("rsync"));
         for machine in &model.machines {
             let root = images.folder(machine, &machine.name)?;
             identify(&root, machine)?;
             configure(&place, machine, &machine.name, &format!("dir:{}", root.display()))?;
         }
-        Ok(Self { place, machines: model.machines.clone() })
+        Ok(Self { kind, place, machines: model.machines.clone() })
     }
 }
 
 impl Peer for Copied {
     fn name(&self) -> &'static str {
-        "`lxc-copy -s -B overlay` and `lxc-start`, `lxc-destroy -f`"
+        match self.kind {
+            Kind::Whole => "`lxc-copy` and `lxc-start`, `lxc-destroy -f`",
+            Kind::Snapshot => "`lxc-copy -s -B overlay` and `lxc-start`, `lxc-destroy -f`",
+        }
     }
 
     fn prepare(&mut self) -> Result<()> {
@@ -190,10 +210,15 @@ impl Peer for Copied {
     fn start(&self) -> Result<()> {
         at_once(&self.machines, |machine| {
             let copy = format!("{}-copy", machine.name);
-            let words = ["-n", &machine.name, "-N", &copy, "-s", "-B", "overlay", "-M"];
-            run(&lxc("lxc-copy").arg("-P").arg(&self.place).args(words))?;
-            // It is made root's, and a machine with shifted ids can't write there.
-            chown(self.place.join(&copy).join("overlay/delta"), Some(SHIFT), Some(SHIFT))?;
+            let command = lxc("lxc-copy").arg("-P").arg(&self.place).args(["-n", &machine.name, "-N", &copy, "-M"]);
+            match self.kind {
+                Kind::Whole => run(&command)?,
+                Kind::Snapshot => {
+                    run(&command.args(["-s", "-B", "overlay"]))?;
+                    // It is made root's, and a machine with shifted ids can't write there.
+                    chown(self.place.join(&copy).join("overlay/delta"), Some(SHIFT), Some(SHIFT))?;
+                }
+            }
             start(&self.place, &copy)
         })
     }

@@ -225,7 +225,9 @@ fn rounds(wish: &Wish, home: &adt::Adt, model: &adt::Model, cancel: &AtomicBool,
     };
     if let Some(images) = &images {
         if wish.has("lxc-copy") {
-            peers.push(Box::new(lxc::Copied::new(model, images)?));
+            for kind in [lxc::Kind::Whole, lxc::Kind::Snapshot] {
+                peers.push(Box::new(lxc::Copied::new(model, images, kind)?));
+            }
         }
         if wish.has("lxd") {
             note("starting LXD");
@@ -243,6 +245,7 @@ fn rounds(wish: &Wish, home: &adt::Adt, model: &adt::Model, cancel: &AtomicBool,
                 return Err("interrupted".into());
             }
             peer.prepare()?;
+            settle();
             let (up, back) = probe::bring_up(&**peer)?;
             // A machine that still boots ends differently from one that has.
             std::thread::sleep(Duration::from_millis(500));
@@ -263,12 +266,20 @@ fn rounds(wish: &Wish, home: &adt::Adt, model: &adt::Model, cancel: &AtomicBool,
     Ok(())
 }
 
+/// What was stopped is not gone yet: the kernel takes its namespaces and control groups down later, and writes what was copied.
+/// The next one must not pay for it.
+fn settle() {
+    rustix::fs::sync();
+    std::thread::sleep(Duration::from_secs(1));
+}
+
 /// What the peers need, from the distribution's packages.
 fn install(wish: &Wish) -> Result<()> {
     let mut packages = Vec::new();
     let needs = [
         ("lxc", "lxc-start", &["lxc"][..]),
         ("lxc-copy", "lxc-copy", &["lxc"]),
+        ("lxc-copy", "rsync", &["rsync"]),
         ("lxd", "lxd", &["lxd", "dnsmasq-base", "btrfs-progs"]),
         ("docker", "dockerd", &["docker.io"]),
         ("docker", "docker-compose", &["docker-compose"]),
