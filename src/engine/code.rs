@@ -310,11 +310,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes what was prepared for environments of a platform that is forgotten; waits for whoever prepares.
-    pub(super) fn remove_spares(&self, record: &PlatformRecord, events: &Events) -> Result<(), Failure> {
+    /// Removes what was prepared for environments of a platform that is to be forgotten; waits for whoever prepares. Nobody
+    /// does it again as long as what is returned is held.
+    pub(super) fn remove_spares(&self, record: &PlatformRecord, events: &Events) -> Result<Lock, Failure> {
         let what = format!("the spare checkouts of `{}`", record.name);
-        let _lock = self.lock(&spares_lock(&record.name), &what, events)?;
-        Ok(workspace::remove(&record.folder.join(checkout::SPARES))?)
+        let lock = self.lock(&spares_lock(&record.name), &what, events)?;
+        workspace::remove(&record.folder.join(checkout::SPARES))?;
+        Ok(lock)
     }
 }
 

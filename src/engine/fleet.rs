@@ -79,10 +79,9 @@ impl Engine {
         let parts = self.each(&chosen, &|environment| part(self.env_destroy(&environment.id, dry_run, events)?))?;
         let mut done = told(platform, "destroyed", &chosen, parts, dry_run);
         if names.is_empty() {
+            // As long as the platform is known, a run that was killed is finished by the next.
+            let _nobody_prepares = if dry_run { None } else { Some(self.remove_spares(&record, events)?) };
             let layers = self.forget_platform(&record, dry_run, events)?;
-            if !dry_run {
-                self.remove_spares(&record, events)?;
-            }
             if let Response::Done(done) = &mut done {
                 done.removes.extend(layers);
                 done.removes.push(format!("the entry of platform `{platform}`"));

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::gather::{Gathered, gather};
 use super::headers::Client;
 use super::worker::Shared;
 use super::{Error, handle};
@@ -267,20 +268,21 @@ async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(peer: Arc<Pee
     state.polite.store(true, Ordering::Relaxed);
     let service = service_fn(move |request| handle::request(peer.clone(), request));
     let io = Io { inner: TokioIo::new(stream), state: state.clone() };
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(limit).unwrap_or(u32::MAX))
         .max_concurrent_streams(250)
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(1 << 20)
         .max_send_buf_size(256 << 10)
-        .enable_connect_protocol()
-        .serve_connection(io, service);
-    let finish = |connection: Pin<&mut _>| {
-        http2::Connection::graceful_shutdown(connection);
+        .enable_connect_protocol();
+    let gathered = gather(io, |io| builder.serve_connection(io, service));
+    let finish = |mut gathered: Pin<&mut Gathered<http2::Connection<_, _, _>, _>>| {
+        gathered.connection.as_mut().graceful_shutdown();
         true
     };
-    let _ = state.run(pin!(connection), finish).await;
+    let _ = state.run(pin!(gathered), finish).await;
 }
 
 /// Notes that bytes moved.

@@ -25,6 +25,7 @@ mod body;
 mod connection;
 mod forward;
 mod gateways;
+mod gather;
 mod handle;
 mod headers;
 mod health;
