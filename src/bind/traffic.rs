@@ -44,13 +44,21 @@ pub fn files(home: &Home, facts: &Facts<'_>, material: &Material) -> Result<Vec<
     let (source, pages) = (source.prepare()?, pages.prepare()?);
     let forward =
         if home.server == Server::Nginx { material.of_server("forward.conf")?.render(&json!({}))? } else { String::new() };
-    let mut files = Vec::new();
-    for environment in facts.routes.environments() {
-        let host = environment.host();
-        let text = source.render(&environment_facts(home, facts, environment, &forward)?)?;
-        files.push(file(format!("conf/1-{host}.conf"), text));
-        files.extend(page::environment(&pages, facts.front, environment)?);
-    }
+    let (front, routes) = (facts.front, facts.routes);
+    // Of a thousand environments, the pages take as long as all the rest.
+    let mut files = std::thread::scope(|scope| {
+        let shown = scope.spawn(|| {
+            let pages = routes.environments().map(|environment| page::environment(&pages, front, environment));
+            pages.collect::<Result<Vec<_>>>()
+        });
+        let configured = |environment: &EnvironmentRoute| {
+            let text = source.render(&environment_facts(home, facts, environment, &forward)?)?;
+            Ok(file(format!("conf/1-{}.conf", environment.host()), text))
+        };
+        let mut files = routes.environments().map(configured).collect::<Result<Vec<_>>>()?;
+        files.extend(shown.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?.into_iter().flatten());
+        Ok::<_, super::Error>(files)
+    })?;
     for platform in &facts.routes.platforms {
         files.extend(page::platform(&pages, facts.front, platform)?);
     }

@@ -108,6 +108,8 @@ fn bind(address: SocketAddr, shared: bool) -> Result<TcpSocket, Error> {
             rustix::net::sockopt::set_ip_freebind(&socket, true)?;
         }
         socket.set_reuseaddr(true)?;
+        // Accepted connections have it from here: the last packet of an answer waits for nothing.
+        socket.set_nodelay(true)?;
         socket.set_reuseport(shared)?;
         socket.bind(address)?;
         Ok(socket)
@@ -199,8 +201,6 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener, door: Door) {
         };
         match accepted {
             Ok((stream, remote)) => {
-                // Only delays the last packet of an answer if it fails.
-                let _ = stream.set_nodelay(true);
                 tokio::spawn(connection::serve(shared.clone(), stream, remote, door));
             }
             // Out of descriptors: others have to end first.
