@@ -14,7 +14,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getppid, kill_process, kill_process_group, set_parent_process_death_signal};
 
 use crate::model::{Kind, Stream};
 
@@ -32,6 +32,8 @@ pub struct Command {
     pub stdin: Option<Vec<u8>>,
     /// Run as this user and group instead of our own.
     pub ids: Option<(u32, u32)>,
+    /// Killed when we are: for what changes the kernel, and must not go on behind whoever tidies up after us.
+    pub tied: bool,
     pub limits: Limits,
 }
 
@@ -153,6 +155,11 @@ impl Command {
         self
     }
 
+    pub fn tied(mut self) -> Self {
+        self.tied = true;
+        self
+    }
+
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -168,6 +175,9 @@ impl Command {
         }
         if let Some((user, group)) = self.ids {
             command.uid(user).gid(group);
+        }
+        if self.tied {
+            tie(&mut command);
         }
         command
     }
@@ -323,6 +333,18 @@ impl Command {
     }
 }
 
+/// The kernel kills the child as soon as the thread that started it ends, which waits for it.
+fn tie(command: &mut std::process::Command) {
+    let us = rustix::process::getpid();
+    let tie = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // We may have died before the kernel was told.
+        if getppid() == Some(us) { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
+    };
+    // SAFETY: between fork and exec it does nothing but two system calls.
+    unsafe { command.pre_exec(tie) };
+}
+
 /// What a program reads.
 enum Input<'a> {
     None,
@@ -415,6 +437,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn what_is_tied_ends_with_the_thread_that_started_it() {
+        let sleeping = |tied| {
+            let command = Command { tied, ..Command::new("sleep").arg("20") };
+            std::thread::spawn(move || command.to_std().spawn().unwrap()).join().unwrap()
+        };
+        let (mut tied, mut free) = (sleeping(true), sleeping(false));
+        assert_eq!(tied.wait().unwrap().signal(), Some(9));
+        assert_eq!(free.try_wait().unwrap(), None);
+        free.kill().unwrap();
+        free.wait().unwrap();
+        assert!(Command::new("true").tied().run().is_ok());
+    }
 
     #[test]
     fn lines_arrive_in_order_and_output_is_kept() {

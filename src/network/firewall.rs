@@ -82,10 +82,13 @@ pub fn install() -> Result<()> {
     nft(text, "put the firewall in force")
 }
 
-/// Removes the table, and those of other versions of adt.
+/// Removes the table, and those of other versions of adt. This version's own also where there seems to be none: what a killed
+/// process was about to put in force shows only when the kernel is done with it, and the kernel does one change at a time.
 pub fn remove() -> Result<()> {
-    let text: String = tables()?.iter().map(|table| format!("add table inet {table}\ndelete table inet {table}\n")).collect();
-    if text.is_empty() { Ok(()) } else { nft(text, "remove the firewall") }
+    let mut tables = tables()?;
+    tables.push(table().to_owned());
+    let text = tables.iter().map(|table| format!("add table inet {table}\ndelete table inet {table}\n")).collect();
+    nft(text, "remove the firewall")
 }
 
 /// All tables of any version of adt.
@@ -154,7 +157,7 @@ fn ask(message: &[u8]) -> std::result::Result<(), Errno> {
 }
 
 pub(super) fn nft(text: String, what: &str) -> Result<()> {
-    Command::new("nft").args(["-f", "-"]).stdin(text).run().map(drop).map_err(|source| kernel(what, source))
+    Command::new("nft").args(["-f", "-"]).stdin(text).tied().run().map(drop).map_err(|source| kernel(what, source))
 }
 
 pub(super) fn kernel(what: &str, source: crate::exec::Error) -> Error {

@@ -84,7 +84,7 @@ impl Network for Linux {
 
     fn open(&self, spec: &NetworkSpec) -> Result<()> {
         let device = spec.bridge();
-        // The bridge is there already: were we killed, `nft` would go on, and whoever removes the bridge removes what it did.
+        // The bridge is there already, so that whoever tidies up after us sees that there is something to remove.
         ensure_firewall()?;
         raise(&device)?;
         // A `disconnect` of the last other network removes the table first and then looks for bridges.
@@ -213,7 +213,7 @@ fn forward() -> Result<()> {
 }
 
 fn ip(lines: String, args: &[&str], what: &str) -> Result<()> {
-    let command = Command::new("ip").args(args.iter().copied()).stdin(lines);
+    let command = Command::new("ip").args(args.iter().copied()).stdin(lines).tied();
     command.run().map(drop).map_err(|source| Error::Kernel { what: what.to_owned(), source })
 }
 
