@@ -78,8 +78,9 @@ fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'
 /// Its own mounts and process ids, tied to ours: when adt is killed, everything that it started is gone with its mounts, and
 /// nothing writes into a folder that the next run removes.
 fn command(suite: &str, packages: &[String], settings: &apt::Settings, rootfs: &Path, sources: Option<&Path>) -> Command {
-    let mut command = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"])
+    let mut command = Command::new("unshare")
+        .tied()
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"])
         .args(["--mode=root", "--format=directory", "--variant=minbase", "--skip=download/empty,essential/unlink,cleanup/apt"])
         .arg("--aptopt=Acquire::Languages \"none\"")
         .arg(format!("--include={}", packages.join(",")))
@@ -141,7 +142,7 @@ mod tests {
         let settings = apt::Settings { transport: vec!["Acquire::http::Proxy \"http://p:1\";".into()], archive: Vec::new() };
         let command = command("bookworm", &["nginx".into()], &settings, Path::new("/x y"), Some(Path::new("/s")));
         let text = command.to_string();
-        assert!(text.starts_with("setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc mmdebstrap "));
+        assert!(command.tied && text.starts_with("unshare --mount --pid --fork --kill-child --mount-proc mmdebstrap "), "{text}");
         assert!(text.contains("--include=nginx ") && text.contains("'--aptopt=Acquire::http::Proxy \"http://p:1\"'"), "{text}");
         assert!(text.ends_with(" bookworm '/x y' /s"), "{text}");
     }

@@ -1,15 +1,16 @@
 //! Layers on disk.
 //!
 //! ```text
-//! <store>/layers/<digest>/rootfs/       files, ids shifted by 100000
-//! <store>/layers/<digest>/layer.json    written last: a folder without it is half a layer
-//! <store>/layers/.build-<digest>/       being built; renamed when it is whole
-//! <store>/layers/.old-<digest>/         being removed
-//! <store>/layers/.lock-<digest>         held by the process that builds it
+//! <store>/layers/<digest>/rootfs/            files, ids shifted by 100000
+//! <store>/layers/<digest>/layer.json         written last: a folder without it is half a layer
+//! <store>/layers/.build-<digest>-<process>/  being built; renamed when it is whole
+//! <store>/layers/.old-<digest>/              being removed
+//! <store>/layers/.lock-<digest>              held by the process that builds it
 //! ```
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +60,9 @@ impl Layers {
         self.folder.join(digest.as_str())
     }
 
+    /// Another one for each process: what a killed one had started may still be ending, and writes where it was told to.
     fn building(&self, digest: &Digest) -> PathBuf {
-        self.folder.join(format!(".build-{digest}"))
+        self.folder.join(format!(".build-{digest}-{}", std::process::id()))
     }
 
     /// Whether the layer is whole.
@@ -109,7 +111,7 @@ impl Layers {
         let mut halves = Vec::new();
         for name in self.names()? {
             let word = [".build-", ".old-", ".lock-"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
-            let Ok(digest) = Digest::try_from(word.to_owned()) else { continue };
+            let Ok(digest) = Digest::try_from(word.split('-').next().unwrap_or_default().to_owned()) else { continue };
             if (name.starts_with('.') || !self.has(&digest)) && lock::held::<Building>(&self.lock_path(&digest)).is_none() {
                 halves.push(self.folder.join(&name));
             }
@@ -177,11 +179,27 @@ impl Layers {
 
     /// A new folder to build `digest` in; what an interrupted build left there is removed. The lock is held until the end.
     pub fn begin(&self, digest: &Digest, lock: Lock) -> Result<Draft<'_>> {
+        let left = format!(".build-{digest}");
+        for name in self.names()?.iter().filter(|name| name.starts_with(&left)) {
+            remove_left(&self.folder.join(name))?;
+        }
         let folder = self.building(digest);
-        remove_tree(&folder)?;
         std::fs::create_dir(&folder).map_err(Error::io("could not create", &folder))?;
         Ok(Draft { layers: self, folder, digest: digest.clone(), _lock: lock })
     }
+}
+
+/// Whoever is ending may put one more file into a folder that is being emptied.
+fn remove_left(folder: &Path) -> Result<()> {
+    let mut result = remove_tree(folder);
+    for _ in 0..50 {
+        if result.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        result = remove_tree(folder);
+    }
+    result
 }
 
 /// A layer that is being built. Dropped unfinished, it is removed.

@@ -106,13 +106,15 @@ impl Network for Linux {
                 result?;
             }
         }
-        if !any_bridge()? {
+        while !any_bridge()? {
             firewall::remove()?;
             // Another process may have opened its network meanwhile under the old table. It looks again as well, and were both
             // of us killed right here, `seen` tells the next verb what is missing.
-            if any_bridge()? {
-                firewall::install()?;
+            // And it may be gone again by the time that the firewall is back.
+            if !any_bridge()? {
+                break;
             }
+            firewall::install()?;
         }
         Ok(())
     }

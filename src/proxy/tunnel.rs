@@ -122,6 +122,7 @@ fn settle(
         switch(answer.headers_mut(), protocol.unwrap_or_else(|| HeaderValue::from_static("websocket")));
         record.status = 101;
     }
+    peer.state.becomes_tunnel();
     tokio::spawn(carry(peer.clone(), client, backend, record));
     answer
 }
