@@ -240,6 +240,8 @@ fn rounds(wish: &Wish, home: &adt::Adt, model: &adt::Model, cancel: &AtomicBool,
     }
     // The first round fills the page cache and is not counted.
     for round in 0..=wish.rounds {
+        // There and back, so that nobody always comes after the same one.
+        peers.reverse();
         for peer in &mut peers {
             if cancel.load(Ordering::Relaxed) {
                 return Err("interrupted".into());
