@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::code::Codes;
-use super::perform::join;
 use super::{Engine, routes, sites, wanted};
 use crate::model::response::{Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url};
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
@@ -59,13 +58,8 @@ impl Engine {
         if let Some(platform) = platform {
             self.platform(platform)?;
         }
-        // Folders and control groups on the one side, records on the other: each takes half of the time.
-        let (states, readable) = std::thread::scope(|scope| {
-            let states = scope.spawn(|| self.states());
-            let readable = self.readable_environments(platform);
-            (join(states), readable)
-        });
-        let (states, Readable { sound, damaged }) = (states?, readable?);
+        let states = self.states()?;
+        let Readable { sound, damaged } = self.readable_environments(platform)?;
         let codes = self.store.database.site_codes(None)?;
         let (no_states, no_codes) = (States::new(), Codes::new());
         let own = |environment: &Environment| {
