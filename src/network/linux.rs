@@ -109,8 +109,8 @@ impl Network for Linux {
         while !any_bridge()? {
             firewall::remove()?;
             // Another process may have opened its network meanwhile under the old table. It looks again as well, and were both
-            // of us killed right here, `seen` tells the next verb what is missing.
-            // And it may be gone again by the time that the firewall is back.
+            // of us killed right here, `seen` tells the next verb what is missing. By the time that the firewall is back it may
+            // be gone again.
             if !any_bridge()? {
                 break;
             }

@@ -69,12 +69,7 @@ impl<S: Write + Unpin> Inner<S> {
             }
         }
         self.sent = 0;
-        // Most connections are idle most of the time.
-        if self.waiting.capacity() > 2 * FULL {
-            self.waiting = Vec::new()
-        } else {
-            self.waiting.clear()
-        }
+        self.waiting.clear();
         Poll::Ready(Ok(()))
     }
 
