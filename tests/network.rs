@@ -407,6 +407,13 @@ fn to_and_from_outside(hosts: &Hosts, a: &NetworkSpec) {
     assert_eq!(hosts.reach("a1", "far", far), Some(host), "behind the host's address");
     assert!(hosts.ping("a1", far.ip()));
     assert!(hosts.reach_udp("a1", "far", "203.0.113.2:53".parse().unwrap()));
+    // What a rented server tells itself there, its keys among it, is not told to its machines.
+    let metadata: SocketAddr = "169.254.169.254:80".parse().unwrap();
+    hosts.ip_at("far", "addr add 169.254.169.254/32 dev eth0");
+    run("ip", &["route", "add", "169.254.169.254/32", "dev", "up0"]);
+    assert!(hosts.reach("host", "far", metadata).is_some());
+    assert_eq!(hosts.reach("a1", "far", metadata), None);
+    assert!(!hosts.ping("a1", metadata.ip()));
     let machine = a.attach(2).v4;
     assert!(!hosts.ping("far", machine.into()), "a stranger gets no further than the host");
     assert_eq!(hosts.reach("far", "a1", (machine, 80).into()), None);

@@ -31,6 +31,9 @@ use crate::exec::Command;
 ///
 /// A machine may ask its host for names and pages: at the ports that it wrote, since a detour may have led it to others.
 ///
+/// Where the host is a rented server, 169.254.169.254 would give a machine its keys. The same in IPv6 (fd00:ec2::254) never
+/// leaves, like all of IPv6.
+///
 /// Link-local and multicast never leave a bridge. Router advertisements are dropped: a machine must not become its host's
 /// default router. IPv6 has no NAT, so a packet that would leave with a local address is told at once instead of lost.
 const RULES: &str = r#"
@@ -57,6 +60,7 @@ const RULES: &str = r#"
     chain through_host {
         type filter hook forward priority 0; policy accept;
         oifname "adt*" iifname != "adt*" ct state != { established, related } drop
+        iifname "adt*" ip daddr 169.254.0.0/16 reject with icmpx admin-prohibited
         iifname "adt*" oifname != "adt*" meta nfproto ipv6 reject with icmpx no-route
         iifname "adt*" oifname != "adt*" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
     }
