@@ -88,8 +88,16 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
         remove(&draft)?;
         fresh(mirror, person, &draft, stand)?;
     }
+    reach_disk(&draft)?;
     fs::rename(&draft, folder).map_err(io("move the checkout to", folder))?;
     Ok(spare)
+}
+
+/// A name that outlives a power cut must not lead to files that did not. One call for the whole filesystem costs less than one
+/// for each of a tree's files.
+fn reach_disk(folder: &Path) -> Result<()> {
+    let failed = |error: Errno| io("write to the disk", folder)(error.into());
+    rustix::fs::syncfs(open(folder, FOLDER, Mode::empty()).map_err(failed)?).map_err(failed)
 }
 
 /// Makes the spare for the next environment, or brings the one that is there to where its branch is now: the less differs,

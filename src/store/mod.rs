@@ -7,7 +7,7 @@
 //!   install     the store's identity, part of every kernel name; apart from the database, so that a damaged one can be
 //!               replaced and everything in the kernel still be found
 //!   locks/      one flock'ed file per environment or build while a command works on it; see `lock`
-//!   layers/     box layers, immutable, named by content
+//!   layers/     box layers, immutable, named by content; root's alone, machines get theirs by mounts
 //!   sources/    mirrors of sites' repositories
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
@@ -100,9 +100,11 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Self> {
         make_folder(folder, mode_of(folder)?.map_or(PASSAGE, |mode| mode | PASSAGE))?;
         let entered = pool::enter(folder)?;
-        for name in ["locks", "layers", "machines", "cache", "shipped"] {
+        for name in ["locks", "machines", "cache", "shipped"] {
             make_folder(&folder.join(name), PASSAGE)?;
         }
+        // A box in the making has files of the host's root with the set-id bit, until its ids are shifted.
+        make_folder(&folder.join("layers"), PRIVATE)?;
         let install = identity(&folder.join("install"))?;
         let database = Database::open(&folder.join("adt.db"))?;
         let history = history::History::new(folder.join("history.log"));
@@ -153,8 +155,10 @@ fn identity(path: &Path) -> Result<String> {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let mut draft = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
         draft.write_all(text.as_bytes()).map_err(io)?;
+        // Everything in the kernel carries it: a power cut must not leave its name without its text.
+        draft.as_file().sync_all().map_err(io)?;
         match draft.persist_noclobber(path) {
-            Ok(_) => {}
+            Ok(_) => std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?,
             Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(io(error.error)),
         }
@@ -219,7 +223,7 @@ mod tests {
         let path = folder.path().join("deep/store");
         let mode = |name: &str| mode_of(&path.join(name)).unwrap().unwrap();
         let store = Store::open(&path).unwrap();
-        assert_eq!((mode(""), mode("layers"), mode("adt.db")), (0o711, 0o711, 0o600));
+        assert_eq!((mode(""), mode("layers"), mode("adt.db")), (0o711, 0o700, 0o600));
         assert_eq!((mode("adt.db-wal"), mode("adt.db-shm")), (0o600, 0o600));
         // As a killed command, a strict umask or an older adt left them, while another process has the database open.
         set_mode(&path, 0o700).unwrap();
@@ -229,7 +233,7 @@ mod tests {
         Store::open(&path).unwrap();
         assert!(make_folder(&path.join("install"), PASSAGE).is_err());
         assert_eq!(mode("install"), 0o600, "a file is not opened to others");
-        assert_eq!((mode(""), mode("layers"), mode("machines")), (0o711, 0o711, 0o711));
+        assert_eq!((mode(""), mode("layers"), mode("machines")), (0o711, 0o700, 0o711));
         assert_eq!((mode("adt.db"), mode("adt.db-wal")), (0o600, 0o600));
         drop(store);
     }

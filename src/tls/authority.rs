@@ -105,7 +105,10 @@ fn fits(pem: &str, key: &KeyPair, now: SystemTime) -> bool {
     let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
     let ours = certificate.public_key().raw == key.subject_public_key_info();
-    ours && certificate.validity().not_after.timestamp() > seconds(now + SPENT_BEFORE)
+    let validity = certificate.validity();
+    // One that was made while the clock was ahead is worth nothing until then, maybe for years.
+    let has_begun = validity.not_before.timestamp() <= seconds(now);
+    ours && has_begun && validity.not_after.timestamp() > seconds(now + SPENT_BEFORE)
 }
 
 fn parameters(domain: &Domain, now: SystemTime) -> CertificateParams {
@@ -126,4 +129,22 @@ fn parameters(domain: &Domain, now: SystemTime) -> CertificateParams {
         ],
     });
     parameters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_from_a_clock_that_was_ahead_is_replaced_and_keeps_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let domain = Domain::new("example.test").unwrap();
+        let now = SystemTime::now();
+        let open = |now| Authority::open(folder.path(), &domain, now).unwrap();
+        let ahead = open(now + 400 * DAY);
+        let after = open(now);
+        assert_ne!(after.pem, ahead.pem);
+        assert_eq!(after.issuer.key().serialize_pem(), ahead.issuer.key().serialize_pem());
+        assert_eq!(open(now).pem, after.pem);
+    }
 }
