@@ -23,7 +23,7 @@ impl Session {
         if console {
             return self.console(&machine);
         }
-        let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        let interactive = is_terminal();
         let argv = if command.is_empty() { login_shell() } else { command };
         let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".into());
         let exec = Exec { argv, env: vec![("TERM".into(), term)], cwd: None, user: Some(user) };
@@ -53,7 +53,9 @@ impl Session {
         let ids = ids?;
         let exec = Exec { argv: command.to_vec(), env: Vec::new(), cwd: None, user: Some(user.to_owned()) };
         if let [one] = ids.as_slice() {
-            let ended = self.engine.provider.exec(one, &exec, Stdio::Inherit)?;
+            let interactive = is_terminal() && std::io::stderr().is_terminal();
+            let stdio = if interactive { Stdio::Terminal } else { Stdio::Inherit };
+            let ended = self.engine.provider.exec(one, &exec, stdio)?;
             return Ok(exit_code(ended.code));
         }
         let width = ids.iter().map(|id| id.machine.as_str().len()).max().unwrap_or(0);
@@ -133,6 +135,10 @@ impl Session {
             }
         }
     }
+}
+
+fn is_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 /// bash where the machine has it; every machine has a POSIX shell.

@@ -1,6 +1,6 @@
 //! Does a machine answer? Checks are asked from the host, over the same cable that its users come through.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,11 +40,30 @@ fn connect(spec: &MachineSpec, port: u16) -> Result<TcpStream, String> {
 fn get(spec: &MachineSpec, port: u16, path: &str, host: &str) -> Result<(), String> {
     let mut stream = connect(spec, port)?;
     let told = |error: std::io::Error| format!("http://{host}:{port}{path}: {error}");
-    stream.set_read_timeout(Some(PATIENCE)).map_err(told)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(told)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: adt\r\nConnection: close\r\n\r\n").map_err(told)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(told)?;
+    let line = status_line(&mut stream).map_err(told)?;
     judge(&line).map(drop).map_err(|reason| format!("http://{host}:{port}{path} {reason}"))
+}
+
+/// Neither a line without end nor one that comes byte by byte holds who asks.
+fn status_line(stream: &mut TcpStream) -> std::io::Result<String> {
+    const LONGEST: usize = 8 << 10;
+    let since = Instant::now();
+    let mut line = Vec::new();
+    let mut buffer = [0; 1024];
+    while line.len() < LONGEST && !line.contains(&b'\n') {
+        // No time at all would mean for ever.
+        let left = PATIENCE.saturating_sub(since.elapsed()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer)? {
+            0 => break,
+            _ if since.elapsed() > PATIENCE => return Err(std::io::ErrorKind::TimedOut.into()),
+            count => line.extend_from_slice(&buffer[..count]),
+        }
+    }
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(line).into_owned())
 }
 
 /// What a status line says of the one who sent it.
@@ -121,4 +140,34 @@ pub fn wait(
 /// One round of all checks; the reasons of those that do not hold.
 pub fn once(probe: &dyn Probe, provider: &dyn Provider, spec: &MachineSpec) -> Result<(), String> {
     spec.health.checks.iter().try_for_each(|check| probe.ask(provider, spec, check))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `get` makes of a server that does this with whom it answers.
+    fn asked(answer: impl FnOnce(TcpStream) + Send + 'static) -> std::io::Result<String> {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let serving = std::thread::spawn(move || answer(server.accept().unwrap().0));
+        let line = status_line(&mut stream);
+        drop(stream);
+        serving.join().unwrap();
+        line
+    }
+
+    #[test]
+    fn a_status_line_without_end_holds_nobody() {
+        let line = asked(|mut stream| drop(stream.write_all(b"HTTP/1.1 204 No Content\r\nX: y\r\n"))).unwrap();
+        assert_eq!(judge(&line), Ok(204));
+        let line = asked(|mut stream| while stream.write_all(&[b'x'; 1024]).is_ok() {}).unwrap();
+        assert!(line.len() < 10_000 && judge(&line).is_err());
+        let slow = asked(|mut stream| {
+            while stream.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        assert!(slow.is_err(), "{slow:?}");
+    }
 }

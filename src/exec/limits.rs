@@ -33,6 +33,8 @@ pub enum Broken {
     Cancelled,
     Late(Duration),
     Silent(Duration),
+    /// It printed more than so many bytes.
+    Long(usize),
 }
 
 impl fmt::Display for Broken {
@@ -41,6 +43,7 @@ impl fmt::Display for Broken {
             Self::Cancelled => write!(f, "was cancelled"),
             Self::Late(after) => write!(f, "did not end within {} s", after.as_secs()),
             Self::Silent(after) => write!(f, "told nothing for {} s", after.as_secs()),
+            Self::Long(bytes) => write!(f, "printed more than {} MiB", bytes >> 20),
         }
     }
 }

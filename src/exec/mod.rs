@@ -34,6 +34,8 @@ pub struct Command {
     pub ids: Option<(u32, u32)>,
     /// Killed when we are: for what changes the kernel, and must not go on behind whoever tidies up after us.
     pub tied: bool,
+    /// See [`Command::shown`].
+    shown: bool,
     pub limits: Limits,
 }
 
@@ -78,6 +80,7 @@ impl Error {
         match self {
             Self::CutShort { why: Broken::Cancelled, .. } => Kind::Cancelled,
             Self::CutShort { why: Broken::Late(_) | Broken::Silent(_), .. } => Kind::Deadline,
+            Self::CutShort { why: Broken::Long(_), .. } => Kind::Program,
             Self::Missing { .. } | Self::Start { .. } | Self::Input { .. } | Self::Failed { .. } => Kind::Program,
         }
     }
@@ -111,6 +114,10 @@ const TAIL: usize = 20;
 const WAITING: usize = 256;
 /// A line longer than this is handed over in pieces.
 const LONGEST: u64 = 1 << 20;
+/// The same for a program whose output is kept.
+const PIECE: usize = 64 << 10;
+/// So much of each output is kept. Whoever wants more reads it as it comes.
+const KEPT: usize = 64 << 20;
 /// How often one who follows a program is asked whether to go on although nothing came.
 const PAUSE: Duration = Duration::from_millis(50);
 /// So long a program that was asked to end may tidy up.
@@ -157,6 +164,13 @@ impl Command {
 
     pub fn tied(mut self) -> Self {
         self.tied = true;
+        self
+    }
+
+    /// Of a program whose lines are read as they come and which may print without end: it is not cut short for what it prints,
+    /// only the beginning is kept.
+    pub fn shown(mut self) -> Self {
+        self.shown = true;
         self
     }
 
@@ -239,7 +253,7 @@ impl Command {
         let stderr = child.stderr.take().expect("stderr was piped");
         let (output, fed) = std::thread::scope(|scope| {
             let feeding = stdin.zip(input).map(|(mut pipe, input)| scope.spawn(move || feed(input, &mut pipe)));
-            let (sender, lines) = mpsc::channel();
+            let (sender, lines) = mpsc::sync_channel(WAITING);
             let other = sender.clone();
             // Not waited for: of a program that is cut short, one that left its group may hold the pipes for long.
             let returns = self.limits.silent.is_some();
@@ -265,11 +279,17 @@ impl Command {
                 Ok((stream, line)) => {
                     heard = Instant::now();
                     each(stream.clone(), String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
-                    match stream {
-                        Stream::Out => output.stdout.extend_from_slice(&line),
+                    let kept = match stream {
+                        Stream::Out => &mut output.stdout,
                         // Nobody reads later how far it once was.
-                        Stream::Err if self.limits.silent.is_some() && line.ends_with(b"\r") => {}
-                        Stream::Err => output.stderr.extend_from_slice(&line),
+                        Stream::Err if self.limits.silent.is_some() && line.ends_with(b"\r") => continue,
+                        Stream::Err => &mut output.stderr,
+                    };
+                    if kept.len() + line.len() <= KEPT {
+                        kept.extend_from_slice(&line);
+                    } else if !self.shown {
+                        end_group(lines, child);
+                        return Err(Error::CutShort { command: self.to_string(), why: Broken::Long(KEPT) });
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -393,8 +413,8 @@ fn feed(input: &mut dyn Read, pipe: &mut dyn Write) -> std::io::Result<()> {
     }
 }
 
-/// With `returns` a line also ends where a program goes back to its start, to say how far it is now.
-fn read_lines(pipe: impl Read, stream: Stream, returns: bool, sender: &mpsc::Sender<(Stream, Vec<u8>)>) {
+/// Hands over each line, a very long one in pieces. With `returns` a line also ends where a program goes back to its start, to say how far it is now.
+fn read_lines(pipe: impl Read, stream: Stream, returns: bool, sender: &mpsc::SyncSender<(Stream, Vec<u8>)>) {
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     loop {
@@ -411,7 +431,8 @@ fn read_lines(pipe: impl Read, stream: Stream, returns: bool, sender: &mpsc::Sen
         if is_last && line.is_empty() {
             return;
         }
-        if (end.is_some() || is_last) && sender.send((stream.clone(), std::mem::take(&mut line))).is_err() {
+        let is_whole = end.is_some() || is_last || line.len() >= PIECE;
+        if is_whole && sender.send((stream.clone(), std::mem::take(&mut line))).is_err() {
             return;
         }
     }
@@ -493,6 +514,24 @@ mod tests {
             if count > 10 * WAITING { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         assert!(!status.unwrap().success());
+    }
+
+    #[test]
+    fn what_is_kept_of_a_program_has_an_end() {
+        // A line without end comes in pieces, whose bytes are kept in order.
+        let mut pieces = 0;
+        let line = Command::new("sh").args(["-c", "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo y"]);
+        let output = line.run_lines(&mut |_, _| pieces += 1).unwrap();
+        assert!(pieces > 10, "{pieces}");
+        assert_eq!(output.text(), format!("{}\ny\n", "x".repeat(1_000_000)));
+        let endless = Command::new("cat").arg("/dev/zero");
+        let error = endless.run().unwrap_err();
+        assert_eq!(error.to_string(), "`cat /dev/zero` printed more than 64 MiB");
+        let mut seen = 0;
+        let much = Command::new("head").args(["-c", "100000000", "/dev/zero"]).shown();
+        let output = much.run_lines(&mut |_, line| seen += line.len()).unwrap();
+        assert_eq!(seen, 100_000_000);
+        assert!(output.stdout.len() <= KEPT && output.stdout.len() > KEPT / 2);
     }
 
     #[test]

@@ -70,7 +70,8 @@ pub enum Stdio<'a> {
     Fed { input: &'a mut (dyn std::io::Read + Send), each: &'a mut dyn FnMut(Stream, &str) },
     /// No input; each line as it comes, none kept, until the program ends or `each` breaks, which ends it.
     Follow { each: &'a mut Follow<'a> },
-    /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes.
+    /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes. But never a
+    /// terminal: whoever holds one can type into it. The program gets a pipe in its place.
     Inherit,
     /// A new terminal inside, joined to the caller's: window size, signals and raw mode included.
     Terminal,
@@ -81,7 +82,7 @@ pub enum Stdio<'a> {
 pub struct Ended {
     /// 128 + signal where a signal ended it, as shells say it; 126 not executable, 127 not found.
     pub code: i32,
-    /// Filled with [`Stdio::Pipes`] and [`Stdio::Fed`] only.
+    /// Filled with [`Stdio::Pipes`] and [`Stdio::Fed`] only, and with no more than the beginning of what never ends.
     pub output: Output,
 }
 

@@ -3,15 +3,18 @@
 //! Knows nothing of what the facts mean. A template can't read files, include others or run for ever; what is written by a
 //! platform's author stays as harmless as data.
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Component, Path};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, ErrorKind, Template, UndefinedBehavior};
 use serde_json::Value;
 
 /// Far more than any configuration file needs; a loop over a million entries ends here.
 const FUEL: u64 = 1_000_000;
+/// Far longer than any configuration file. What a single expression makes on its way is not counted.
+const LONGEST: usize = 16 << 20;
 
 /// Why a template gave no text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +59,7 @@ pub fn render(name: &str, source: &str, facts: &Value) -> Result<String, Error> 
     let environment = environment();
     let failed = |error: minijinja::Error| describe(name, source, facts, &error);
     let template = environment.template_from_named_str(name, source).map_err(failed)?;
-    template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
+    whole(&template, facts).map_err(failed)
 }
 
 /// What `secret('db')` in a template becomes.
@@ -69,7 +72,7 @@ pub fn render_with(name: &str, source: &str, facts: &Value, secret: &Secret) -> 
     environment.add_function("secret", move |name: String| secret(&name));
     let failed = |error: minijinja::Error| describe(name, source, facts, &error);
     let template = environment.template_from_named_str(name, source).map_err(failed)?;
-    template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
+    whole(&template, facts).map_err(failed)
 }
 
 /// Like [`render`] for a page: what facts hold becomes text in it, never markup.
@@ -78,7 +81,7 @@ pub fn render_html(name: &str, source: &str, facts: &Value) -> Result<String, Er
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     let failed = |error: minijinja::Error| describe(name, source, facts, &error);
     let template = environment.template_from_named_str(name, source).map_err(failed)?;
-    template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
+    whole(&template, facts).map_err(failed)
 }
 
 /// A template that is read once and rendered often.
@@ -98,7 +101,30 @@ impl<'s> Prepared<'s> {
     pub fn render(&self, facts: &Value) -> Result<String, Error> {
         let template = self.environment.get_template(self.name).expect("it was added");
         let failed = |error: minijinja::Error| describe(self.name, self.source, facts, &error);
-        template.render(minijinja::Value::from(minijinja::value::Serde(facts))).map_err(failed)
+        whole(&template, facts).map_err(failed)
+    }
+}
+
+/// The text of a template; one that grows beyond all bounds ends there.
+fn whole(template: &Template<'_, '_>, facts: &Value) -> Result<String, minijinja::Error> {
+    let mut text = Bounded(Vec::new());
+    template.render_captured_to(minijinja::Value::from(minijinja::value::Serde(facts)), &mut text)?;
+    Ok(String::from_utf8(text.0).expect("a template writes strings"))
+}
+
+struct Bounded(Vec<u8>);
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > LONGEST {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -136,6 +162,7 @@ fn describe(name: &str, source: &str, facts: &Value, error: &minijinja::Error) -
     let missing = error.kind() == ErrorKind::UndefinedError;
     let reason = match error.kind() {
         ErrorKind::UndefinedError => "there is no such value".to_owned(),
+        ErrorKind::WriteFailure => format!("its text becomes longer than {} MiB", LONGEST >> 20),
         ErrorKind::OutOfFuel => "the template does not come to an end".to_owned(),
         kind => error.detail().map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}")),
     };

@@ -95,3 +95,12 @@ fn secrets_are_there_where_they_are_given() {
     let error = render("f", "{{ secret('db') }}", &facts()).unwrap_err();
     assert!(error.reason.contains("secret is unknown"), "{error:?}");
 }
+
+#[test]
+fn a_text_without_end_ends() {
+    let facts = json!({ "word": "x".repeat(1 << 20) });
+    let whole = render("a.j2", "{% for _ in range(10) %}{{ word }}{% endfor %}", &facts).unwrap();
+    assert_eq!(whole.len(), 10 << 20);
+    let error = render("a.j2", "{% for _ in range(100000) %}{{ word }}{% endfor %}", &facts).unwrap_err();
+    assert!(error.to_string().ends_with("its text becomes longer than 16 MiB"), "{error}");
+}

@@ -61,17 +61,25 @@ impl Terminal {
     /// Waits until the screen shows this, then forgets all that was there up to it.
     #[track_caller]
     pub fn shows(&mut self, text: &str) {
+        self.until(text);
+    }
+
+    /// The same, and what the screen showed before it.
+    #[track_caller]
+    pub fn until(&mut self, text: &str) -> String {
         let until = Instant::now() + Duration::from_secs(15);
         let end = loop {
             if let Some(at) = self.seen.find(text) {
-                break at + text.len();
+                break at;
             }
             match self.screen.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
                 Err(_) => panic!("the terminal never showed {text:?}: {:?}", self.seen),
             }
         };
-        self.seen.drain(..end);
+        let before = self.seen[..end].to_owned();
+        self.seen.drain(..end + text.len());
+        before
     }
 
     /// The exit code.

@@ -1,10 +1,9 @@
 //! Running a program inside a machine: the helper's side of it, and what happens in the child that liblxc put inside.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use rustix::process::{ioctl_tiocsctty, set_parent_process_death_signal, setsid};
@@ -26,7 +25,7 @@ const NOT_FOUND: i32 = 127;
 
 /// Runs the program to its end. What keeps it from starting at all is written to `replies` by the child itself.
 pub fn run(container: &Container, exec: &Exec, terminal: Option<&Terminal>, replies: &mut File) -> Result<Reply, String> {
-    let signals = terminal::Signals::watch().map_err(|error| error.to_string())?;
+    let signals = terminal::Signals::watch(terminal.is_some()).map_err(|error| error.to_string())?;
     let (ours, theirs) = passing::pair().map_err(|error| error.to_string())?;
     let entered = container.attach(|| {
         let why = inside(exec, terminal, &theirs);
@@ -83,9 +82,8 @@ fn inside(exec: &Exec, terminal: Option<&Terminal>, parent: &OwnedFd) -> String 
         if let Err(error) = take_terminal(parent, &user) {
             return format!("the machine gave no terminal: {error}");
         }
-    } else if !rustix::termios::isatty(stdio::stdin()) {
-        // A session of its own, so that ending it reaches what the program started too. On the caller's terminal it stays
-        // in the caller's, or it could not read.
+    } else {
+        // A session of its own, so that ending it reaches what the program started too, and no terminal is its to take.
         let _ = setsid();
     }
     if let Err(reason) = user.become_it() {
@@ -160,9 +158,20 @@ pub struct User {
     shell: String,
 }
 
+/// The text of a machine's own file, which may be anything: no pipe is waited for, and no file read without end.
+pub fn small_text(file: File) -> Option<String> {
+    const MOST: u64 = 1 << 20;
+    let meta = file.metadata().ok()?;
+    let mut text = String::new();
+    let is_small = meta.is_file() && meta.len() <= MOST;
+    is_small.then(|| file.take(MOST).read_to_string(&mut text).ok())?.map(|_| text)
+}
+
 impl User {
     fn find(name: &str) -> Result<Self, String> {
-        let read = |path| fs::read_to_string(Path::new(path)).unwrap_or_default();
+        let flags = rfs::OFlags::RDONLY | rfs::OFlags::NONBLOCK | rfs::OFlags::NOCTTY | rfs::OFlags::CLOEXEC;
+        let open = |path: &str| rfs::open(path, flags, rfs::Mode::empty()).ok();
+        let read = |path: &str| open(path).and_then(|file| small_text(file.into())).unwrap_or_default();
         Self::parse(name, &read("/etc/passwd"), &read("/etc/group"))
             // Root is there even where no file says so.
             .or_else(|| (name == "root").then(Self::root))

@@ -14,7 +14,7 @@ const ESCAPE: u8 = 0x1d;
 /// In the helper: joins the caller's terminal to the console.
 pub fn join(container: &Container) -> Result<Reply, String> {
     let (_hold, pty) = container.console().ok_or("the machine's console is not there or in use")?;
-    let signals = Signals::watch().map_err(|error| error.to_string())?;
+    let signals = Signals::watch(true).map_err(|error| error.to_string())?;
     let relay = Relay { pty: &pty, child: None, escape: Some(ESCAPE), signals: &signals };
     relay.run().map(|_| Reply::Done).map_err(|error| error.to_string())
 }

@@ -8,6 +8,7 @@ use std::process::Stdio as Pipe;
 use crate::exec::Output;
 use crate::model::{Exec, Stream};
 
+use super::apart;
 use super::helper::{Call, Reply, Request, Terminal};
 use super::terminal::Saved;
 use super::{Ended, Error, Machine, Result, Stdio, copy, failed_io};
@@ -18,7 +19,7 @@ impl Machine<'_> {
             Stdio::Pipes { stdin, each } => self.exec_piped(exec, stdin, each),
             Stdio::Fed { input, each } => {
                 let call = self.exec_call(exec, None)?;
-                let (_, output) = call.command.run_fed(input, each)?;
+                let (_, output) = call.command.clone().shown().run_fed(input, each)?;
                 self.ended(call, "exec", output)
             }
             Stdio::Follow { each } => {
@@ -26,7 +27,11 @@ impl Machine<'_> {
                 call.command.follow(each)?;
                 self.ended(call, "exec", Output::default())
             }
-            Stdio::Inherit => self.exec_direct(self.exec_call(exec, None)?, "exec"),
+            Stdio::Inherit => {
+                let call = self.exec_call(exec, None)?;
+                apart::status(call.command.to_std()).map_err(failed_io("exec", &self.home.exe))?;
+                self.ended(call, "exec", Output::default())
+            }
             Stdio::Terminal => {
                 let kind = std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".into());
                 // Should the helper be killed, the terminal is still put back.
@@ -54,6 +59,7 @@ impl Machine<'_> {
 
     fn exec_piped(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
         let mut call = self.exec_call(exec, None)?;
+        call.command = call.command.shown();
         call.command.stdin = stdin.map(<[u8]>::to_vec);
         let (_, output) = call.command.run_any(each)?;
         self.ended(call, "exec", output)

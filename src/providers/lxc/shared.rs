@@ -29,7 +29,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 
 use crate::model::machine::{Mount, MountMode};
 
-use super::attach::User;
+use super::attach::{User, small_text};
 use super::config::{FIRST_ID, IDS};
 use super::overlay::{Error, IN_ROOT, Saying, make_folders};
 use super::passing;
@@ -157,7 +157,7 @@ fn put(tree: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
 fn find_user(root: &OwnedFd, name: &str) -> User {
     let read = |path: &str| {
         let file = openat2(root, path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty(), IN_ROOT).ok()?;
-        io::read_to_string(fs::File::from(file)).ok()
+        small_text(file.into())
     };
     let (passwd, group) = (read("etc/passwd").unwrap_or_default(), read("etc/group").unwrap_or_default());
     User::parse(name, &passwd, &group).unwrap_or_else(User::root)

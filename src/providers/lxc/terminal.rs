@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
@@ -47,10 +47,13 @@ impl Drop for Saved {
 pub struct Signals {
     end: UnixStream,
     window: UnixStream,
+    /// Ctrl-C at the caller's terminal, where that is not joined to one of the program's.
+    typed: UnixStream,
 }
 
 impl Signals {
-    pub fn watch() -> io::Result<Self> {
+    /// `joined` says that typed keys reach the program's own terminal.
+    pub fn watch(joined: bool) -> io::Result<Self> {
         let (end, sender) = UnixStream::pair()?;
         end.set_nonblocking(true)?;
         for signal in [SIGTERM, SIGHUP] {
@@ -59,19 +62,31 @@ impl Signals {
         let (window, sender) = UnixStream::pair()?;
         window.set_nonblocking(true)?;
         pipe::register(SIGWINCH, sender)?;
-        // Typed at the terminal they reach the program too, which alone decides what they mean.
+        let (typed, sender) = UnixStream::pair()?;
+        typed.set_nonblocking(true)?;
+        // The program alone decides what they mean.
         for signal in [SIGINT, SIGQUIT] {
-            flag::register(signal, Arc::default())?;
+            if joined {
+                flag::register(signal, Arc::default())?;
+            } else {
+                pipe::register(signal, sender.try_clone()?)?;
+            }
         }
-        Ok(Self { end, window })
+        Ok(Self { end, window, typed })
     }
 
     /// Waits until the child may have ended; true when we are told to end.
     pub fn wait(&self, child: Pid) -> io::Result<bool> {
-        let child = pidfd_open(child, PidfdFlags::empty())?;
-        let mut fds = [PollFd::new(&child, PollFlags::IN), PollFd::new(&self.end, PollFlags::IN)];
+        let watched = pidfd_open(child, PidfdFlags::empty())?;
+        let mut fds =
+            [watched.as_fd(), self.end.as_fd(), self.typed.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => Ok(!fds[1].revents().is_empty() && drain(&self.end)),
+            Ok(_) | Err(Errno::INTR) => {
+                if !fds[2].revents().is_empty() && drain(&self.typed) {
+                    let _ = kill_process_group(child, Signal::INT);
+                }
+                Ok(!fds[1].revents().is_empty() && drain(&self.end))
+            }
             Err(error) => Err(error.into()),
         }
     }
