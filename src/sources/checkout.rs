@@ -154,6 +154,24 @@ pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
         checkout.args(["--no-track", "-b", branch, commit, "--"]).run()?;
     }
     in_it(person, folder).args(["branch", "--quiet", &format!("--set-upstream-to={remote}"), branch]).run()?;
+    pass_over_submodules(person, folder)
+}
+
+/// Makes the person's own `git status` and its kin execute nothing that lies in a submodule's folder. The settings that come
+/// with the mirror's template don't do alone, as a `.gitmodules`, which machines can write, outweighs them: in the index,
+/// which they can't, each submodule is marked as one whose folder nobody looks into. Who wants to work in one unmarks it, with `git update-index --no-skip-worktree`.
+fn pass_over_submodules(person: &Person, folder: &Path) -> Result<()> {
+    let staged = in_it(person, folder).args(["ls-files", "--stage", "-z"]).run()?;
+    let modules: Vec<&[u8]> = staged
+        .stdout
+        .split(|byte| *byte == 0)
+        .filter(|entry| entry.starts_with(b"160000 "))
+        .filter_map(|entry| entry.splitn(2, |byte| *byte == b'\t').nth(1))
+        .collect();
+    if !modules.is_empty() {
+        let names = modules.join(&0);
+        in_it(person, folder).args(["update-index", "--skip-worktree", "-z", "--stdin"]).stdin(names).run()?;
+    }
     Ok(())
 }
 
@@ -162,7 +180,7 @@ pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<
     let status = in_it(person, folder)
         // git compresses what it only compares, where a file is large and was written in the index's own second.
         .args(["-c", "core.compression=0"])
-        .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"])
+        .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal", git::NO_SUBMODULES])
         .run()?;
     let mut state = State::default();
     for line in status.text().lines() {

@@ -320,6 +320,10 @@ impl Mirror {
         let set = |key: &str, value: &str| git::plain().args(["config", "--file"]).arg(draft.path()).args([key, value]).run();
         set("remote.origin.url", &self.address)?;
         set("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*")?;
+        // Machines can put a repository into a submodule's folder: the person's git starts none there.
+        set("diff.ignoreSubmodules", "dirty")?;
+        set("submodule.recurse", "false")?;
+        set("fetch.recurseSubmodules", "false")?;
         fs::read_to_string(draft.path()).map_err(self.io("read in"))
     }
 
