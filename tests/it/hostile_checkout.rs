@@ -14,6 +14,8 @@ use adt::sources::mirror::{Fetch, Mirror};
 use adt::sources::rendered;
 use adt::store::{Holder, Store};
 
+use super::real_sites::Bench;
+
 /// A checkout as adt makes one, of a repository with a submodule.
 struct Plain {
     home: tempfile::TempDir,
@@ -172,4 +174,62 @@ fn no_git_executes_what_lies_in_a_submodules_folder() {
         plain.try_git(&www, words);
         assert_eq!(plain.executed(), None, "the person's git {words:?}");
     }
+}
+
+/// What root of a machine does to reach `.git` below the cover. `$S` is the site's folder.
+const TRIES: [(&str, &str); 14] = [
+    ("unmount the cover", "umount $S/.git"),
+    ("unmount it lazily", "umount -l $S/.git"),
+    ("move it away", "mv $S/.git $S/.git-away"),
+    ("remove it", "rm -rf $S/.git; rmdir $S/.git"),
+    ("move the mount", "mkdir -p /mnt/m; mount --move $S/.git /mnt/m"),
+    ("show the folder elsewhere", "mkdir -p /mnt/b; mount --bind $S /mnt/b; umount -l /mnt/b/.git"),
+    ("show all of it elsewhere", "mkdir -p /mnt/r; mount --rbind $S /mnt/r; umount -l /mnt/r/.git"),
+    ("unmount in a namespace", "unshare -m sh -c 'mount --make-rprivate /; umount -l $S/.git; echo x >$S/.git/hooks/pre-commit'"),
+    ("unmount in a user's namespace", "unshare -Urm sh -c 'umount -l $S/.git; echo x >$S/.git/hooks/pre-commit'"),
+    ("lay an overlay over it", "mkdir -p /mnt/o; mount -t overlay -o lowerdir=$S:/mnt none /mnt/o"),
+    ("remount it writable", "mount -o remount,rw $S/.git; mount -o remount,bind,rw $S/.git"),
+    ("write through the root of a process", "echo x >/proc/1/root$S/.git/hooks/pre-commit"),
+    ("leave by a second root", "mkdir -p /mnt/c; mount --rbind / /mnt/c; chroot /mnt/c sh -c 'umount -l $S/.git'"),
+    ("show a folder above it", "mkdir -p /mnt/s; mount --bind /srv /mnt/s; umount -l /mnt/s/${S#/srv/}/.git"),
+];
+
+/// Every file below, with its content.
+fn all_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = walkdir::WalkDir::new(folder).into_iter().map(|entry| entry.expect("it can be read"));
+    files
+        .filter(|entry| entry.file_type().is_file())
+        .map(|file| (file.path().to_owned(), fs::read(file.path()).unwrap()))
+        .collect()
+}
+
+fn machine_tries(bench: &Bench, environment: &str, site: &str) {
+    let git = bench.site(environment, site).join(".git");
+    let before = all_of(&git);
+    let look = "for d in $S /mnt/b /mnt/r /mnt/o /mnt/m /mnt/c$S /mnt/s/*; do ls -A $d/.git $d/.git-away; cat $d/config; done";
+    for (what, script) in TRIES {
+        let script = format!("S=/srv/{site}; export S; ({script}); {look}; touch $S/.git/planted; true");
+        let words = ["env:exec", environment, "web1", "--", "sh", "-c", &script];
+        let output = bench.adt.command(&words).output().expect("the program starts");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!told.contains("HEAD") && !told.contains("[core]"), "{what} shows it: {told}");
+        assert!(git.is_dir() && all_of(&git) == before, "{what} changes it");
+    }
+}
+
+#[test]
+fn the_cover_over_git_stays_whatever_a_machine_does() {
+    let Some(bench) = Bench::new() else { return };
+    bench.run("platform:init shop").ok();
+    bench.run("env:init 7 api").ok();
+    machine_tries(&bench, "7", "api");
+    bench.run("site:add 7 www").ok();
+    machine_tries(&bench, "7", "www");
+    // It still goes, and comes back.
+    bench.run("site:remove 7 www").ok();
+    bench.run("site:add 7 www").ok();
+    machine_tries(&bench, "7", "www");
+    bench.run("env:destroy 7 --yes").ok();
+    bench.run("platform:destroy shop --yes").ok();
+    assert_eq!(bench.adt.leftovers(), Vec::<String>::new());
 }
