@@ -81,6 +81,8 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
         return Err(Error::Occupied { folder: folder.to_owned() });
     }
+    // Another person may have fetched it.
+    mirror.admit(person)?;
     let draft = beside(folder, "draft");
     remove(&draft)?;
     let spare = take_spare(mirror, person, folder, &draft) && switch(person, &draft, stand).is_ok();
@@ -95,6 +97,7 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
 /// Makes the spare for the next environment, or brings the one that is there to where its branch is now: the less differs,
 /// the sooner it is taken.
 pub fn make_spare(mirror: &Mirror, person: &Person, workspace: &Path, stand: &Stand<'_>) -> Result<()> {
+    mirror.admit(person)?;
     let spare = workspace.join(spare_name(mirror));
     let is_at = |folder: &Path| head(person, folder).is_ok_and(|(_, commit)| commit == stand.commit);
     if exists(&spare) && is_at(&spare) {

@@ -233,3 +233,35 @@ fn the_cover_over_git_stays_whatever_a_machine_does() {
     bench.run("platform:destroy shop --yes").ok();
     assert_eq!(bench.adt.leftovers(), Vec::<String>::new());
 }
+
+/// A program as a user of the host.
+fn as_user(user: u32, words: &[&str]) -> bool {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).current_dir("/").env("HOME", "/nonexistent").uid(user).gid(user);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().expect("it starts").success()
+}
+
+#[test]
+fn other_users_read_nothing_of_mirrors_spares_and_checkouts() {
+    let Some(bench) = Bench::new() else { return };
+    bench.run("platform:init shop").ok();
+    bench.run("env:init 7").ok();
+    let www = bench.site("7", "www");
+    let sources = fs::read_dir(bench.adt.store().join("sources")).expect("mirrors").flatten();
+    let mut closed: Vec<PathBuf> = sources.map(|entry| entry.path()).collect();
+    assert!(closed.len() >= 2, "{closed:?}");
+    closed.extend([www.clone(), www.join(".git"), www.parent().and_then(Path::parent).expect("a platform").join(".adt")]);
+    for folder in closed {
+        let path = folder.display().to_string();
+        assert!(as_user(0, &["ls", &path]), "{path} is there");
+        for below in ["", "/objects", "/config", "/HEAD", "/packed-refs", "/adt-template/config"] {
+            assert!(!as_user(65534, &["ls", &format!("{path}{below}")]), "another user looks at {path}{below}");
+        }
+        assert!(!as_user(65534, &["git", "-c", "safe.directory=*", "-C", &path, "log"]), "another user's git reads {path}");
+    }
+    let www = www.display().to_string();
+    assert!(as_user(4321, &["git", "-C", &www, "fsck"]), "the person's git reads what the checkout borrows");
+    bench.run("env:destroy 7 --yes").ok();
+    bench.run("platform:destroy shop --yes").ok();
+}
