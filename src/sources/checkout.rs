@@ -81,6 +81,8 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
         return Err(Error::Occupied { folder: folder.to_owned() });
     }
+    // Another person may have fetched it.
+    mirror.admit(person)?;
     let draft = beside(folder, "draft");
     remove(&draft)?;
     let spare = take_spare(mirror, person, folder, &draft) && switch(person, &draft, stand).is_ok();
@@ -103,6 +105,7 @@ fn reach_disk(folder: &Path) -> Result<()> {
 /// Makes the spare for the next environment, or brings the one that is there to where its branch is now: the less differs,
 /// the sooner it is taken.
 pub fn make_spare(mirror: &Mirror, person: &Person, workspace: &Path, stand: &Stand<'_>) -> Result<()> {
+    mirror.admit(person)?;
     let spare = workspace.join(spare_name(mirror));
     let is_at = |folder: &Path| head(person, folder).is_ok_and(|(_, commit)| commit == stand.commit);
     if exists(&spare) && is_at(&spare) {
@@ -162,6 +165,24 @@ pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
         checkout.args(["--no-track", "-b", branch, commit, "--"]).run()?;
     }
     in_it(person, folder).args(["branch", "--quiet", &format!("--set-upstream-to={remote}"), branch]).run()?;
+    pass_over_submodules(person, folder)
+}
+
+/// Makes the person's own `git status` and its kin execute nothing that lies in a submodule's folder. The settings that come
+/// with the mirror's template don't do alone, as a `.gitmodules`, which machines can write, outweighs them: in the index,
+/// which they can't, each submodule is marked as one whose folder nobody looks into. Who wants to work in one unmarks it, with `git update-index --no-skip-worktree`.
+fn pass_over_submodules(person: &Person, folder: &Path) -> Result<()> {
+    let staged = in_it(person, folder).args(["ls-files", "--stage", "-z"]).run()?;
+    let modules: Vec<&[u8]> = staged
+        .stdout
+        .split(|byte| *byte == 0)
+        .filter(|entry| entry.starts_with(b"160000 "))
+        .filter_map(|entry| entry.splitn(2, |byte| *byte == b'\t').nth(1))
+        .collect();
+    if !modules.is_empty() {
+        let names = modules.join(&0);
+        in_it(person, folder).args(["update-index", "--skip-worktree", "-z", "--stdin"]).stdin(names).run()?;
+    }
     Ok(())
 }
 
@@ -170,7 +191,7 @@ pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<
     let status = in_it(person, folder)
         // git compresses what it only compares, where a file is large and was written in the index's own second.
         .args(["-c", "core.compression=0"])
-        .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"])
+        .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal", git::NO_SUBMODULES])
         .run()?;
     let mut state = State::default();
     for line in status.text().lines() {

@@ -36,8 +36,8 @@ pub fn export(mirror: &Mirror, commit: &str, folder: &Path) -> Result<()> {
     // An index of its own: the mirror is shared, and has none.
     let index = folder.with_extension("index");
     let git = || mirror.git().env("GIT_INDEX_FILE", &index);
-    git().args(["read-tree", "--end-of-options", commit]).run()?;
-    git().arg("--work-tree").arg(folder).args(["checkout-index", "--all"]).cwd(folder).run()?;
+    git().tied().args(["read-tree", "--end-of-options", commit]).run()?;
+    git().tied().arg("--work-tree").arg(folder).args(["checkout-index", "--all"]).cwd(folder).run()?;
     let io = |source| super::Error::Io { what: "remove", path: index.clone(), source };
     std::fs::remove_file(&index).map_err(io)
 }

@@ -75,9 +75,29 @@ const SSH: &str = r#"ask_nobody() {
     eval "${ADT_GIT_SSH:-$(git config core.sshCommand || echo ssh)} -oBatchMode=yes -oConnectTimeout=10 \"\$@\""
 }; ask_nobody"#;
 
+/// What every git of ours leaves alone. A machine writes in a checkout, and where the commit names a submodule it can put a
+/// repository of its own there: git would read that one's settings, and run what they name. A word of the call outweighs
+/// `diff.ignoreSubmodules`, and with it what a `.gitmodules` says, so `status` and `diff` need [`NO_SUBMODULES`], too.
+///
+/// Hooks, filters and `core.fsmonitor` of the checkout itself are its person's, who may want them; no machine reaches them.
+const ALONE: [&str; 8] = [
+    "-c",
+    "submodule.recurse=false",
+    "-c",
+    "fetch.recurseSubmodules=false",
+    "-c",
+    "push.recurseSubmodules=no",
+    "-c",
+    "diff.ignoreSubmodules=all",
+];
+
+/// For `status` and `diff`.
+pub(super) const NO_SUBMODULES: &str = "--ignore-submodules=all";
+
 /// git as this person.
 pub(super) fn git(person: &Person) -> Command {
     let mut command = Command::new("git")
+        .args(ALONE)
         // `ext::` and friends would run programs that an address names.
         .env("GIT_ALLOW_PROTOCOL", "file:git:http:https:ssh")
         // There is nobody at our pipe to type a password: a helper or an agent has it, or git says so at once.

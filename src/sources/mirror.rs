@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <store>/sources/             0711: who does not know a name can't find it
-//!   www-3f2a….git/             root's; the name holds a hash of the store's identity and the address
+//!   www-3f2a….git/             root's, closed to all but those who use it (an access list, as a process list tells its name);
+//!                              the name holds a hash of the store's identity and the address
 //!     adt-template/            what a new checkout begins with: origin, its branches, where objects are
 //!     adt-fetched              when it was last known to be as its origin (seconds since 1970)
 //!   .fetch-www-3f2a….git/      the caller's, only while one of theirs fetches
@@ -20,7 +21,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -112,6 +113,7 @@ impl Mirror {
     pub fn fetch(&self, _lock: &Lock, fetch: &Fetch<'_>) -> Result<bool> {
         let theirs = self.ask(fetch)?;
         self.make()?;
+        self.admit(fetch.person)?;
         let ours = self.refs()?;
         let changed = theirs.refs != ours;
         if changed {
@@ -125,6 +127,22 @@ impl Mirror {
         self.write_template()?;
         fs::write(self.folder.join(STAMP), fetch.now.to_string()).map_err(self.io("write"))?;
         Ok(changed)
+    }
+
+    /// Closes the mirror to all but root and those who were let in, and lets this person in: their git reads the objects that a
+    /// checkout borrows. Only root may change what is in it, so it can't be theirs, and a group can have other members.
+    pub fn admit(&self, person: &Person) -> Result<()> {
+        let io = self.io("close to other users (its filesystem must have access lists)");
+        let Some((user, _)) = person.ids else {
+            return match is_open(&self.folder) {
+                Ok(true) => fs::set_permissions(&self.folder, PermissionsExt::from_mode(0o700)).map_err(io),
+                Ok(false) => Ok(()),
+                Err(error) => Err(io(error)),
+            };
+        };
+        let mut users = access::users(&self.folder).map_err(&io)?;
+        let is_new = users.insert(user);
+        if is_new || is_open(&self.folder).map_err(&io)? { access::set(&self.folder, &users).map_err(io) } else { Ok(()) }
     }
 
     pub fn branches(&self) -> Result<Branches> {
@@ -320,6 +338,10 @@ impl Mirror {
         let set = |key: &str, value: &str| git::plain().args(["config", "--file"]).arg(draft.path()).args([key, value]).run();
         set("remote.origin.url", &self.address)?;
         set("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*")?;
+        // Machines can put a repository into a submodule's folder: the person's git starts none there.
+        set("diff.ignoreSubmodules", "dirty")?;
+        set("submodule.recurse", "false")?;
+        set("fetch.recurseSubmodules", "false")?;
         fs::read_to_string(draft.path()).map_err(self.io("read in"))
     }
 
@@ -331,6 +353,45 @@ impl Mirror {
     fn io(&self, what: &'static str) -> impl Fn(std::io::Error) -> Error {
         let path = self.folder.clone();
         move |source| Error::Io { what, path: path.clone(), source }
+    }
+}
+
+/// Whether every user of this host may enter.
+fn is_open(folder: &Path) -> std::io::Result<bool> {
+    Ok(fs::metadata(folder)?.permissions().mode() & 0o007 != 0)
+}
+
+/// The kernel's access lists (`system.posix_acl_access`): a version, then a tag, rights and an id for each entry.
+mod access {
+    use std::collections::BTreeSet;
+    use std::io;
+    use std::path::Path;
+
+    const NAME: &str = "system.posix_acl_access";
+    const VERSION: [u8; 4] = 2_u32.to_le_bytes();
+    const USER: u16 = 2;
+    const NOBODY: u32 = u32::MAX;
+
+    /// Who was let in.
+    pub fn users(folder: &Path) -> io::Result<BTreeSet<u32>> {
+        let bytes = xattr::get(folder, NAME)?.unwrap_or_default();
+        let entries = bytes.get(VERSION.len()..).unwrap_or_default().as_chunks::<8>().0;
+        let users = entries.iter().filter(|[a, b, ..]| u16::from_le_bytes([*a, *b]) == USER);
+        Ok(users.map(|[.., a, b, c, d]| u32::from_le_bytes([*a, *b, *c, *d])).collect())
+    }
+
+    /// Its owner may do all, these users look inside, and nobody else anything.
+    pub fn set(folder: &Path, users: &BTreeSet<u32>) -> io::Result<()> {
+        let named = users.iter().map(|user| (USER, 5, *user));
+        // The owner, the users, the owner's group, the most that the named ones get, everybody else.
+        let entries = [(1, 7, NOBODY)].into_iter().chain(named).chain([(4, 0, NOBODY), (0x10, 5, NOBODY), (0x20, 0, NOBODY)]);
+        let mut bytes = VERSION.to_vec();
+        for (tag, rights, id) in entries {
+            bytes.extend(u16::to_le_bytes(tag));
+            bytes.extend(u16::to_le_bytes(rights));
+            bytes.extend(u32::to_le_bytes(id));
+        }
+        xattr::set(folder, NAME, &bytes)
     }
 }
 
@@ -347,6 +408,7 @@ impl Draft {
             _ => {}
         }
         bare(&draft.0, &format!("{}\n", mirror.objects().display())).map_err(&io)?;
+        fs::set_permissions(&draft.0, PermissionsExt::from_mode(0o700)).map_err(&io)?;
         // The folder itself last: until then nobody but root can put anything into it.
         if let Some((user, group)) = person.ids {
             for entry in walkdir::WalkDir::new(&draft.0).contents_first(true) {

@@ -13,6 +13,7 @@ mod fakes;
 mod front;
 mod host;
 mod hostile_terminal;
+mod hostile_checkout;
 mod json;
 mod layers;
 mod leftovers;

@@ -35,14 +35,14 @@ on = "web"
 "#;
 
 /// A platform of Ada's with two sites, and the repositories that they come from.
-struct Bench {
-    adt: Adt,
+pub struct Bench {
+    pub adt: Adt,
     origins: PathBuf,
     shop: PathBuf,
 }
 
 impl Bench {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let id = ADA.to_string();
         let adt = Adt::real()?.env("SUDO_USER", "ada").env("SUDO_UID", &id).env("SUDO_GID", &id);
         fs::set_permissions(adt.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
@@ -63,7 +63,7 @@ impl Bench {
         Some(bench)
     }
 
-    fn run(&self, words: &str) -> Run {
+    pub fn run(&self, words: &str) -> Run {
         self.adt.run(words)
     }
 
@@ -85,7 +85,7 @@ impl Bench {
         commit
     }
 
-    fn site(&self, environment: &str, site: &str) -> PathBuf {
+    pub fn site(&self, environment: &str, site: &str) -> PathBuf {
         self.shop.join(environment).join(site)
     }
 

@@ -16,13 +16,13 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, fstatfs, open, openat2};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, open, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -31,7 +31,7 @@ use crate::model::machine::{Mount, MountMode};
 
 use super::attach::{User, small_text};
 use super::config::{FIRST_ID, IDS};
-use super::overlay::{Error, IN_ROOT, Saying, make_folders};
+use super::overlay::{Error, IN_ROOT, RUN, Saying, make_folders};
 use super::passing;
 
 /// Shows `mount` below `root`, which is this process' own root or a mount of its own.
@@ -75,11 +75,10 @@ fn by_depth<T>(mut all: Vec<T>, target: impl Fn(&T) -> &str) -> Vec<T> {
     all
 }
 
-/// A mount that is not anywhere yet.
+/// A mount that is not anywhere yet, with the cover in it.
 struct Tree {
     target: String,
     tree: OwnedFd,
-    cover: OwnedFd,
 }
 
 impl Tree {
@@ -93,19 +92,78 @@ impl Tree {
             "show under other owners (a filesystem like ext4, xfs or btrfs can; move the platform's folder to one)",
             &mount.source,
         )?;
-        Ok(Self { target: mount.target.clone(), tree, cover: empty().saying("make a cover for", &mount.source)? })
+        let tree = covered(&tree).saying("cover `.git` (it must be there, as a folder or a file) in", &mount.source)?;
+        Ok(Self { target: mount.target.clone(), tree })
     }
 
     fn attach(self, root: &OwnedFd) -> Result<(), Error> {
         let place = make_folders(root, self.target.trim_matches('/')).saying("prepare", &self.target)?;
-        put(&self.tree, &place).saying("mount", &self.target)?;
-        let git = format!("{}/.git", self.target.trim_matches('/'));
-        match openat2(root, git, OFlags::DIRECTORY | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), IN_ROOT) {
-            Ok(git) => put(&self.cover, &git).saying("cover `.git` in", &self.target),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
-            Err(error) => Err(error).saying("open `.git` in", &self.target),
+        put(&self.tree, &place).saying("mount", &self.target)
+    }
+}
+
+/// The tree and the cover over its `.git` as one, which nobody takes apart: what enters another user namespace the kernel
+/// locks together, also in every copy, and a machine that gets it can unmount, move or copy it only as a whole.
+///
+/// Not chosen: to keep the real git folder elsewhere, because a machine could replace the file that leads there.
+fn covered(tree: &OwnedFd) -> io::Result<OwnedFd> {
+    let (ours, theirs) = passing::pair()?;
+    // SAFETY: the helper has a single thread, so the child may do whatever the parent could.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(ours);
+            let done = lock_together(tree).and_then(|locked| passing::send(&theirs, &locked));
+            let code = done.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+            // SAFETY: ends this process at once; nothing of the parent's is run twice.
+            unsafe { libc::_exit(code) }
+        }
+        child => {
+            drop(theirs);
+            let locked = passing::receive(&ours);
+            let status = waitpid(Pid::from_raw(child), WaitOptions::empty())?;
+            match status.and_then(|(_, status)| status.exit_status()) {
+                Some(0) => locked,
+                Some(code) => Err(io::Error::from_raw_os_error(code)),
+                None => Err(io::Error::other("the process that does it was killed")),
+            }
         }
     }
+}
+
+/// In a process of its own, which loses the host's rights here.
+fn lock_together(tree: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: a new mount namespace shares no memory or descriptors anew; the process has a single thread.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    // Both places are of this namespace's alone.
+    let desk = Path::new(RUN).join("adt-cover");
+    fs::create_dir_all(desk.join("tree"))?;
+    let place = open(desk.join("tree"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    put(tree, &place)?;
+    std::env::set_current_dir(desk.join("tree"))?;
+    // A link or what is not there can't be covered, and a machine could put another in its place.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let git = openat2(rustix::fs::CWD, ".git", flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?;
+    match FileType::from_raw_mode(fstat(&git)?.st_mode) {
+        FileType::Directory => put(&empty()?, &git)?,
+        FileType::RegularFile => {
+            fs::write(desk.join("file"), "")?;
+            let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            put(&open_tree(rustix::fs::CWD, desk.join("file"), clone)?, &git)?;
+            mount_remount(".git", MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, c"")?;
+        }
+        _ => return Err(Errno::LOOP.into()),
+    }
+    // The copy of all mounts that this makes belongs to another user namespace: therefore the kernel locks each in its place.
+    // SAFETY: as above.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+    // Our folder is the copy's. What is cloned with it stays locked below it.
+    let whole = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(rustix::fs::CWD, "", whole)?)
 }
 
 /// Whether a machine sees this very folder at the mount's target.
