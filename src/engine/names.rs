@@ -102,8 +102,14 @@ impl Engine {
         let known = RefCell::new(HashMap::new());
         let certificate =
             |level: &str| known.borrow_mut().entry(level.to_owned()).or_insert_with(|| leaf(&certificates, level)).clone();
-        let owner = self.store.install();
-        work(&Facts { owner, routes, front: &front, certificate: &certificate, templates: None, now: self.serial() })
+        work(&Facts {
+            owner: self.bound_by(),
+            routes,
+            front: &front,
+            certificate: &certificate,
+            templates: None,
+            now: self.serial(),
+        })
     }
 
     /// adt's own servers serve; this host's resolver and trust lead to them.
@@ -136,10 +142,12 @@ impl Engine {
         let mut installed = trust::Installed::open(&self.store.folder)?;
         let mut changed = false;
         let certificates = self.certificates(routes)?;
+        let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
+        let owner = self.owner(&is_own);
         for authority in certificates.authorities().into_iter().filter(|authority| self.settings.may_have(&authority.domain)) {
             for place in self.places(&authority.domain) {
                 installed.add(&place)?;
-                match (place.install(&authority.pem), &place.home) {
+                match (place.install(owner, &authority.pem), &place.home) {
                     (Ok(change), _) => changed |= change == trust::Change::Made,
                     // The system's store serves curl and most programs; a host without browsers lacks certutil.
                     (Err(error), Some(home)) => events.warn(format!("{}: {error}", home.display())),
@@ -163,9 +171,11 @@ impl Engine {
         let mut places = installed.places().to_vec();
         // An older adt kept no record.
         places.extend(routes.domains().into_iter().flat_map(|domain| self.places(domain)));
+        let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
+        let owner = self.owner(&is_own);
         let mut gone = Vec::new();
         for place in places {
-            match (place.remove(), &place.home) {
+            match (place.remove(owner), &place.home) {
                 (Ok(change), _) => {
                     installed.forget(&place)?;
                     if change == trust::Change::Made && !gone.contains(&place.domain) {
@@ -177,6 +187,15 @@ impl Engine {
             }
         }
         Ok(gone)
+    }
+
+    /// This installation, as those know it who trust its authorities.
+    pub(super) fn owner<'a>(&'a self, is_own: &'a dyn Fn(&Domain, &str) -> bool) -> trust::Owner<'a> {
+        trust::Owner { install: self.store.install(), is_own }
+    }
+
+    pub(super) fn has_key_of(&self, domain: &Domain, pem: &str) -> bool {
+        tls::is_of_authority(&self.store.folder, domain, pem)
     }
 
     pub(super) fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
@@ -197,11 +216,17 @@ impl Engine {
         let mut undone = Vec::new();
         for server in Server::ALL {
             let home = Home::debian(server);
-            if bind::bound(&home)?.is_none() {
-                continue;
+            match bind::owner(&home)? {
+                None => continue,
+                // Another installation's.
+                Some(owner) if !owner.is_empty() && owner != self.store.install() => continue,
+                Some(_) => {}
             }
             match environment {
-                None => drop(bind::unbind(&home)?),
+                None => match bind::unbind(&home, self.bound_by()) {
+                    Err(bind::Error::Taken { .. }) => continue,
+                    done => drop(done?),
+                },
                 Some(id) => {
                     self.with_facts(&routes, |facts| Ok(bind::apply(&home, facts, &Scope::Remove(id.clone()))?))?;
                 }
@@ -220,6 +245,11 @@ impl Engine {
         let summary =
             if changed { format!("as it was before: {}", undone.join(", ")) } else { "nothing of adt's was there".to_owned() };
         Ok(Response::Done(Done { summary, changed, ..Done::default() }))
+    }
+
+    /// This installation, as other servers' configuration names it.
+    fn bound_by(&self) -> bind::Owner<'_> {
+        bind::Owner { install: self.store.install(), store: &self.store.folder }
     }
 
     pub(super) fn front(&self) -> Front {

@@ -35,6 +35,45 @@ pub fn serves(store: &Store) -> bool {
     is_possible() && text.contains(&store_words(&store.folder.display().to_string()))
 }
 
+/// Whether the unit was written for this store, also where nobody reads it.
+pub(super) fn is_written_for(store: &Store) -> bool {
+    Path::new(UNIT_FILE).exists() && refuse_others(store).is_ok()
+}
+
+/// The store that the unit on this host serves.
+fn store_of(unit: &str) -> Option<String> {
+    let (_, rest) = unit.split_once("\"--store\" \"")?;
+    let mut store = String::new();
+    let mut left = rest.chars();
+    loop {
+        match left.next()? {
+            '"' => return Some(store),
+            '\\' => store.extend(left.next()),
+            // Written twice, see `quoted`.
+            sign @ ('%' | '$') => {
+                left.next();
+                store.push(sign);
+            }
+            other => store.push(other),
+        }
+    }
+}
+
+/// A host has one `adt.service`: another store's stays as it is.
+fn refuse_others(store: &Store) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(UNIT_FILE).unwrap_or_default();
+    if text.is_empty() || text.contains(&store_words(&store.folder.display().to_string())) {
+        return Ok(());
+    }
+    let other = store_of(&text).unwrap_or_else(|| "another one".to_owned());
+    Err(Failure::new(Kind::Conflict, format!("write `{UNIT_FILE}`"))
+        .cause(format!("it serves the store `{other}`, and this one is `{}`", store.folder.display()))
+        .hint(format!(
+            "`adt host:bootstrap --no-service` sets up the rest, and `adt host:up --detach` serves without a unit; or take the \
+             other away first: adt --store {other} host:bootstrap --remove"
+        )))
+}
+
 /// Returns when it serves, with what it says about itself.
 pub fn start() -> Result<String, Failure> {
     systemctl(&["start", UNIT]).map_err(|failure| {
@@ -78,6 +117,9 @@ impl Engine {
     /// Says whether the unit is as it should be already.
     pub(super) fn has_unit(&self) -> Result<bool, Failure> {
         let unit = self.unit()?;
+        if unit.is_some() {
+            refuse_others(&self.store)?;
+        }
         Ok(unit.is_none_or(|unit| std::fs::read_to_string(UNIT_FILE).is_ok_and(|text| text == unit) && is_enabled()))
     }
 
@@ -91,11 +133,11 @@ impl Engine {
     }
 }
 
-/// Says whether there was one.
-pub(super) fn remove_unit(dry_run: bool) -> Result<bool, Failure> {
-    let is_there = Path::new(UNIT_FILE).exists();
-    if !is_there || dry_run {
-        return Ok(is_there);
+/// Says whether there was one for this store.
+pub(super) fn remove_unit(store: &Store, dry_run: bool) -> Result<bool, Failure> {
+    let is_ours = is_written_for(store);
+    if !is_ours || dry_run {
+        return Ok(is_ours);
     }
     if is_possible() {
         systemctl(&["disable", "--quiet", "--now", UNIT])?;
@@ -222,6 +264,14 @@ mod tests {
         assert!(text.contains("ExecStart=\"/opt/a b/100%%/adt\" \"--store\" \"/var/lib/$$a\\\"d t\" \"host:up\"\n"), "{text}");
         assert!(text.contains("Environment=\"ADT_DOMAIN=ex\\\"am\\nple.test\"\n"), "{text}");
         assert!(text.contains("ReadWritePaths=\"/var/lib/$a\\\"d t\"\n"), "{text}");
+    }
+
+    #[test]
+    fn the_store_of_a_unit_is_read_back() {
+        for store in ["/var/lib/adt", "/srv/$a\"d 100%\\t"] {
+            assert_eq!(store_of(&text("/usr/bin/adt", store, &[], Powers::Serve)).as_deref(), Some(store));
+        }
+        assert_eq!(store_of("[Service]\nExecStart=/usr/bin/adt"), None);
     }
 
     #[test]

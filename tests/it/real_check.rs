@@ -101,9 +101,9 @@ fn each_step_has_a_verdict_of_its_own() {
     adt.run("env:init bank 1").ok();
     adt.run("host:bind-proxy").ok().says("`bank.de` is on the internet").says("domains = [\"bank.de\"]");
     assert_eq!(entrance(&adt, "domain bank.de").0, "notice");
-    assert!(!adt.at("/usr/local/share/ca-certificates/adt-bank.de.crt").exists());
+    assert!(!adt.authority_file("bank.de").exists());
     adt.run("--domains bank.de host:bind-proxy").ok();
-    assert!(adt.at("/usr/local/share/ca-certificates/adt-bank.de.crt").exists());
+    assert!(adt.authority_file("bank.de").exists());
     adt.run("platform:destroy bank --yes").ok();
     adt.run("host:bind-proxy").ok();
     adt.run("host:up --detach").ok();
