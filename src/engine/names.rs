@@ -121,8 +121,12 @@ impl Engine {
                 "`{domain}` is on the internet, and this host finds it there although a platform has it: {remedy}"
             ));
         }
-        let wanted =
-            resolver::Wanted { domains: ours.into_iter().cloned().collect(), address: (self.settings.listen.value, 53).into() };
+        self.refuse_bound_by_others(&ours)?;
+        let wanted = resolver::Wanted {
+            domains: ours.into_iter().cloned().collect(),
+            address: (self.settings.listen.value, 53).into(),
+            owner: self.store.install().to_owned(),
+        };
         let plan = resolver::plan(Path::new("/"), System::detect(Path::new("/")), &wanted)?;
         let resolver = resolver::apply(Path::new("/"), &self.store.folder, &plan)?;
         resolver.notices.iter().for_each(|notice| events.warn(notice.clone()));
@@ -135,6 +139,23 @@ impl Engine {
         };
         let next = if changed { vec!["serve them: adt host:up --detach".to_owned()] } else { Vec::new() };
         Ok(Response::Done(Done { summary, changed, next, ..Done::default() }))
+    }
+
+    /// A domain's names can lead to one store only: who was first keeps them.
+    fn refuse_bound_by_others(&self, domains: &[&Domain]) -> Result<(), Failure> {
+        let Ok(system) = trust::System::find() else { return Ok(()) };
+        let owner = self.owner(&|_, _| false);
+        for domain in domains {
+            if let Some(path) = system.of_another(owner, domain) {
+                return Err(Failure::new(Kind::Conflict, format!("lead this host's programs to `{domain}`"))
+                    .cause(format!("another store's adt has this domain here: its authority is `{}`", path.display()))
+                    .hint(
+                        "`adt --store FOLDER host:unbind-proxy` with that store gives it free; or choose another `--domain` here",
+                    )
+                    .hint(format!("if that store is gone: rm {} && update-ca-certificates", path.display())));
+            }
+        }
+        Ok(())
     }
 
     /// The authorities of all domains, in the system's store and in the browsers of root and of the caller.

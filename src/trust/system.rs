@@ -28,6 +28,17 @@ impl System {
         self.folder.join(format!("adt-{}-{domain}.crt", owner.install))
     }
 
+    /// The file of another installation that has the same domain here.
+    pub fn of_another(&self, owner: Owner<'_>, domain: &Domain) -> Option<PathBuf> {
+        let end = format!("-{domain}.crt");
+        let is_another = |name: &str| {
+            let install = name.strip_prefix("adt-").and_then(|rest| rest.strip_suffix(&end));
+            install.is_some_and(|id| id != owner.install && id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        };
+        let mut entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.find(|entry| entry.file_name().to_str().is_some_and(is_another)).map(|entry| entry.path())
+    }
+
     /// As an earlier adt named it, which is nobody's name; the file is there if it is the owner's.
     fn unnamed(&self, owner: Owner<'_>, domain: &Domain) -> Option<PathBuf> {
         let path = self.folder.join(format!("adt-{domain}.crt"));

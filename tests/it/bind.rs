@@ -310,6 +310,23 @@ fn a_killed_run_is_made_good() {
 }
 
 #[test]
+fn what_another_installation_wrote_stays() {
+    for place in places() {
+        let town = Town::new();
+        let own = facts(&town.routes, &place.front);
+        bind::apply(&place.home, &own, &Scope::All).unwrap();
+        let before = tree(&place.home.root);
+        let other = bind::Owner { install: "other", store: Path::new("/srv/other") };
+        for scope in [Scope::All, Scope::Add(id("1161")), Scope::Remove(id("1161")), Scope::Again] {
+            let error = bind::apply(&place.home, &Facts { owner: other, ..own }, &scope).unwrap_err();
+            assert!(error.to_string().contains("`/var/lib/adt`"), "{error}");
+        }
+        assert!(matches!(bind::unbind(&place.home, other), Err(Error::Taken { .. })));
+        assert_eq!(tree(&place.home.root), before);
+    }
+}
+
+#[test]
 fn a_folder_that_is_not_adts_is_left_alone() {
     for place in places() {
         std::fs::create_dir(place.home.root.join("adt")).unwrap();

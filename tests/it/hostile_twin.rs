@@ -87,11 +87,14 @@ fn what_one_bound_no_verb_of_another_installation_takes_away() {
         "host:bootstrap --remove --remove-pool",
         "host:unbind-proxy",
         "host:check",
+        "host:bind-proxy",
+        "--listen 127.0.53.2 host:bind-proxy",
     ] {
         twins.other(attempt);
         same(&bound, &twins.outside(), attempt);
         assert_eq!(twins.browser(), browser, "`{attempt}`");
     }
+    twins.other("host:bind-proxy").fails(5).says("another store's adt has this domain here");
     twins.adt.run("host:unbind-proxy").ok();
     let left: Vec<_> =
         twins.outside().into_iter().filter(|(path, bytes)| nothing.get(path) != Some(bytes)).map(|(path, _)| path).collect();
