@@ -102,7 +102,14 @@ fn peer(folder: &Path, server: Server, routes: &Routes, at: SocketAddr) -> Resul
     let root = folder.join(server.as_str());
     let home = Home { root: root.clone(), unit: None, ..Home::debian(server) };
     let front = Front { v4: Ipv4Addr::LOCALHOST, v6: None, http: 80, https: 443, listen: Vec::new() };
-    let facts = Facts { owner: "bench", routes, front: &front, certificate: &|_| None, templates: None, now: 1 };
+    let facts = Facts {
+        owner: adt::bind::Owner { install: "bench", store: std::path::Path::new("/var/lib/adt") },
+        routes,
+        front: &front,
+        certificate: &|_| None,
+        templates: None,
+        now: 1,
+    };
     bind::output(&home, &facts, folder)?;
     let (main, root) = (root.join("main"), root.display());
     let (ip, port) = (at.ip(), at.port());

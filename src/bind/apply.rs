@@ -21,7 +21,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use super::hook::{self, Hook};
 use super::manifest::{Bound, Manifest};
-use super::{Error, Facts, File, Home, Reloaded, Result, Scope, Server, check, files};
+use super::{Error, Facts, File, Home, Owner, Reloaded, Result, Scope, Server, check, files};
 
 /// What became of one server's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,7 @@ pub fn apply(home: &Home, facts: &Facts<'_>, scope: &Scope) -> Result<Outcome> {
         return Err(Error::NotThere { server: home.server, missing: home.root.clone() });
     }
     let _lock = lock(home)?;
+    refuse_others(home, facts.owner)?;
     let unfinished = recover(home)?;
     let before = own(home)?.map(|manifest| manifest.bound);
     let bound = Bound::after(before.as_ref(), scope, facts.routes);
@@ -90,12 +91,13 @@ pub fn outdated(home: &Home, facts: &Facts<'_>) -> Result<Vec<String>> {
     Ok(difference.written.into_iter().chain(difference.removed).collect())
 }
 
-/// Removes everything that adt wrote for this server.
-pub fn unbind(home: &Home) -> Result<Outcome> {
+/// Removes everything that this installation wrote for this server.
+pub fn unbind(home: &Home, owner: Owner<'_>) -> Result<Outcome> {
     if !home.root.is_dir() {
         return Ok(Difference::default().outcome(home, Reloaded::Unneeded));
     }
     let _lock = lock(home)?;
+    refuse_others(home, owner)?;
     recover(home)?;
     remove(home)
 }
@@ -132,6 +134,25 @@ fn staging(home: &Home) -> PathBuf {
 fn own(home: &Home) -> Result<Option<Manifest>> {
     let manifest = Manifest::read(home)?;
     if manifest.is_none() && home.adt().exists() { Err(Error::Foreign { path: home.adt() }) } else { Ok(manifest) }
+}
+
+/// What another installation wrote stays as it is, down to what a killed run of it left. An earlier adt wrote no owner: the
+/// files of web servers lead to their store's certificates, and those that lead nowhere are whoever's asks.
+fn refuse_others(home: &Home, owner: Owner<'_>) -> Result<()> {
+    let Some(manifest) = Manifest::read(home)? else { return Ok(()) };
+    let is_own = match manifest.owner.as_str() {
+        "" => leads_to(&home.adt(), owner.store).unwrap_or(true),
+        other => other == owner.install,
+    };
+    if is_own { Ok(()) } else { Err(Error::Taken { server: home.server, store: manifest.store, owner: manifest.owner }) }
+}
+
+/// Whether files name certificates of this store; `None` where they name none at all.
+fn leads_to(folder: &Path, store: &Path) -> Option<bool> {
+    let store = format!("{}/tls/", store.display());
+    let files = walkdir::WalkDir::new(folder).into_iter().flatten().filter(|entry| entry.file_type().is_file());
+    let texts = files.filter_map(|entry| fs::read_to_string(entry.path()).ok()).filter(|text| text.contains("/tls/"));
+    texts.map(|text| text.contains(&store)).reduce(|any, one| any || one)
 }
 
 /// Goes back to the last accepted files. Says whether a run was cut off, so that the server may have read either.

@@ -1,10 +1,10 @@
 //! `adt/manifest.json`: what adt wrote into a server's folder, so that a later run knows what is its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, File, Home, Result, Scope};
+use super::{Error, File, Home, Owner, Result, Scope};
 use crate::model::names::EnvironmentId;
 use crate::model::route::Routes;
 
@@ -17,6 +17,8 @@ pub struct Manifest {
     /// The installation whose routes these are.
     #[serde(default)]
     pub owner: String,
+    #[serde(default)]
+    pub store: Option<PathBuf>,
     pub bound: Bound,
     pub files: Vec<String>,
 }
@@ -76,8 +78,9 @@ impl Bound {
 }
 
 impl Manifest {
-    pub fn new(owner: &str, bound: Bound, files: &[File]) -> Self {
-        Self { format: FORMAT, owner: owner.to_owned(), bound, files: files.iter().map(|file| file.path.clone()).collect() }
+    pub fn new(owner: Owner<'_>, bound: Bound, files: &[File]) -> Self {
+        let files = files.iter().map(|file| file.path.clone()).collect();
+        Self { format: FORMAT, owner: owner.install.to_owned(), store: Some(owner.store.to_owned()), bound, files }
     }
 
     pub fn file(&self) -> File {

@@ -59,6 +59,8 @@ pub enum Error {
     NotThere { server: Server, missing: PathBuf },
     #[error("`{path}` is there already and is not adt's")]
     Foreign { path: PathBuf },
+    #[error("{server} serves the names of another adt, whose store is {}", named(.store.as_deref(), .owner))]
+    Taken { server: Server, store: Option<PathBuf>, owner: String },
     #[error("`{path}` was written by another adt: {what}")]
     BadManifest { path: PathBuf, what: String },
     /// Nothing was replaced, or what was replaced is back.
@@ -91,6 +93,7 @@ impl Error {
             | Self::Io { .. }
             | Self::NotThere { .. }
             | Self::Foreign { .. }
+            | Self::Taken { .. }
             | Self::BadManifest { .. } => &[],
         }
     }
@@ -100,10 +103,28 @@ impl Error {
             Self::Template(error) => error.hint(),
             Self::NotThere { server, .. } => Some(format!("install it: `apt install {}`", server.package())),
             Self::Foreign { path } => Some(format!("move `{}` away, then repeat the command", path.display())),
+            Self::Taken { store, .. } => Some(match store {
+                Some(store) => format!("unbind it there first: adt --store {} host:unbind-proxy", store.display()),
+                None => "unbind it there first: `adt --store FOLDER host:unbind-proxy`".to_owned(),
+            }),
             Self::Refused { .. } => Some("`adt host:bind-proxy --output DIR` writes the files to a folder to look at".to_owned()),
             Self::Unsafe { .. } | Self::Twice { .. } | Self::Io { .. } | Self::BadManifest { .. } | Self::Reload { .. } => None,
         }
     }
+}
+
+/// A store as a person knows it; an earlier adt left its id alone.
+fn named(store: Option<&Path>, owner: &str) -> String {
+    store.map_or_else(|| format!("the one with the id `{owner}`"), |store| format!("`{}`", store.display()))
+}
+
+/// Whose configuration is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    /// The installation; another one on the same host has no say in what it wrote.
+    pub install: &'a str,
+    /// For the other one's message.
+    pub store: &'a Path,
 }
 
 /// A server that adt can write configuration for.
@@ -207,7 +228,7 @@ pub struct Certificate {
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
     /// The installation whose routes they are.
-    pub owner: &'a str,
+    pub owner: Owner<'a>,
     pub routes: &'a Routes,
     pub front: &'a Front,
     /// The certificate of a site, an environment, a platform or a domain; it must hold the name and `*.name`.

@@ -185,6 +185,9 @@ pub enum Verb {
         /// Return once it serves, and let it run on
         #[arg(long)]
         detach: bool,
+        /// Leave sending logs to a process of its own, as the service does
+        #[arg(long, hide = true)]
+        no_logs: bool,
     },
     /// Stop serving names and pages; requests that run are finished first
     #[command(name = "host:halt")]
@@ -447,6 +450,9 @@ pub enum Verb {
         #[command(flatten)]
         words: EnvironmentWords,
     },
+    /// Send what machines say until stopped; what the service of the logs runs
+    #[command(name = "internal:logs", hide = true)]
+    InternalLogs,
     /// What `env:init` and `platform:build` leave to be done behind them: mirrors and spare checkouts
     #[command(name = "internal:sources", hide = true)]
     InternalSources {

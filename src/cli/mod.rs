@@ -141,7 +141,8 @@ impl Session {
             Verb::EnvSsh { words, user, console, command } => return self.ssh(&words, user, console, command),
             Verb::EnvExec { words, user, command } => return self.exec(&words, &user, &command),
             Verb::EnvLogs(words) => return self.logs(&words),
-            Verb::HostUp { detach } => return self.host_up(detach),
+            Verb::HostUp { detach, no_logs } => return self.host_up(detach, no_logs),
+            Verb::InternalLogs => return self.send_logs(),
             Verb::HostHalt => return self.host_halt(),
             Verb::InternalSources { of } => return self.engine.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS),
             Verb::EnvDestroy { words, dry_run, yes } => {
@@ -278,6 +279,7 @@ impl Session {
             | Verb::HostHalt
             | Verb::PlatformDestroy { .. }
             | Verb::InternalSources { .. }
+            | Verb::InternalLogs
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }

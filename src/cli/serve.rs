@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use super::Session;
 use super::answer;
 use super::progress::Reader;
-use crate::daemon::{self, Started};
+use crate::daemon::{self, Logs, Started};
 use crate::engine::service;
 use crate::exec::Command;
 use crate::model::response::Done;
 use crate::model::{Event, Failure, Kind, Response};
 
 impl Session {
-    pub(super) fn host_up(&self, detach: bool) -> Result<ExitCode, Failure> {
+    pub(super) fn host_up(&self, detach: bool, no_logs: bool) -> Result<ExitCode, Failure> {
         let engine = &self.engine;
         let listen = engine.settings.listen.value;
         if detach && service::serves(&engine.store) {
@@ -42,7 +42,15 @@ impl Session {
             }
         };
         let nameservers = engine.nameservers();
-        daemon::serve(&engine.settings, &engine.store, &engine.holder(), &nameservers, &engine.cancel, ready)?;
+        let place = daemon::Place { settings: &engine.settings, store: &engine.store, cancel: &engine.cancel };
+        let logs = if no_logs { Logs::Elsewhere } else { Logs::Here };
+        daemon::serve(place, &engine.holder(), &nameservers, logs, ready)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    pub(super) fn send_logs(&self) -> Result<ExitCode, Failure> {
+        let engine = &self.engine;
+        daemon::send_logs(daemon::Place { settings: &engine.settings, store: &engine.store, cancel: &engine.cancel })?;
         Ok(ExitCode::SUCCESS)
     }
 

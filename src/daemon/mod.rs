@@ -30,15 +30,38 @@ use crate::config::HostSettings;
 use crate::model::{Failure, Kind};
 use crate::store::{Holder, Store};
 
-/// Serves until `cancel`. `ready` is called once everything listens, with what its caller should know.
+/// What is served and until when.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub settings: &'a HostSettings,
+    pub store: &'a Store,
+    pub cancel: &'a AtomicBool,
+}
+
+/// Who sends what machines say, where the settings name a receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logs {
+    Here,
+    /// A process that may enter machines; this one may not.
+    Elsewhere,
+}
+
+/// Sends logs until it is cancelled, and does nothing else.
+pub fn send_logs(place: Place<'_>) -> Result<(), Failure> {
+    let shipper = ship::Shipper::start(place.settings, place.store)?;
+    shipper.run(place.cancel);
+    Ok(())
+}
+
+/// Serves until cancelled. `ready` is called once everything listens, with what its caller should know.
 pub fn serve(
-    settings: &HostSettings,
-    store: &Store,
+    place: Place<'_>,
     holder: &Holder,
     upstreams: &[IpAddr],
-    cancel: &AtomicBool,
+    logs: Logs,
     ready: impl FnOnce(&[String]),
 ) -> Result<(), Failure> {
+    let Place { settings, store, cancel } = place;
     process::living(store);
     let _lock = match store.lock(process::LOCK, holder).attempt()? {
         Ok(lock) => lock,
@@ -47,7 +70,10 @@ pub fn serve(
     limit::raise();
     let watch = watch::Watch::new(&store.folder).map_err(|error| Failure::new(Kind::Host, "watch the store").because(&error))?;
     let mut running = Running::start(settings, store, upstreams)?;
-    let shipper = ship::Shipper::start(settings, store)?;
+    let shipper = match logs {
+        Logs::Here => Some(ship::Shipper::start(settings, store)?),
+        Logs::Elsewhere => None,
+    };
     ready(&running.notices);
     notify::ready(&running.status(), &running.notices);
     loop {
@@ -62,7 +88,9 @@ pub fn serve(
         }
     }
     notify::stopping();
-    shipper.stop();
+    if let Some(shipper) = shipper {
+        shipper.stop();
+    }
     running.stop()
 }
 

@@ -46,9 +46,17 @@ pub(super) const REQUIREMENTS: &[Requirement] = &[
     Requirement::Sysctl { key: "kernel.pty.max", at_least: 4096, why: "each machine and shell holds one" },
 ];
 
-/// Kernel settings that hold after a restart too.
-const SYSCTL_FILE: &str = "/etc/sysctl.d/60-adt.conf";
-const MODULES_FILE: &str = "/etc/modules-load.d/adt.conf";
+/// Kernel settings that hold after a restart too. Each installation has its own: what one takes away, another may need still.
+fn sysctl_file(install: &str) -> String {
+    format!("/etc/sysctl.d/60-adt-{install}.conf")
+}
+
+fn modules_file(install: &str) -> String {
+    format!("/etc/modules-load.d/adt-{install}.conf")
+}
+
+/// As an earlier adt named them, for whichever store.
+const UNNAMED: [&str; 2] = ["/etc/sysctl.d/60-adt.conf", "/etc/modules-load.d/adt.conf"];
 /// What this command installed, so that its removal can say so.
 const INSTALLED_FILE: &str = "bootstrap.installed";
 
@@ -121,8 +129,9 @@ impl Engine {
         let of_pool = if new_pool.is_some() { pool::REQUIREMENTS } else { &[] };
         let all = REQUIREMENTS.iter().chain(of_pool).copied();
         let missing: Vec<_> = all.filter(|requirement| requirement.state().is_err()).collect();
-        let before = std::fs::read_to_string(SYSCTL_FILE).unwrap_or_default();
-        let settings = settings_text(&before, &missing);
+        let sysctl_file = sysctl_file(self.store.install());
+        let before = std::fs::read_to_string(&sysctl_file).unwrap_or_default();
+        let settings = settings_text(&before, &others_settings(&sysctl_file), &missing);
         let file_differs = before != settings;
         for requirement in &missing {
             events.note(format!("{}: {}", requirement.subject(), requirement.state().err().unwrap_or_default()));
@@ -149,9 +158,9 @@ impl Engine {
         }
         self.install_packages(&missing, events)?;
         events.task("kernel", "kernel modules and settings", || {
-            load_modules(&missing)?;
+            load_modules(&modules_file(self.store.install()), &missing)?;
             if file_differs {
-                write(SYSCTL_FILE, &settings)?;
+                write(&sysctl_file, &settings)?;
             }
             raise_sysctls(&missing)
         })?;
@@ -220,9 +229,20 @@ impl Engine {
                 .cause(format!("{} environments still need it", environments.len()))
                 .hint("destroy them first, e.g. with `adt platform:destroy`"));
         }
-        let unit = service::remove_unit(dry_run)?;
+        let served = service::is_written_for(&self.store);
+        let unit = service::remove_unit(&self.store, dry_run)?;
         let mut next = Vec::new();
-        let files: Vec<_> = [SYSCTL_FILE, MODULES_FILE].into_iter().filter(|path| Path::new(path).exists()).collect();
+        let mut files = vec![sysctl_file(self.store.install()), modules_file(self.store.install())];
+        if served {
+            // The same command wrote them as wrote the unit.
+            files.extend(UNNAMED.map(str::to_owned));
+        } else if let Some(file) = UNNAMED.into_iter().find(|path| Path::new(path).exists()) {
+            next.push(format!(
+                "an earlier adt wrote {file}, maybe for another store; if none is left: rm -f {}",
+                UNNAMED.join(" ")
+            ));
+        }
+        files.retain(|path| Path::new(path).exists());
         let installed = installed_before(&self.store.folder.join(INSTALLED_FILE));
         if !installed.is_empty() {
             let words: Vec<_> = installed.iter().map(String::as_str).collect();
@@ -264,12 +284,13 @@ fn installed_before(path: &Path) -> BTreeSet<String> {
 
 /// What this host lacks, and what the file held `before`. A setting that the host has enough of by itself is not for adt to
 /// write down: at the next start that would lower it again. Empty where there is none.
-fn settings_text(before: &str, missing: &[Requirement]) -> String {
+fn settings_text(before: &str, others: &str, missing: &[Requirement]) -> String {
+    let by_others: BTreeMap<&str, u64> = others.lines().filter_map(setting).collect();
     let held: BTreeMap<&str, u64> = before.lines().filter_map(setting).collect();
     let mut lines = Vec::new();
     for requirement in REQUIREMENTS {
         if let Requirement::Sysctl { key, at_least, .. } = requirement
-            && (missing.contains(requirement) || held.contains_key(key))
+            && (missing.contains(requirement) || held.contains_key(key) || by_others.contains_key(key))
         {
             let value = held.get(key).copied().unwrap_or_default().max(*at_least);
             lines.push(format!("{key} = {value}\n"));
@@ -279,6 +300,16 @@ fn settings_text(before: &str, missing: &[Requirement]) -> String {
         return String::new();
     }
     format!("# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n{}", lines.concat())
+}
+
+/// What other installations raised: the host has it because of them, and not for longer than they stay.
+fn others_settings(own: &str) -> String {
+    let entries = std::fs::read_dir("/etc/sysctl.d").into_iter().flatten().flatten();
+    let others = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("60-adt") && path != Path::new(own)
+    });
+    others.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
 }
 
 fn setting(line: &str) -> Option<(&str, u64)> {
@@ -295,8 +326,8 @@ pub(super) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(told)
 }
 
-fn load_modules(missing: &[Requirement]) -> Result<(), Failure> {
-    let before = installed_before(Path::new(MODULES_FILE));
+fn load_modules(file: &str, missing: &[Requirement]) -> Result<(), Failure> {
+    let before = installed_before(Path::new(file));
     let mut names = before.clone();
     for requirement in missing {
         if let Requirement::Module { name, .. } = requirement {
@@ -304,7 +335,7 @@ fn load_modules(missing: &[Requirement]) -> Result<(), Failure> {
             names.insert((*name).to_owned());
         }
     }
-    if names == before { Ok(()) } else { write(MODULES_FILE, &(names.into_iter().collect::<Vec<_>>().join("\n") + "\n")) }
+    if names == before { Ok(()) } else { write(file, &(names.into_iter().collect::<Vec<_>>().join("\n") + "\n")) }
 }
 
 fn raise_sysctls(missing: &[Requirement]) -> Result<(), Failure> {
@@ -363,14 +394,15 @@ mod tests {
     fn the_settings_file_raises_what_the_host_lacks_and_lowers_nothing() {
         let sysctls = REQUIREMENTS.iter().copied().filter(|one| matches!(one, Requirement::Sysctl { .. }));
         let (forward, others): (Vec<_>, Vec<_>) = sysctls.partition(|one| one.subject().ends_with("net.ipv4.ip_forward"));
-        assert_eq!(settings_text("", &[]), "");
-        let text = settings_text("", &forward);
+        assert_eq!(settings_text("", "", &[]), "");
+        let text = settings_text("", "", &forward);
         assert!(text.ends_with("removes it.\nnet.ipv4.ip_forward = 1\n"), "{text}");
-        assert_eq!(settings_text(&text, &[]), text, "it is still needed at the next start");
-        let text = settings_text(&text, &others);
+        assert_eq!(settings_text(&text, "", &[]), text, "it is still needed at the next start");
+        assert_eq!(settings_text("", &text, &[]), text, "another installation raised it, and may go");
+        let text = settings_text(&text, "", &others);
         assert_eq!(text.lines().count(), 2 + others.len(), "{text}");
         let raised = text.replace("kernel.pty.max = 4096", "kernel.pty.max = 9000").replace("maxkeys = 2000", "maxkeys = 10");
-        assert_eq!(settings_text(&raised, &[]), text.replace("kernel.pty.max = 4096", "kernel.pty.max = 9000"));
+        assert_eq!(settings_text(&raised, "", &[]), text.replace("kernel.pty.max = 4096", "kernel.pty.max = 9000"));
     }
 
     #[test]

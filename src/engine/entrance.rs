@@ -126,8 +126,9 @@ impl Engine {
             let home = Home::debian(server);
             let again = format!("adt host:bind-proxy --with {server}");
             let subject = format!("files of {server}");
-            match bind::bound(&home) {
+            match bind::owner(&home) {
                 Ok(None) => None,
+                Ok(Some(owner)) if !owner.is_empty() && owner != self.store.install() => None,
                 Ok(Some(_)) => Some(match self.outdated(&home, routes) {
                     Ok(files) if files.is_empty() => CheckItem::ok(subject, "as the environments are"),
                     Ok(files) => CheckItem::fault(subject, format!("out of date: {}", files.join(", ")), again),

@@ -100,9 +100,11 @@ impl Engine {
     /// Browsers of the caller that do not share the system's trust, and were not told.
     pub(super) fn check_browsers(&self, domain: &Domain) -> Vec<CheckItem> {
         let Some(pem) = self.authority(domain) else { return Vec::new() };
+        let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
+        let owner = self.owner(&is_own);
         let lacking = self.homes().into_iter().flat_map(|home| {
             let home = trust::Home::open(&home);
-            home.map(|home| home.lacking(domain, &pem)).unwrap_or_default()
+            home.map(|home| home.lacking(owner, domain, &pem)).unwrap_or_default()
         });
         let lacking: BTreeSet<_> = lacking.collect();
         let notice = |folder: std::path::PathBuf| {

@@ -102,8 +102,14 @@ impl Engine {
         let known = RefCell::new(HashMap::new());
         let certificate =
             |level: &str| known.borrow_mut().entry(level.to_owned()).or_insert_with(|| leaf(&certificates, level)).clone();
-        let owner = self.store.install();
-        work(&Facts { owner, routes, front: &front, certificate: &certificate, templates: None, now: self.serial() })
+        work(&Facts {
+            owner: self.bound_by(),
+            routes,
+            front: &front,
+            certificate: &certificate,
+            templates: None,
+            now: self.serial(),
+        })
     }
 
     /// adt's own servers serve; this host's resolver and trust lead to them.
@@ -115,8 +121,12 @@ impl Engine {
                 "`{domain}` is on the internet, and this host finds it there although a platform has it: {remedy}"
             ));
         }
-        let wanted =
-            resolver::Wanted { domains: ours.into_iter().cloned().collect(), address: (self.settings.listen.value, 53).into() };
+        self.refuse_bound_by_others(&ours)?;
+        let wanted = resolver::Wanted {
+            domains: ours.into_iter().cloned().collect(),
+            address: (self.settings.listen.value, 53).into(),
+            owner: self.store.install().to_owned(),
+        };
         let plan = resolver::plan(Path::new("/"), System::detect(Path::new("/")), &wanted)?;
         let resolver = resolver::apply(Path::new("/"), &self.store.folder, &plan)?;
         resolver.notices.iter().for_each(|notice| events.warn(notice.clone()));
@@ -131,15 +141,34 @@ impl Engine {
         Ok(Response::Done(Done { summary, changed, next, ..Done::default() }))
     }
 
+    /// A domain's names can lead to one store only: who was first keeps them.
+    fn refuse_bound_by_others(&self, domains: &[&Domain]) -> Result<(), Failure> {
+        let Ok(system) = trust::System::find() else { return Ok(()) };
+        let owner = self.owner(&|_, _| false);
+        for domain in domains {
+            if let Some(path) = system.of_another(owner, domain) {
+                return Err(Failure::new(Kind::Conflict, format!("lead this host's programs to `{domain}`"))
+                    .cause(format!("another store's adt has this domain here: its authority is `{}`", path.display()))
+                    .hint(
+                        "`adt --store FOLDER host:unbind-proxy` with that store gives it free; or choose another `--domain` here",
+                    )
+                    .hint(format!("if that store is gone: rm {} && update-ca-certificates", path.display())));
+            }
+        }
+        Ok(())
+    }
+
     /// The authorities of all domains, in the system's store and in the browsers of root and of the caller.
     fn trust(&self, routes: &Routes, events: &Events) -> Result<bool, Failure> {
         let mut installed = trust::Installed::open(&self.store.folder)?;
         let mut changed = false;
         let certificates = self.certificates(routes)?;
+        let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
+        let owner = self.owner(&is_own);
         for authority in certificates.authorities().into_iter().filter(|authority| self.settings.may_have(&authority.domain)) {
             for place in self.places(&authority.domain) {
                 installed.add(&place)?;
-                match (place.install(&authority.pem), &place.home) {
+                match (place.install(owner, &authority.pem), &place.home) {
                     (Ok(change), _) => changed |= change == trust::Change::Made,
                     // The system's store serves curl and most programs; a host without browsers lacks certutil.
                     (Err(error), Some(home)) => events.warn(format!("{}: {error}", home.display())),
@@ -163,9 +192,11 @@ impl Engine {
         let mut places = installed.places().to_vec();
         // An older adt kept no record.
         places.extend(routes.domains().into_iter().flat_map(|domain| self.places(domain)));
+        let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
+        let owner = self.owner(&is_own);
         let mut gone = Vec::new();
         for place in places {
-            match (place.remove(), &place.home) {
+            match (place.remove(owner), &place.home) {
                 (Ok(change), _) => {
                     installed.forget(&place)?;
                     if change == trust::Change::Made && !gone.contains(&place.domain) {
@@ -177,6 +208,15 @@ impl Engine {
             }
         }
         Ok(gone)
+    }
+
+    /// This installation, as those know it who trust its authorities.
+    pub(super) fn owner<'a>(&'a self, is_own: &'a dyn Fn(&Domain, &str) -> bool) -> trust::Owner<'a> {
+        trust::Owner { install: self.store.install(), is_own }
+    }
+
+    pub(super) fn has_key_of(&self, domain: &Domain, pem: &str) -> bool {
+        tls::is_of_authority(&self.store.folder, domain, pem)
     }
 
     pub(super) fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
@@ -197,11 +237,17 @@ impl Engine {
         let mut undone = Vec::new();
         for server in Server::ALL {
             let home = Home::debian(server);
-            if bind::bound(&home)?.is_none() {
-                continue;
+            match bind::owner(&home)? {
+                None => continue,
+                // Another installation's.
+                Some(owner) if !owner.is_empty() && owner != self.store.install() => continue,
+                Some(_) => {}
             }
             match environment {
-                None => drop(bind::unbind(&home)?),
+                None => match bind::unbind(&home, self.bound_by()) {
+                    Err(bind::Error::Taken { .. }) => continue,
+                    done => drop(done?),
+                },
                 Some(id) => {
                     self.with_facts(&routes, |facts| Ok(bind::apply(&home, facts, &Scope::Remove(id.clone()))?))?;
                 }
@@ -220,6 +266,11 @@ impl Engine {
         let summary =
             if changed { format!("as it was before: {}", undone.join(", ")) } else { "nothing of adt's was there".to_owned() };
         Ok(Response::Done(Done { summary, changed, ..Done::default() }))
+    }
+
+    /// This installation, as other servers' configuration names it.
+    fn bound_by(&self) -> bind::Owner<'_> {
+        bind::Owner { install: self.store.install(), store: &self.store.folder }
     }
 
     pub(super) fn front(&self) -> Front {

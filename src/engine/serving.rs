@@ -38,7 +38,13 @@ impl Engine {
             return Serving::Own(own);
         }
         // What can't be read was not written by this adt; `host:check` tells of it.
-        let bound = |server| bind::bound(&Home::debian(server)).ok().flatten().map(|bound| Serving::Other(server, bound));
+        let bound = |server| {
+            let home = Home::debian(server);
+            // Another installation's serves nothing of this one.
+            let owner = bind::owner(&home).ok().flatten()?;
+            let is_ours = owner.is_empty() || owner == self.store.install();
+            bind::bound(&home).ok().flatten().filter(|_| is_ours).map(|bound| Serving::Other(server, bound))
+        };
         others.into_iter().find_map(bound).unwrap_or(Serving::Own(None))
     }
 }

@@ -6,9 +6,9 @@
 //! ```
 //! | system | how |
 //! |---|---|
-//! | systemd-resolved | `resolved.conf.d/adt.conf` with `Domains=~…`; other names stay with the links' servers |
-//! | NetworkManager's dnsmasq | `NetworkManager/dnsmasq.d/adt.conf` with `server=/domain/…` |
-//! | dnsmasq | `dnsmasq.d/adt-resolver.conf`, the same |
+//! | systemd-resolved | `resolved.conf.d/adt-<install>.conf` with `Domains=~…`; other names stay with the links' servers |
+//! | NetworkManager's dnsmasq | `NetworkManager/dnsmasq.d/adt-<install>.conf` with `server=/domain/…` |
+//! | dnsmasq | `dnsmasq.d/adt-resolver-<install>.conf`, the same |
 //! | resolv.conf | adt's address first |
 //!
 //! A resolv.conf knows no domains. adt's server is asked first for every name there, and refuses what is not its own; glibc, musl
@@ -92,6 +92,8 @@ impl std::fmt::Display for System {
 pub struct Wanted {
     pub domains: Vec<Domain>,
     pub address: SocketAddr,
+    /// The installation, in the names of its files: another one has its own.
+    pub owner: String,
 }
 
 /// What will be done; a value, so that it can be shown first.
@@ -154,21 +156,24 @@ fn nameservers(text: &str) -> Vec<String> {
 }
 
 pub fn plan(root: &Path, system: System, wanted: &Wanted) -> Result<Plan> {
+    let owner = &wanted.owner;
     let file = |path: &str, text: String| vec![(PathBuf::from(path), text)];
     let service = |verb: &str, unit: &str| vec![Command::new("systemctl").args([verb, unit])];
     let (files, commands, notices) = match system {
         System::Resolved => (
-            file("etc/systemd/resolved.conf.d/adt.conf", resolved(wanted)),
+            file(&format!("etc/systemd/resolved.conf.d/adt-{owner}.conf"), resolved(wanted)),
             service("try-restart", "systemd-resolved"),
             Vec::new(),
         ),
         System::NetworkManager => {
             let reload = vec![Command::new("nmcli").args(["general", "reload", "dns-full"])];
-            (file("etc/NetworkManager/dnsmasq.d/adt.conf", dnsmasq(wanted)), reload, Vec::new())
+            (file(&format!("etc/NetworkManager/dnsmasq.d/adt-{owner}.conf"), dnsmasq(wanted)), reload, Vec::new())
         }
-        System::Dnsmasq => {
-            (file("etc/dnsmasq.d/adt-resolver.conf", dnsmasq(wanted)), service("try-restart", "dnsmasq"), Vec::new())
-        }
+        System::Dnsmasq => (
+            file(&format!("etc/dnsmasq.d/adt-resolver-{owner}.conf"), dnsmasq(wanted)),
+            service("try-restart", "dnsmasq"),
+            Vec::new(),
+        ),
         System::Plain => {
             let (text, notices) = plain(root, wanted)?;
             (file("etc/resolv.conf", text), Vec::new(), notices)

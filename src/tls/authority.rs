@@ -15,6 +15,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 
@@ -46,6 +47,13 @@ pub fn authority_pem(store: &Path, domain: &Domain) -> Result<Option<String>> {
     read(&store.join("tls").join("authority").join(format!("{domain}.pem")))
 }
 
+/// Whether a certificate is of the key that this store signs the domain's names with, e.g. an earlier one of its authority.
+pub fn is_of_authority(store: &Path, domain: &Domain, pem: &str) -> bool {
+    let key = read(&store.join("tls").join("authority").join(format!("{domain}.key")));
+    let Some(key) = key.ok().flatten().and_then(|text| KeyPair::from_pem(&text).ok()) else { return false };
+    is_of(pem, &key, |_| true)
+}
+
 impl Authority {
     /// Reads the domain's authority below `folder`, making what is missing of it.
     pub fn open(folder: &Path, domain: &Domain, now: SystemTime) -> Result<Self> {
@@ -56,7 +64,7 @@ impl Authority {
         let pem = match read(&path)?.filter(|pem| fits(pem, &key, now)) {
             Some(pem) => pem,
             None => {
-                let made = parameters(domain, now).self_signed(&key).map_err(|source| sign(domain, source))?.pem();
+                let made = parameters(domain, &key, now).self_signed(&key).map_err(|source| sign(domain, source))?.pem();
                 write(&path, made.as_bytes(), Present::Replace)?;
                 made
             }
@@ -102,20 +110,31 @@ fn key(path: &Path, domain: &Domain) -> Result<KeyPair> {
 }
 
 fn fits(pem: &str, key: &KeyPair, now: SystemTime) -> bool {
-    let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
-    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
-    let ours = certificate.public_key().raw == key.subject_public_key_info();
-    let validity = certificate.validity();
-    // One that was made while the clock was ahead is worth nothing until then, maybe for years.
-    let has_begun = validity.not_before.timestamp() <= seconds(now);
-    ours && has_begun && validity.not_after.timestamp() > seconds(now + SPENT_BEFORE)
+    is_of(pem, key, |certificate| {
+        let validity = certificate.validity();
+        // One that was made while the clock was ahead is worth nothing until then, maybe for years.
+        let has_begun = validity.not_before.timestamp() <= seconds(now);
+        has_begun && validity.not_after.timestamp() > seconds(now + SPENT_BEFORE)
+    })
 }
 
-fn parameters(domain: &Domain, now: SystemTime) -> CertificateParams {
+fn is_of(pem: &str, key: &KeyPair, and: impl FnOnce(&X509Certificate<'_>) -> bool) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
+    certificate.public_key().raw == key.subject_public_key_info() && and(&certificate)
+}
+
+/// Browsers keep certificates of one name together under one nickname: two stores' authorities have different names.
+fn name(domain: &Domain, key: &KeyPair) -> String {
+    let hash = Sha256::digest(key.subject_public_key_info());
+    format!("adt local authority for {domain} ({:02x}{:02x}{:02x}{:02x})", hash[0], hash[1], hash[2], hash[3])
+}
+
+fn parameters(domain: &Domain, key: &KeyPair, now: SystemTime) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::OrganizationName, "adt");
-    parameters.distinguished_name.push(DnType::CommonName, format!("adt local authority for {domain}"));
+    parameters.distinguished_name.push(DnType::CommonName, name(domain, key));
     parameters.not_before = instant!(now - BACKDATED);
     parameters.not_after = instant!(now + VALIDITY);
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use authority::{Authority, authority_pem};
+pub use authority::{Authority, authority_pem, is_of_authority};
 pub use certificates::Certificates;
 pub use leaf::{RENEW_AFTER, VALIDITY};
 pub use own::Own;

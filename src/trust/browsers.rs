@@ -5,7 +5,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Change, Error, Result};
+use super::{Change, Error, Owner, Result};
 use crate::exec::Command;
 use crate::model::Domain;
 
@@ -48,7 +48,12 @@ pub fn databases(home: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn nickname(domain: &Domain) -> String {
+fn nickname(owner: Owner<'_>, domain: &Domain) -> String {
+    format!("{} of {}", unnamed(domain), owner.install)
+}
+
+/// As an earlier adt called it, which is nobody's name.
+fn unnamed(domain: &Domain) -> String {
     format!("adt local authority for {domain}")
 }
 
@@ -59,7 +64,7 @@ impl Home {
     }
 
     /// Trusts the authority in every database. A home without one gets Chromium's, which makes none before it first starts.
-    pub fn install(&self, domain: &Domain, pem: &str) -> Result<Change> {
+    pub fn install(&self, owner: Owner<'_>, domain: &Domain, pem: &str) -> Result<Change> {
         let mut all = databases(&self.path);
         if !CHROMIUM.iter().any(|place| all.contains(&self.path.join(place))) {
             all.push(self.make()?);
@@ -67,7 +72,7 @@ impl Home {
         let mut change = Ok(Change::Nothing);
         for folder in all {
             // A database that refuses, e.g. one with a password of its own, leaves the others their turn.
-            match (self.add(&folder, domain, pem), &change) {
+            match (self.add(&folder, owner, domain, pem), &change) {
                 (Ok(Change::Nothing), _) | (_, Err(_)) => {}
                 (other, Ok(_)) => change = other,
             }
@@ -76,34 +81,40 @@ impl Home {
     }
 
     /// The databases whose browsers do not trust the authority.
-    pub fn lacking(&self, domain: &Domain, pem: &str) -> Vec<PathBuf> {
+    pub fn lacking(&self, owner: Owner<'_>, domain: &Domain, pem: &str) -> Vec<PathBuf> {
         let mut all = databases(&self.path);
-        all.retain(|folder| self.known(folder, domain).as_deref().map(normal) != Some(normal(pem)));
+        let name = nickname(owner, domain);
+        all.retain(|folder| self.known(folder, &name).as_deref().map(normal) != Some(normal(pem)));
         all
     }
 
-    fn add(&self, folder: &Path, domain: &Domain, pem: &str) -> Result<Change> {
-        if self.known(folder, domain).as_deref().map(normal) == Some(normal(pem)) {
+    fn add(&self, folder: &Path, owner: Owner<'_>, domain: &Domain, pem: &str) -> Result<Change> {
+        let name = nickname(owner, domain);
+        let old = self.delete_unnamed(folder, owner, domain)?;
+        if !old && self.known(folder, &name).as_deref().map(normal) == Some(normal(pem)) {
             return Ok(Change::Nothing);
         }
-        self.delete(folder, domain)?;
-        let add = self.certutil(folder).args(["-A", "-t", "C,,", "-n", &nickname(domain), "-a"]).stdin(pem);
+        self.delete(folder, &name)?;
+        let add = self.certutil(folder).args(["-A", "-t", "C,,", "-n", &name, "-a"]).stdin(pem);
         match add.run() {
             Ok(_) => Ok(Change::Made),
             Err(source) => {
                 // It may be in there now, but not trusted.
-                let _ = self.delete(folder, domain);
+                let _ = self.delete(folder, &name);
                 Err(self.failed(source))
             }
         }
     }
 
     /// Takes the authority out of every database, and the database away where it was made for it and holds nothing else.
-    pub fn remove(&self, domain: &Domain) -> Result<Change> {
+    pub fn remove(&self, owner: Owner<'_>, domain: &Domain) -> Result<Change> {
         let mut change = Change::Nothing;
+        let name = nickname(owner, domain);
         for folder in databases(&self.path) {
-            if self.known(&folder, domain).is_some() {
-                self.delete(&folder, domain)?;
+            let old = self.delete_unnamed(&folder, owner, domain)?;
+            let known = self.known(&folder, &name).is_some();
+            self.delete(&folder, &name)?;
+            if old || known {
                 change = Change::Made;
             }
             if folder.join(MADE_HERE).exists() && self.empty(&folder) {
@@ -126,21 +137,33 @@ impl Home {
         Ok(folder)
     }
 
-    fn known(&self, folder: &Path, domain: &Domain) -> Option<String> {
-        let list = self.certutil(folder).args(["-L", "-a", "-n", &nickname(domain)]);
+    fn known(&self, folder: &Path, name: &str) -> Option<String> {
+        let list = self.certutil(folder).args(["-L", "-a", "-n", name]);
         list.run().ok().map(|output| output.text())
     }
 
     /// Certificates of one nickname are deleted one at a time.
-    fn delete(&self, folder: &Path, domain: &Domain) -> Result<()> {
+    fn delete(&self, folder: &Path, name: &str) -> Result<()> {
         for _ in 0..16 {
-            if self.known(folder, domain).is_none() {
+            if self.known(folder, name).is_none() {
                 return Ok(());
             }
-            let delete = self.certutil(folder).args(["-D", "-n", &nickname(domain)]);
+            let delete = self.certutil(folder).args(["-D", "-n", name]);
             delete.run().map_err(|source| self.failed(source))?;
         }
         Ok(())
+    }
+
+    /// What an earlier adt put there, if all of it is the owner's. Says whether it was.
+    fn delete_unnamed(&self, folder: &Path, owner: Owner<'_>, domain: &Domain) -> Result<bool> {
+        const END: &str = "-----END CERTIFICATE-----";
+        let name = unnamed(domain);
+        let Some(pem) = self.known(folder, &name) else { return Ok(false) };
+        let mut all = pem.split_inclusive(END).filter(|one| one.contains(END));
+        if !all.all(|one| (owner.is_own)(domain, one.trim_start())) {
+            return Ok(false);
+        }
+        self.delete(folder, &name).map(|()| true)
     }
 
     fn empty(&self, folder: &Path) -> bool {

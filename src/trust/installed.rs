@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Error, Home, Result, System};
+use super::{Change, Error, Home, Owner, Result, System};
 use crate::model::Domain;
 
 /// The authority of a domain in one place.
@@ -20,19 +20,19 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn install(&self, pem: &str) -> Result<Change> {
+    pub fn install(&self, owner: Owner<'_>, pem: &str) -> Result<Change> {
         match &self.home {
-            None => System::find()?.install(&self.domain, pem),
-            Some(home) => Home::open(home)?.install(&self.domain, pem),
+            None => System::find()?.install(owner, &self.domain, pem),
+            Some(home) => Home::open(home)?.install(owner, &self.domain, pem),
         }
     }
 
-    pub fn remove(&self) -> Result<Change> {
+    pub fn remove(&self, owner: Owner<'_>) -> Result<Change> {
         match &self.home {
-            None => System::find()?.remove(&self.domain),
+            None => System::find()?.remove(owner, &self.domain),
             // It took its browsers along.
             Some(home) if !home.exists() => Ok(Change::Nothing),
-            Some(home) => Home::open(home)?.remove(&self.domain),
+            Some(home) => Home::open(home)?.remove(owner, &self.domain),
         }
     }
 }

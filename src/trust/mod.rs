@@ -2,12 +2,17 @@
 //!
 //! Every function may be called twice; removal takes away what installing brought and nothing else. Must never know how
 //! certificates are made.
+//!
+//! Two installations on one host may have the same domain: what is put anywhere carries its owner's id in its name, and nothing
+//! else is ever removed, but what an earlier adt put there without one and is of the owner's own key.
 
 mod browsers;
 mod installed;
 mod system;
 
 use std::path::PathBuf;
+
+use crate::model::Domain;
 
 pub use browsers::{Home, databases};
 pub use installed::{Installed, Place};
@@ -46,6 +51,14 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// The installation whose authorities are trusted.
+#[derive(Clone, Copy)]
+pub struct Owner<'a> {
+    pub install: &'a str,
+    /// Whether a certificate is of the key that this installation signs a domain's names with.
+    pub is_own: &'a dyn Fn(&Domain, &str) -> bool,
 }
 
 /// Whether a call had to change something.

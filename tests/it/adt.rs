@@ -74,10 +74,14 @@ impl Adt {
         std::os::unix::fs::symlink(built_boxes().join("cache"), self.store().join("cache")).expect("the store is new");
     }
 
-    /// Puts this test on a host of its own: links, firewall and mounts are nobody else's. Outside of it is nothing.
+    /// Puts this test on a host of its own: links, firewall, mounts, settings, trust and browsers are nobody else's. Outside of it
+    /// is nothing.
     pub fn alone(mut self) -> Self {
         self.host = Some(Host::new());
-        self
+        let home = self.home.path().join("root");
+        std::fs::create_dir(&home).expect("the home is new");
+        let home = home.display().to_string();
+        self.env("HOME", &home)
     }
 
     /// A disk of this size for the store, on a host of its own.
@@ -99,6 +103,12 @@ impl Adt {
     /// The store as the test sees it.
     pub fn store(&self) -> PathBuf {
         self.at(&self.store)
+    }
+
+    /// Where the system is told to trust this store's authority of a domain.
+    pub fn authority_file(&self, domain: &str) -> PathBuf {
+        let install = std::fs::read_to_string(self.store().join("install")).expect("the store is open");
+        self.at(format!("/usr/local/share/ca-certificates/adt-{}-{domain}.crt", install.trim()))
     }
 
     /// Another program on the same host.

@@ -10,12 +10,16 @@ use adt::model::route::Routes;
 use super::front::{Town, dig, expectations, get, id, name_expectations, routes, site};
 use super::servers::{Place, installed, until};
 
+fn owner() -> bind::Owner<'static> {
+    bind::Owner { install: "test", store: Path::new("/var/lib/adt") }
+}
+
 fn none(_: &str) -> Option<Certificate> {
     None
 }
 
 fn facts<'a>(routes: &'a Routes, front: &'a Front) -> Facts<'a> {
-    Facts { owner: "test", routes, front, certificate: &none, templates: None, now: 1000 }
+    Facts { owner: owner(), routes, front, certificate: &none, templates: None, now: 1000 }
 }
 
 /// Every file, link and folder with its content.
@@ -203,9 +207,9 @@ fn the_second_time_nothing_is_touched_and_unbinding_leaves_nothing() {
         std::fs::write(&main, "broken").unwrap();
         assert_eq!(apply(Scope::Again).written, ["main.conf"]);
         assert_eq!(tree(&place.home.root), bound, "{server}");
-        assert!(!bind::unbind(&place.home).unwrap().removed.is_empty());
+        assert!(!bind::unbind(&place.home, owner()).unwrap().removed.is_empty());
         assert_eq!(tree(&place.home.root), before, "{server}");
-        assert_eq!(bind::unbind(&place.home).unwrap().reloaded, Reloaded::Unneeded, "{server}");
+        assert_eq!(bind::unbind(&place.home, owner()).unwrap().reloaded, Reloaded::Unneeded, "{server}");
     }
 }
 
@@ -275,7 +279,7 @@ fn what_does_not_go_with_the_hosts_own_files_is_swapped_back() {
         assert!(matches!(error, Error::Refused { .. }) && !error.tail().is_empty(), "{error}");
         assert_eq!(tree(&place.home.root), before, "{}", place.home.server);
         // And it can still be taken out.
-        bind::unbind(&place.home).unwrap();
+        bind::unbind(&place.home, owner()).unwrap();
         assert!(!place.home.root.join("adt").exists());
     }
 }
@@ -306,6 +310,23 @@ fn a_killed_run_is_made_good() {
 }
 
 #[test]
+fn what_another_installation_wrote_stays() {
+    for place in places() {
+        let town = Town::new();
+        let own = facts(&town.routes, &place.front);
+        bind::apply(&place.home, &own, &Scope::All).unwrap();
+        let before = tree(&place.home.root);
+        let other = bind::Owner { install: "other", store: Path::new("/srv/other") };
+        for scope in [Scope::All, Scope::Add(id("1161")), Scope::Remove(id("1161")), Scope::Again] {
+            let error = bind::apply(&place.home, &Facts { owner: other, ..own }, &scope).unwrap_err();
+            assert!(error.to_string().contains("`/var/lib/adt`"), "{error}");
+        }
+        assert!(matches!(bind::unbind(&place.home, other), Err(Error::Taken { .. })));
+        assert_eq!(tree(&place.home.root), before);
+    }
+}
+
+#[test]
 fn a_folder_that_is_not_adts_is_left_alone() {
     for place in places() {
         std::fs::create_dir(place.home.root.join("adt")).unwrap();
@@ -313,7 +334,7 @@ fn a_folder_that_is_not_adts_is_left_alone() {
         let (town, before) = (Town::new(), tree(&place.home.root));
         let error = bind::apply(&place.home, &facts(&town.routes, &place.front), &Scope::All).unwrap_err();
         assert!(matches!(error, Error::Foreign { .. }), "{error}");
-        assert!(matches!(bind::unbind(&place.home), Err(Error::Foreign { .. })));
+        assert!(matches!(bind::unbind(&place.home, owner()), Err(Error::Foreign { .. })));
         assert_eq!(tree(&place.home.root), before);
     }
 }

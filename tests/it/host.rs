@@ -1,5 +1,6 @@
 //! A host of a test's own: its own links, firewall and mounts, on the real kernel. There a test may cut cables, flush
-//! firewalls and fill disks without touching anybody else's machines.
+//! firewalls and fill disks without touching anybody else's machines. Its `/etc` and what it trusts are copies: what a test
+//! writes or removes there is not the real host's.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -19,6 +20,13 @@ const SETUP: &str = "set -e
     mount -t sysfs sysfs /sys
     mount --move /mnt/cgroup /sys/fs/cgroup
     umount /mnt
+    mount -t tmpfs adt-test-host /mnt
+    for folder in /etc /usr/local/share/ca-certificates; do
+        copy=/mnt/$(echo $folder | tr / -)
+        cp -a $folder $copy
+        mount --bind $copy $folder
+    done
+    umount -l /mnt
     ip link set lo up
     echo ready
     exec sleep infinity";

@@ -30,6 +30,7 @@ for my $fd (0, 1, 2) {
 }
 print STDERR "device ", join(" ", map { (stat "/proc/self/fd/$_")[0] // 0 } 0, 1, 2), " end\n";
 exit 7 if fork;
+$SIG{PIPE} = $SIG{HUP} = "IGNORE";
 open(my $left, ">", "/tmp/daemon");
 sleep 1;
 syswrite($_, "LATER\n") for \*STDIN, \*STDOUT, \*STDERR;

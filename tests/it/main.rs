@@ -14,6 +14,7 @@ mod front;
 mod host;
 mod hostile_terminal;
 mod hostile_checkout;
+mod hostile_twin;
 mod json;
 mod layers;
 mod leftovers;

@@ -101,9 +101,9 @@ fn each_step_has_a_verdict_of_its_own() {
     adt.run("env:init bank 1").ok();
     adt.run("host:bind-proxy").ok().says("`bank.de` is on the internet").says("domains = [\"bank.de\"]");
     assert_eq!(entrance(&adt, "domain bank.de").0, "notice");
-    assert!(!adt.at("/usr/local/share/ca-certificates/adt-bank.de.crt").exists());
+    assert!(!adt.authority_file("bank.de").exists());
     adt.run("--domains bank.de host:bind-proxy").ok();
-    assert!(adt.at("/usr/local/share/ca-certificates/adt-bank.de.crt").exists());
+    assert!(adt.authority_file("bank.de").exists());
     adt.run("platform:destroy bank --yes").ok();
     adt.run("host:bind-proxy").ok();
     adt.run("host:up --detach").ok();
@@ -178,7 +178,10 @@ fn machines_break(adt: &Adt) {
 
 fn trust_breaks(adt: &Adt, person: &Path) {
     let host = adt.host.as_ref().expect("it is alone");
-    host.run("rm /usr/local/share/ca-certificates/adt-example.test.crt");
+    let file = adt.authority_file("example.test");
+    let install = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('-').nth(1));
+    let authority = format!("adt local authority for example.test of {}", install.expect("the file's name has it"));
+    std::fs::remove_file(&file).expect("it was installed");
     host.run("update-ca-certificates");
     finds(adt, 13, &[["certificate", HOST, "adt host:bind-proxy"]]);
     assert_eq!(entrance(adt, "authority of example.test"), ("fault".into(), "adt host:bind-proxy".into()));
@@ -186,15 +189,13 @@ fn trust_breaks(adt: &Adt, person: &Path) {
     is_well(adt);
 
     let browser = person.join(".pki/nssdb").display().to_string();
-    let delete = adt.program_there("certutil").args(["-D", "-d", &format!("sql:{browser}")]).arg("-n").arg(AUTHORITY).status();
+    let delete = adt.program_there("certutil").args(["-D", "-d", &format!("sql:{browser}")]).arg("-n").arg(&authority).status();
     assert!(delete.expect("it is installed").success());
     // Programs work; a browser is told with them, and its owner may never open one.
     finds(adt, 0, &[["certificate", &browser, "adt host:bind-proxy"]]);
     adt.run("host:bind-proxy").ok();
     is_well(adt);
 }
-
-const AUTHORITY: &str = "adt local authority for example.test";
 
 fn resolver_breaks(adt: &Adt, resolv_conf: &[u8]) {
     let bound = std::fs::read(adt.at("/etc/resolv.conf")).expect("adt wrote it");

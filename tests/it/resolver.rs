@@ -74,7 +74,11 @@ impl Host {
 
 fn wanted() -> Wanted {
     let domain = |name| Domain::new(name).unwrap();
-    Wanted { domains: vec![domain("example.test"), domain("shop.example")], address: "127.0.53.1:53".parse().unwrap() }
+    Wanted {
+        domains: vec![domain("example.test"), domain("shop.example")],
+        address: "127.0.53.1:53".parse().unwrap(),
+        owner: "me".into(),
+    }
 }
 
 fn resolved() -> Host {
@@ -131,10 +135,10 @@ fn each_system_is_told_from_the_others() {
 fn only_adts_domains_go_to_adt() {
     let host = resolved();
     host.apply();
-    let text = host.read("etc/systemd/resolved.conf.d/adt.conf");
+    let text = host.read("etc/systemd/resolved.conf.d/adt-me.conf");
     assert!(text.ends_with("[Resolve]\nDNS=127.0.53.1:53\nDomains=~example.test ~shop.example\n"), "{text}");
     for (host, path) in
-        [(network_manager(), "etc/NetworkManager/dnsmasq.d/adt.conf"), (dnsmasq(), "etc/dnsmasq.d/adt-resolver.conf")]
+        [(network_manager(), "etc/NetworkManager/dnsmasq.d/adt-me.conf"), (dnsmasq(), "etc/dnsmasq.d/adt-resolver-me.conf")]
     {
         host.apply();
         let text = host.read(path);

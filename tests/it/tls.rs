@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use adt::model::{Domain, Routes};
 use adt::tls::{Authority, Certificates, Clock, Error, Own, RENEW_AFTER, system_clock};
-use adt::trust::{Change, Home, System, databases};
+use adt::trust::{Change, Home, Owner, System, databases};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 
 use crate::adt::Adt;
@@ -17,6 +17,7 @@ use crate::proxy::{HOST, routes};
 use crate::real_check::with_own_parts;
 use crate::servers::installed;
 
+const OWNER: Owner<'_> = Owner { install: "me", is_own: &|_, _| false };
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A clock that stands until it is moved.
@@ -234,18 +235,18 @@ fn the_systems_store_is_changed_once_and_back() {
     let refresh = adt::exec::Command::new("sh").args(["-c".to_owned(), format!("echo run >> '{}'", note.display())]);
     let system = System { folder: folder.path().to_owned(), refresh };
     let domain = Domain::new("example.test").unwrap();
-    assert_eq!(system.install(&domain, "one").unwrap(), Change::Made);
-    assert_eq!(system.install(&domain, "one").unwrap(), Change::Nothing);
-    assert!(system.trusts(&domain, "one"));
-    let mode = std::fs::metadata(folder.path().join("adt-example.test.crt")).unwrap().permissions().mode();
+    assert_eq!(system.install(OWNER, &domain, "one").unwrap(), Change::Made);
+    assert_eq!(system.install(OWNER, &domain, "one").unwrap(), Change::Nothing);
+    assert!(system.trusts(OWNER, &domain, "one"));
+    let mode = std::fs::metadata(folder.path().join("adt-me-example.test.crt")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644);
-    assert_eq!(system.remove(&domain).unwrap(), Change::Made);
-    assert_eq!(system.remove(&domain).unwrap(), Change::Nothing);
+    assert_eq!(system.remove(OWNER, &domain).unwrap(), Change::Made);
+    assert_eq!(system.remove(OWNER, &domain).unwrap(), Change::Nothing);
     RUNS.store(std::fs::read_to_string(&note).unwrap().lines().count() as u64, Ordering::Relaxed);
     assert_eq!(RUNS.load(Ordering::Relaxed), 2);
     let failing = System { refresh: adt::exec::Command::new("false"), ..system };
-    failing.install(&domain, "one").unwrap_err();
-    assert!(!failing.trusts(&domain, "one"), "the next call tries again");
+    failing.install(OWNER, &domain, "one").unwrap_err();
+    assert!(!failing.trusts(OWNER, &domain, "one"), "the next call tries again");
 }
 
 #[test]
@@ -259,7 +260,7 @@ fn unbinding_finds_what_another_user_bound_for_a_domain_that_is_gone() {
     let bundle = |adt: &Adt| std::fs::read(adt.at("/etc/ssl/certs/ca-certificates.crt")).unwrap();
     let before = bundle(&adt);
     adt.run("--domain old.test host:bind-proxy").ok().says("its certificates are trusted");
-    let trusted = |adt: &Adt, domain: &str| adt.at(format!("/usr/local/share/ca-certificates/adt-{domain}.crt")).exists();
+    let trusted = |adt: &Adt, domain: &str| adt.authority_file(domain).exists();
     assert!(trusted(&adt, "old.test") && bundle(&adt) != before && ada.join(".pki/nssdb/cert9.db").exists());
     let adt = adt.env("HOME", &eve.display().to_string());
     adt.run("host:bind-proxy").ok();
@@ -292,8 +293,8 @@ fn browsers_trust_the_authority_and_forget_it_without_a_trace() {
         .unwrap();
     assert!(new.success());
     let home = Home::open(folder.path()).unwrap();
-    assert_eq!(home.install(&domain, &pem).unwrap(), Change::Made);
-    assert_eq!(home.install(&domain, &pem).unwrap(), Change::Nothing);
+    assert_eq!(home.install(OWNER, &domain, &pem).unwrap(), Change::Made);
+    assert_eq!(home.install(OWNER, &domain, &pem).unwrap(), Change::Nothing);
     let all = databases(folder.path());
     assert_eq!(all, [folder.path().join(".pki/nssdb"), profile.clone()]);
     world.certificates.certificate(Some(HOST)).unwrap();
@@ -304,9 +305,9 @@ fn browsers_trust_the_authority_and_forget_it_without_a_trace() {
     // The authority is made anew: one certificate, the new one.
     let other = self::world();
     let newer = std::fs::read_to_string(other.authority()).unwrap();
-    assert_eq!(home.install(&domain, &newer).unwrap(), Change::Made);
-    assert_eq!(home.remove(&domain).unwrap(), Change::Made);
-    assert_eq!(home.remove(&domain).unwrap(), Change::Nothing);
+    assert_eq!(home.install(OWNER, &domain, &newer).unwrap(), Change::Made);
+    assert_eq!(home.remove(OWNER, &domain).unwrap(), Change::Made);
+    assert_eq!(home.remove(OWNER, &domain).unwrap(), Change::Nothing);
     assert!(!folder.path().join(".pki").exists(), "what was made is gone");
     assert_eq!(databases(folder.path()), [profile], "what was there stays");
 }

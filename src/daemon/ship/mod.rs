@@ -90,6 +90,14 @@ impl Shipper {
         Ok(Self { stop, threads })
     }
 
+    /// Until it is cancelled.
+    pub fn run(self, cancel: &AtomicBool) {
+        while !cancel.load(Ordering::Relaxed) {
+            std::thread::sleep(LOOK);
+        }
+        self.stop();
+    }
+
     /// What was read and not taken is read again by the next one.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
