@@ -7,7 +7,8 @@
 //!   install     the store's identity, part of every kernel name; apart from the database, so that a damaged one can be
 //!               replaced and everything in the kernel still be found
 //!   locks/      one flock'ed file per environment or build while a command works on it; see `lock`
-//!   layers/     box layers, immutable, named by content
+//!   layers/     box layers, immutable, named by content; root's alone, as their files have set-id bits, in drafts even those of
+//!               the host's root
 //!   sources/    mirrors of sites' repositories
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
@@ -100,9 +101,10 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Self> {
         make_folder(folder, mode_of(folder)?.map_or(PASSAGE, |mode| mode | PASSAGE))?;
         let entered = pool::enter(folder)?;
-        for name in ["locks", "layers", "machines", "cache", "shipped"] {
+        for name in ["locks", "machines", "cache", "shipped"] {
             make_folder(&folder.join(name), PASSAGE)?;
         }
+        make_folder(&folder.join("layers"), PRIVATE)?;
         let install = identity(&folder.join("install"))?;
         let database = Database::open(&folder.join("adt.db"))?;
         let history = history::History::new(folder.join("history.log"));
@@ -219,7 +221,7 @@ mod tests {
         let path = folder.path().join("deep/store");
         let mode = |name: &str| mode_of(&path.join(name)).unwrap().unwrap();
         let store = Store::open(&path).unwrap();
-        assert_eq!((mode(""), mode("layers"), mode("adt.db")), (0o711, 0o711, 0o600));
+        assert_eq!((mode(""), mode("layers"), mode("adt.db")), (0o711, 0o700, 0o600));
         assert_eq!((mode("adt.db-wal"), mode("adt.db-shm")), (0o600, 0o600));
         // As a killed command, a strict umask or an older adt left them, while another process has the database open.
         set_mode(&path, 0o700).unwrap();
@@ -229,7 +231,7 @@ mod tests {
         Store::open(&path).unwrap();
         assert!(make_folder(&path.join("install"), PASSAGE).is_err());
         assert_eq!(mode("install"), 0o600, "a file is not opened to others");
-        assert_eq!((mode(""), mode("layers"), mode("machines")), (0o711, 0o711, 0o711));
+        assert_eq!((mode(""), mode("layers"), mode("machines")), (0o711, 0o700, 0o711));
         assert_eq!((mode("adt.db"), mode("adt.db-wal")), (0o600, 0o600));
         drop(store);
     }

@@ -12,6 +12,7 @@ mod dns;
 mod fakes;
 mod front;
 mod host;
+mod hostile_boxes;
 mod json;
 mod layers;
 mod leftovers;
