@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
 use crate::model::{BoxName, Digest, Health};
+use crate::store;
 use crate::store::lock::{self, Lock};
 
 /// `layer.json`.
@@ -48,7 +49,9 @@ pub struct Layers {
 impl Layers {
     pub fn open(store: &Path) -> Result<Self> {
         let folder = store.join("layers");
-        std::fs::create_dir_all(&folder).map_err(Error::io("could not create", &folder))?;
+        // A packed root filesystem has programs that run as their owner. No user of the host may reach one: a draft's belong to
+        // the host's root until their ids are shifted. Machines see layers through mounts that root makes.
+        store::make_folder(&folder, store::PRIVATE)?;
         Ok(Self { folder })
     }
 
@@ -184,7 +187,7 @@ impl Layers {
             remove_left(&self.folder.join(name))?;
         }
         let folder = self.building(digest);
-        std::fs::create_dir(&folder).map_err(Error::io("could not create", &folder))?;
+        store::make_folder(&folder, store::PRIVATE)?;
         Ok(Draft { layers: self, folder, digest: digest.clone(), _lock: lock })
     }
 }
