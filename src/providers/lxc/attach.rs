@@ -27,12 +27,14 @@ const NOT_FOUND: i32 = 127;
 pub fn run(container: &Container, exec: &Exec, terminal: Option<&Terminal>, replies: &mut File) -> Result<Reply, String> {
     let signals = terminal::Signals::watch(terminal.is_some()).map_err(|error| error.to_string())?;
     let (ours, theirs) = passing::pair().map_err(|error| error.to_string())?;
+    let kept = Kept::now();
     let entered = container.attach(|| {
         let why = inside(exec, terminal, &theirs);
         let _ = helper::write(replies, &Reply::Failed { reason: why });
         1
     });
     drop(theirs);
+    drop(kept);
     let pid = entered.ok_or("liblxc could not enter the machine")?;
     let code = match terminal {
         None => wait(pid, &signals),
@@ -43,6 +45,30 @@ pub fn run(container: &Container, exec: &Exec, terminal: Option<&Terminal>, repl
         },
     };
     Ok(Reply::Ended { code: code.map_err(|error| error.to_string())? })
+}
+
+/// How we take the keys' signals, put back when this goes: liblxc ignores them for its caller as soon as somebody is inside.
+struct Kept([(libc::c_int, libc::sigaction); 2]);
+
+impl Kept {
+    fn now() -> Self {
+        Self([libc::SIGINT, libc::SIGQUIT].map(|signal| {
+            // SAFETY: a `sigaction` of zeros is a valid one, and the kernel only writes into it.
+            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+            // SAFETY: asks for what is set, into a place that is ours.
+            unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+            (signal, action)
+        }))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for (signal, action) in &self.0 {
+            // SAFETY: sets what was set before.
+            unsafe { libc::sigaction(*signal, action, std::ptr::null_mut()) };
+        }
+    }
 }
 
 /// Waits for the program; a helper that is told to end ends the program and its group first.
