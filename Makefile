@@ -6,7 +6,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 BUILD_PACKAGES := gcc libc6-dev libclang-dev lxc-dev pkg-config
 # What tests use besides adt's own needs: real clients and servers.
 TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base iputils-ping iproute2 libnss3-tools \
-	nghttp2-client nginx-light openssl python3 python3-grpcio python3-websockets rsyslog util-linux wrk xfsprogs \
+	nghttp2-client nginx-light openssl perl-base python3 python3-grpcio python3-websockets rsyslog systemd util-linux wrk xfsprogs \
 	$(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
 
 .PHONY: help demo test check fmt clippy bench build-packages test-packages nextest
