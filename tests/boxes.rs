@@ -140,6 +140,7 @@ impl Lab {
             search: Vec::new(),
             trusted: Default::default(),
             mounts,
+            volumes: None,
             files: [].into(),
             health: Health { checks: Vec::new(), deadline_seconds: 60 },
             id: id.clone(),

@@ -4,6 +4,9 @@
 //! test comes first: each is a process of its own.
 //! Without these the tests say so and pass, but fail where `CI` is set.
 
+#[path = "lxc_provider/volumes.rs"]
+mod volumes;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -151,6 +154,7 @@ impl World {
             search: vec!["1161.shop.example.test".into()],
             trusted: Default::default(),
             mounts: vec![],
+            volumes: None,
             files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
         }

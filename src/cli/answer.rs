@@ -205,6 +205,14 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
         ]);
     }
     text.push_str(&format!("\n{}\n", lines(&machines)));
+    if !environment.volumes.is_empty() {
+        let mut volumes = table(&["DATA OF", "FOLDER", "SIZE", ""]);
+        for volume in &environment.volumes {
+            let word = if volume.used { "" } else { "no longer in use; goes with the environment" };
+            volumes.add_row([volume.machine.to_string(), volume.path.clone(), bytes(volume.size), word.to_owned()]);
+        }
+        text.push_str(&format!("\n{}\n", lines(&volumes)));
+    }
     if !environment.sites.is_empty() {
         let mut sites = table(&["SITE", "HOST", "SERVED AT", "ALIASES"]);
         for site in &environment.sites {

@@ -184,13 +184,16 @@ impl Engine {
         })
     }
 
-    /// Layers that machines stand on, those being made included.
+    /// Layers that machines and volumes stand on, those being made included.
     fn layers_in_use(&self) -> Result<BTreeSet<Digest>, Failure> {
         let environments = self.store.database.environments(None)?;
-        let defined = environments.iter().flat_map(|environment| environment.definition.boxes.values());
-        let mut all: BTreeSet<Digest> = defined.flat_map(|boxed| boxed.layers.iter().cloned()).collect();
+        let mut all: BTreeSet<Digest> =
+            environments.iter().flat_map(|environment| environment.definition.layers()).cloned().collect();
         // A machine that is not reloaded yet may stand on others than its definition says.
         all.extend(self.store.database.applied(None)?.into_iter().flat_map(|(_, spec)| spec.layers));
+        if let Some(volumes) = self.provider.volumes() {
+            all.extend(volumes.held()?);
+        }
         Ok(all)
     }
 
@@ -276,7 +279,7 @@ impl Engine {
             // Its environments still stand, but they will not.
             let environments = self.store.database.environments(None)?;
             let others = environments.iter().filter(|environment| environment.id.platform != record.name);
-            kept.extend(others.flat_map(|one| one.definition.boxes.values()).flat_map(|boxed| boxed.layers.iter().cloned()));
+            kept.extend(others.flat_map(|one| one.definition.layers()).cloned());
         } else {
             kept.extend(self.layers_in_use()?);
         }

@@ -99,6 +99,7 @@ impl Engine {
             domain: platform.domain_or(&self.settings.domain.value).clone(),
             numbers: address::host_numbers(basis.numbers, &names),
             seeded: basis.seeded.clone(),
+            seeds: BTreeMap::new(),
             left_out,
             files: files::read(&platform)?,
             boxes: in_use,

@@ -218,11 +218,10 @@ impl Engine {
                     // name that never was.
                     self.remember("destroyed", &id.to_string());
                 }
+                let data = self.data_of(id)?;
                 let plan = self.drive(&environment, Goal::Gone, dry_run, events)?;
-                if dry_run {
-                    return Ok(gone(format!("`{id}` would be destroyed"), plan, dry_run));
-                }
-                Ok(gone(format!("`{id}` is destroyed"), plan, dry_run))
+                let verb = if dry_run { "would be" } else { "is" };
+                Ok(gone(format!("`{id}` {verb} destroyed"), plan, data, dry_run))
             }
             None => self.destroy_by_name(id, false, dry_run, events),
         }
@@ -235,9 +234,10 @@ impl Engine {
         let mut seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
         seen.checkouts = live.keys().cloned().collect();
         let plan = plan(Goal::Gone, &wanted, &seen);
+        let data = self.data_of(id)?;
         if plan.is_empty() {
             if self.remembers("destroyed", &id.to_string()) {
-                return Ok(gone(format!("`{id}` is destroyed already"), plan, dry_run));
+                return Ok(gone(format!("`{id}` is destroyed already"), plan, data, dry_run));
             }
             return Err(self.no_environment(id));
         }
@@ -260,7 +260,13 @@ impl Engine {
             (false, true) => format!("`{id}` is destroyed; its record was damaged"),
             (false, false) => format!("`{id}` is destroyed; the store had no record of it"),
         };
-        Ok(gone(summary, plan, dry_run))
+        Ok(gone(summary, plan, data, dry_run))
+    }
+
+    /// The data of an environment in words, for who is about to end it.
+    fn data_of(&self, id: &EnvironmentId) -> Result<Vec<String>, Failure> {
+        let volumes = self.provider.volumes().map_or(Ok(Vec::new()), |volumes| volumes.seen(id))?;
+        Ok(volumes.into_iter().map(|volume| format!("the data of {} in {}", id.machine(&volume.machine), volume.path)).collect())
     }
 
     /// Inspects, plans, shows, runs. Returns what was (or would be) done.
@@ -430,12 +436,12 @@ pub(super) fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>
     Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next, removes: Vec::new() })
 }
 
-fn gone(summary: String, plan: Plan, dry_run: bool) -> Response {
-    let removes = plan.steps().filter_map(|step| match &step.action {
+fn gone(summary: String, plan: Plan, data: Vec<String>, dry_run: bool) -> Response {
+    let machines = plan.steps().filter_map(|step| match &step.action {
         Action::Discard { site } => Some(format!("the checkout of {site}, unless it holds work")),
         action => action.machine().map(|machine| step.environment.machine(machine).to_string()),
     });
-    let removes = removes.collect();
+    let removes = machines.chain(data).collect();
     let changed = !dry_run && !plan.is_empty();
     Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
 }

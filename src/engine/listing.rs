@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::code::Codes;
 use super::{Engine, routes, sites, wanted};
-use crate::model::response::{Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url};
+use crate::model::machine::SeenVolume;
+use crate::model::response::{
+    Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url, VolumeDetail,
+};
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
 use crate::store::{Environment, Readable, Wanted};
 
@@ -131,6 +134,21 @@ impl Engine {
             network: environment.network.to_string(),
             machines: machines.collect(),
             sites: self.site_details(&environment)?,
+            volumes: self.volume_details(&environment)?,
         })))
+    }
+
+    /// The volumes of an environment, those that no machine shows any more included.
+    fn volume_details(&self, environment: &Environment) -> Result<Vec<VolumeDetail>, Failure> {
+        let Some(volumes) = self.provider.volumes() else { return Ok(Vec::new()) };
+        let platform = &environment.definition.platform;
+        let machines = platform.machines_by_name();
+        let used = |name: &MachineName, path: &String| {
+            machines.get(name).is_some_and(|machine| platform.volumes(machine).contains(path))
+        };
+        let seen = volumes.seen(&environment.id)?.into_iter();
+        Ok(seen
+            .map(|SeenVolume { machine, path, size }| VolumeDetail { used: used(&machine, &path), machine, path, size })
+            .collect())
     }
 }

@@ -84,6 +84,7 @@ impl Engine {
             machines,
             checkouts: BTreeSet::new(),
             stale: BTreeSet::new(),
+            volumes: self.provider.volumes().map_or(Ok(false), |volumes| volumes.any(id))?,
             remembered,
         })
     }

@@ -130,6 +130,14 @@ impl Engine {
                 self.deploy_onto(raising, machine, site, release, events)?;
             }
             Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
+            Action::Keep { machine } => {
+                let volumes = self.provider.volumes().expect("only machines with volumes keep anything");
+                volumes.keep(spec(machine))?;
+            }
+            Action::Erase => {
+                let volumes = self.provider.volumes().expect("only volumes that were seen are erased");
+                volumes.erase(&step.environment)?;
+            }
             Action::Delete { machine } => {
                 self.provider.delete(&id(machine))?;
                 self.store.database.forget_applied(&id(machine))?;

@@ -12,7 +12,7 @@ use crate::store::record::Definition;
 use crate::store::{Environment, Wanted};
 
 impl Engine {
-    /// `data`: machines that hold data are made anew from their layers, which have the seed.
+    /// `data`: machines that hold data are made anew with new volumes, from the layers that have the seed.
     pub(super) fn env_reload(&self, id: &EnvironmentId, data: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let platform = self.platform(&id.platform)?;
         let _lock = self.lock_environment(id, events)?;
@@ -57,21 +57,36 @@ impl Engine {
         Ok(Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes }))
     }
 
-    /// A changed box means new machines, and that would lose data. Machines with data keep the box they have.
+    /// A changed box means new machines. Their volumes stay as they are, on the layers that they began from.
     fn keep_data(&self, environment: &mut Environment, before: &Definition, events: &Events) {
-        for machine in &environment.definition.platform.machines {
-            let (Some(old), Some(new)) = (before.boxes.get(&machine.role), environment.definition.boxes.get(&machine.role))
-            else {
+        let EnvironmentId { platform, name } = &environment.id;
+        let definition = &mut environment.definition;
+        for machine in &definition.platform.machines {
+            let role = &machine.role;
+            let (Some(old), Some(new)) = (before.boxes.get(role), definition.boxes.get(role)) else { continue };
+            if old.layers == new.layers && before.seeds.get(role).is_none() {
                 continue;
-            };
-            if environment.definition.platform.holds_data(machine) && old.layers != new.layers {
-                let EnvironmentId { platform, name } = &environment.id;
+            }
+            let paths = definition.platform.volumes(machine);
+            if paths.is_empty() && definition.platform.holds_data(machine) {
                 events.warn(format!(
-                    "`{}` has a new box or seed but also data, so it keeps the old one; `adt env:reload --data {platform} {name}` \
-                     takes the new one and gives the data up",
-                    machine.role
+                    "`{role}` has a new box or seed, but nothing says which folders its data is in, so it keeps the old one; name \
+                     them in its `data`, or give the data up with `adt env:reload --data {platform} {name}`"
                 ));
-                environment.definition.boxes.insert(machine.role.clone(), old.clone());
+                definition.boxes.insert(role.clone(), old.clone());
+                continue;
+            }
+            if !paths.is_empty() && old.layers != new.layers {
+                events.note(format!(
+                    "`{role}` has a new box or seed and keeps its data in {}; `adt env:reload --data {platform} {name}` begins it \
+                     anew from the seed",
+                    paths.join(", ")
+                ));
+            }
+            let seeds = paths.into_iter().map(|path| (before.seed(role, &path).to_vec(), path));
+            let seeds: BTreeMap<_, _> = seeds.filter(|(seed, _)| *seed != new.layers).map(|(seed, path)| (path, seed)).collect();
+            if !seeds.is_empty() {
+                definition.seeds.insert(role.clone(), seeds);
             }
         }
     }

@@ -7,11 +7,12 @@ use std::net::IpAddr;
 
 use super::code::LiveSites;
 use super::login;
-use crate::model::machine::{Mount, MountMode};
+use crate::model::machine::{Mount, MountMode, Volume};
 use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag};
 use crate::network::address;
 use crate::plan::{Wanted, WantedMachine};
 use crate::store::Environment;
+use crate::store::record::Definition;
 
 pub fn network(install: &str, environment: &Environment) -> NetworkSpec {
     NetworkSpec {
@@ -54,6 +55,7 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
                 search: vec![environment.id.fqdn(&definition.domain)],
                 trusted: around.trusted.clone(),
                 mounts: mounts(environment, machine, live),
+                volumes: Some(volumes(definition, machine)),
                 files: BTreeMap::new(),
                 health: health(environment, machine, &boxed.health),
                 id,
@@ -65,6 +67,11 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
     let checkouts =
         live.iter().filter(|(_, site)| site.mirror.is_some()).map(|(name, site)| (name.clone(), site.folder.clone())).collect();
     Wanted { id: environment.id.clone(), machines, checkouts }
+}
+
+fn volumes(definition: &Definition, machine: &Machine) -> Vec<Volume> {
+    let paths = definition.platform.volumes(machine).into_iter();
+    paths.map(|path| Volume { seed: definition.seed(&machine.role, &path).to_vec(), path }).collect()
 }
 
 /// The working trees of the sites that a machine serves.

@@ -101,6 +101,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
             boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new() })].into(),
             left_out: BTreeSet::new(),
             seeded: BTreeMap::new(),
+            seeds: BTreeMap::new(),
             files: BTreeMap::new(),
             numbers: address::host_numbers(&BTreeMap::new(), &names),
         },

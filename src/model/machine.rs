@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Digest, EnvironmentId, MachineId};
+use super::names::{Digest, EnvironmentId, MachineId, MachineName};
 use super::network::Attachment;
 use super::topology::Health;
 
@@ -80,10 +80,32 @@ pub struct MachineSpec {
     pub trusted: BTreeMap<String, String>,
     /// Host folders shown inside, for builds and for sites.
     pub mounts: Vec<Mount>,
+    /// Folders whose content is not the machine's own but its volumes'. `None` is a machine that was made before there were
+    /// any: what it keeps still lies among its own files.
+    #[serde(default)]
+    pub volumes: Option<Vec<Volume>>,
     /// Files that are put into it before it starts, by path. Their texts may be secret, so only digests are here.
     #[serde(default)]
     pub files: BTreeMap<String, Digest>,
     pub health: Health,
+}
+
+/// A folder inside a machine whose content outlives the machine: one that is made anew finds it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Absolute path inside.
+    pub path: String,
+    /// It begins as what these layers have there, the base first. One that has begun keeps its beginning.
+    pub seed: Vec<Digest>,
+}
+
+/// A volume that is there, in use or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenVolume {
+    pub machine: MachineName,
+    pub path: String,
+    /// Bytes on disk beyond its seed.
+    pub size: u64,
 }
 
 /// A folder of the host shown inside a machine.

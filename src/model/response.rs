@@ -210,6 +210,19 @@ pub struct EnvironmentDetail {
     pub network: String,
     pub machines: Vec<MachineDetail>,
     pub sites: Vec<SiteDetail>,
+    #[serde(default)]
+    pub volumes: Vec<VolumeDetail>,
+}
+
+/// A folder of a machine whose content outlives the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeDetail {
+    pub machine: MachineName,
+    pub path: String,
+    /// Bytes on disk beyond its seed.
+    pub size: u64,
+    /// Whether the definition still has a machine that shows it.
+    pub used: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -42,9 +42,15 @@ pub enum Action {
     Stop {
         machine: MachineName,
     },
+    /// Moves what a machine must not lose from its own files into its volumes, where it is not there yet.
+    Keep {
+        machine: MachineName,
+    },
     Delete {
         machine: MachineName,
     },
+    /// Ends the volumes of all machines.
+    Erase,
     /// Gives a site's working tree what its templates become.
     Render {
         site: SiteName,
@@ -74,10 +80,12 @@ impl Action {
             | Self::Deploy { machine, .. }
             | Self::Thaw { machine }
             | Self::Stop { machine }
+            | Self::Keep { machine }
             | Self::Delete { machine } => Some(machine),
             Self::Connect
             | Self::Open
             | Self::Disconnect
+            | Self::Erase
             | Self::Checkout { .. }
             | Self::Render { .. }
             | Self::Switch { .. }
@@ -103,7 +111,9 @@ impl Action {
             Self::Deploy { machine, site, release } => format!("{machine} serves release {} of {site}", release.short()),
             Self::Thaw { machine } => format!("{machine} is thawed"),
             Self::Stop { machine } => format!("{machine} is stopped"),
+            Self::Keep { machine } => format!("the data of {machine} is kept"),
             Self::Delete { machine } => format!("{machine} is deleted"),
+            Self::Erase => "the data is erased".to_owned(),
             Self::Checkout { site } => format!("{site} is checked out"),
             Self::Render { site } => format!("the templates of {site} are rendered"),
             Self::Switch { site, branch } => format!("{site} is at {branch}"),
@@ -125,7 +135,9 @@ impl fmt::Display for Action {
             Self::Deploy { machine, site, release } => write!(f, "deploy release {} of {site} on {machine}", release.short()),
             Self::Thaw { machine } => write!(f, "thaw {machine}"),
             Self::Stop { machine } => write!(f, "stop {machine}"),
+            Self::Keep { machine } => write!(f, "keep the data of {machine}"),
             Self::Delete { machine } => write!(f, "delete {machine}"),
+            Self::Erase => write!(f, "erase the data"),
             Self::Checkout { site } => write!(f, "check out {site}"),
             Self::Render { site } => write!(f, "render the templates of {site}"),
             Self::Switch { site, branch } => write!(f, "bring {site} to {branch}"),

@@ -323,6 +323,14 @@ impl Server {
             Self::Postgresql => "postgresql",
         }
     }
+
+    /// Where Debian's packages of it keep what they are trusted with.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Mariadb | Self::Mysql => "/var/lib/mysql",
+            Self::Postgresql => "/var/lib/postgresql",
+        }
+    }
 }
 
 impl DataSet {
@@ -391,6 +399,27 @@ impl Platform {
     /// Whether machines of this role have what a user would miss.
     pub fn holds_data(&self, machine: &Machine) -> bool {
         !machine.data.is_empty() || self.data.iter().any(|set| set.machine == machine.role)
+    }
+
+    /// The folders of machines of this role that outlive them: those it names, and those that its data sets live in. One
+    /// inside another is part of that one.
+    pub fn volumes(&self, machine: &Machine) -> Vec<String> {
+        let sets = self.data.iter().filter(|set| set.machine == machine.role).filter_map(|set| match set.engine.as_ref()? {
+            DataEngine::Sql(sql) => Some(sql.server.folder().to_owned()),
+            DataEngine::Files { target, .. } => Some(target.clone()),
+            DataEngine::Script => None,
+        });
+        let mut paths: Vec<String> = machine.data.iter().cloned().chain(sets).collect();
+        paths.iter_mut().for_each(|path| path.truncate(path.trim_end_matches('/').len()));
+        paths.sort();
+        // Sorted, whatever holds a folder comes before it.
+        let mut outermost: Vec<String> = Vec::new();
+        for path in paths {
+            if !outermost.iter().any(|outer| Path::new(&path).starts_with(outer)) {
+                outermost.push(path);
+            }
+        }
+        outermost
     }
 
     pub fn domain_or<'a>(&'a self, host: &'a Domain) -> &'a Domain {

@@ -42,6 +42,8 @@ pub struct Seen {
     pub checkouts: BTreeSet<SiteName>,
     /// Those of them that lack what their templates become.
     pub stale: BTreeSet<SiteName>,
+    /// Something of its volumes is there.
+    pub volumes: bool,
     /// The store has a row for it.
     pub remembered: bool,
 }
@@ -75,7 +77,7 @@ pub enum Change {
     /// Files that a running machine sees change.
     Live,
     Restart,
-    /// Other layers, or data that goes back to its seed: its own files no longer fit.
+    /// Other layers, or data that goes back to its seed: its own files no longer fit. Its volumes stay.
     Recreate,
 }
 
@@ -92,6 +94,10 @@ impl Change {
             live.search.clone_from(&wanted.search);
             live.trusted.clone_from(&wanted.trusted);
             live.health.clone_from(&wanted.health);
+            if applied.volumes.is_none() {
+                // Made before there were volumes: it goes on as it is, and has them from its next start on.
+                live.volumes.clone_from(&wanted.volumes);
+            }
             if are_live(&applied.mounts, &wanted.mounts) {
                 live.mounts.clone_from(&wanted.mounts);
             }
@@ -186,6 +192,7 @@ impl Steps<'_> {
         let start = Action::Start { machine: machine() };
         let stop = Action::Stop { machine: machine() };
         let delete = Action::Delete { machine: machine() };
+        let keep = Action::Keep { machine: machine() };
         let Some(seen) = self.seen.machines.get(name) else {
             return self.until_it_answers(name, vec![start]);
         };
@@ -198,8 +205,14 @@ impl Steps<'_> {
         };
         let begin = match (&seen.state, change) {
             (MachineState::Absent, _) => vec![start],
+            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) if self.keeps(name, seen) => {
+                vec![keep, delete, create, start]
+            }
             (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) => vec![delete, create, start],
             (MachineState::Halted, Change::None | Change::Live | Change::Restart) => vec![create, start],
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) if self.keeps(name, seen) => {
+                vec![stop, keep, delete, create, start]
+            }
             (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) => vec![delete, create, start],
             (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Restart) => vec![stop, create, start],
             // Cables hang on the bridge: where it went, they went with it.
@@ -235,6 +248,14 @@ impl Steps<'_> {
         }));
         actions.push(Action::Await { machine: name.clone() });
         actions
+    }
+
+    /// Whether what a machine holds must be safe in its volumes before it is deleted; not where it goes back to its seed. Asked
+    /// of the definition, not of what was applied: that may have changed while the machine ran.
+    fn keeps(&self, name: &MachineName, seen: &SeenMachine) -> bool {
+        let wanted = &self.wanted.machines[name].spec;
+        let holds = wanted.volumes.as_ref().is_some_and(|volumes| !volumes.is_empty());
+        holds && seen.applied.as_ref().is_none_or(|applied| applied.seeded == wanted.seeded)
     }
 
     fn missing(&self) -> impl Iterator<Item = (&SiteName, &PathBuf)> {
@@ -285,6 +306,9 @@ impl Steps<'_> {
             chains.push(self.chain([Action::Disconnect]));
         }
         plan.then(chains);
+        if self.seen.volumes {
+            plan.then([self.chain([Action::Erase])]);
+        }
         // Only now does nobody write into them any more.
         plan.then(self.discards(self.seen.checkouts.iter()));
         if self.seen.remembered {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::machine::Volume;
 use crate::model::{Digest, EnvironmentName, Health, Limits, NetworkSpec, PlatformName, Tag};
 
 fn id() -> EnvironmentId {
@@ -30,6 +31,7 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         search: Vec::new(),
         trusted: Default::default(),
         mounts: Vec::new(),
+        volumes: None,
         files: [].into(),
         health: Health { checks: Vec::new(), deadline_seconds: 60 },
     }
@@ -41,6 +43,32 @@ fn data_that_goes_back_to_its_seed_makes_the_machine_anew() {
     let wanted = MachineSpec { seeded: 1, ..applied.clone() };
     assert_eq!(Change::between(&applied, &wanted), Change::Recreate);
     assert_eq!(Change::between(&wanted, &wanted), Change::None);
+}
+
+#[test]
+fn what_holds_data_is_deleted_only_when_that_is_safe() {
+    let name = MachineName::new("db").unwrap();
+    let volume = Volume { path: "/var/lib/mysql".into(), seed: vec![Digest::from_bytes(&[1; 32])] };
+    let spec = MachineSpec { volumes: Some(vec![volume]), ..spec("db", 2, 2, 512, "a") };
+    let machine = WantedMachine { spec: spec.clone(), after: Vec::new(), releases: BTreeMap::new() };
+    let wanted = Wanted { id: id(), machines: [(name.clone(), machine)].into(), checkouts: BTreeMap::new() };
+    let steps = |state: MachineState, applied: Option<MachineSpec>| {
+        let machine = SeenMachine { state, applied, answers: true, releases: BTreeMap::new() };
+        let seen = Seen { network: SeenNetwork::Complete, machines: [(name.clone(), machine)].into(), ..Seen::default() };
+        let plan = plan(Goal::Up, &wanted, &seen);
+        plan.steps().map(|step| step.action.to_string()).collect::<Vec<_>>()
+    };
+    let (running, broken) = (MachineState::Running { init_pid: 7 }, MachineState::Broken { reason: "x".into() });
+    let other_box = MachineSpec { layers: vec![Digest::from_bytes(&[1; 32])], volumes: None, ..spec.clone() };
+    let all = ["stop db", "keep the data of db", "delete db", "create db", "start db", "wait until db answers"];
+    assert_eq!(steps(running.clone(), Some(other_box.clone())), all);
+    assert_eq!(steps(MachineState::Halted, Some(other_box.clone())), all[1..]);
+    assert_eq!(steps(broken, None), all[1..]);
+    let seeded_before = MachineSpec { seeded: 7, ..other_box };
+    assert_eq!(steps(running.clone(), Some(seeded_before)), all[2..], "what goes back to its seed keeps nothing");
+    // A machine from before there were volumes is not stopped for them.
+    let applied = MachineSpec { volumes: None, ..spec.clone() };
+    assert_eq!(steps(running, Some(applied)), ["create db", "wait until db answers"]);
 }
 
 fn release(number: u8) -> BTreeMap<SiteName, Digest> {
@@ -74,6 +102,16 @@ fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
             seen.network = SeenNetwork::Complete;
         }
         Action::Disconnect => seen.network = SeenNetwork::Nothing,
+        Action::Erase => {
+            let gone = |machine: &SeenMachine| machine.state == MachineState::Absent;
+            assert!(seen.machines.values().all(gone), "volumes outlive their machines");
+            seen.volumes = false;
+        }
+        Action::Keep { machine } => {
+            let runs = matches!(seen.machines[machine].state, MachineState::Running { .. } | MachineState::Frozen { .. });
+            assert!(!runs, "what runs holds its files");
+            seen.volumes = true;
+        }
         Action::Forget => seen.remembered = false,
         Action::Checkout { site } => assert!(seen.checkouts.insert(site.clone()), "a checkout must not be there yet"),
         Action::Render { site } => assert!(seen.stale.remove(site), "only what lacks something is given it"),
@@ -156,12 +194,16 @@ fn any_seen() -> impl Strategy<Value = Seen> {
     );
     let checkouts = prop::collection::btree_set(prop::sample::select(vec!["www", "api", "old"]).prop_map(site), 0..3);
     let stale = prop::collection::btree_set(prop::sample::select(vec!["www", "api", "old"]).prop_map(site), 0..3);
-    (network, machines, checkouts, stale, any::<bool>()).prop_map(|(network, (a, b, c, d), checkouts, stale, remembered)| Seen {
-        network,
-        machines: [a, b, c, d].into_iter().flatten().collect(),
-        stale: stale.intersection(&checkouts).cloned().collect(),
-        checkouts,
-        remembered,
+    let rest = (any::<bool>(), any::<bool>());
+    (network, machines, checkouts, stale, rest).prop_map(|(network, (a, b, c, d), checkouts, stale, (volumes, remembered))| {
+        Seen {
+            network,
+            machines: [a, b, c, d].into_iter().flatten().collect(),
+            stale: stale.intersection(&checkouts).cloned().collect(),
+            checkouts,
+            volumes,
+            remembered,
+        }
     })
 }
 
@@ -177,7 +219,7 @@ proptest! {
         prop_assert!(plan(goal, &wanted, &now).is_empty(), "{now:?}");
         if goal == Goal::Gone {
             prop_assert!(now.machines.values().all(|machine| machine.state == MachineState::Absent));
-            prop_assert!(now.checkouts.is_empty() && !now.remembered && now.network == SeenNetwork::Nothing);
+            prop_assert!(now.checkouts.is_empty() && !now.volumes && !now.remembered && now.network == SeenNetwork::Nothing);
         }
     }
 

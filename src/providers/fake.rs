@@ -5,7 +5,7 @@
 
 mod folder;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
+use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Stdio, Volumes};
 use crate::exec::{Command, Output};
-use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
+use crate::model::machine::{SeenVolume, Volume};
+use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 /// Called with the name of each point at which a real command could be killed.
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
@@ -30,6 +31,7 @@ pub struct Fake {
 #[derive(Default)]
 struct World {
     machines: BTreeMap<MachineId, Machine>,
+    volumes: Vec<Begun>,
     failures: Vec<(String, String)>,
     next_pid: u32,
     file: Option<PathBuf>,
@@ -40,7 +42,7 @@ impl World {
     fn keep(&self) {
         let Some(file) = &self.file else { return };
         let machines: Vec<_> = self.machines.iter().collect();
-        let text = serde_json::to_string(&(machines, self.next_pid)).expect("machines are plain data");
+        let text = serde_json::to_string(&(machines, self.next_pid, &self.volumes)).expect("machines are plain data");
         let new = file.with_extension("new");
         std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)).expect("a test's folder takes a file");
     }
@@ -55,14 +57,22 @@ struct Machine {
     files: BTreeMap<String, String>,
 }
 
+/// A volume, without what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Begun {
+    pub machine: MachineId,
+    pub volume: Volume,
+    pub seeded: u32,
+}
+
 impl Fake {
     /// Machines that outlive this process, like real ones: they are in `file` from each change on.
     pub fn kept_in(file: &Path) -> Self {
         let kept = std::fs::read_to_string(file).ok();
         let read = |text: String| serde_json::from_str(&text).expect("this type wrote it");
-        let (machines, next_pid): (Vec<(MachineId, Machine)>, u32) = kept.map(read).unwrap_or_default();
-        let world =
-            World { machines: machines.into_iter().collect(), next_pid, failures: Vec::new(), file: Some(file.to_owned()) };
+        let (machines, next_pid, volumes): (Vec<(MachineId, Machine)>, u32, Vec<Begun>) = kept.map(read).unwrap_or_default();
+        let machines = machines.into_iter().collect();
+        let world = World { machines, volumes, next_pid, failures: Vec::new(), file: Some(file.to_owned()) };
         Self { world: Arc::new(Mutex::new(world)), checkpoint: None }
     }
 
@@ -75,6 +85,24 @@ impl Fake {
     /// With what a machine was created, to compare it with what was wanted.
     pub fn spec(&self, id: &MachineId) -> Option<MachineSpec> {
         self.world().machines.get(id).and_then(|machine| machine.spec.clone())
+    }
+
+    /// Every volume that has begun.
+    pub fn begun(&self) -> Vec<Begun> {
+        self.world().volumes.clone()
+    }
+
+    fn begin(&self, spec: &MachineSpec) {
+        for volume in spec.volumes.iter().flatten() {
+            self.change(|world| {
+                let same = |begun: &Begun| begun.machine == spec.id && begun.volume.path == volume.path;
+                if world.volumes.iter().any(|begun| same(begun) && begun.seeded == spec.seeded) {
+                    return;
+                }
+                world.volumes.retain(|begun| !same(begun));
+                world.volumes.push(Begun { machine: spec.id.clone(), volume: volume.clone(), seeded: spec.seeded });
+            });
+        }
     }
 
     /// What was put into a machine, by path.
@@ -203,6 +231,10 @@ impl Provider for Fake {
             self.change(|world| drop(world.machines.insert(id.clone(), Machine { spec: None, state, files: BTreeMap::new() })));
         }
         self.point("create", id, "half");
+        if !matches!(self.inspect(id)?, MachineState::Running { .. } | MachineState::Frozen { .. }) {
+            self.begin(spec);
+            self.point("create", id, "with volumes");
+        }
         self.change(|world| {
             let machine = world.machines.get_mut(id).expect("inserted above");
             if matches!(machine.state, MachineState::Broken { .. }) {
@@ -335,6 +367,10 @@ impl Provider for Fake {
         Some(self)
     }
 
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
+    }
+
     fn layers(&self) -> Option<&dyn Layers> {
         let kept = self.world().file.is_some();
         kept.then_some(self as &dyn Layers)
@@ -350,6 +386,38 @@ impl Layers for Fake {
 
     fn written(&self, id: &MachineId, target: &str) -> Result<PathBuf> {
         Ok(self.below(id, target))
+    }
+}
+
+impl Volumes for Fake {
+    fn keep(&self, spec: &MachineSpec) -> Result<()> {
+        self.point("keep", &spec.id, "before");
+        self.refuse("keep", &spec.id)?;
+        self.begin(spec);
+        self.point("keep", &spec.id, "after");
+        Ok(())
+    }
+
+    fn seen(&self, environment: &EnvironmentId) -> Result<Vec<SeenVolume>> {
+        let own = self.begun().into_iter().filter(|begun| begun.machine.environment == *environment);
+        Ok(own.map(|begun| SeenVolume { machine: begun.machine.machine, path: begun.volume.path, size: 4096 }).collect())
+    }
+
+    fn any(&self, environment: &EnvironmentId) -> Result<bool> {
+        Ok(!self.seen(environment)?.is_empty())
+    }
+
+    fn held(&self) -> Result<BTreeSet<Digest>> {
+        Ok(self.begun().into_iter().flat_map(|begun| begun.volume.seed).collect())
+    }
+
+    fn erase(&self, environment: &EnvironmentId) -> Result<()> {
+        let Some(first) = self.begun().into_iter().find(|begun| begun.machine.environment == *environment) else { return Ok(()) };
+        self.point("erase", &first.machine, "before");
+        self.refuse("erase", &first.machine)?;
+        self.change(|world| world.volumes.retain(|begun| begun.machine.environment != *environment));
+        self.point("erase", &first.machine, "after");
+        Ok(())
     }
 }
 

@@ -14,14 +14,15 @@ pub mod choose;
 pub mod fake;
 pub mod lxc;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::exec::{Follow, Output};
-use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
+use crate::model::machine::SeenVolume;
+use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -157,6 +158,30 @@ pub trait Provider: Send + Sync {
     fn layers(&self) -> Option<&dyn Layers> {
         None
     }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        None
+    }
+}
+
+/// Folders of machines that outlive these. [`Provider::create`] begins those of its specification that are not there, and
+/// begins those anew that have another `seeded` than it; [`Provider::delete`] leaves them.
+pub trait Volumes {
+    /// What lies at the place of a volume among a machine's own files moves into the volume, unless that has begun. The
+    /// machine does not run. Of one that is damaged, whatever is left.
+    fn keep(&self, spec: &MachineSpec) -> Result<()>;
+
+    /// Every volume of an environment, whether a machine still uses it or not. The size takes a look at each file.
+    fn seen(&self, environment: &EnvironmentId) -> Result<Vec<SeenVolume>>;
+
+    /// Whether an environment has any.
+    fn any(&self, environment: &EnvironmentId) -> Result<bool>;
+
+    /// The layers that some volume began from, and still shows.
+    fn held(&self) -> Result<BTreeSet<Digest>>;
+
+    /// Ends all volumes of an environment; its machines are gone.
+    fn erase(&self, environment: &EnvironmentId) -> Result<()>;
 }
 
 /// Stops the time of a machine without ending its programs.

@@ -82,12 +82,29 @@ pub struct Definition {
     /// How often the machines of a role went back to their seed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub seeded: BTreeMap<RoleName, u32>,
+    /// The layers that the volumes of a role begin from, by path, where these are no longer its box's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seeds: BTreeMap<RoleName, BTreeMap<String, Vec<Digest>>>,
     /// Sites of the platform that this environment does without; `platform` has only the others.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<SiteName>,
     /// The platform's files for its machines, not yet rendered.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<RoleName, Vec<RoleFile>>,
+}
+
+impl Definition {
+    /// The layers that a role's volume at `path` begins from.
+    pub fn seed(&self, role: &RoleName, path: &str) -> &[Digest] {
+        let own = self.seeds.get(role).and_then(|paths| paths.get(path));
+        own.or_else(|| self.boxes.get(role).map(|boxed| &boxed.layers)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Every layer that its machines and their volumes need.
+    pub fn layers(&self) -> impl Iterator<Item = &Digest> {
+        let seeds = self.seeds.values().flat_map(BTreeMap::values).flatten();
+        self.boxes.values().flat_map(|boxed| &boxed.layers).chain(seeds)
+    }
 }
 
 /// The layers that a role's machines stand on.

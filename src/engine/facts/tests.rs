@@ -40,6 +40,7 @@ pub fn environment(text: &str) -> Environment {
             boxes: BTreeMap::new(),
             left_out: BTreeSet::new(),
             seeded: BTreeMap::new(),
+            seeds: BTreeMap::new(),
             files: BTreeMap::new(),
             platform,
         },

@@ -171,6 +171,7 @@ pub(super) mod tests {
             search: vec!["1161.shop.example.test".into()],
             trusted: Default::default(),
             mounts: vec![],
+            volumes: None,
             files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
         }

@@ -11,7 +11,8 @@
 //! | `console.log`, `console.log.1` | what the console showed since the last start, and before it |
 //! | `lxc.log` | what liblxc has to say about the last start |
 //!
-//! Machines lie at `machines/<platform>/<environment>/<machine>`; what is being deleted in `machines/.trash`.
+//! Machines lie at `machines/<platform>/<environment>/<machine>`, their volumes beside them ([`super::volume`]); what is being
+//! deleted in `machines/.trash`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -71,7 +72,7 @@ impl Folder {
 
     /// Makes the folders. `upper` belongs to the machine's root, or it could not write in its own `/`.
     pub fn make(&self, spec: &MachineSpec) -> io::Result<()> {
-        private_folder(&self.path)?;
+        private(&self.path)?;
         overlay_pair(&self.path)?;
         for mount in &spec.mounts {
             if mount.mode == crate::model::machine::MountMode::CopyOnWrite {
@@ -113,15 +114,7 @@ impl Folder {
 
     /// Removes everything. One rename makes it gone at once; files follow.
     pub fn remove(&self) -> io::Result<()> {
-        let trash = trash(&self.store);
-        while self.exists() {
-            private_folder(&trash)?;
-            match fs::rename(&self.path, trash.join(unique())) {
-                // Another delete has just swept the trash away.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                moved => moved?,
-            }
-        }
+        discard(&self.store, &self.path)?;
         for parent in self.path.ancestors().skip(1).take(2) {
             // Other machines may still be there.
             let _ = fs::remove_dir(parent);
@@ -130,20 +123,43 @@ impl Folder {
         Ok(())
     }
 
-    /// Bytes on disk.
     pub fn disk(&self) -> u64 {
-        let mut linked = std::collections::HashSet::new();
-        walkdir::WalkDir::new(&self.path)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.metadata().ok())
-            .filter(|meta| meta.is_dir() || meta.nlink() == 1 || linked.insert((meta.dev(), meta.ino())))
-            .map(|meta| meta.blocks() * 512)
-            .sum()
+        disk(&self.path)
+    }
+
+    /// Moves something of this store's machines away; the next sweep removes it.
+    pub fn discard(&self, path: &Path) -> io::Result<()> {
+        discard(&self.store, path)
     }
 }
 
-fn machines(store: &Path) -> PathBuf {
+/// Bytes on disk.
+pub fn disk(path: &Path) -> u64 {
+    let mut linked = std::collections::HashSet::new();
+    walkdir::WalkDir::new(path)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(|meta| meta.is_dir() || meta.nlink() == 1 || linked.insert((meta.dev(), meta.ino())))
+        .map(|meta| meta.blocks() * 512)
+        .sum()
+}
+
+/// One rename makes it gone at once, wherever this is cut off; [`sweep`] removes the files.
+pub fn discard(store: &Path, path: &Path) -> io::Result<()> {
+    let trash = trash(store);
+    while path.exists() {
+        private(&trash)?;
+        match fs::rename(path, trash.join(unique())) {
+            // Another delete has just swept the trash away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            moved => moved?,
+        }
+    }
+    Ok(())
+}
+
+pub fn machines(store: &Path) -> PathBuf {
     store.join("machines")
 }
 
@@ -219,7 +235,7 @@ fn names<T: FromStr>(folder: &OwnedFd) -> io::Result<Vec<T>> {
 }
 
 /// Deletes of other machines remove folders above this one as soon as these are empty, so it may take several attempts.
-fn private_folder(path: &Path) -> io::Result<()> {
+pub fn private(path: &Path) -> io::Result<()> {
     let make = || fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     for _ in 0..100 {
         match make() {
@@ -231,10 +247,10 @@ fn private_folder(path: &Path) -> io::Result<()> {
 }
 
 fn overlay_pair(folder: &Path) -> io::Result<()> {
-    private_folder(&folder.join("work"))?;
+    private(&folder.join("work"))?;
     let upper = folder.join("upper");
     if !upper.exists() {
-        private_folder(&upper)?;
+        private(&upper)?;
         let opened = File::open(&upper)?;
         opened.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         fchown(&opened, Some(FIRST_ID), Some(FIRST_ID))?;
@@ -282,7 +298,7 @@ mod tests {
                         let environment = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name };
                         let id = environment.machine(&MachineName::new(format!("web{machine}")).unwrap());
                         let folder = Folder::new(store, &id);
-                        private_folder(&folder.path).unwrap();
+                        private(&folder.path).unwrap();
                         folder.remove().unwrap();
                     }
                 });

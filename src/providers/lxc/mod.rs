@@ -36,6 +36,7 @@ mod shared;
 mod terminal;
 mod trust;
 mod upper;
+mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -46,9 +47,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Tag};
+use crate::model::machine::SeenVolume;
+use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Tag};
 
-use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
+use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio, Volumes};
 use cgroup::Hierarchies;
 use down::{Asked, Running};
 use folder::Folder;
@@ -153,11 +155,25 @@ impl Machine<'_> {
                 return Err(Error::LayerMissing { id: self.id.clone(), digest: digest.to_string() });
             }
         }
+        for digest in spec.volumes.iter().flatten().flat_map(|volume| &volume.seed) {
+            if !self.home.store.join("layers").join(digest.as_str()).join("rootfs").is_dir() {
+                return Err(Error::LayerMissing { id: self.id.clone(), digest: digest.to_string() });
+            }
+        }
         self.change_mounts(spec)?;
+        self.begin_volumes(spec)?;
         self.write(spec).map_err(failed_io("write the machine's folder", &self.folder.path))?;
         // A machine that runs gets its new limits at once. It may end meanwhile, and the next start reads them anyway.
         let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, self.hierarchies));
         Ok(())
+    }
+
+    /// One that runs goes on with what it has; its next start is after another call.
+    fn begin_volumes(&self, spec: &MachineSpec) -> Result<()> {
+        match self.hierarchies.init(&self.group) {
+            Some(_) => Ok(()),
+            None => volume::begin(&self.home.store, spec).map_err(failed_io("begin the volumes of", &self.folder.path)),
+        }
     }
 
     /// Shows a machine that runs its new shared folders. Before the specification is written: as long as it is the old one,
@@ -215,9 +231,34 @@ impl Machine<'_> {
             }
             MachineState::Halted | MachineState::Absent | MachineState::Broken { .. } => {
                 let upper = self.folder.join("upper");
-                place::write(&upper, &self.below(&spec), files, gone).map_err(failed_io("put files into", &upper))
+                self.place_files(&spec, files, gone).map_err(failed_io("put files into", &upper))
             }
         }
+    }
+
+    /// Each file among the machine's own, or in the volume that its path leads into.
+    fn place_files(&self, spec: &MachineSpec, files: &[super::File], gone: &[String]) -> io::Result<()> {
+        let volumes = volume::shown(&self.home.store, spec)?;
+        let (upper, layers) = (self.folder.join("upper"), self.below(spec));
+        let root = place::Stack { upper: &upper, layers: &layers };
+        let accounts = place::Accounts::of(&root)?;
+        let within = |volume: Option<&volume::Shown>, path: &str| match (volume::holder(&volumes, path), volume) {
+            (None, None) => Some(path.to_owned()),
+            (Some((holder, rest)), Some(volume)) if holder.path == volume.path => Some(rest),
+            (Some(_) | None, _) => None,
+        };
+        for volume in std::iter::once(None).chain(volumes.iter().map(Some)) {
+            let files: Vec<_> = files.iter().filter_map(|file| Some((within(volume, &file.path)?, file))).collect();
+            let gone: Vec<_> = gone.iter().filter_map(|path| within(volume, path)).collect();
+            match volume {
+                None => place::write(&root, &accounts, &files, &gone)?,
+                Some(volume) => {
+                    let upper = volume.own.join("upper");
+                    place::write(&place::Stack { upper: &upper, layers: &volume.lowers }, &accounts, &files, &gone)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn start(&self) -> Result<()> {
@@ -423,7 +464,7 @@ impl Provider for Lxc {
     }
 
     fn disk(&self, id: &MachineId) -> Result<u64> {
-        Ok(self.machine(id)?.folder.disk())
+        Ok(self.machine(id)?.folder.disk() + volume::disk(&self.home.store, &id.environment, &id.machine))
     }
 
     fn freezer(&self) -> Option<&dyn Freezer> {
@@ -435,6 +476,10 @@ impl Provider for Lxc {
     }
 
     fn layers(&self) -> Option<&dyn Layers> {
+        Some(self)
+    }
+
+    fn volumes(&self) -> Option<&dyn Volumes> {
         Some(self)
     }
 }
@@ -473,6 +518,37 @@ impl Freezer for Lxc {
 
     fn thaw(&self, id: &MachineId) -> Result<()> {
         self.machine(id)?.freeze(false)
+    }
+}
+
+impl Volumes for Lxc {
+    fn keep(&self, spec: &MachineSpec) -> Result<()> {
+        let machine = self.machine(&spec.id)?;
+        if machine.hierarchies.init(&machine.group).is_some() {
+            return Err(Error::Failed {
+                verb: "keep the data of",
+                id: spec.id.clone(),
+                reason: "it is running".into(),
+                tail: Vec::new(),
+            });
+        }
+        machine.begin_volumes(spec)
+    }
+
+    fn seen(&self, environment: &EnvironmentId) -> Result<Vec<SeenVolume>> {
+        volume::list(&self.home.store, environment).map_err(failed_io("list the volumes in", &self.home.store))
+    }
+
+    fn any(&self, environment: &EnvironmentId) -> Result<bool> {
+        volume::any(&self.home.store, environment).map_err(failed_io("list the volumes in", &self.home.store))
+    }
+
+    fn held(&self) -> Result<BTreeSet<Digest>> {
+        volume::held(&self.home.store).map_err(failed_io("list the volumes in", &self.home.store))
+    }
+
+    fn erase(&self, environment: &EnvironmentId) -> Result<()> {
+        volume::erase(&self.home.store, environment).map_err(failed_io("remove the volumes in", &self.home.store))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::model::machine::{Mount, MountMode};
 
 use super::config::{FIRST_ID, ROOT};
 use super::folder::Folder;
-use super::shared;
+use super::{shared, volume};
 
 /// liblxc keeps locks below `/run/lxc`; in the helper's namespace it is an own filesystem, so none stays behind.
 pub const RUN: &str = "/run/lxc";
@@ -63,13 +63,30 @@ pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec) -> Result<(),
         let source = folder.join(name);
         mount_bind(&source, magic(&target)).saying("mount", &source)?;
     }
+    let volumes = volume::shown(store, spec).saying("find the volumes of", &folder.path)?;
     // Outer folders first, so that a mount inside another stays visible.
-    let mut mounts: Vec<&Mount> = spec.mounts.iter().collect();
-    mounts.sort_by_key(|mount| mount.target.trim_end_matches('/').matches('/').count());
-    for (number, mount) in mounts.into_iter().enumerate() {
-        show(&root, folder, mount, number)?;
+    let depth = |path: &str| path.trim_end_matches('/').matches('/').count();
+    let mut mounts: Vec<Place<'_>> = spec.mounts.iter().map(Place::Mount).chain(volumes.iter().map(Place::Volume)).collect();
+    mounts.sort_by_key(|place| match place {
+        Place::Mount(mount) => depth(&mount.target),
+        Place::Volume(volume) => depth(&volume.path),
+    });
+    for (number, place) in mounts.into_iter().enumerate() {
+        match place {
+            Place::Mount(mount) => show(&root, folder, mount, number)?,
+            Place::Volume(volume) => {
+                let target = target(&root, &volume.path, false).saying("prepare", &volume.path)?;
+                overlay(&format!("mount{number}"), &volume.lowers, &volume.own, Path::new(&magic(&target)))?;
+            }
+        }
     }
     Ok(())
+}
+
+/// What is shown at a path of the machine.
+enum Place<'a> {
+    Mount(&'a Mount),
+    Volume(&'a volume::Shown),
 }
 
 fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize) -> Result<(), Error> {

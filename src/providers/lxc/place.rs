@@ -1,6 +1,7 @@
 //! The engine's files for a machine, in the machine's own layer. Like everything there, found beneath it and over no link.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat2, unlinkat};
@@ -13,10 +14,35 @@ use super::trust::{Right, folder_at, look, make, replace};
 use super::upper::BENEATH;
 use crate::providers::File;
 
-/// `upper` is the machine's own layer, `layers` lie below it, the uppermost first.
-pub fn write(upper: &Path, layers: &[PathBuf], files: &[File], gone: &[String]) -> io::Result<()> {
-    let root = folder_at(upper)?;
-    let layers = layers.iter().map(|layer| folder_at(layer)).collect::<io::Result<Vec<_>>>()?;
+/// What overlayfs shows as one folder.
+pub struct Stack<'a> {
+    pub upper: &'a Path,
+    /// The uppermost first.
+    pub layers: &'a [PathBuf],
+}
+
+/// Whom a machine knows.
+pub struct Accounts {
+    passwd: String,
+    group: String,
+}
+
+impl Accounts {
+    pub fn of(root: &Stack<'_>) -> io::Result<Self> {
+        let (upper, layers) = open(root)?;
+        let read = |path: &str| std::iter::once(&upper).chain(&layers).find_map(|root| look(root, path)).and_then(Result::ok);
+        Ok(Self { passwd: read("etc/passwd").unwrap_or_default(), group: read("etc/group").unwrap_or_default() })
+    }
+}
+
+fn open(stack: &Stack<'_>) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
+    let layers = stack.layers.iter().map(|layer| folder_at(layer)).collect::<io::Result<_>>()?;
+    Ok((folder_at(stack.upper)?, layers))
+}
+
+/// Files with their paths in the stack, which need not be the machine's root.
+pub fn write(stack: &Stack<'_>, accounts: &Accounts, files: &[(String, &File)], gone: &[String]) -> io::Result<()> {
+    let (root, layers) = open(stack)?;
     for path in gone {
         let (folder, name) = split(path);
         let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
@@ -30,15 +56,13 @@ pub fn write(upper: &Path, layers: &[PathBuf], files: &[File], gone: &[String]) 
             Err(error) => return Err(error.into()),
         }
     }
-    let read = |path: &str| std::iter::once(&root).chain(&layers).find_map(|root| look(root, path)).and_then(Result::ok);
-    let (passwd, group) = (read("etc/passwd").unwrap_or_default(), read("etc/group").unwrap_or_default());
-    for file in files {
-        let (folder, name) = split(&file.path);
+    for (path, file) in files {
+        let (folder, name) = split(path);
         let Some(folder) = make(&root, &layers, folder)? else {
             let reason = format!("`/{}` leads over a link, or over what is no folder", file.path);
             return Err(io::Error::new(io::ErrorKind::NotADirectory, reason));
         };
-        let user = file.group.as_deref().and_then(|user| User::parse(user, &passwd, &group));
+        let user = file.group.as_deref().and_then(|user| User::parse(user, &accounts.passwd, &accounts.group));
         let group = FIRST_ID + user.map_or(0, |user| user.gid.min(IDS - 1));
         replace(&folder, name, file.text.expose_secret(), &Right { group, mode: file.mode })?;
     }
@@ -69,14 +93,19 @@ mod tests {
         fs::write(layer.join("etc/passwd"), "www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n").unwrap();
         symlink("app", layer.join("etc/link")).unwrap();
         let layers = [layer];
-        write(&upper, &layers, &[file("etc/app/one", Some("www-data")), file("top", Some("nobody-here"))], &[]).unwrap();
+        let stack = Stack { upper: &upper, layers: &layers };
+        let write = |files: &[File], gone: &[String]| {
+            let files: Vec<_> = files.iter().map(|file| (file.path.clone(), file)).collect();
+            write(&stack, &Accounts::of(&stack).unwrap(), &files, gone)
+        };
+        write(&[file("etc/app/one", Some("www-data")), file("top", Some("nobody-here"))], &[]).unwrap();
         let meta = fs::metadata(upper.join("etc/app/one")).unwrap();
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (FIRST_ID, FIRST_ID + 33, 0o640));
         assert_eq!(fs::metadata(upper.join("top")).unwrap().gid(), FIRST_ID);
         let gone = ["etc/app/one".to_owned(), "never/was".to_owned()];
-        write(&upper, &layers, &[], &gone).unwrap();
+        write(&[], &gone).unwrap();
         assert!(!upper.join("etc/app/one").exists() && upper.join("top").exists());
-        let error = write(&upper, &layers, &[file("etc/link/two", None)], &[]).unwrap_err();
+        let error = write(&[file("etc/link/two", None)], &[]).unwrap_err();
         assert!(error.to_string().contains("`/etc/link/two` leads over a link"), "{error}");
     }
 
@@ -85,8 +114,10 @@ mod tests {
         let (upper, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(host.path().join("one"), "host").unwrap();
         symlink(host.path(), upper.path().join("etc")).unwrap();
-        assert!(write(upper.path(), &[], &[file("etc/one", None)], &[]).is_err());
-        write(upper.path(), &[], &[], &["etc/one".to_owned()]).unwrap();
+        let stack = Stack { upper: upper.path(), layers: &[] };
+        let one = file("etc/one", None);
+        assert!(write(&stack, &Accounts::of(&stack).unwrap(), &[(one.path.clone(), &one)], &[]).is_err());
+        write(&stack, &Accounts::of(&stack).unwrap(), &[], &["etc/one".to_owned()]).unwrap();
         assert_eq!(fs::read_to_string(host.path().join("one")).unwrap(), "host");
     }
 }
