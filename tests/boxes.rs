@@ -141,6 +141,7 @@ impl Lab {
             trusted: Default::default(),
             mounts,
             volumes: None,
+            rewound: None,
             files: [].into(),
             health: Health { checks: Vec::new(), deadline_seconds: 60 },
             id: id.clone(),

@@ -155,6 +155,7 @@ impl World {
             trusted: Default::default(),
             mounts: vec![],
             volumes: None,
+            rewound: None,
             files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
         }

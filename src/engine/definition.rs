@@ -100,6 +100,7 @@ impl Engine {
             numbers: address::host_numbers(basis.numbers, &names),
             seeded: basis.seeded.clone(),
             seeds: BTreeMap::new(),
+            rewound: None,
             left_out,
             files: files::read(&platform)?,
             boxes: in_use,
@@ -235,7 +236,11 @@ fn find_seeds(platform: &Platform, machine: &Machine) -> Result<(), Failure> {
 
 /// What a platform adds to a box for one role, in the form of a recipe: built, cached and pruned like any other.
 fn golden(platform: &Platform, machine: &Machine) -> Recipe {
-    let name = format!("{}-{}", platform.name, machine.role);
+    let mut name = format!("{}-{}", platform.name, machine.role);
+    if name == machine.boxed.name.as_str() {
+        // A platform may call its own box so; the layer on top is another box.
+        name = format!("{}-golden", name.chars().take(56).collect::<String>());
+    }
     let name = BoxName::new(name.chars().take(63).collect::<String>().trim_end_matches('-'))
         .expect("two labels with a hyphen between them, cut to a label's length, are a label");
     let parent = Parent::Box(BoxRef::new(machine.boxed.name.clone()));

@@ -130,6 +130,10 @@ impl Engine {
                 self.deploy_onto(raising, machine, site, release, events)?;
             }
             Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
+            Action::Restore { machine, snapshot } => {
+                let snapshots = self.provider.snapshots().expect("only a snapshot that was taken is put back");
+                snapshots.restore(&id(machine), snapshot)?;
+            }
             Action::Keep { machine } => {
                 let volumes = self.provider.volumes().expect("only machines with volumes keep anything");
                 volumes.keep(spec(machine))?;

@@ -115,7 +115,10 @@ fn told(plan: &Plan) -> String {
     for step in plan.steps() {
         let Some(machine) = step.action.machine() else { continue };
         let next = match (&step.action, verbs.get(machine).copied()) {
+            (Action::Keep { .. }, _) => "kept",
+            (Action::Delete { .. }, Some("kept")) => "kept",
             (Action::Delete { .. }, _) => "removed",
+            (Action::Create { .. }, Some("kept")) => "made anew with its data",
             (Action::Create { .. }, Some("removed")) => "made anew",
             (Action::Create { .. }, None) => "changed",
             (Action::Stop { .. }, _) => "restarted",

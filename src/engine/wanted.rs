@@ -56,6 +56,7 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
                 trusted: around.trusted.clone(),
                 mounts: mounts(environment, machine, live),
                 volumes: Some(volumes(definition, machine)),
+                rewound: definition.rewound.clone(),
                 files: BTreeMap::new(),
                 health: health(environment, machine, &boxed.health),
                 id,

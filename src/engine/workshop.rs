@@ -102,6 +102,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
             left_out: BTreeSet::new(),
             seeded: BTreeMap::new(),
             seeds: BTreeMap::new(),
+            rewound: None,
             files: BTreeMap::new(),
             numbers: address::host_numbers(&BTreeMap::new(), &names),
         },

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Digest, EnvironmentId, MachineId, MachineName};
+use super::names::{Digest, EnvironmentId, MachineId, MachineName, SnapshotName};
 use super::network::Attachment;
 use super::topology::Health;
 
@@ -84,6 +84,9 @@ pub struct MachineSpec {
     /// any: what it keeps still lies among its own files.
     #[serde(default)]
     pub volumes: Option<Vec<Volume>>,
+    /// The snapshot that its files and volumes are to be put back from; `None` wishes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewound: Option<Rewound>,
     /// Files that are put into it before it starts, by path. Their texts may be secret, so only digests are here.
     #[serde(default)]
     pub files: BTreeMap<String, Digest>,
@@ -97,6 +100,13 @@ pub struct Volume {
     pub path: String,
     /// It begins as what these layers have there, the base first. One that has begun keeps its beginning.
     pub seed: Vec<Digest>,
+}
+
+/// A way back to a snapshot. Another number means another way back, to the same one perhaps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewound {
+    pub snapshot: SnapshotName,
+    pub number: u32,
 }
 
 /// A volume that is there, in use or not.

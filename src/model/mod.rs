@@ -21,7 +21,7 @@ pub use failure::{Failure, Fault, Kind, Place};
 pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
 pub use names::{
     BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName,
-    SiteName,
+    SiteName, SnapshotName,
 };
 pub use network::{Attachment, NetworkSpec};
 pub use recipe::{BuildStep, Parent, Recipe};

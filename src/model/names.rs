@@ -112,6 +112,11 @@ label!(
     "machine name"
 );
 label!(
+    /// One moment of an environment, e.g. `before-the-import`.
+    SnapshotName,
+    "snapshot name"
+);
+label!(
     /// An application reachable by name, e.g. `www`.
     SiteName,
     "site name"

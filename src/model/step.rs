@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Digest, EnvironmentId, MachineName, SiteName};
+use super::names::{Digest, EnvironmentId, MachineName, SiteName, SnapshotName};
 
 /// The smallest thing that is done to an environment. Each is idempotent, and each may be cut off anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,11 @@ pub enum Action {
     },
     Stop {
         machine: MachineName,
+    },
+    /// Puts a machine's files and volumes back as they were in a snapshot.
+    Restore {
+        machine: MachineName,
+        snapshot: SnapshotName,
     },
     /// Moves what a machine must not lose from its own files into its volumes, where it is not there yet.
     Keep {
@@ -81,6 +86,7 @@ impl Action {
             | Self::Thaw { machine }
             | Self::Stop { machine }
             | Self::Keep { machine }
+            | Self::Restore { machine, .. }
             | Self::Delete { machine } => Some(machine),
             Self::Connect
             | Self::Open
@@ -111,6 +117,7 @@ impl Action {
             Self::Deploy { machine, site, release } => format!("{machine} serves release {} of {site}", release.short()),
             Self::Thaw { machine } => format!("{machine} is thawed"),
             Self::Stop { machine } => format!("{machine} is stopped"),
+            Self::Restore { machine, snapshot } => format!("{machine} is as in the snapshot {snapshot}"),
             Self::Keep { machine } => format!("the data of {machine} is kept"),
             Self::Delete { machine } => format!("{machine} is deleted"),
             Self::Erase => "the data is erased".to_owned(),
@@ -135,6 +142,7 @@ impl fmt::Display for Action {
             Self::Deploy { machine, site, release } => write!(f, "deploy release {} of {site} on {machine}", release.short()),
             Self::Thaw { machine } => write!(f, "thaw {machine}"),
             Self::Stop { machine } => write!(f, "stop {machine}"),
+            Self::Restore { machine, snapshot } => write!(f, "put {machine} back as in the snapshot {snapshot}"),
             Self::Keep { machine } => write!(f, "keep the data of {machine}"),
             Self::Delete { machine } => write!(f, "delete {machine}"),
             Self::Erase => write!(f, "erase the data"),

@@ -79,10 +79,17 @@ pub enum Change {
     Restart,
     /// Other layers, or data that goes back to its seed: its own files no longer fit. Its volumes stay.
     Recreate,
+    /// Its files and volumes become those of a snapshot.
+    Restore,
 }
 
 impl Change {
     pub fn between(applied: &MachineSpec, wanted: &MachineSpec) -> Self {
+        if wanted.rewound.is_some() && applied.rewound != wanted.rewound {
+            return Self::Restore;
+        }
+        // Where nothing is wished, it does not matter which way back was the last.
+        let applied = &MachineSpec { rewound: wanted.rewound.clone(), ..applied.clone() };
         if applied == wanted {
             Self::None
         } else if applied.layers != wanted.layers || applied.seeded != wanted.seeded {
@@ -166,7 +173,7 @@ impl Steps<'_> {
         // Nothing here needs another: a machine needs them all, but only once it starts.
         let is_closed = self.seen.network != SeenNetwork::Complete;
         let connect = is_closed.then(|| self.chain([Action::Connect]));
-        let creates = self.wanted.machines.keys().filter(|name| self.is_absent(name));
+        let creates = self.wanted.machines.keys().filter(|name| self.is_absent(name) && !self.is_restored(name));
         let creates = creates.map(|machine| self.chain([Action::Create { machine: machine.clone() }]));
         let checkouts = self.missing().map(|(site, _)| self.chain([Action::Checkout { site: site.clone() }]));
         let stale = self.seen.stale.iter().filter(|site| self.wanted.checkouts.contains_key(*site));
@@ -185,6 +192,27 @@ impl Steps<'_> {
         self.seen.machines.get(name).is_none_or(|seen| seen.state == MachineState::Absent)
     }
 
+    /// Whether a machine is to become what it was in a snapshot, and is not yet.
+    fn is_restored(&self, name: &MachineName) -> bool {
+        let Some(wanted) = &self.wanted.machines[name].spec.rewound else { return false };
+        let applied = self.seen.machines.get(name).and_then(|seen| seen.applied.as_ref());
+        applied.and_then(|applied| applied.rewound.as_ref()) != Some(wanted)
+    }
+
+    /// Both are in the snapshot: what the machine holds now is not kept.
+    fn restore(&self, name: &MachineName) -> Vec<Action> {
+        let machine = || name.clone();
+        let rewound = self.wanted.machines[name].spec.rewound.as_ref().expect("only what is rewound is restored");
+        let restore = Action::Restore { machine: machine(), snapshot: rewound.snapshot.clone() };
+        let first = match self.seen.machines.get(name).map(|seen| &seen.state) {
+            None | Some(MachineState::Absent | MachineState::Halted) => None,
+            Some(MachineState::Running { .. } | MachineState::Frozen { .. }) => Some(Action::Stop { machine: machine() }),
+            Some(MachineState::Broken { .. }) => Some(Action::Delete { machine: machine() }),
+        };
+        let rest = [restore, Action::Create { machine: machine() }, Action::Start { machine: machine() }];
+        first.into_iter().chain(rest).collect()
+    }
+
     /// What brings one machine up from wherever it is; one that is absent was created before.
     fn raise(&self, name: &MachineName) -> Vec<Action> {
         let machine = || name.clone();
@@ -193,6 +221,9 @@ impl Steps<'_> {
         let stop = Action::Stop { machine: machine() };
         let delete = Action::Delete { machine: machine() };
         let keep = Action::Keep { machine: machine() };
+        if self.is_restored(name) {
+            return self.until_it_answers(name, self.restore(name));
+        }
         let Some(seen) = self.seen.machines.get(name) else {
             return self.until_it_answers(name, vec![start]);
         };
@@ -205,15 +236,23 @@ impl Steps<'_> {
         };
         let begin = match (&seen.state, change) {
             (MachineState::Absent, _) => vec![start],
-            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) if self.keeps(name, seen) => {
+            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate | Change::Restore)
+                if self.keeps(name, seen) =>
+            {
                 vec![keep, delete, create, start]
             }
-            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate) => vec![delete, create, start],
+            (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate | Change::Restore) => {
+                vec![delete, create, start]
+            }
             (MachineState::Halted, Change::None | Change::Live | Change::Restart) => vec![create, start],
-            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) if self.keeps(name, seen) => {
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate | Change::Restore)
+                if self.keeps(name, seen) =>
+            {
                 vec![stop, keep, delete, create, start]
             }
-            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate) => vec![delete, create, start],
+            (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Recreate | Change::Restore) => {
+                vec![delete, create, start]
+            }
             (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::Restart) => vec![stop, create, start],
             // Cables hang on the bridge: where it went, they went with it.
             (MachineState::Running { .. } | MachineState::Frozen { .. }, Change::None | Change::Live)

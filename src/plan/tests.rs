@@ -32,6 +32,7 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         trusted: Default::default(),
         mounts: Vec::new(),
         volumes: None,
+        rewound: None,
         files: [].into(),
         health: Health { checks: Vec::new(), deadline_seconds: 60 },
     }

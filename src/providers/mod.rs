@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::exec::{Follow, Output};
 use crate::model::machine::SeenVolume;
-use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
+use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -162,6 +162,45 @@ pub trait Provider: Send + Sync {
     fn volumes(&self) -> Option<&dyn Volumes> {
         None
     }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+}
+
+/// Copies of all that an environment's machines are, at one moment. What the environment itself is, its record knows.
+pub trait Snapshots {
+    /// What a copy takes now; looks at each file.
+    fn cost(&self, environment: &EnvironmentId) -> Result<Cost>;
+
+    /// Copies every machine's own files and every volume. Nobody writes meanwhile: each machine is halted or frozen. A copy of
+    /// that name that was not sealed is begun anew.
+    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()>;
+
+    /// What was copied is a snapshot, and outlives a power cut. Machines may write again.
+    fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()>;
+
+    /// Every sealed one. Copies that were never sealed are removed.
+    fn names(&self, environment: &EnvironmentId) -> Result<BTreeSet<SnapshotName>>;
+
+    /// Bytes that go with it: those that nothing else shares. Looks at each file.
+    fn alone(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<u64>;
+
+    /// A machine that does not run gets the files and volumes that the snapshot has of it, whatever it had.
+    fn restore(&self, id: &MachineId, name: &SnapshotName) -> Result<()>;
+
+    /// One that is not there is fine.
+    fn remove(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()>;
+}
+
+/// What a copy takes of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Written only where blocks can't be shared.
+    pub bytes: u64,
+    pub files: u64,
+    /// Whether the copy shares its blocks with what it is a copy of.
+    pub shares: bool,
 }
 
 /// Folders of machines that outlive these. [`Provider::create`] begins those of its specification that are not there, and

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::model::machine::Rewound;
 use crate::model::topology::{Mode, RoleFile};
 use crate::model::{Digest, Domain, EnvironmentId, Health, MachineName, Platform, PlatformName, RoleName, SiteName};
 
@@ -85,6 +86,9 @@ pub struct Definition {
     /// The layers that the volumes of a role begin from, by path, where these are no longer its box's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub seeds: BTreeMap<RoleName, BTreeMap<String, Vec<Digest>>>,
+    /// A way back to a snapshot that is not finished.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewound: Option<Rewound>,
     /// Sites of the platform that this environment does without; `platform` has only the others.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<SiteName>,

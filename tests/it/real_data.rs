@@ -203,7 +203,8 @@ fn environments_start_with_the_seed_and_go_their_own_ways() {
     adt.run("env:up 1").ok();
     well(&adt, "1", "plain", &["touch", "/root/kept"]);
     pack(&folder, "shop.sql.zst", &format!("{SHOP}INSERT INTO shirts VALUES ('gelb');\n"), "zstd");
-    adt.run("env:reload 1").ok().says("keeps the old one").says("env:reload --data stock 1");
+    let kept = "`maria` has a new box or seed and keeps its data in /var/lib/mysql";
+    adt.run("env:reload 1").ok().says(kept).says("env:reload --data stock 1").says("maria1 made anew with its data");
     assert_eq!(maria(&adt, "1", "SELECT COUNT(*) FROM shirts WHERE name IN ('rot', 'gelb')"), "1");
     adt.run("env:reload 1 --data").fails(2).says("--yes");
     let shown = adt.run("env:reload 1 --data --dry-run").ok();

@@ -41,6 +41,7 @@ pub fn environment(text: &str) -> Environment {
             left_out: BTreeSet::new(),
             seeded: BTreeMap::new(),
             seeds: BTreeMap::new(),
+            rewound: None,
             files: BTreeMap::new(),
             platform,
         },

@@ -172,6 +172,7 @@ pub(super) mod tests {
             trusted: Default::default(),
             mounts: vec![],
             volumes: None,
+            rewound: None,
             files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
         }

@@ -33,6 +33,7 @@ mod passing;
 mod place;
 mod program;
 mod shared;
+mod snapshot;
 mod terminal;
 mod trust;
 mod upper;
@@ -48,9 +49,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::model::machine::SeenVolume;
-use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Tag};
+use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag};
 
-use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio, Volumes};
+use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Stdio, Volumes};
 use cgroup::Hierarchies;
 use down::{Asked, Running};
 use folder::Folder;
@@ -482,6 +483,10 @@ impl Provider for Lxc {
     fn volumes(&self) -> Option<&dyn Volumes> {
         Some(self)
     }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
 }
 
 impl Lxc {
@@ -549,6 +554,58 @@ impl Volumes for Lxc {
 
     fn erase(&self, environment: &EnvironmentId) -> Result<()> {
         volume::erase(&self.home.store, environment).map_err(failed_io("remove the volumes in", &self.home.store))
+    }
+}
+
+impl Snapshots for Lxc {
+    fn cost(&self, environment: &EnvironmentId) -> Result<super::Cost> {
+        snapshot::cost(&self.home.store, environment).map_err(failed_io("look at the files in", &self.home.store))
+    }
+
+    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+        for (machine, state) in self.machines(environment)? {
+            if let MachineState::Running { .. } = state {
+                let (id, reason) = (environment.machine(&machine), "it is running".to_owned());
+                return Err(Error::Failed { verb: "copy", id, reason, tail: Vec::new() });
+            }
+        }
+        Ok(snapshot::copy(&self.home.store, environment, name)?)
+    }
+
+    fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+        snapshot::seal(&self.home.store, environment, name).map_err(failed_io("keep the snapshot in", &self.home.store))
+    }
+
+    fn names(&self, environment: &EnvironmentId) -> Result<BTreeSet<SnapshotName>> {
+        let found = snapshot::sweep(&self.home.store, environment).and_then(|()| snapshot::names(&self.home.store, environment));
+        found.map_err(failed_io("list the snapshots in", &self.home.store))
+    }
+
+    fn alone(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<u64> {
+        Ok(snapshot::alone(&self.home.store, environment, name))
+    }
+
+    fn restore(&self, id: &MachineId, name: &SnapshotName) -> Result<()> {
+        let machine = self.machine(id)?;
+        if machine.hierarchies.init(&machine.group).is_some() {
+            return Err(Error::Failed { verb: "put back", id: id.clone(), reason: "it is running".into(), tail: Vec::new() });
+        }
+        // Its last processes may still hold the mount.
+        machine.stop(Duration::ZERO)?;
+        Ok(snapshot::restore(&self.home.store, id, name)?)
+    }
+
+    fn remove(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+        snapshot::remove(&self.home.store, environment, name).map_err(failed_io("remove the snapshot in", &self.home.store))
+    }
+}
+
+impl From<snapshot::Error> for Error {
+    fn from(error: snapshot::Error) -> Self {
+        match error {
+            snapshot::Error::Io { what, path, source } => Self::Io { what, path, source },
+            snapshot::Error::Exec(error) => Self::Exec(error),
+        }
     }
 }
 

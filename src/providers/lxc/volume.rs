@@ -97,7 +97,7 @@ pub fn holder<'a>(shown: &'a [Shown], path: &str) -> Option<(&'a Shown, String)>
 
 pub fn list(store: &Path, environment: &EnvironmentId) -> io::Result<Vec<SeenVolume>> {
     let mut all = Vec::new();
-    for (machine, folder) in each(store, environment)? {
+    for (machine, folder) in each(&of_environment(store, environment))? {
         // A draft may hold data already, and nobody must be told that there is none.
         let Some(record) = record(&folder)? else { continue };
         all.push(SeenVolume { machine, path: record.path, size: folder::disk(&folder) });
@@ -117,9 +117,17 @@ pub fn disk(store: &Path, environment: &EnvironmentId, machine: &MachineName) ->
 pub fn held(store: &Path) -> io::Result<BTreeSet<Digest>> {
     let mut held = BTreeSet::new();
     for environment in folder::list(store)?.into_keys() {
-        for (_, folder) in each(store, &environment)? {
-            held.extend(record(&folder)?.into_iter().flat_map(|record| record.seed));
-        }
+        held.extend(held_in(&of_environment(store, &environment))?);
+        held.extend(super::snapshot::held(store, &environment)?);
+    }
+    Ok(held)
+}
+
+/// The layers that the volumes in a folder of volumes began from.
+pub fn held_in(volumes: &Path) -> io::Result<BTreeSet<Digest>> {
+    let mut held = BTreeSet::new();
+    for (_, folder) in each(volumes)? {
+        held.extend(record(&folder)?.into_iter().flat_map(|record| record.seed));
     }
     Ok(held)
 }
@@ -135,11 +143,11 @@ pub fn erase(store: &Path, environment: &EnvironmentId) -> io::Result<()> {
     Ok(())
 }
 
-fn of_environment(store: &Path, environment: &EnvironmentId) -> PathBuf {
+pub fn of_environment(store: &Path, environment: &EnvironmentId) -> PathBuf {
     folder::machines(store).join(environment.platform.as_str()).join(environment.name.as_str()).join(FOLDER)
 }
 
-fn of_machine(store: &Path, environment: &EnvironmentId, machine: &MachineName) -> PathBuf {
+pub fn of_machine(store: &Path, environment: &EnvironmentId, machine: &MachineName) -> PathBuf {
     of_environment(store, environment).join(machine.as_str())
 }
 
@@ -160,9 +168,9 @@ fn record(place: &Path) -> io::Result<Option<Record>> {
 }
 
 /// Every volume's folder, drafts too.
-fn each(store: &Path, environment: &EnvironmentId) -> io::Result<Vec<(MachineName, PathBuf)>> {
+fn each(volumes: &Path) -> io::Result<Vec<(MachineName, PathBuf)>> {
     let mut all = Vec::new();
-    for machine in entries(&of_environment(store, environment))? {
+    for machine in entries(volumes)? {
         let Some(name) = machine.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) else { continue };
         let name: MachineName = name;
         all.extend(entries(&machine)?.into_iter().map(|folder| (name.clone(), folder)));
@@ -171,7 +179,7 @@ fn each(store: &Path, environment: &EnvironmentId) -> io::Result<Vec<(MachineNam
     Ok(all)
 }
 
-fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
