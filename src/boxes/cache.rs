@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Error, Result, shift};
+use crate::disk;
 use crate::model::machine::{Mount, MountMode};
 
 /// Where apt keeps packages and lists, and which folder of the cache stands for it.
@@ -60,12 +61,14 @@ pub fn take(upper: &Path, cache: &Path) -> Result<usize> {
 fn move_file(path: &Path, cache: &Path, name: &std::ffi::OsStr) -> Result<()> {
     let target = cache.join(name);
     own(path)?;
-    if std::fs::rename(path, &target).is_ok() {
+    // apt compares each with its digest before it uses it, and fetches what a power cut spoilt once more.
+    if disk::put_spare(path, &target).is_ok() {
         return Ok(());
     }
     let new = tempfile::NamedTempFile::new_in(cache).map_err(Error::io("could not create a file in", cache))?;
     std::fs::copy(path, new.path()).map_err(Error::io("could not copy", path))?;
-    new.persist(&target).map_err(|error| Error::io("could not write", target)(error.error))?;
+    disk::put_spare(new.path(), &target).map_err(Error::io("could not write", target))?;
+    drop(new.into_temp_path().keep());
     std::fs::remove_file(path).map_err(Error::io("could not remove", path))
 }
 

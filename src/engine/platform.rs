@@ -7,6 +7,7 @@ use super::Engine;
 use super::events::Events;
 use super::listing::state_of;
 use crate::config;
+use crate::disk;
 use crate::exec::Cancel;
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
@@ -122,7 +123,7 @@ impl Engine {
             return Err(sources::Error::Occupied { folder }.into());
         }
         self.may_register(&platform.name, &folder)?;
-        std::fs::rename(&content, &folder)
+        disk::put_tree(&content, &folder)
             .map_err(|error| Failure::new(Kind::Host, format!("move the platform to `{}`", folder.display())).because(&error))?;
         platform.folder = folder;
         self.register(&platform, source.to_owned(), init.branch.clone())

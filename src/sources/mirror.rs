@@ -30,6 +30,7 @@ use sha2::{Digest as _, Sha256};
 use super::beneath::Beneath;
 use super::git::{self, Person};
 use super::{Error, Result};
+use crate::disk;
 use crate::exec::{self, Command, Limits};
 use crate::store::{Lock, Store};
 
@@ -125,7 +126,11 @@ impl Mirror {
             self.git().args(["symbolic-ref", "HEAD"]).arg(format!("refs/heads/{head}")).run()?;
         }
         self.write_template()?;
-        fs::write(self.folder.join(STAMP), fetch.now.to_string()).map_err(self.io("write"))?;
+        if changed || !self.exists() {
+            // The stamp says that all of it is there; git leaves most to the kernel.
+            disk::sync_tree(&self.folder).map_err(self.io("write to the disk"))?;
+        }
+        disk::File::at(&self.folder.join(STAMP)).mode(0o644).write(fetch.now.to_string()).map_err(self.io("write"))?;
         Ok(changed)
     }
 
@@ -247,7 +252,8 @@ impl Mirror {
         for kind in ["rev", "pack", "idx"] {
             for entry in fs::read_dir(from).map_err(self.io("read"))?.flatten() {
                 if entry.path().extension().is_some_and(|extension| extension == kind) {
-                    fs::rename(entry.path(), self.objects().join("pack").join(entry.file_name())).map_err(self.io("fill"))?;
+                    let to = self.objects().join("pack").join(entry.file_name());
+                    disk::put_spare(&entry.path(), &to).map_err(self.io("fill"))?;
                 }
             }
         }
@@ -326,8 +332,7 @@ impl Mirror {
             let path = template.join(name);
             let folder = path.parent().expect("a file has a folder");
             fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(self.io("write into"))?;
-            let draft = path.with_extension("new");
-            fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).map_err(self.io("write into"))?;
+            disk::File::at(&path).mode(0o644).write_spare(text).map_err(self.io("write into"))?;
         }
         Ok(())
     }

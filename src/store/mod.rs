@@ -25,10 +25,11 @@ pub mod pool;
 pub mod record;
 pub mod secrets;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::model::{EnvironmentId, PlatformName};
 
 pub use database::Database;
@@ -152,16 +153,8 @@ fn identity(path: &Path) -> Result<String> {
         let mut bytes = [0; 8];
         std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).map_err(io)?;
         let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let mut draft = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        draft.write_all(text.as_bytes()).map_err(io)?;
         // Everything in the kernel carries it: a power cut must not leave its name without its text.
-        draft.as_file().sync_all().map_err(io)?;
-        match draft.persist_noclobber(path) {
-            Ok(_) => std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?,
-            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(io(error.error)),
-        }
+        disk::File::at(path).write_new(text).map_err(io)?;
     }
     let text = std::fs::read_to_string(path).map_err(io)?;
     if text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {

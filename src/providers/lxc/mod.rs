@@ -48,6 +48,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::disk;
 use crate::model::machine::SeenVolume;
 use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag};
 
@@ -204,8 +205,8 @@ impl Machine<'_> {
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
         let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
         let text = config::text(spec, &self.folder.path, &self.group, host);
-        // Not synced: it is written for each start.
-        std::fs::write(self.folder.join("config"), text)?;
+        // Written for each start.
+        disk::File::at(&self.folder.join("config")).mode(0o644).write_spare(text)?;
         self.folder.write_spec(spec)
     }
 
@@ -641,7 +642,8 @@ impl Layers for Lxc {
             let reason = format!("`{}` exists", target.display());
             return Err(Error::Failed { verb: "commit", id: id.clone(), reason, tail: Vec::new() });
         }
-        fs::rename(machine.folder.join("upper"), target).map_err(failed_io("move the machine's files to", target))?;
+        // The caller makes it a layer, which is put in place with all that it holds.
+        disk::put_spare(&machine.folder.join("upper"), target).map_err(failed_io("move the machine's files to", target))?;
         machine.delete()
     }
 }

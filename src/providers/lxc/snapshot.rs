@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::disk;
 use crate::exec::{self, Command};
 use crate::model::{Digest, EnvironmentId, MachineId, SnapshotName};
 use crate::providers::Cost;
@@ -88,9 +89,7 @@ pub fn seal(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> i
     if !draft.exists() && place.exists() {
         return Ok(());
     }
-    rustix::fs::syncfs(File::open(&draft)?)?;
-    fs::rename(&draft, &place)?;
-    File::open(place.parent().expect("a snapshot lies in the folder of all"))?.sync_all()
+    disk::put_tree(&draft, &place)
 }
 
 /// Puts one machine back. Of a machine that the snapshot does not have, nothing is touched.
@@ -121,7 +120,8 @@ fn replace(store: &Path, from: &Path, to: &Path) -> Result<()> {
     copy_tree(from, &new)?;
     folder::discard(store, to).map_err(told("remove", to))?;
     if new.exists() {
-        fs::rename(&new, to).map_err(told("put in place", to))?;
+        // A restore that a power cut undid is done again: nothing says yet that it is done.
+        disk::put_spare(&new, to).map_err(told("put in place", to))?;
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::disk;
 use crate::model::machine::{SeenVolume, Volume};
 use crate::model::{Digest, EnvironmentId, MachineName, MachineSpec};
 
@@ -204,11 +205,9 @@ impl Draft<'_> {
             self.machine.discard(&draft)?;
             self.take(&draft)?;
         }
-        let parent = draft.parent().expect("a draft lies in the folder of its machine");
         // What was moved in is found under the volume's name or, after a power cut, at its old place: never at neither.
         fsync(&open(&draft, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)?;
-        fs::rename(&draft, self.place)?;
-        Ok(fsync(&open(parent, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)?)
+        disk::put(&draft, self.place)
     }
 
     fn take(&self, draft: &Path) -> io::Result<()> {
@@ -219,9 +218,8 @@ impl Draft<'_> {
         let own = Own::find(&self.machine.join("upper"), path)?;
         let seed = if own.hides() { Vec::new() } else { self.volume.seed.clone() };
         let record = Record { path: self.volume.path.clone(), seed, seeded: self.seeded };
-        folder::write_atomically(&draft.join(RECORD), &serde_json::to_vec_pretty(&record).map_err(io::Error::other)?)?;
-        // The record is found whenever the data is.
-        fsync(&open(draft, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)?;
+        // On the disk first: the record is found whenever the data is.
+        disk::File::at(&draft.join(RECORD)).write(serde_json::to_vec_pretty(&record).map_err(io::Error::other)?)?;
         let upper = draft.join("upper");
         match own {
             Own::Folder { parent, name, .. } => {
@@ -231,7 +229,7 @@ impl Draft<'_> {
             Own::Nothing { .. } => {
                 let below = below(self.store, &record.seed, path)?.folders;
                 fresh_upper(&draft.join("upper.new"), below.first().map(PathBuf::as_path))?;
-                fs::rename(draft.join("upper.new"), upper)
+                disk::put_spare(&draft.join("upper.new"), &upper)
             }
         }
     }
