@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use super::args::Global;
 use super::checklist;
 use crate::model::response::{
-    BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, SiteDetail,
+    BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, SiteDetail, SnapshotSummary,
 };
 use crate::model::topology::Mode;
 use crate::model::{Failure, Kind, Response, SiteName};
@@ -52,6 +52,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
         Response::Facts(sheet) => print_json(sheet),
         Response::Sites(sites) => data(&site_table(sites)),
         Response::Urls(urls) => data(&urls.iter().map(|url| url.url.as_str()).collect::<Vec<_>>().join("\n")),
+        Response::Snapshots(snapshots) => data(&snapshot_table(snapshots)),
         Response::Boxes(boxes) => data(&box_table(boxes)),
         Response::BoxDetail(detail) => data(&box_sheet(detail)),
     }
@@ -224,6 +225,19 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
         }
     }
     text
+}
+
+fn snapshot_table(snapshots: &[SnapshotSummary]) -> String {
+    if snapshots.is_empty() {
+        return "no snapshots; `adt env:snapshot` takes one".into();
+    }
+    let now = jiff::Timestamp::now().as_second();
+    let mut table = table(&["SNAPSHOT", "AGE", "REASON", "ALONE"]);
+    for snapshot in snapshots {
+        let alone = snapshot.alone.map_or_else(|| "?".into(), bytes);
+        table.add_row([snapshot.name.to_string(), age(now - snapshot.taken), snapshot.reason.clone(), alone]);
+    }
+    lines(&table)
 }
 
 fn site_table(sites: &[SiteDetail]) -> String {

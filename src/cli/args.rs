@@ -321,6 +321,37 @@ pub enum Verb {
         #[command(flatten)]
         yes: Yes,
     },
+    /// Keep an environment as it is at this moment: data, machines' files, releases and branches
+    #[command(name = "env:snapshot")]
+    EnvSnapshot {
+        /// The environment, and perhaps a name for the snapshot; without one it is named after the time
+        #[arg(value_name = "[PLATFORM] ENV [NAME]", num_args = 0..=3)]
+        words: Vec<String>,
+    },
+    /// List an environment's snapshots with age, reason and the space that each alone takes
+    #[command(name = "env:snapshots")]
+    EnvSnapshots {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        /// Remove this one instead, after a question
+        #[arg(long, value_name = "NAME")]
+        remove: Option<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+        #[command(flatten)]
+        yes: Yes,
+    },
+    /// Bring an environment back to a snapshot, the newest where none is named, after a question
+    #[command(name = "env:rewind")]
+    EnvRewind {
+        /// The environment, and perhaps the snapshot's name
+        #[arg(value_name = "[PLATFORM] ENV [NAME]", num_args = 0..=3)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+        #[command(flatten)]
+        yes: Yes,
+    },
     /// Probe an environment: network, machines, services, sites
     #[command(name = "env:check")]
     EnvCheck {

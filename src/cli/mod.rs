@@ -27,7 +27,7 @@ use crate::config;
 use crate::engine::{Caller, Engine, pool, probe};
 use crate::exec::Command;
 use crate::model::request::{Bind, Bootstrap, Deploy, PlatformInit};
-use crate::model::{Failure, Kind, PlatformName, Request, Response, SiteName};
+use crate::model::{EnvironmentId, Failure, Kind, PlatformName, Request, Response, SiteName, SnapshotName};
 use crate::network::Linux;
 use crate::providers::choose;
 use crate::sources::checkout;
@@ -155,6 +155,16 @@ impl Session {
                 let request = |dry_run| Request::EnvReload { id: id.clone(), data: true, dry_run };
                 return self.destructive(&request, dry_run.dry_run, yes.yes);
             }
+            Verb::EnvRewind { words, dry_run, yes } => {
+                let (id, name) = self.environment_and_snapshot(&words)?;
+                let request = |dry_run| Request::EnvRewind { id: id.clone(), name: name.clone(), dry_run };
+                return self.destructive(&request, dry_run.dry_run, yes.yes);
+            }
+            Verb::EnvSnapshots { words, remove: Some(name), dry_run, yes } => {
+                let (id, name) = (self.surroundings.environment(&words.words)?, words::name::<SnapshotName>(&name)?);
+                let request = |dry_run| Request::EnvSnapshotRemove { id: id.clone(), name: name.clone(), dry_run };
+                return self.destructive(&request, dry_run.dry_run, yes.yes);
+            }
             Verb::PlatformDestroy { words, dry_run, yes } => {
                 let (platform, environments) = self.surroundings.fleet(&words.words)?;
                 let request = |dry_run| {
@@ -169,6 +179,16 @@ impl Session {
             other => self.request(other)?,
         };
         self.ask(request)
+    }
+
+    /// `[PLATFORM] ENV [NAME]`
+    fn environment_and_snapshot(&self, words: &[String]) -> Result<(EnvironmentId, Option<SnapshotName>), Failure> {
+        let (id, names) = self.surroundings.followed::<SnapshotName>(words, &|id| self.engine.machine_names(id).is_ok())?;
+        match names.as_slice() {
+            [] => Ok((id, None)),
+            [name] => Ok((id, Some(name.clone()))),
+            _ => Err(Failure::new(Kind::Usage, "read the snapshot's name").cause("there are too many words")),
+        }
     }
 
     /// The request that a verb without questions of its own stands for.
@@ -234,6 +254,11 @@ impl Session {
             Verb::EnvHalt { words, dry_run } => {
                 Request::EnvHalt { id: around.environment(&words.words)?, dry_run: dry_run.dry_run }
             }
+            Verb::EnvSnapshot { words } => {
+                let (id, name) = self.environment_and_snapshot(&words)?;
+                Request::EnvSnapshot { id, name }
+            }
+            Verb::EnvSnapshots { words, .. } => Request::EnvSnapshots { id: around.environment(&words.words)? },
             Verb::EnvReload { words, data, dry_run, .. } => {
                 Request::EnvReload { id: around.environment(&words.words)?, data, dry_run: dry_run.dry_run }
             }
@@ -275,6 +300,7 @@ impl Session {
             | Verb::EnvExec { .. }
             | Verb::EnvLogs(_)
             | Verb::EnvDestroy { .. }
+            | Verb::EnvRewind { .. }
             | Verb::HostUp { .. }
             | Verb::HostHalt
             | Verb::PlatformDestroy { .. }

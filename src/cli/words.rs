@@ -117,10 +117,19 @@ impl Surroundings {
         words: &[String],
         known: &dyn Fn(&EnvironmentId) -> Option<Vec<MachineName>>,
     ) -> Result<(EnvironmentId, Vec<MachineName>), Failure> {
+        self.followed(words, &|id| known(id).is_some())
+    }
+
+    /// `[PLATFORM] ENV [NAME]...`: whose names they are, who asks knows.
+    pub fn followed<T: std::str::FromStr<Err = crate::model::BadName>>(
+        &self,
+        words: &[String],
+        known: &dyn Fn(&EnvironmentId) -> bool,
+    ) -> Result<(EnvironmentId, Vec<T>), Failure> {
         let with_platform = words.len() >= 2 && self.names_platform(&words[0]) && {
             let id = self.environment(&words[..2]);
             // A platform and an environment of one name: the reading that finds something wins.
-            id.is_ok_and(|id| known(&id).is_some()) || words.len() > 2
+            id.is_ok_and(|id| known(&id)) || words.len() > 2
         };
         let count = match (with_platform, words.is_empty()) {
             (true, _) => 2,
@@ -128,8 +137,8 @@ impl Surroundings {
             (false, false) => 1,
         };
         let id = self.environment(&words[..count])?;
-        let machines: Result<Vec<MachineName>, _> = words[count..].iter().map(|word| name(word)).collect();
-        Ok((id, machines?))
+        let names: Result<Vec<T>, _> = words[count..].iter().map(|word| name(word)).collect();
+        Ok((id, names?))
     }
 }
 

@@ -191,6 +191,7 @@ impl Engine {
             environments.iter().flat_map(|environment| environment.definition.layers()).cloned().collect();
         // A machine that is not reloaded yet may stand on others than its definition says.
         all.extend(self.store.database.applied(None)?.into_iter().flat_map(|(_, spec)| spec.layers));
+        all.extend(self.store.snapshots.all()?.iter().flat_map(|(_, snapshot)| snapshot.definition.layers()).cloned());
         if let Some(volumes) = self.provider.volumes() {
             all.extend(volumes.held()?);
         }
@@ -280,6 +281,9 @@ impl Engine {
             let environments = self.store.database.environments(None)?;
             let others = environments.iter().filter(|environment| environment.id.platform != record.name);
             kept.extend(others.flat_map(|one| one.definition.layers()).cloned());
+            let snapshots = self.store.snapshots.all()?;
+            let others = snapshots.iter().filter(|(id, _)| id.platform != record.name);
+            kept.extend(others.flat_map(|(_, snapshot)| snapshot.definition.layers()).cloned());
         } else {
             kept.extend(self.layers_in_use()?);
         }

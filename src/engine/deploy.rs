@@ -12,6 +12,7 @@ use super::rollout::{Rollout, Variables};
 use super::workshop::MachineShop;
 use crate::model::request::Deploy;
 use crate::model::response::Done;
+use crate::model::snapshot::Reason;
 use crate::model::topology::Mode;
 use crate::model::{
     Action, BranchName, Digest, EnvironmentId, Event, Failure, Kind, Machine, MachineName, MachineState, Plan, PlatformName,
@@ -58,6 +59,9 @@ impl Engine {
             return Ok(planned(&environment, deployable.site, &inputs.digest()));
         }
         let built = self.built(&environment.definition, &id.platform, &deployable, &code, events)?;
+        if before.releases.first() != Some(&built.manifest.digest) {
+            self.before(&environment, Reason::BeforeDeploy { site: site.clone() }, events)?;
+        }
         let releases = newest(&built.manifest.digest, &before.releases, deployable.site.code.keep as usize);
         self.roll_out(&environment, &deployable, &before, &SiteCode { releases, ..code }, &built.manifest, events)
     }
@@ -365,7 +369,9 @@ impl Engine {
     }
 
     fn releases_of(&self, counts: impl Fn(&EnvironmentId) -> bool) -> store::Result<BTreeSet<Digest>> {
-        let codes = self.store.database.site_codes(None)?.into_iter().filter(|(id, _)| counts(id));
+        let codes = self.store.database.site_codes(None)?.into_iter();
+        let snapshots = self.store.snapshots.all()?.into_iter().map(|(id, snapshot)| (id, snapshot.codes));
+        let codes = codes.chain(snapshots).filter(|(id, _)| counts(id));
         Ok(codes.flat_map(|(_, codes)| codes.into_values()).flat_map(|code| code.releases).collect())
     }
 

@@ -135,6 +135,9 @@ impl Engine {
     fn climb(&self, environment: &Environment, new: Codes, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let id = &environment.id;
         let plan = self.drive_with(environment, Goal::Up, new, dry_run, events)?;
+        if !dry_run {
+            self.settle_rewind(environment)?;
+        }
         let summary = if dry_run {
             format!("`{id}` would be brought up")
         } else if plan.is_empty() {
@@ -254,6 +257,7 @@ impl Engine {
             self.remember("destroyed", &id.to_string());
             self.perform(&plan, &Scene { workspace, ..Scene::of(&network, &live) }, events)?;
             self.store.keys.forget(id)?;
+            self.store.snapshots.forget(id)?;
         }
         let summary = match (dry_run, remembered) {
             (true, _) => format!("`{id}` would be destroyed"),

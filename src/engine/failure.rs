@@ -24,6 +24,9 @@ impl From<store::Error> for Failure {
                 ),
             ),
             Error::BadEnvironment { .. } => (Kind::Store, "read the store", None),
+            Error::BadSnapshot { .. } => {
+                (Kind::Store, "read a snapshot's record", Some("put the file back, or remove it: the snapshot goes with it"))
+            }
             Error::BadKey { .. } => (
                 Kind::Store,
                 "read an environment's secrets",

@@ -20,6 +20,7 @@ pub(super) fn moves_routes(request: &Request) -> bool {
         | Request::EnvHalt { dry_run, .. }
         | Request::EnvDestroy { dry_run, .. }
         | Request::EnvReload { dry_run, .. }
+        | Request::EnvRewind { dry_run, .. }
         | Request::SiteAdd { dry_run, .. }
         | Request::SiteRemove { dry_run, .. } => !dry_run,
         Request::HostBootstrap(_)
@@ -30,6 +31,9 @@ pub(super) fn moves_routes(request: &Request) -> bool {
         | Request::PlatformPull { .. }
         | Request::PlatformBuild { .. }
         | Request::PlatformCheck { .. }
+        | Request::EnvSnapshot { .. }
+        | Request::EnvSnapshots { .. }
+        | Request::EnvSnapshotRemove { .. }
         | Request::EnvCheck { .. }
         | Request::EnvList { .. }
         | Request::EnvShow { .. }

@@ -84,7 +84,8 @@ impl Engine {
             machines,
             checkouts: BTreeSet::new(),
             stale: BTreeSet::new(),
-            volumes: self.provider.volumes().map_or(Ok(false), |volumes| volumes.any(id))?,
+            volumes: self.provider.volumes().map_or(Ok(false), |volumes| volumes.any(id))?
+                || self.provider.snapshots().is_some_and(|snapshots| snapshots.any(id)),
             remembered,
         })
     }

@@ -38,6 +38,7 @@ pub mod routes;
 pub mod service;
 mod serving;
 mod sites;
+mod snapshot;
 mod wanted;
 mod workshop;
 
@@ -137,6 +138,10 @@ impl Engine {
             Request::EnvHalt { id, dry_run } => self.env_halt(&id, dry_run, events),
             Request::EnvDestroy { id, dry_run } => self.env_destroy(&id, dry_run, events),
             Request::EnvReload { id, data, dry_run } => self.env_reload(&id, data, dry_run, events),
+            Request::EnvSnapshot { id, name } => self.env_snapshot(&id, name, events),
+            Request::EnvSnapshots { id } => self.env_snapshots(&id),
+            Request::EnvSnapshotRemove { id, name, dry_run } => self.env_snapshot_remove(&id, &name, dry_run, events),
+            Request::EnvRewind { id, name, dry_run } => self.env_rewind(&id, name.as_ref(), dry_run, events),
             Request::EnvCheck { id } => self.env_check(&id),
             Request::EnvList { platform } => self.env_list(platform.as_ref()),
             Request::EnvShow { id } => self.env_show(&id),

@@ -160,6 +160,7 @@ impl Engine {
                 // Before the record goes, which alone says where the folder is.
                 scene.workspace.as_deref().map_or(Ok(()), |folder| self.tidy_workspace(folder))?;
                 self.store.keys.forget(&step.environment)?;
+                self.store.snapshots.forget(&step.environment)?;
                 self.store.database.forget_environment(&step.environment)?;
             }
         }

@@ -6,6 +6,7 @@ use super::Engine;
 use super::environment::leaving;
 use super::events::Events;
 use crate::model::response::Done;
+use crate::model::snapshot::Reason;
 use crate::model::{Action, EnvironmentId, Failure, Kind, MachineId, MachineName, Plan, Response};
 use crate::plan::Goal;
 use crate::store::record::Definition;
@@ -38,6 +39,10 @@ impl Engine {
             for (site, code) in &codes {
                 self.store.database.put_site_code(id, site, code)?;
             }
+        }
+        if !dry_run && (data || environment.definition.boxes != before.boxes) {
+            let now = Environment { definition: before.clone(), ..environment.clone() };
+            self.before(&now, Reason::BeforeReload { data }, events)?;
         }
         if !dry_run && changed {
             self.store.database.set_definition(id, &environment.definition, self.now())?;

@@ -11,6 +11,7 @@ use super::environment::WORKSHOP;
 use super::perform::Scene;
 use super::{Engine, wanted};
 use crate::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
+use crate::model::snapshot::Keep;
 use crate::model::{
     BoxName, BoxRef, EnvironmentId, EnvironmentName, Exec, Failure, Health, Kind, Limits, Machine, MachineId, MachineName,
     MachineSpec, Platform, PlatformName, RoleName, Stream,
@@ -95,6 +96,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
                 sites: Vec::new(),
                 data: Vec::new(),
                 targets: Vec::new(),
+                snapshots: Keep::default(),
                 folder: PathBuf::new(),
             },
             domain: engine.settings.domain.value.clone(),

@@ -12,6 +12,7 @@ pub mod recipe;
 pub mod request;
 pub mod response;
 pub mod route;
+pub mod snapshot;
 pub mod step;
 pub mod topology;
 

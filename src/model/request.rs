@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{BoxName, BranchName, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName};
+use super::names::{BoxName, BranchName, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName, SnapshotName};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
@@ -66,6 +66,24 @@ pub enum Request {
     EnvReload {
         id: EnvironmentId,
         data: bool,
+        dry_run: bool,
+    },
+    EnvSnapshot {
+        id: EnvironmentId,
+        name: Option<SnapshotName>,
+    },
+    EnvSnapshots {
+        id: EnvironmentId,
+    },
+    EnvSnapshotRemove {
+        id: EnvironmentId,
+        name: SnapshotName,
+        dry_run: bool,
+    },
+    /// To the newest where none is named.
+    EnvRewind {
+        id: EnvironmentId,
+        name: Option<SnapshotName>,
         dry_run: bool,
     },
     EnvCheck {

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::facts::FactSheet;
 use super::failure::Failure;
 use super::machine::{Limits, MachineState};
-use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
+use super::names::{
+    BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName, SnapshotName,
+};
 use super::step::Plan;
 use super::topology::Mode;
 
@@ -26,7 +28,21 @@ pub enum Response {
     Urls(Vec<Url>),
     Boxes(Vec<BoxSummary>),
     BoxDetail(Box<BoxDetail>),
+    Snapshots(Vec<SnapshotSummary>),
     Built(Vec<Built>),
+}
+
+/// One moment of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotSummary {
+    pub name: SnapshotName,
+    /// Seconds since 1970.
+    pub taken: i64,
+    pub reason: String,
+    /// Whether the platform's rule may remove it.
+    pub automatic: bool,
+    /// Bytes that would be free without it.
+    pub alone: Option<u64>,
 }
 
 /// The end of a verb.

@@ -54,7 +54,7 @@ pub enum Action {
     Delete {
         machine: MachineName,
     },
-    /// Ends the volumes of all machines.
+    /// Ends the volumes of all machines, and the snapshots.
     Erase,
     /// Gives a site's working tree what its templates become.
     Render {

@@ -10,6 +10,7 @@ use super::failure::Place;
 use super::machine::Limits;
 use super::names::{BoxName, Domain, MachineName, PlatformName, RoleName, SiteName};
 use super::route::Protocol;
+use super::snapshot::Keep;
 
 /// A platform after every check of its file: names are unique, roles and sites that it mentions exist, `after` and `needs` have no cycle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct Platform {
     /// Where this platform may live besides the developer's own host.
     #[serde(default)]
     pub targets: Vec<Target>,
+    /// Which automatic snapshots of its environments are taken and kept.
+    #[serde(default)]
+    pub snapshots: Keep,
     /// The folder that holds `platform.toml`.
     pub folder: PathBuf,
 }

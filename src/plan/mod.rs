@@ -206,8 +206,10 @@ impl Steps<'_> {
         let restore = Action::Restore { machine: machine(), snapshot: rewound.snapshot.clone() };
         let first = match self.seen.machines.get(name).map(|seen| &seen.state) {
             None | Some(MachineState::Absent | MachineState::Halted) => None,
-            Some(MachineState::Running { .. } | MachineState::Frozen { .. }) => Some(Action::Stop { machine: machine() }),
-            Some(MachineState::Broken { .. }) => Some(Action::Delete { machine: machine() }),
+            // What it would write on its way down goes anyway.
+            Some(MachineState::Running { .. } | MachineState::Frozen { .. } | MachineState::Broken { .. }) => {
+                Some(Action::Delete { machine: machine() })
+            }
         };
         let rest = [restore, Action::Create { machine: machine() }, Action::Start { machine: machine() }];
         first.into_iter().chain(rest).collect()

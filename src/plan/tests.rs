@@ -113,6 +113,10 @@ fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
             assert!(!runs, "what runs holds its files");
             seen.volumes = true;
         }
+        Action::Restore { machine, .. } => {
+            let seen = seen.machines.get(machine).map(|seen| &seen.state);
+            assert!(matches!(seen, None | Some(MachineState::Absent | MachineState::Halted)), "only what lies still is put back");
+        }
         Action::Forget => seen.remembered = false,
         Action::Checkout { site } => assert!(seen.checkouts.insert(site.clone()), "a checkout must not be there yet"),
         Action::Render { site } => assert!(seen.stale.remove(site), "only what lacks something is given it"),

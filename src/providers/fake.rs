@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Stdio, Volumes};
+use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Stdio, Volumes};
 use crate::exec::{Command, Output};
 use crate::model::machine::{SeenVolume, Volume};
-use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
+use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream};
 
 /// Called with the name of each point at which a real command could be killed.
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
@@ -32,6 +32,7 @@ pub struct Fake {
 struct World {
     machines: BTreeMap<MachineId, Machine>,
     volumes: Vec<Begun>,
+    snapshots: Vec<Copied>,
     failures: Vec<(String, String)>,
     next_pid: u32,
     file: Option<PathBuf>,
@@ -42,7 +43,8 @@ impl World {
     fn keep(&self) {
         let Some(file) = &self.file else { return };
         let machines: Vec<_> = self.machines.iter().collect();
-        let text = serde_json::to_string(&(machines, self.next_pid, &self.volumes)).expect("machines are plain data");
+        let text =
+            serde_json::to_string(&(machines, self.next_pid, &self.volumes, &self.snapshots)).expect("machines are plain data");
         let new = file.with_extension("new");
         std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)).expect("a test's folder takes a file");
     }
@@ -65,14 +67,27 @@ pub struct Begun {
     pub seeded: u32,
 }
 
+/// What outlives a process.
+type Kept = (Vec<(MachineId, Machine)>, u32, Vec<Begun>, Vec<Copied>);
+
+/// A snapshot: which volumes there were, and what the machines' files were.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Copied {
+    environment: EnvironmentId,
+    name: SnapshotName,
+    sealed: bool,
+    machines: Vec<(MachineId, BTreeMap<String, String>)>,
+    volumes: Vec<Begun>,
+}
+
 impl Fake {
     /// Machines that outlive this process, like real ones: they are in `file` from each change on.
     pub fn kept_in(file: &Path) -> Self {
         let kept = std::fs::read_to_string(file).ok();
         let read = |text: String| serde_json::from_str(&text).expect("this type wrote it");
-        let (machines, next_pid, volumes): (Vec<(MachineId, Machine)>, u32, Vec<Begun>) = kept.map(read).unwrap_or_default();
+        let (machines, next_pid, volumes, snapshots): Kept = kept.map(read).unwrap_or_default();
         let machines = machines.into_iter().collect();
-        let world = World { machines, volumes, next_pid, failures: Vec::new(), file: Some(file.to_owned()) };
+        let world = World { machines, volumes, snapshots, next_pid, failures: Vec::new(), file: Some(file.to_owned()) };
         Self { world: Arc::new(Mutex::new(world)), checkpoint: None }
     }
 
@@ -144,6 +159,13 @@ impl Fake {
     fn point(&self, verb: &str, id: &MachineId, half: &str) {
         if let Some(checkpoint) = &self.checkpoint {
             checkpoint(&format!("{verb} {} {half}", id.machine));
+        }
+    }
+
+    /// A point of what concerns no single machine.
+    fn all_point(&self, verb: &str, half: &str) {
+        if let Some(checkpoint) = &self.checkpoint {
+            checkpoint(&format!("{verb} all {half}"));
         }
     }
 
@@ -371,6 +393,10 @@ impl Provider for Fake {
         Some(self)
     }
 
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
     fn layers(&self) -> Option<&dyn Layers> {
         let kept = self.world().file.is_some();
         kept.then_some(self as &dyn Layers)
@@ -412,17 +438,101 @@ impl Volumes for Fake {
     }
 
     fn erase(&self, environment: &EnvironmentId) -> Result<()> {
-        let Some(first) = self.begun().into_iter().find(|begun| begun.machine.environment == *environment) else { return Ok(()) };
-        self.point("erase", &first.machine, "before");
-        self.refuse("erase", &first.machine)?;
-        self.change(|world| world.volumes.retain(|begun| begun.machine.environment != *environment));
-        self.point("erase", &first.machine, "after");
+        self.all_point("erase", "before");
+        self.change(|world| {
+            world.volumes.retain(|begun| begun.machine.environment != *environment);
+            world.snapshots.retain(|copied| copied.environment != *environment);
+        });
+        self.all_point("erase", "after");
+        Ok(())
+    }
+}
+
+impl Snapshots for Fake {
+    fn cost(&self, _environment: &EnvironmentId) -> Result<super::Cost> {
+        Ok(super::Cost { bytes: 4096, files: 1, shares: true })
+    }
+
+    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+        self.all_point("copy", "before");
+        for (machine, state) in self.machines(environment)? {
+            if let MachineState::Running { .. } = state {
+                let (id, reason) = (environment.machine(&machine), "it is running".to_owned());
+                return Err(Error::Failed { verb: "copy", id, reason, tail: Vec::new() });
+            }
+        }
+        self.change(|world| {
+            world.snapshots.retain(|copied| copied.environment != *environment || copied.name != *name);
+            let machines = world.machines.iter().filter(|(id, _)| id.environment == *environment);
+            let machines = machines.map(|(id, machine)| (id.clone(), machine.files.clone())).collect();
+            let volumes = world.volumes.iter().filter(|begun| begun.machine.environment == *environment).cloned().collect();
+            world.snapshots.push(Copied {
+                environment: environment.clone(),
+                name: name.clone(),
+                sealed: false,
+                machines,
+                volumes,
+            });
+        });
+        self.all_point("copy", "after");
+        Ok(())
+    }
+
+    fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+        self.all_point("seal", "before");
+        self.change(|world| {
+            let mut all = world.snapshots.iter_mut();
+            if let Some(copied) = all.find(|copied| copied.environment == *environment && copied.name == *name) {
+                copied.sealed = true;
+            }
+        });
+        self.all_point("seal", "after");
+        Ok(())
+    }
+
+    fn any(&self, environment: &EnvironmentId) -> bool {
+        self.world().snapshots.iter().any(|copied| copied.environment == *environment)
+    }
+
+    fn names(&self, environment: &EnvironmentId) -> Result<BTreeSet<SnapshotName>> {
+        self.change(|world| world.snapshots.retain(|copied| copied.sealed || copied.environment != *environment));
+        let world = self.world();
+        let own = world.snapshots.iter().filter(|copied| copied.environment == *environment);
+        Ok(own.map(|copied| copied.name.clone()).collect())
+    }
+
+    fn alone(&self, _environment: &EnvironmentId, _name: &SnapshotName) -> Result<u64> {
+        Ok(4096)
+    }
+
+    fn restore(&self, id: &MachineId, name: &SnapshotName) -> Result<()> {
+        self.point("restore", id, "before");
+        self.refuse("restore", id)?;
+        let found = self.world().snapshots.iter().find(|one| one.environment == id.environment && one.name == *name).cloned();
+        let Some(copied) = found else { return Err(Error::Absent { id: id.clone() }) };
+        self.change(|world| {
+            world.volumes.retain(|begun| begun.machine != *id);
+            world.volumes.extend(copied.volumes.iter().filter(|begun| begun.machine == *id).cloned());
+            if let Some(machine) = world.machines.get_mut(id) {
+                let files = copied.machines.iter().find(|(machine, _)| machine == id).map(|(_, files)| files.clone());
+                machine.files = files.unwrap_or_default();
+            }
+        });
+        self.point("restore", id, "after");
+        Ok(())
+    }
+
+    fn remove(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+        self.all_point("remove", "before");
+        self.change(|world| world.snapshots.retain(|copied| copied.environment != *environment || copied.name != *name));
+        self.all_point("remove", "after");
         Ok(())
     }
 }
 
 impl Freezer for Fake {
     fn freeze(&self, id: &MachineId) -> Result<()> {
+        self.point("freeze", id, "before");
         if let MachineState::Running { init_pid } = self.inspect(id)? {
             self.set(id, MachineState::Frozen { init_pid });
         }

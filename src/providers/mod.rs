@@ -169,7 +169,7 @@ pub trait Provider: Send + Sync {
 }
 
 /// Copies of all that an environment's machines are, at one moment. What the environment itself is, its record knows.
-pub trait Snapshots {
+pub trait Snapshots: Sync {
     /// What a copy takes now; looks at each file.
     fn cost(&self, environment: &EnvironmentId) -> Result<Cost>;
 
@@ -179,6 +179,9 @@ pub trait Snapshots {
 
     /// What was copied is a snapshot, and outlives a power cut. Machines may write again.
     fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()>;
+
+    /// Whether anything of one is there, sealed or not.
+    fn any(&self, environment: &EnvironmentId) -> bool;
 
     /// Every sealed one. Copies that were never sealed are removed.
     fn names(&self, environment: &EnvironmentId) -> Result<BTreeSet<SnapshotName>>;
@@ -205,7 +208,7 @@ pub struct Cost {
 
 /// Folders of machines that outlive these. [`Provider::create`] begins those of its specification that are not there, and
 /// begins those anew that have another `seeded` than it; [`Provider::delete`] leaves them.
-pub trait Volumes {
+pub trait Volumes: Sync {
     /// What lies at the place of a volume among a machine's own files moves into the volume, unless that has begun. The
     /// machine does not run. Of one that is damaged, whatever is left.
     fn keep(&self, spec: &MachineSpec) -> Result<()>;
@@ -219,12 +222,12 @@ pub trait Volumes {
     /// The layers that some volume began from, and still shows.
     fn held(&self) -> Result<BTreeSet<Digest>>;
 
-    /// Ends all volumes of an environment; its machines are gone.
+    /// Ends all volumes of an environment, and its snapshots; its machines are gone.
     fn erase(&self, environment: &EnvironmentId) -> Result<()>;
 }
 
 /// Stops the time of a machine without ending its programs.
-pub trait Freezer {
+pub trait Freezer: Sync {
     fn freeze(&self, id: &MachineId) -> Result<()>;
     fn thaw(&self, id: &MachineId) -> Result<()>;
 }

@@ -12,6 +12,7 @@
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
 //!   secrets/    one key per environment that has credentials, root's alone; see `secrets`
+//!   snapshots/  what environments were at the moment of each of their snapshots; their files are the provider's
 //!   logs/       how far each receiver of logs has got
 //!   trusted.json  where authorities were installed, so that all are found again
 //!   shipped/    recipes and platforms that came with this binary
@@ -24,6 +25,7 @@ pub mod lock;
 pub mod pool;
 pub mod record;
 pub mod secrets;
+pub mod snapshots;
 
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -69,6 +71,8 @@ pub enum Error {
         #[source]
         source: rusqlite::Error,
     },
+    #[error("the record `{path}` of a snapshot is damaged: {what}")]
+    BadSnapshot { path: PathBuf, what: String },
     #[error("no free network is left in the pool {pool}: all {count} are taken")]
     PoolExhausted { pool: String, count: usize },
     #[error("the key `{path}` of an environment's secrets is damaged")]
@@ -92,6 +96,7 @@ pub struct Store {
     install: String,
     pub history: history::History,
     pub keys: secrets::Keys,
+    pub snapshots: snapshots::Snapshots,
     /// Held as one of many as long as this store is open.
     entered: std::fs::File,
 }
@@ -110,7 +115,8 @@ impl Store {
         let database = Database::open(&folder.join("adt.db"))?;
         let history = history::History::new(folder.join("history.log"));
         let keys = secrets::Keys::new(folder.join("secrets"));
-        Ok(Self { folder: folder.to_owned(), database, install, history, keys, entered })
+        let snapshots = snapshots::Snapshots::new(folder.join("snapshots"));
+        Ok(Self { folder: folder.to_owned(), database, install, history, keys, snapshots, entered })
     }
 
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.

@@ -98,6 +98,21 @@ fn other_box(host: &Host) {
     host.build_boxes();
 }
 
+fn other_box_of_data(host: &Host) {
+    made(host);
+    std::fs::write(host.shop().join("boxes/db/rootfs.tar"), "another db").unwrap();
+    host.build_boxes();
+}
+
+/// A snapshot, and then another box and the seed again.
+fn went_on(host: &Host) {
+    made(host);
+    host.process("env:snapshot").done(Request::EnvSnapshot { id: id("1161"), name: Some("first".parse().unwrap()) });
+    std::fs::write(host.shop().join("boxes/db/rootfs.tar"), "another db").unwrap();
+    host.build_boxes();
+    host.process("env:reload").done(Request::EnvReload { id: id("1161"), data: true, dry_run: false });
+}
+
 fn made_from_source(host: &Host) {
     host.define_with_source();
     host.process("env:init").done(init_hotfix());
@@ -249,6 +264,25 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
         ),
         ("reload-box", reload(other_box, &[("1161", Goal::Up(ALL))])),
         ("reload-files", reload(other_files, &[("1161", Goal::Up(ALL))])),
+        ("reload-box-of-data", reload(other_box_of_data, &[("1161", Goal::Up(ALL))])),
+        (
+            "snapshot",
+            Scenario {
+                words: "env:snapshot shop 1161",
+                request: Request::EnvSnapshot { id: id(), name: None },
+                prepare: made,
+                goal: &[("1161", Goal::Up(ALL))],
+            },
+        ),
+        (
+            "rewind",
+            Scenario {
+                words: "env:rewind shop 1161 first",
+                request: Request::EnvRewind { id: id(), name: Some("first".parse().unwrap()), dry_run: false },
+                prepare: went_on,
+                goal: &[("1161", Goal::Up(ALL))],
+            },
+        ),
         (
             "destroy",
             Scenario {
@@ -436,9 +470,17 @@ impl Walk {
 
     /// Whether the environment is there at any time of the verb, as the same machines.
     fn goes_on_with_up(&self) -> bool {
-        use Request::{EnvReload, SiteBranch, SiteDeploy, SiteRollback};
+        use Request::{EnvReload, EnvRewind, EnvSnapshot, SiteBranch, SiteDeploy, SiteRollback};
         let request = &self.scenario.request;
-        matches!(request, EnvReload { data: true, .. } | SiteBranch { .. } | SiteDeploy { .. } | SiteRollback { .. })
+        matches!(
+            request,
+            EnvReload { data: true, .. }
+                | EnvSnapshot { .. }
+                | EnvRewind { .. }
+                | SiteBranch { .. }
+                | SiteDeploy { .. }
+                | SiteRollback { .. }
+        )
     }
 
     /// Where nobody gives the verb again, an `env:up` leads forth or back, and says which.
@@ -452,7 +494,10 @@ impl Walk {
             panic!("after {after}: {failure}");
         }
         let told = ran.events.iter().any(|event| matches!(event, Event::Note { text } if text.contains("env:reload --data")));
-        assert_eq!(told, before != seeded(), "after {after}: {:?}", ran.events);
+        // Nothing goes untold. Of a machine that was made anew just before the kill it is told once more: until that is on
+        // record, nobody knows that it is done.
+        let unrecorded = after.contains("create db") || after.contains("delete db");
+        assert!(told == (before != seeded()) || told && unrecorded, "after {after}: {:?}", ran.events);
         drop(process);
         self.holds(&id("1161"), Goal::Up(ALL), &after);
         match self.site {
@@ -496,7 +541,13 @@ impl Walk {
 
     fn is_done(&self, after: &str) {
         // Going back to the seed or to the release before is done as often as it is asked for.
-        let repeats = matches!(self.scenario.request, Request::EnvReload { data: true, .. } | Request::SiteRollback { .. });
+        let repeats = matches!(
+            self.scenario.request,
+            Request::EnvReload { data: true, .. }
+                | Request::EnvSnapshot { .. }
+                | Request::EnvRewind { .. }
+                | Request::SiteRollback { .. }
+        );
         match self.run().result {
             Err(_) if matches!(self.site, Site::Refused(_)) => {}
             Ok(Response::Done(done)) => assert!(done.changed == repeats, "after {after} and a run: {}", done.summary),
@@ -652,6 +703,9 @@ walks! {
     deploy_that_is_taken_back_survives "deploy-bad"
     rollback_survives "rollback"
     reload_to_the_seed_survives "reload-data"
+    reload_to_another_box_of_data_survives "reload-box-of-data"
+    snapshot_survives "snapshot"
+    rewind_survives "rewind"
 }
 
 fn told(failure: &Failure) -> (String, Vec<String>) {

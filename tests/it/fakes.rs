@@ -47,7 +47,7 @@ const STATE: [&str; 9] = [
 ];
 
 /// Folders of the same kind: checkouts, what machines have on disk, releases, mirrors.
-const FOLDERS: [&str; 4] = ["shop/1161", "machines", "store/releases", "store/sources"];
+const FOLDERS: [&str; 5] = ["shop/1161", "machines", "store/releases", "store/snapshots", "store/sources"];
 
 pub struct Host {
     pub folder: PathBuf,
@@ -286,6 +286,15 @@ impl Host {
         left.extend(database.site_codes(None).unwrap().into_keys().map(|id| format!("code {id}")));
         left.extend(Some(self.shop().join("1161")).filter(|path| path.exists()).map(|path| path.display().to_string()));
         left.extend(Some(self.store().join("secrets/shop")).filter(|path| path.exists()).map(|path| path.display().to_string()));
+        left.extend(
+            process.machines.begun().into_iter().map(|begun| format!("volume {} of {}", begun.volume.path, begun.machine)),
+        );
+        for name in ["1161", "7", "8"] {
+            let snapshots = adt::providers::Provider::snapshots(&process.machines).expect("this provider has them");
+            left.extend(snapshots.any(&id(name)).then(|| format!("a snapshot of {name}")));
+        }
+        let records = process.engine.store.snapshots.all().unwrap();
+        left.extend(records.into_iter().map(|(id, snapshot)| format!("record of snapshot {} of {id}", snapshot.name)));
         left.extend(self.locks().into_iter().map(|path| path.display().to_string()));
         // What a killed process held goes with the next deploy or prune.
         let shelf = adt::releases::Shelf::open(&self.store()).expect("the store is ours");

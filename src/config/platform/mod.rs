@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::model::names::{Domain, EnvironmentId, PlatformName};
+use crate::model::snapshot::Keep;
 use crate::model::topology::{Target, TargetMachine};
 use crate::model::{Failure, Fault, Machine, MachineName, Platform, RoleName};
 
@@ -62,6 +63,7 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
         sites,
         data,
         targets,
+        snapshots: keep(raw.snapshots.as_ref(), faults),
         folder: file.parent().unwrap_or(Path::new("")).to_owned(),
     };
     if let Some(domain) = &platform.domain
@@ -74,6 +76,25 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
         );
     }
     Some(platform)
+}
+
+fn keep(raw: Option<&raw::Snapshots>, faults: &mut Faults) -> Keep {
+    let Some(raw) = raw else { return Keep::default() };
+    let mut within = |key: &str, number: Option<&At<u32>>, most: u32, default: u32| match number {
+        Some(number) if !(1..=most).contains(&**number) => {
+            let hint = "with `automatic = false`, none are taken";
+            faults.add_hint(number.span(), format!("`{key}` of `[snapshots]` must be from 1 to {most}, not {}", **number), hint);
+            default
+        }
+        Some(number) => **number,
+        None => default,
+    };
+    let default = Keep::default();
+    Keep {
+        newest: within("keep", raw.keep.as_ref(), 1000, default.newest),
+        days: within("days", raw.days.as_ref(), 3650, default.days),
+        automatic: raw.automatic.unwrap_or(default.automatic),
+    }
 }
 
 /// DNS allows a label this many characters.

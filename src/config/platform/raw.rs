@@ -23,6 +23,8 @@ pub struct Document {
     /// What seeds, snapshots, forks and backups mean by "the data": `[data.db]`.
     #[serde(default)]
     pub data: BTreeMap<At<String>, Data>,
+    /// Which snapshots of its environments adt takes by itself, and how long it keeps these.
+    pub snapshots: Option<Snapshots>,
     /// Where this platform may live besides the developer's own host: `[targets.production]`.
     #[serde(default)]
     pub targets: BTreeMap<At<String>, Target>,
@@ -40,6 +42,22 @@ pub struct Header {
     /// The last labels of every name, e.g. `example.test`. Without it, the host's own domain. One on the internet is led to adt only
     /// where the host's `domains` name it.
     pub domain: Option<At<String>>,
+}
+
+/// Which snapshots of its environments adt takes by itself, and how long it keeps these. What somebody asked for by `env:snapshot`
+/// stays until somebody removes it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshots {
+    /// Whether one is taken before `site:deploy`, before an `env:reload` that makes machines anew, and before `env:rewind`; so it is
+    /// without this key.
+    pub automatic: Option<bool>,
+    /// Only the newest so many of these are kept, 10 without this key.
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep: Option<At<u32>>,
+    /// None of these is kept for longer than so many days, 14 without this key.
+    #[schemars(range(min = 1, max = 3650))]
+    pub days: Option<At<u32>>,
 }
 
 /// A role and how many machines play it.

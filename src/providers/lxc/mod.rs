@@ -554,7 +554,9 @@ impl Volumes for Lxc {
     }
 
     fn erase(&self, environment: &EnvironmentId) -> Result<()> {
-        volume::erase(&self.home.store, environment).map_err(failed_io("remove the volumes in", &self.home.store))
+        let snapshots = snapshot::of_environment(&self.home.store, environment);
+        let erased = folder::discard(&self.home.store, &snapshots).and_then(|()| volume::erase(&self.home.store, environment));
+        erased.map_err(failed_io("remove the data in", &self.home.store))
     }
 }
 
@@ -575,6 +577,10 @@ impl Snapshots for Lxc {
 
     fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
         snapshot::seal(&self.home.store, environment, name).map_err(failed_io("keep the snapshot in", &self.home.store))
+    }
+
+    fn any(&self, environment: &EnvironmentId) -> bool {
+        snapshot::of_environment(&self.home.store, environment).exists()
     }
 
     fn names(&self, environment: &EnvironmentId) -> Result<BTreeSet<SnapshotName>> {

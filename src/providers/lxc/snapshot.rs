@@ -172,7 +172,7 @@ fn home(store: &Path, environment: &EnvironmentId) -> PathBuf {
     folder::machines(store).join(environment.platform.as_str()).join(environment.name.as_str())
 }
 
-fn of_environment(store: &Path, environment: &EnvironmentId) -> PathBuf {
+pub fn of_environment(store: &Path, environment: &EnvironmentId) -> PathBuf {
     home(store, environment).join(FOLDER)
 }
 

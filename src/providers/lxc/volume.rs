@@ -18,11 +18,11 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fsync, open, openat2, renameat_with, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fsync, open, openat2, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -223,7 +223,7 @@ impl Draft<'_> {
         let upper = draft.join("upper");
         match own {
             Own::Folder { parent, name, .. } => {
-                renameat_with(&parent, &name, CWD, &upper, RenameFlags::NOREPLACE)?;
+                disk::put(&Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name), &upper)?;
                 Ok(fsync(&parent)?)
             }
             Own::Nothing { .. } => {
