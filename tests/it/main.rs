@@ -39,6 +39,7 @@ mod real_logs;
 mod real_pool;
 mod real_power;
 mod real_sites;
+mod real_snapshots;
 mod real_stacks;
 mod resolver;
 mod served;
