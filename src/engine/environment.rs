@@ -134,6 +134,9 @@ impl Engine {
     /// The same for one that the store has as wanted up: each write to the store waits for the disk.
     fn climb(&self, environment: &Environment, new: Codes, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let id = &environment.id;
+        if !dry_run {
+            self.put_works_back(environment)?;
+        }
         let plan = self.drive_with(environment, Goal::Up, new, dry_run, events)?;
         if !dry_run {
             self.settle_rewind(environment)?;

@@ -8,6 +8,8 @@
 //! specification does not have that way back yet is put back and made anew. Machines that were added since go, and their volumes
 //! stay unused, as after any reload.
 
+use std::collections::BTreeMap;
+
 use super::Engine;
 use super::environment::{done, leaving};
 use super::events::Events;
@@ -15,10 +17,11 @@ use super::perform::join;
 use crate::model::machine::Rewound;
 use crate::model::response::{Done, SnapshotSummary};
 use crate::model::snapshot::{Moment, Reason};
-use crate::model::{EnvironmentId, Failure, Kind, MachineId, MachineState, Plan, Response, SnapshotName};
+use crate::model::{EnvironmentId, Failure, Kind, MachineId, MachineState, Plan, Response, SiteName, SnapshotName};
 use crate::plan::Goal;
 use crate::providers::{Cost, Freezer, Snapshots};
-use crate::store::snapshots::Snapshot;
+use crate::sources::{checkout, kept};
+use crate::store::snapshots::{Snapshot, Work};
 use crate::store::{Environment, Wanted};
 
 /// What is copied without a question where blocks can't be shared: as much as a disk writes in a blink.
@@ -138,6 +141,9 @@ impl Engine {
             self.remember(&format!("rewound to {}", snapshot.name), &id.to_string());
         }
         let is_up = environment.wanted == Wanted::Up;
+        if is_up && !dry_run {
+            self.put_works_back(&environment)?;
+        }
         let plan = if is_up { self.drive_with(&environment, Goal::Up, codes, dry_run, events)? } else { Plan::default() };
         if is_up && !dry_run {
             self.settle_rewind(&environment)?;
@@ -201,18 +207,39 @@ impl Engine {
         let id = &environment.id;
         let provider = self.snapshots(id)?;
         let reason_told = reason.to_string();
-        {
+        let works = {
             let _still = Still::of(self, id)?;
             provider.copy(id, name)?;
-        }
+            self.keep_works(environment, name)?
+        };
         provider.seal(id, name)?;
         let codes = self.codes(id)?;
         let definition = environment.definition.clone();
-        self.store.snapshots.add(id, &Snapshot { name: name.clone(), taken: self.now(), reason, definition, codes })?;
+        self.store.snapshots.add(id, &Snapshot { name: name.clone(), taken: self.now(), reason, definition, codes, works })?;
         tracing::debug!(%id, %name, reason = reason_told, "snapshot taken");
         for surplus in self.surplus(environment)? {
             events.note(format!("the snapshot `{surplus}` goes, as `[snapshots]` of its platform says"));
             self.remove_snapshot(id, &surplus)?;
+        }
+        Ok(())
+    }
+
+    fn keep_works(&self, environment: &Environment, name: &SnapshotName) -> Result<BTreeMap<SiteName, Work>, Failure> {
+        let mut works = BTreeMap::new();
+        for (site, live) in self.live_sites(environment)?.into_iter().filter(|(_, live)| checkout::exists(&live.folder)) {
+            works.insert(site, kept::keep(&self.person(), &live.folder, name)?);
+        }
+        Ok(works)
+    }
+
+    /// Brings working trees back where a way back is wished; done again, it changes nothing more.
+    pub(super) fn put_works_back(&self, environment: &Environment) -> Result<(), Failure> {
+        let Some(rewound) = &environment.definition.rewound else { return Ok(()) };
+        let snapshot = self.find(&environment.id, Some(&rewound.snapshot))?;
+        let live = self.live_sites_of(environment, snapshot.codes.clone());
+        for (site, work) in &snapshot.works {
+            let Some(live) = live.get(site).filter(|live| checkout::exists(&live.folder)) else { continue };
+            kept::put_back(&self.person(), &live.folder, work)?;
         }
         Ok(())
     }
@@ -230,6 +257,9 @@ impl Engine {
     /// The record first: what has none is swept away by the next command.
     fn remove_snapshot(&self, id: &EnvironmentId, name: &SnapshotName) -> Result<(), Failure> {
         self.store.snapshots.remove(id, name)?;
+        for live in self.live_sites(&self.environment(id)?)?.into_values().filter(|live| checkout::exists(&live.folder)) {
+            kept::forget(&self.person(), &live.folder, name)?;
+        }
         Ok(self.snapshots(id)?.remove(id, name)?)
     }
 

@@ -159,14 +159,14 @@ pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
         checkout.args(["--no-track", "-b", branch, commit, "--"]).run()?;
     }
     in_it(person, folder).args(["branch", "--quiet", &format!("--set-upstream-to={remote}"), branch]).run()?;
-    pass_over_submodules(person, folder)
+    pass_over_submodules(&|| in_it(person, folder))
 }
 
 /// Makes the person's own `git status` and its kin execute nothing that lies in a submodule's folder. The settings that come
 /// with the mirror's template don't do alone, as a `.gitmodules`, which machines can write, outweighs them: in the index,
 /// which they can't, each submodule is marked as one whose folder nobody looks into. Who wants to work in one unmarks it, with `git update-index --no-skip-worktree`.
-fn pass_over_submodules(person: &Person, folder: &Path) -> Result<()> {
-    let staged = in_it(person, folder).args(["ls-files", "--stage", "-z"]).run()?;
+pub(super) fn pass_over_submodules(git: &dyn Fn() -> Command) -> Result<()> {
+    let staged = git().args(["ls-files", "--stage", "-z"]).run()?;
     let modules: Vec<&[u8]> = staged
         .stdout
         .split(|byte| *byte == 0)
@@ -175,7 +175,7 @@ fn pass_over_submodules(person: &Person, folder: &Path) -> Result<()> {
         .collect();
     if !modules.is_empty() {
         let names = modules.join(&0);
-        in_it(person, folder).args(["update-index", "--skip-worktree", "-z", "--stdin"]).stdin(names).run()?;
+        git().args(["update-index", "--skip-worktree", "-z", "--stdin"]).stdin(names).run()?;
     }
     Ok(())
 }
@@ -343,7 +343,7 @@ pub fn put_aside(platform: &Path) -> Vec<PathBuf> {
 
 /// git in a checkout, as the one whom it belongs to: what its settings name must not run as anybody else. Its place is
 /// told, because git would look for a lost one in the folders above.
-fn in_it(person: &Person, folder: &Path) -> Command {
+pub(super) fn in_it(person: &Person, folder: &Path) -> Command {
     let place = |option: &str, path: &Path| {
         let mut word = std::ffi::OsString::from(option);
         word.push(path);
@@ -356,7 +356,7 @@ fn in_it(person: &Person, folder: &Path) -> Command {
         .cwd(folder)
 }
 
-fn owner(person: &Person, folder: &Path) -> Person {
+pub(super) fn owner(person: &Person, folder: &Path) -> Person {
     match fs::symlink_metadata(folder) {
         Ok(meta) if meta.uid() == person.ids.map_or(0, |(user, _)| user) => person.clone(),
         Ok(meta) => Person { ids: Some((meta.uid(), meta.gid())), home: None, cancel: person.cancel.clone() },

@@ -5,6 +5,7 @@ pub mod branch;
 pub mod checkout;
 pub mod export;
 pub mod git;
+pub mod kept;
 pub mod mirror;
 pub mod rendered;
 pub mod shipped;

@@ -24,6 +24,18 @@ pub struct Snapshot {
     pub reason: Reason,
     pub definition: Definition,
     pub codes: BTreeMap<SiteName, SiteCode>,
+    /// The working trees of its sites.
+    #[serde(default)]
+    pub works: BTreeMap<SiteName, Work>,
+}
+
+/// Where a working tree stood, and the commit in its repository that has its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// `None` is a commit without a branch.
+    pub branch: Option<String>,
+    pub commit: String,
+    pub files: String,
 }
 
 #[derive(Debug, Clone)]

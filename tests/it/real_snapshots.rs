@@ -23,7 +23,8 @@ data = ["/var/lib/postgresql"]
 
 /// Each row is a statement and a transaction of its own; its number comes back once it is committed.
 const MARIA: &str = "seq 1 1000000 | sed 's/.*/INSERT INTO entries VALUES (&) RETURNING n;/' | mariadb -N --unbuffered bank";
-const POST: &str = "seq 1 1000000 | sed 's/.*/INSERT INTO entries VALUES (&) RETURNING n;/' | runuser -u postgres -- psql -qAt -d bank";
+const POST: &str =
+    "seq 1 1000000 | sed 's/.*/INSERT INTO entries VALUES (&) RETURNING n;/' | runuser -u postgres -- psql -qAt -d bank";
 
 /// A client that writes as fast as it can, and the number of the last row that was committed.
 struct Writer {
@@ -148,7 +149,8 @@ fn a_rewind_brings_back_data_files_and_machines_and_can_be_undone() {
     adt.run("env:up 7").ok();
     assert!(run("web2", "test -e /srv/later").0);
 
-    let undo = told.stderr.split("env:rewind hello 7 ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("it is told");
+    let undo =
+        told.stderr.split("env:rewind hello 7 ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("it is told");
     adt.run(&format!("env:rewind 7 {undo} --yes --quiet")).ok();
     assert_eq!(run("db", "mariadb -N -e 'SELECT n FROM kept.t; SHOW DATABASES LIKE \"late\"'").1, "1\n2\nlate");
     assert_eq!(run("web1", "cat /srv/note").1, "two");
