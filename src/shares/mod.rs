@@ -63,6 +63,10 @@ impl Shares {
         Arc::new(Self { total, floor: (total / 64).clamp(1, 64), used, refused, accounts, hasher })
     }
 
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }

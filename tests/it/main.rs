@@ -15,6 +15,7 @@ mod host;
 mod hostile_boxes;
 mod hostile_checkout;
 mod hostile_terminal;
+mod hostile_traffic;
 mod hostile_twin;
 mod json;
 mod layers;
