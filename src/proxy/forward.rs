@@ -100,7 +100,9 @@ impl Outgoing {
         } else {
             new.latch = waits.then(Arc::default);
             let gate = new.latch.clone().map(|latch| Box::pin(Gate::new(latch)));
-            let pace = incoming.size_hint().exact().map(|_| Pace::new(limits.body));
+            // A stream of gRPC may be silent whatever it declares.
+            let paced = site.route.protocol == Protocol::Http1 && incoming.size_hint().exact().is_some();
+            let pace = paced.then(|| Pace::new(limits.body));
             new.body = Some(Upload::Stream { incoming, metrics: site.metrics.clone(), gate, pace });
             new.repeatable = false;
         }

@@ -29,10 +29,10 @@ pub struct Places {
 impl Places {
     pub fn new(limits: &Limits) -> Self {
         Self {
-            connections: Shares::new(limits.connections.min(shares::files() / 2)),
+            connections: Shares::new(limits.connections.min(shares::files() / 8 * 5)),
             requests: Shares::new(limits.requests),
             sites: Shares::new(limits.requests),
-            backends: Shares::new(limits.backends.min(shares::files() / 4)),
+            backends: Shares::new(limits.backends.min(shares::files() / 8)),
             told: Shares::new(TOLD),
         }
     }

@@ -127,11 +127,12 @@ fn settle(
         record.status = 101;
     }
     peer.state.becomes_tunnel();
-    tokio::spawn(carry(peer.clone(), client, backend, record));
+    tokio::spawn(carry(peer.clone(), client, (backend, lease), record));
     answer
 }
 
-async fn carry(peer: Arc<Peer>, client: OnUpgrade, backend: OnUpgrade, mut record: Record) {
+/// The backend's connection counts as one for as long as bytes may go through it.
+async fn carry(peer: Arc<Peer>, client: OnUpgrade, (backend, _lease): (OnUpgrade, Lease), mut record: Record) {
     let both = async {
         let (client, backend) = tokio::try_join!(client, backend).ok()?;
         let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));

@@ -261,7 +261,7 @@ mod tests {
         let shares = Shares::new(640);
         let many: Vec<_> = (0..=255).map(|number| all(&shares.client(client(number)))).collect();
         assert_eq!(shares.used(), 640, "they took all");
-        assert!(many[..10].iter().all(|held| held.len() >= 10));
+        assert!(many[..7].iter().all(|held| held.len() >= 10));
         drop(many);
         assert_eq!(shares.used(), 0);
     }

@@ -5,7 +5,6 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,10 +13,10 @@ use adt::dns::sample;
 use adt::model::Routes;
 use adt::proxy::{Config, Limits, Ports, Server};
 use adt::tls::{Certificates, system_clock};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 
 use super::dns::{Rig, question, receive, send};
 use super::proxy::{Answer, PATIENCE, backend, frames, read, until};
+use super::servers::connect_from;
 
 const HOSTILE: &str = "www.1000.shop.example.test";
 const OTHER: &str = "www.1001.shop.example.test";
@@ -122,10 +121,7 @@ fn many_files() {
 
 /// A connection from an address of the test's choice.
 fn from(address: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let socket: OwnedFd = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
-    bind(&socket, &SocketAddr::from((address, 0))).unwrap();
-    connect(&socket, &to).unwrap();
-    let stream = TcpStream::from(socket);
+    let stream = connect_from(address, to);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
@@ -205,7 +201,8 @@ fn a_flood_of_connections_leaves_others_theirs() {
 fn who_is_refused_hears_why_and_comes_back() {
     let web = hanging();
     let arena = Arena::new(102, web.address, limits());
-    let held = arena.hoard(300, ATTACKER, "");
+    // Not so many that not even all of the refused can be told.
+    let held = arena.hoard(110, ATTACKER, "");
     arena.refuses("connections");
     let said = get(ATTACKER, arena.http(), HOSTILE, "/").expect("it is told");
     assert_eq!((said.status, said.header("retry-after")), (503, Some("1")), "{said:?}");
