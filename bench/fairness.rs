@@ -32,7 +32,7 @@ const NETWORK: Ipv4Addr = Ipv4Addr::new(127, 78, 3, 0);
 const PROXY: &str = "adt_proxy_shares_refused_total";
 const DNS: &str = "adt_dns_shares_refused_total";
 /// Pages in each round, with and without the attack.
-const PAGES: usize = 1000;
+const PAGES: usize = 500;
 
 /// What stands until it is dropped.
 struct Standing {
@@ -314,10 +314,18 @@ fn hoard(field: &Field, of: &str, askers: &[Ipv4Addr], to: SocketAddr, words: &[
             break;
         }
         let mut stream = from(*asker, to)?;
+        // Ended by a reset, it leaves no port behind that waits for a minute.
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         // A refused one is closed.
         let _ = stream.write_all(words);
         streams.push(stream);
     }
+    // What stands is measured, not the moment in which it comes about.
+    field.until(|| {
+        let refused = field.counter(of)?;
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(field.counter(of)? == refused)
+    })?;
     Ok(streams)
 }
 

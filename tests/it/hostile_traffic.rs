@@ -300,6 +300,7 @@ fn a_hoard_of_websockets_leaves_others_theirs() {
     let arena = Arena::new(106, address, limits());
     let mut held: Vec<_> = std::iter::from_fn(|| open_socket(ATTACKER, arena.http(), HOSTILE)).take(200).collect();
     assert!((10..60).contains(&held.len()), "{} sockets", held.len());
+    assert!(arena.metric("shares_held", "backends") >= held.len(), "each is a connection to the machine");
     arena.serves("a hoard of websockets");
     let mut socket = open_socket(CLIENT, arena.http(), HOSTILE).expect("another client is let in");
     assert_eq!(echoed(&mut socket), "hello");
