@@ -126,7 +126,9 @@ impl MachineBench<'_> {
         let mut machine = self.spec();
         machine.mounts.clone_from(&spec.mounts);
         self.engine.provider.create(&machine)?;
-        self.engine.provider.start(&self.id)?;
+        if let Some(warning) = self.engine.provider.start(&self.id)?.warning {
+            tracing::warn!(%warning, "a build's machine");
+        }
         Ok(())
     }
 

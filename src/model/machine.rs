@@ -54,6 +54,19 @@ pub struct Limits {
     pub processes: Option<u32>,
 }
 
+/// Ids of the kernel's that this host gives to machines, the first and the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdPool {
+    pub first: u32,
+    pub last: u32,
+}
+
+impl fmt::Display for IdPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
 /// Everything a provider needs to create one machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineSpec {

@@ -77,6 +77,13 @@ pub enum Stdio<'a> {
     Terminal,
 }
 
+/// A machine whose init runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Started {
+    /// What its user should know of it: how it is less apart from others than it should be.
+    pub warning: Option<String>,
+}
+
 /// How a program inside a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -120,7 +127,7 @@ pub trait Provider: Send + Sync {
     fn place(&self, id: &MachineId, files: &[File], gone: &[String]) -> Result<()>;
 
     /// Starts init and returns as soon as it runs; services come up later. Thaws a frozen machine.
-    fn start(&self, id: &MachineId) -> Result<()>;
+    fn start(&self, id: &MachineId) -> Result<Started>;
 
     /// Graceful shutdown, then force after `grace`. A machine that is halted or absent is fine.
     fn stop(&self, id: &MachineId, grace: Duration) -> Result<()>;

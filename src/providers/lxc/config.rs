@@ -6,9 +6,8 @@ use crate::model::{Limits, MachineSpec};
 
 use super::cgroup::{Hierarchies, Version};
 
-/// The host id that is root inside, and how many ids there are. Layers are stored shifted by the same number.
+/// The id of a machine's root on disk. Layers are stored shifted by the same number.
 pub const FIRST_ID: u32 = 100_000;
-pub const IDS: u32 = 65_536;
 
 /// Where the start helper mounts the machine's root, in a mount namespace of its own: the path means nothing outside, can't
 /// grow too long and needs no way for the machine's ids through the store.
@@ -68,13 +67,11 @@ pub fn settings(limits: &Limits, hierarchies: &Hierarchies) -> Vec<Setting> {
     settings
 }
 
-/// The whole configuration of one machine. `folder` is the machine's folder, `group` its control group.
+/// The configuration of one machine but for its ids, which are those of its start. `folder` is the machine's folder, `group` its control group.
 pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> String {
     let mut lines = Lines(String::from("# Written by adt for each start; changes are lost.\n"));
     lines.add("lxc.uts.name", &spec.hostname);
     lines.add("lxc.rootfs.path", format_args!("dir:{ROOT}"));
-    lines.add("lxc.idmap", format_args!("u 0 {FIRST_ID} {IDS}"));
-    lines.add("lxc.idmap", format_args!("g 0 {FIRST_ID} {IDS}"));
     lines.add("lxc.mount.auto", "proc:mixed sys:mixed cgroup:mixed");
     // Without CAP_SYS_RAWIO systemd skips the debug and trace filesystems; with it they fail in a user namespace and the
     // machine counts as degraded.

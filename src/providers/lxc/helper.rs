@@ -12,7 +12,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -21,11 +21,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::exec::Command;
 use crate::model::machine::Mount;
-use crate::model::{Exec, MachineSpec, Tag};
+use crate::model::{Exec, IdPool, MachineSpec, Tag};
 
 use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
+use super::ids::{self, Range, Shown};
 use super::{attach, cgroup, console, overlay, shared};
 
 /// The verb that nobody types.
@@ -60,6 +61,8 @@ pub struct Target {
     pub store: PathBuf,
     pub tag: Tag,
     pub group: String,
+    /// Where a start takes the machine's ids from.
+    pub pool: IdPool,
     pub spec: MachineSpec,
 }
 
@@ -72,6 +75,10 @@ pub struct Terminal {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     Done,
+    /// The machine's init runs. `shares`: why it has no ids of its own.
+    Started {
+        shares: Option<String>,
+    },
     /// The program inside ended.
     Ended {
         code: i32,
@@ -150,10 +157,10 @@ fn serve(request: Request, file: &mut File) -> Reply {
     let done = match request {
         Request::Start { target } => start(&lxc, &target),
         Request::Exec { target, exec, terminal } => {
-            container(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
+            running(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
         }
         Request::Version => Ok(Reply::Version(lxc.version())),
-        Request::Console { target } => container(&lxc, &target).and_then(|container| console::join(&container)),
+        Request::Console { target } => running(&lxc, &target).and_then(|container| console::join(&container)),
         Request::Mounts { .. } => unreachable!("answered before"),
     };
     done.unwrap_or_else(|reason| Reply::Failed { reason })
@@ -161,12 +168,25 @@ fn serve(request: Request, file: &mut File) -> Reply {
 
 /// liblxc names its sockets after a home folder and insists that the machine's root can walk to it. It gets one in the
 /// helper's own `/run/lxc`, always the same for a machine, so that the store can stay closed and may have a long path.
-fn container(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> {
+fn container(lxc: &ffi::Lxc, target: &Target, range: Range) -> Result<ffi::Container, String> {
     let home = Path::new(overlay::RUN).join("adt").join(target.tag.as_str());
     let name = target.spec.id.machine.as_str();
     let config = Folder::new(&target.store, &target.spec.id).join("config");
     let container = fs::create_dir_all(home.join(name)).and_then(|()| lxc.container(name, &home, &config));
-    container.map_err(|error| error.to_string())
+    let container = container.map_err(|error| error.to_string())?;
+    // A configuration that an older adt wrote says it, too.
+    let set = container.set("lxc.idmap", "").and_then(|()| {
+        ["u", "g"].iter().try_for_each(|kind| container.set("lxc.idmap", &format!("{kind} 0 {} {}", range.root(), ids::COUNT)))
+    });
+    set.map(|()| container).map_err(|error| error.to_string())
+}
+
+/// One that runs, with the ids that it has.
+fn running(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> {
+    let failed = |error: io::Error| error.to_string();
+    let init = Hierarchies::detect().map_err(failed)?.init(&target.group).ok_or("the machine has just ended")?;
+    let range = Range::of(init.as_raw_nonzero().get().unsigned_abs()).map_err(failed)?;
+    container(lxc, target, range)
 }
 
 fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
@@ -182,12 +202,35 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     raise_file_limit();
     hide_idmap_programs();
-    overlay::assemble(store, &folder, spec).map_err(|error| error.to_string())?;
-    let container = container(lxc, target)?;
+    // The same for the same machine, whichever installation's.
+    let claim = ids::claim(target.pool, &target.group, &hierarchies)?;
+    let (range, shares) = assemble(store, &folder, spec, claim.range)?;
+    let container = container(lxc, target, range)?;
+    let namespace = ids::user_namespace(range, claim.range).and_then(|namespace| keep(&namespace));
+    namespace.and_then(|path| container.set("lxc.namespace.share.user", &path)).map_err(failed)?;
     if container.start() || container.is_running() {
-        return Ok(Reply::Done);
+        return Ok(Reply::Started { shares });
     }
     Err(container.error().unwrap_or_else(|| "liblxc gave up".into()))
+}
+
+/// Puts the machine's root together for these ids; where a filesystem can't show them, for those on disk, and says why.
+fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, range: Range) -> Result<(Range, Option<String>), String> {
+    let own = Shown::to(range).map_err(|error| error.to_string());
+    let own = own.and_then(|shown| overlay::assemble(store, folder, spec, &shown).map_err(|error| error.to_string()));
+    let Err(why) = own else { return Ok((range, None)) };
+    overlay::take_apart();
+    // What fails for any ids fails again, and its reason is the one to tell.
+    overlay::assemble(store, folder, spec, &Shown::as_on_disk()).map_err(|error| error.to_string())?;
+    Ok((Range::DISK, Some(why)))
+}
+
+/// A path that leads to a namespace as long as our mounts are there.
+fn keep(namespace: &OwnedFd) -> io::Result<String> {
+    let path = Path::new(overlay::RUN).join("adt/user");
+    File::create(&path)?;
+    rustix::mount::mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), &path)?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// Services raise their own limits up to what init inherits; the shell that ran adt must not decide that. Set here because
