@@ -35,6 +35,7 @@ use crate::model::IdPool;
 
 use super::cgroup::{Hierarchies, TOP};
 use super::passing;
+use crate::providers::Trouble;
 
 /// How many ids a machine has.
 pub const COUNT: u32 = 65_536;
@@ -194,8 +195,42 @@ fn parse_owners(file: &'static str, text: &str) -> Vec<Owned> {
         let mut words = line.split(':');
         let (who, first, count) = (words.next()?.trim(), words.next()?.trim().parse().ok()?, words.next()?.trim().parse().ok()?);
         Some(Owned { who: who.to_owned(), file, ids: first..u64::checked_add(first, count)? })
+            .filter(|owned| !owned.ids.is_empty())
     };
     text.lines().filter(|text| !text.trim_start().starts_with('#')).filter_map(line).collect()
+}
+
+/// Whose of these are machines' too.
+pub fn troubles(pool: IdPool, owners: &[Owned]) -> Vec<Trouble> {
+    let in_kernel = u64::from(pool.first)..u64::from(pool.last) + 1;
+    let is_free = |range: Range| !owners.iter().any(|owned| meet(&owned.ids, &range.wide()));
+    let left = candidates(pool, "").filter(|range| is_free(*range)).count();
+    // The host's root may use any; a line for him says what its container managers take.
+    let on_disk = |owned: &&Owned| owned.who != "root" && owned.who != "0" && meet(&owned.ids, &Range::DISK.wide());
+    let free = owners.iter().map(|owned| owned.ids.end).filter(|end| *end < in_kernel.start).fold(200_000, u64::max);
+    let disk = owners.iter().filter(on_disk).map(|owned| {
+        let Owned { who, file, ids } = owned;
+        let (first, last) = (ids.start, ids.end - 1);
+        let option = if file.ends_with("gid") { "subgids" } else { "subuids" };
+        Trouble {
+            seen: format!("`{who}` has {first}-{last} by {file}, and may change what machines leave in checkouts"),
+            remedy: format!(
+                "usermod --del-{option} {first}-{last} --add-{option} {free}-{} {who}",
+                free + (ids.end - ids.start) - 1
+            ),
+        }
+    });
+    let kernel = owners.iter().filter(|owned| meet(&owned.ids, &in_kernel)).map(|owned| Trouble {
+        seen: format!(
+            "`{}` has {}-{} by {}; machines take none of them, and have {left} ranges left",
+            owned.who,
+            owned.ids.start,
+            owned.ids.end - 1,
+            owned.file
+        ),
+        remedy: "set `pool_ids` in /etc/adt/adt.toml to a range that is nobody's".into(),
+    });
+    disk.chain(kernel).collect()
 }
 
 fn owned_ids() -> Vec<ops::Range<u64>> {
@@ -352,6 +387,18 @@ mod tests {
         assert_eq!((owned[0].who.as_str(), owned[0].ids.clone()), ("alice", 100_000..165_536));
         assert!(meet(&owned[0].ids, &Range::DISK.wide()));
         assert!(!meet(&(165_536..200_000), &Range::DISK.wide()));
+    }
+
+    #[test]
+    fn who_has_machines_ids_is_told() {
+        let owners = |text: &str| parse_owners("/etc/subuid", text);
+        assert_eq!(troubles(POOL, &owners("alice:165536:65536\nroot:100000:65536\nbob:3000000:65536\ncarol:100000:0\n")), []);
+        let told = troubles(POOL, &owners("alice:100000:65536\nbob:165536:65536\n"));
+        assert_eq!(told.len(), 1);
+        assert!(told[0].seen.starts_with("`alice` has 100000-165535 by /etc/subuid"), "{}", told[0].seen);
+        assert_eq!(told[0].remedy, "usermod --del-subuids 100000-165535 --add-subuids 231072-296607 alice");
+        let told = troubles(POOL, &owners("root:1000000:65537\n"));
+        assert!(told[0].seen.contains("have 8 ranges left"), "{}", told[0].seen);
     }
 
     #[test]

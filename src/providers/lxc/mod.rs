@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use crate::model::{EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, Tag};
 
-use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Started, Stdio};
+use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Started, Stdio, Trouble};
 use cgroup::Hierarchies;
 use down::{Asked, Running};
 use folder::Folder;
@@ -158,8 +158,9 @@ impl Machine<'_> {
         }
         self.change_mounts(spec)?;
         self.write(spec).map_err(failed_io("write the machine's folder", &self.folder.path))?;
-        // A machine that runs gets its new limits at once. It may end meanwhile, and the next start reads them anyway.
-        let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, self.hierarchies));
+        // A machine that runs gets its new limits at once, but none that nobody asked for: it may use more already. It may end
+        // meanwhile, and the next start reads them anyway.
+        let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, None, self.hierarchies));
         Ok(())
     }
 
@@ -188,7 +189,7 @@ impl Machine<'_> {
         self.write_trust(spec)?;
         self.folder.write_shared("hosts", &spec.hosts)?;
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
-        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
+        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor(), memory: default_memory() };
         let text = config::text(spec, &self.folder.path, &self.group, host);
         // Not synced: it is written for each start.
         std::fs::write(self.folder.join("config"), text)?;
@@ -343,6 +344,11 @@ impl Machine<'_> {
     }
 }
 
+/// Enough for what teams run on one machine; a host of little memory stays its users'.
+fn default_memory() -> u64 {
+    super::half_of_memory().min(2 << 30)
+}
+
 fn has_apparmor() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
 }
@@ -366,6 +372,10 @@ impl Provider for Lxc {
             Some(Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::LibraryMissing | Reply::Failed { .. })
             | None => Err(lacks("liblxc")),
         }
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        ids::troubles(self.home.ids, &ids::owners())
     }
 
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
