@@ -208,8 +208,16 @@ fn a_filesystem_that_can_not_map_ids_is_told_and_its_machines_work() {
     let init = init_of(&adt, "1");
     assert_eq!(first_id(init), 100_000);
     assert!(owner_of(init) >= 1_879_048_192, "what it makes is counted apart all the same");
-    adt.run("env:exec 1 one -- sh -c true").ok();
+    // An older adt wrote the ids into the configuration, too.
+    let config = adt.store().join("machines/tiny/1/one/config");
+    let text = std::fs::read_to_string(&config).expect("it was started");
+    assert!(!text.contains("lxc.idmap"), "{text}");
+    std::fs::write(&config, text + "lxc.idmap = u 0 100000 65536\nlxc.idmap = g 0 100000 65536\n").expect("it is ours");
     adt.run("env:exec 1 one -- touch /srv/file").ok();
+    std::fs::write(adt.here().join("copied"), "text").expect("it is ours");
+    for copy in ["copied one:/srv/", "one:/srv/copied back"] {
+        adt.run(&format!("env:cp 1 {copy}")).ok();
+    }
     let file = adt.store().join("machines/tiny/1/one/upper/srv/file");
     assert_eq!(std::fs::metadata(file).expect("it was made").uid(), 100_000);
     adt.run("env:reload 1").ok();

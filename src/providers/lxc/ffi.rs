@@ -89,15 +89,6 @@ impl Drop for Container {
 }
 
 impl Container {
-    /// One more line of configuration.
-    pub fn set(&self, key: &str, value: &str) -> io::Result<()> {
-        let (name, text) = (CString::new(key)?, CString::new(value)?);
-        if call!(self.set_config_item(name.as_ptr(), text.as_ptr())) {
-            return Ok(());
-        }
-        Err(io::Error::other(format!("liblxc does not understand `{key} = {value}`")))
-    }
-
     pub fn is_running(&self) -> bool {
         call!(self.is_running())
     }

@@ -167,18 +167,26 @@ fn serve(request: Request, file: &mut File) -> Reply {
 }
 
 /// liblxc names its sockets after a home folder and insists that the machine's root can walk to it. It gets one in the
-/// helper's own `/run/lxc`, always the same for a machine, so that the store can stay closed and may have a long path.
-fn container(lxc: &ffi::Lxc, target: &Target, range: Range) -> Result<ffi::Container, String> {
+/// helper's own `/run/lxc`, always the same for a machine, so that the store can stay closed and may have a long path. `namespace`
+/// is a path to the machine's own, where it is not liblxc that makes one.
+fn container(lxc: &ffi::Lxc, target: &Target, range: Range, namespace: Option<&str>) -> Result<ffi::Container, String> {
     let home = Path::new(overlay::RUN).join("adt").join(target.tag.as_str());
     let name = target.spec.id.machine.as_str();
-    let config = Folder::new(&target.store, &target.spec.id).join("config");
-    let container = fs::create_dir_all(home.join(name)).and_then(|()| lxc.container(name, &home, &config));
-    let container = container.map_err(|error| error.to_string())?;
-    // A configuration that an older adt wrote says it, too.
-    let set = container.set("lxc.idmap", "").and_then(|()| {
-        ["u", "g"].iter().try_for_each(|kind| container.set("lxc.idmap", &format!("{kind} 0 {} {}", range.root(), ids::COUNT)))
-    });
-    set.map(|()| container).map_err(|error| error.to_string())
+    let file = Path::new(overlay::RUN).join("adt/config");
+    let written = fs::read_to_string(Folder::new(&target.store, &target.spec.id).join("config"));
+    // One that an older adt wrote has ids, which need not be those that the machine runs with.
+    let mut text: String =
+        written.map_err(|error| error.to_string())?.split_inclusive('\n').filter(|line| !line.starts_with("lxc.idmap")).collect();
+    for kind in ["u", "g"] {
+        text.push_str(&format!("lxc.idmap = {kind} 0 {} {}\n", range.root(), ids::COUNT));
+    }
+    if let Some(path) = namespace {
+        text.push_str(&format!("lxc.namespace.share.user = {path}\n"));
+    }
+    let container = fs::create_dir_all(home.join(name))
+        .and_then(|()| fs::write(&file, text))
+        .and_then(|()| lxc.container(name, &home, &file));
+    container.map_err(|error| error.to_string())
 }
 
 /// One that runs, with the ids that it has.
@@ -186,7 +194,7 @@ fn running(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> {
     let failed = |error: io::Error| error.to_string();
     let init = Hierarchies::detect().map_err(failed)?.init(&target.group).ok_or("the machine has just ended")?;
     let range = Range::of(init.as_raw_nonzero().get().unsigned_abs()).map_err(failed)?;
-    container(lxc, target, range)
+    container(lxc, target, range, None)
 }
 
 fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
@@ -205,9 +213,13 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     // The same for the same machine, whichever installation's.
     let claim = ids::claim(target.pool, &target.group, &hierarchies)?;
     let (range, shares) = assemble(store, &folder, spec, claim.range)?;
-    let container = container(lxc, target, range)?;
-    let namespace = ids::user_namespace(range, claim.range).and_then(|namespace| keep(&namespace));
-    namespace.and_then(|path| container.set("lxc.namespace.share.user", &path)).map_err(failed)?;
+    let namespace = match ids::user_namespace(range, Some(claim.range)) {
+        // Where adt itself runs in a container, the host has no such ids.
+        Err(_) if shares.is_some() => ids::user_namespace(range, None),
+        made => made,
+    };
+    let namespace = namespace.and_then(|namespace| keep(&namespace)).map_err(failed)?;
+    let container = container(lxc, target, range, Some(&namespace))?;
     if container.start() || container.is_running() {
         return Ok(Reply::Started { shares });
     }

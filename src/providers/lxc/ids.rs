@@ -159,7 +159,7 @@ fn in_use(hierarchies: &Hierarchies) -> Vec<ops::Range<u64>> {
             if machine.contains('.') {
                 continue;
             }
-            for process in hierarchies.processes(&format!("{TOP}/{tag}/{machine}")) {
+            for process in hierarchies.some_processes(&format!("{TOP}/{tag}/{machine}")) {
                 let text = fs::read_to_string(format!("/proc/{process}/uid_map")).unwrap_or_default();
                 let found = maps(&text).map(|(_, outside)| outside).filter(|outside| outside.start != 0);
                 let before = used.len();
@@ -302,10 +302,10 @@ pub fn set_attributes(tree: &OwnedFd, deep: bool, plain: MountAttrFlags, ids: Op
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The user namespace of a machine. `owner` is who answers for it on the host.
-pub fn user_namespace(range: Range, owner: Range) -> io::Result<OwnedFd> {
+/// The user namespace of a machine. The first id of `owner` answers for it on the host, or else its root.
+pub fn user_namespace(range: Range, owner: Option<Range>) -> io::Result<OwnedFd> {
     let lines = format!("0 {} {COUNT}\n", range.first);
-    namespace(&lines, &lines, Some(owner.first))
+    namespace(&lines, &lines, owner.map(|owner| owner.first))
 }
 
 /// A user namespace with these maps; no process stays in it. Without an owner it is ours.
