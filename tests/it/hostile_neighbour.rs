@@ -226,6 +226,28 @@ fn a_filesystem_that_can_not_map_ids_is_told_and_its_machines_work() {
 }
 
 #[test]
+fn ids_that_a_user_of_the_host_has_are_no_machines() {
+    let Some(adt) = Adt::real() else { return };
+    let adt = adt.alone().env("ADT_POOL_IDS", "900000000-900196607");
+    std::fs::write(adt.at("/etc/subuid"), "alice:100000:65536\nbob:900000000:65537\n").expect("the test's own");
+    std::fs::write(adt.at("/etc/subgid"), "").expect("the test's own");
+    tiny(&adt);
+    adt.run("env:init 1").ok();
+    assert_eq!(first_id(init_of(&adt, "1")), 900_131_072);
+    let check = adt.run("host:check");
+    for line in [
+        "`alice` has 100000-165535 by /etc/subuid, and may change what machines leave in checkouts",
+        "usermod --del-subuids 100000-165535 --add-subuids 200000-265535 alice",
+        "`bob` has 900000000-900065536 by /etc/subuid; machines take none of these, and 1 of them can still run",
+    ] {
+        assert!(check.stdout.contains(line), "{line} in {}", check.stdout);
+    }
+    std::fs::write(adt.at("/etc/subuid"), "").expect("the test's own");
+    adt.run("host:check").says("900000000-900196607 and those on disk are nobody else's");
+    adt.run("platform:destroy tiny --yes").ok();
+}
+
+#[test]
 fn a_machine_of_which_nobody_said_its_memory_has_a_limit() {
     let Some(adt) = Adt::real() else { return };
     let adt = adt.alone();

@@ -222,7 +222,7 @@ pub fn troubles(pool: IdPool, owners: &[Owned]) -> Vec<Trouble> {
     });
     let kernel = owners.iter().filter(|owned| meet(&owned.ids, &in_kernel)).map(|owned| Trouble {
         seen: format!(
-            "`{}` has {}-{} by {}; machines take none of them, and have {left} ranges left",
+            "`{}` has {}-{} by {}; machines take none of these, and {left} of them can still run",
             owned.who,
             owned.ids.start,
             owned.ids.end - 1,
@@ -398,7 +398,7 @@ mod tests {
         assert!(told[0].seen.starts_with("`alice` has 100000-165535 by /etc/subuid"), "{}", told[0].seen);
         assert_eq!(told[0].remedy, "usermod --del-subuids 100000-165535 --add-subuids 231072-296607 alice");
         let told = troubles(POOL, &owners("root:1000000:65537\n"));
-        assert!(told[0].seen.contains("have 8 ranges left"), "{}", told[0].seen);
+        assert!(told[0].seen.contains("and 8 of them can still run"), "{}", told[0].seen);
     }
 
     #[test]
