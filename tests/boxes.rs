@@ -15,7 +15,7 @@ use adt::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
 use adt::boxes::{Catalogue, Context, Layers, Resolved, cache};
 use adt::model::machine::Mount;
 use adt::model::{
-    BoxName, Digest, EnvironmentId, EnvironmentName, Event, Exec, Failure, Health, Kind, Limits, MachineId, MachineName,
+    BoxName, Digest, EnvironmentId, EnvironmentName, Event, Exec, Failure, Health, IdPool, Kind, Limits, MachineId, MachineName,
     MachineSpec, MachineState, NetworkSpec, PlatformName, Stream, Tag,
 };
 use adt::network::address::{allocate, ula_subnet};
@@ -23,6 +23,8 @@ use adt::network::{Linux, Network};
 use adt::providers::lxc::{Lxc, LxcHome};
 use adt::providers::{Provider, Stdio};
 
+/// As of a host that says nothing else.
+const IDS: IdPool = IdPool { first: 1_879_048_192, last: 2_147_352_575 };
 const STORE: &str = "ADT_TEST_BOXES_STORE";
 
 /// Runs `body` in a process of its own. `disk` is the size of the store's own small disk.
@@ -90,7 +92,7 @@ impl Lab {
     fn open(store: &Path) -> Self {
         // The same for every process of one test, another for each test.
         let install = format!("boxes-{}", Tag::of(&store.display().to_string(), &Self::id("lab").environment));
-        let home = LxcHome { store: store.to_owned(), install: install.clone(), exe: env!("CARGO_BIN_EXE_adt").into() };
+        let home = LxcHome { store: store.to_owned(), install: install.clone(), exe: env!("CARGO_BIN_EXE_adt").into(), ids: IDS };
         Self {
             store: store.to_owned(),
             provider: Lxc::new(home),

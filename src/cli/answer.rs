@@ -11,7 +11,7 @@ use crate::model::response::{
     BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, SiteDetail,
 };
 use crate::model::topology::Mode;
-use crate::model::{Failure, Kind, Response, SiteName};
+use crate::model::{Failure, Kind, Limits, Response, SiteName};
 
 /// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
 fn told(error: std::io::Error) -> Failure {
@@ -198,7 +198,7 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
             machine.state.word().to_owned(),
             machine.addresses.first().map(ToString::to_string).unwrap_or_default(),
             machine.boxed.to_string(),
-            machine.limits.memory_bytes.map_or_else(|| "-".into(), bytes),
+            memory(machine.limits.memory_bytes),
             machine.limits.cpus.map_or_else(|| "-".into(), |cpus| cpus.to_string()),
             machine.disk.map_or_else(|| "?".into(), bytes),
             machine.fqdn.clone(),
@@ -216,6 +216,14 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
         }
     }
     text
+}
+
+fn memory(limit: Option<u64>) -> String {
+    match limit {
+        None => "default".into(),
+        Some(Limits::ALL_MEMORY) => "unlimited".into(),
+        Some(limit) => bytes(limit),
+    }
 }
 
 fn site_table(sites: &[SiteDetail]) -> String {

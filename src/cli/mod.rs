@@ -119,7 +119,13 @@ impl Session {
     fn open(global: Global, steps: bool) -> Result<Self, Failure> {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
         let store = pool::open(&settings.store.value)?;
-        let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), program()?)?;
+        let provider = choose::provider(
+            &settings.provider.value,
+            store.folder.clone(),
+            store.install().to_owned(),
+            program()?,
+            settings.pool_ids.value,
+        )?;
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
         let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };

@@ -10,7 +10,8 @@ use super::code::LiveSites;
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
 use crate::model::{
-    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step, Wave,
+    Action, Event, Exec, Failure, Kind, MachineId, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step,
+    Wave,
 };
 use crate::network::address;
 use crate::plan::Wanted;
@@ -119,10 +120,10 @@ impl Engine {
                 let raising = scene.raising.as_ref().expect("only plans that bring something up create");
                 self.make_machine(raising.environment, spec(machine))?;
             }
-            Action::Start { machine } => self.provider.start(&id(machine))?,
+            Action::Start { machine } => self.start_machine(&id(machine), events)?,
             Action::Thaw { machine } => match self.provider.freezer() {
                 Some(freezer) => freezer.thaw(&id(machine))?,
-                None => self.provider.start(&id(machine))?,
+                None => self.start_machine(&id(machine), events)?,
             },
             Action::Await { machine } => self.await_answer(spec(machine), true)?,
             Action::Deploy { machine, site, release } => {
@@ -150,6 +151,13 @@ impl Engine {
                 self.store.keys.forget(&step.environment)?;
                 self.store.database.forget_environment(&step.environment)?;
             }
+        }
+        Ok(())
+    }
+
+    fn start_machine(&self, id: &MachineId, events: &Events) -> Result<(), Failure> {
+        if let Some(warning) = self.provider.start(id)?.warning {
+            events.warn(warning);
         }
         Ok(())
     }

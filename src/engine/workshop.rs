@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted, plan};
-use crate::providers::{Layers, Stdio};
+use crate::providers::{Layers, Stdio, half_of_memory};
 use crate::store::record::{BoxInUse, Definition};
 use crate::store::{Environment, Lock};
 
@@ -70,7 +70,8 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
         summary: String::new(),
         boxed: BoxRef::new(BoxName::new(BENCH).expect("a constant that is a label")),
         count: None,
-        limits: Limits::default(),
+        // A build takes what it needs of a host, as long as others can live on the rest.
+        limits: Limits { memory_bytes: Some(half_of_memory()), ..Limits::default() },
         after: Vec::new(),
         data: Vec::new(),
         logs: Vec::new(),
@@ -126,7 +127,9 @@ impl MachineBench<'_> {
         let mut machine = self.spec();
         machine.mounts.clone_from(&spec.mounts);
         self.engine.provider.create(&machine)?;
-        self.engine.provider.start(&self.id)?;
+        if let Some(warning) = self.engine.provider.start(&self.id)?.warning {
+            tracing::warn!(%warning, "a build's machine");
+        }
         Ok(())
     }
 

@@ -18,7 +18,7 @@ pub mod topology;
 pub use event::{Event, Stream};
 pub use facts::Facts;
 pub use failure::{Failure, Fault, Kind, Place};
-pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
+pub use machine::{Exec, IdPool, Limits, MachineSpec, MachineState, Tag};
 pub use names::{
     BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName,
     SiteName,

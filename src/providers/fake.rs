@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
+use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Started, Stdio};
 use crate::exec::{Command, Output};
 use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
@@ -230,7 +230,7 @@ impl Provider for Fake {
         Ok(())
     }
 
-    fn start(&self, id: &MachineId) -> Result<()> {
+    fn start(&self, id: &MachineId) -> Result<Started> {
         self.point("start", id, "before");
         self.refuse("start", id)?;
         match self.inspect(id)? {
@@ -247,7 +247,7 @@ impl Provider for Fake {
             }
         }
         self.point("start", id, "after");
-        Ok(())
+        Ok(Started::default())
     }
 
     fn stop(&self, id: &MachineId, _grace: Duration) -> Result<()> {

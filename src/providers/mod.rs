@@ -23,6 +23,15 @@ use std::time::Duration;
 use crate::exec::{Follow, Output};
 use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
+/// Half of the memory that this host has: what one machine may use of it at most unless somebody says otherwise.
+pub fn half_of_memory() -> u64 {
+    let host = rustix::system::sysinfo();
+    // Integers of the C library, whose width differs between processors.
+    #[allow(clippy::useless_conversion)]
+    let total = u64::from(host.totalram).saturating_mul(host.mem_unit.into());
+    total / 2
+}
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +86,20 @@ pub enum Stdio<'a> {
     Terminal,
 }
 
+/// Something on the host that makes machines less apart than they should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub seen: String,
+    pub remedy: String,
+}
+
+/// A machine whose init runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Started {
+    /// What its user should know of it: how it is less apart from others than it should be.
+    pub warning: Option<String>,
+}
+
 /// How a program inside a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -102,6 +125,11 @@ pub trait Provider: Send + Sync {
     /// What it needs of this host is there: its version in words. Costs more than the verbs; for checks.
     fn ready(&self) -> Result<String>;
 
+    /// What of this host makes machines less apart from its users or from each other; for checks.
+    fn troubles(&self) -> Vec<Trouble> {
+        Vec::new()
+    }
+
     /// Every machine of this installation, running or not, with its state; one cheap pass, whatever their number.
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>>;
 
@@ -120,7 +148,7 @@ pub trait Provider: Send + Sync {
     fn place(&self, id: &MachineId, files: &[File], gone: &[String]) -> Result<()>;
 
     /// Starts init and returns as soon as it runs; services come up later. Thaws a frozen machine.
-    fn start(&self, id: &MachineId) -> Result<()>;
+    fn start(&self, id: &MachineId) -> Result<Started>;
 
     /// Graceful shutdown, then force after `grace`. A machine that is halted or absent is fine.
     fn stop(&self, id: &MachineId, grace: Duration) -> Result<()>;

@@ -14,6 +14,7 @@ mod front;
 mod host;
 mod hostile_boxes;
 mod hostile_checkout;
+mod hostile_neighbour;
 mod hostile_terminal;
 mod hostile_traffic;
 mod hostile_twin;

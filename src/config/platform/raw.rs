@@ -52,7 +52,8 @@ pub struct Machine {
     /// How many machines play this role. They are named `web1`, `web2`, …; without a count there is one, named like its role.
     #[schemars(range(min = 1, max = 61))]
     pub count: Option<At<u32>>,
-    /// The most memory that each machine may use, e.g. `"512M"` or `"2G"`. Without it, the host's memory is the limit.
+    /// The most memory that each machine may use, e.g. `"512M"` or `"2G"`, or `"unlimited"`. Without it, 2 GiB, on a small host
+    /// half of what it has.
     pub memory: Option<At<String>>,
     /// The most processor time that each machine may use, e.g. `1.5` processors.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 4096))]

@@ -28,6 +28,7 @@ mod down;
 mod ffi;
 mod folder;
 pub mod helper;
+mod ids;
 mod overlay;
 mod passing;
 mod place;
@@ -46,9 +47,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Tag};
+use crate::model::{EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, Tag};
 
-use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Stdio};
+use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Started, Stdio, Trouble};
 use cgroup::Hierarchies;
 use down::{Asked, Running};
 use folder::Folder;
@@ -63,6 +64,8 @@ pub struct LxcHome {
     pub install: String,
     /// The adt program, run again as the helper.
     pub exe: PathBuf,
+    /// Where machines' ids come from.
+    pub ids: IdPool,
 }
 
 #[derive(Debug)]
@@ -155,8 +158,9 @@ impl Machine<'_> {
         }
         self.change_mounts(spec)?;
         self.write(spec).map_err(failed_io("write the machine's folder", &self.folder.path))?;
-        // A machine that runs gets its new limits at once. It may end meanwhile, and the next start reads them anyway.
-        let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, self.hierarchies));
+        // A machine that runs gets its new limits at once, but none that nobody asked for: it may use more already. It may end
+        // meanwhile, and the next start reads them anyway.
+        let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, None, self.hierarchies));
         Ok(())
     }
 
@@ -185,7 +189,7 @@ impl Machine<'_> {
         self.write_trust(spec)?;
         self.folder.write_shared("hosts", &spec.hosts)?;
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
-        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
+        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor(), memory: default_memory() };
         let text = config::text(spec, &self.folder.path, &self.group, host);
         // Not synced: it is written for each start.
         std::fs::write(self.folder.join("config"), text)?;
@@ -195,9 +199,10 @@ impl Machine<'_> {
     /// Files below a mounted overlay must not change: what runs is written to through its own eyes.
     fn write_trust(&self, spec: &MachineSpec) -> io::Result<()> {
         if let MachineState::Running { init_pid } | MachineState::Frozen { init_pid } = self.state() {
-            return trust::write(Path::new(&format!("/proc/{init_pid}/root")), &[], &spec.trusted);
+            let range = ids::Range::of(init_pid)?;
+            return trust::write(Path::new(&format!("/proc/{init_pid}/root")), &[], &spec.trusted, range);
         }
-        trust::write(&self.folder.join("upper"), &self.below(spec), &spec.trusted)
+        trust::write(&self.folder.join("upper"), &self.below(spec), &spec.trusted, ids::Range::DISK)
     }
 
     /// Its layers, the uppermost first.
@@ -220,12 +225,14 @@ impl Machine<'_> {
         }
     }
 
-    fn start(&self) -> Result<()> {
+    fn start(&self) -> Result<Started> {
         let spec = self.spec()?;
         match self.state() {
             // Without its monitor the machine is about to end with it.
-            MachineState::Running { .. } if self.running().has_monitor() => return Ok(()),
-            MachineState::Frozen { .. } if self.running().has_monitor() => return self.freeze(false),
+            MachineState::Running { .. } if self.running().has_monitor() => return Ok(Started::default()),
+            MachineState::Frozen { .. } if self.running().has_monitor() => {
+                return self.freeze(false).map(|()| Started::default());
+            }
             MachineState::Running { .. } | MachineState::Frozen { .. } | MachineState::Halted => {}
             MachineState::Absent | MachineState::Broken { .. } => {}
         }
@@ -235,9 +242,13 @@ impl Machine<'_> {
         let call = self.call(&request)?;
         let (_, output) = call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
-            Some(Reply::Done) => {
+            Some(Reply::Started { shares }) => {
                 self.running().clear_helper();
-                Ok(())
+                let warning = shares.map(|why| {
+                    let id = self.id;
+                    format!("`{id}` has no ids of its own and can use up what the kernel counts for those of others: {why}")
+                });
+                Ok(Started { warning })
             }
             other => {
                 let error = self.failed("start", other, &output.stderr);
@@ -301,7 +312,7 @@ impl Machine<'_> {
 
     fn target(&self, spec: MachineSpec) -> Target {
         let tag = Tag::of(&self.home.install, &self.id.environment);
-        Target { store: self.home.store.clone(), tag, group: self.group.clone(), spec }
+        Target { store: self.home.store.clone(), tag, group: self.group.clone(), pool: self.home.ids, spec }
     }
 
     fn call(&self, request: &Request) -> Result<Call> {
@@ -319,7 +330,9 @@ impl Machine<'_> {
                 return Error::HostLacks { what: "liblxc".into(), hint: "run `adt host:bootstrap`".into() };
             }
             Some(Reply::Failed { reason }) => reason,
-            Some(Reply::Done | Reply::Ended { .. } | Reply::Version(_)) | None => "its helper was ended".into(),
+            Some(Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Version(_)) | None => {
+                "its helper was ended".into()
+            }
         };
         let mut tail: Vec<String> = String::from_utf8_lossy(stderr).lines().map(str::to_owned).collect();
         if reason.starts_with("liblxc") {
@@ -329,6 +342,11 @@ impl Machine<'_> {
         tail.drain(..tail.len().saturating_sub(10));
         Error::Failed { verb, id: self.id.clone(), reason, tail }
     }
+}
+
+/// Enough for what teams run on one machine; a host of little memory stays its users'.
+fn default_memory() -> u64 {
+    super::half_of_memory().min(2 << 30)
 }
 
 fn has_apparmor() -> bool {
@@ -351,8 +369,13 @@ impl Provider for Lxc {
         call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
             Some(Reply::Version(version)) => Ok(format!("liblxc {version}, {}", self.hierarchies()?)),
-            Some(Reply::Done | Reply::Ended { .. } | Reply::LibraryMissing | Reply::Failed { .. }) | None => Err(lacks("liblxc")),
+            Some(Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::LibraryMissing | Reply::Failed { .. })
+            | None => Err(lacks("liblxc")),
         }
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        ids::troubles(self.home.ids, &ids::owners())
     }
 
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
@@ -389,7 +412,7 @@ impl Provider for Lxc {
         self.machine(id)?.place(files, gone)
     }
 
-    fn start(&self, id: &MachineId) -> Result<()> {
+    fn start(&self, id: &MachineId) -> Result<Started> {
         self.machine(id)?.start()
     }
 
