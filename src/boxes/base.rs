@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::archive::{self, Mode};
+use super::archive::{self, Mode, Room};
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::{Error, Result, apt, cache, digest, oci, shift};
 use crate::exec::Command;
+use crate::model::recipe::Archive;
 use crate::model::{Parent, Recipe};
 
 /// What makes a suite a machine with an init, and lets it use https.
@@ -21,19 +22,47 @@ pub fn make(teller: &Teller<'_>, recipe: &Recipe, draft: &Draft<'_>) -> Result<(
     let rootfs = draft.rootfs();
     match &recipe.parent {
         Parent::Suite(suite) => teller.phase(&format!("unpack {suite}"), || from_suite(teller, recipe, suite, draft))?,
-        Parent::Rootfs(path) => teller.phase("unpack the root filesystem", || {
-            create(&rootfs)?;
-            archive::unpack(&digest::inside(recipe, path)?, &rootfs, Mode::Rootfs)?;
-            has_init(recipe, path, &rootfs)
-        })?,
-        Parent::Oci(path) => teller.phase("unpack the image", || {
-            create(&rootfs)?;
-            oci::unpack(&digest::inside(recipe, path)?, &draft.scratch()?, &rootfs)?;
-            has_init(recipe, path, &rootfs)
-        })?,
+        Parent::Rootfs(packed) => {
+            check(teller, recipe, packed)?;
+            teller.phase("unpack the root filesystem", || {
+                create(&rootfs)?;
+                let mut room = Room::on_disk_of(&rootfs, teller.context.cancel)?;
+                let unpacked = archive::unpack(&digest::inside(recipe, &packed.path)?, &rootfs, Mode::Rootfs, &mut room);
+                finished(teller, unpacked)?;
+                has_init(recipe, &packed.path, &rootfs)
+            })?;
+        }
+        Parent::Oci(packed) => {
+            check(teller, recipe, packed)?;
+            teller.phase("unpack the image", || {
+                create(&rootfs)?;
+                let mut room = Room::on_disk_of(&rootfs, teller.context.cancel)?;
+                let unpacked = oci::unpack(&digest::inside(recipe, &packed.path)?, &draft.scratch()?, &rootfs, &mut room);
+                finished(teller, unpacked)?;
+                has_init(recipe, &packed.path, &rootfs)
+            })?;
+        }
         Parent::Box(name) => unreachable!("box `{}` stands on `{}`, it is no base", recipe.name, name.name),
     }
     teller.phase("give the files to the machines' ids", || shift::tree(&rootfs))
+}
+
+/// Compares an archive with its digest before anything of it is unpacked, and tells what it is compared with. Read again here:
+/// what the catalogue remembers of it may be of a while ago.
+fn check(teller: &Teller<'_>, recipe: &Recipe, packed: &Archive) -> Result<()> {
+    let found = teller.phase("check the archive", || Ok(digest::base(recipe, packed, None)?.1))?;
+    let path = packed.path.display();
+    teller.note(match packed.sha256 {
+        Some(_) => format!("`{path}` is what box `{}` wants: its SHA-256 is `{found}`", recipe.name),
+        None => format!("nothing says what `{path}` must be; to keep it as it is now, write `sha256 = \"{found}\"` beside it"),
+    });
+    Ok(())
+}
+
+/// A reader that was stopped is no damage of the archive.
+fn finished(teller: &Teller<'_>, unpacked: Result<()>) -> Result<()> {
+    teller.context.check_cancelled(teller.name.as_str())?;
+    unpacked
 }
 
 fn create(path: &Path) -> Result<()> {
@@ -66,6 +95,7 @@ fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'
             Some(file)
         }
     };
+    tell_keys(teller, suite, &sources, &settings);
     let rootfs = draft.rootfs();
     let packages = PACKAGES.iter().map(|name| (*name).to_owned()).chain(recipe.packages.iter().cloned()).collect::<Vec<_>>();
     let command = command(suite, &packages, &settings, &rootfs, file.as_deref()).env("ADT_CACHE", &archives);
@@ -73,6 +103,27 @@ fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'
     cache::take(&rootfs.join("var/cache/apt/archives"), &archives)?;
     cache::take(&rootfs.join("var/lib/apt/lists"), &cache::folder(teller.context.store, "lists"))?;
     finish(&rootfs, &sources, &settings)
+}
+
+/// The host's apt decides what is trusted; whoever builds a box is told.
+fn tell_keys(teller: &Teller<'_>, suite: &str, sources: &[apt::Source], settings: &apt::Settings) {
+    if sources.is_empty() {
+        teller.note(format!("{suite} is not from this host's apt; mmdebstrap verifies it with the archive keys of this host"));
+    }
+    for (address, keys) in apt::vouched(sources) {
+        match keys {
+            Some(keys) => teller.note(format!("{suite} from {address} is verified with {keys}")),
+            None => teller.warn(format!(
+                "nothing verifies {suite} from {address}: this host's apt marks it as trusted, and so does each machine of the box"
+            )),
+        }
+    }
+    for line in &settings.archive {
+        teller.note(format!(
+            "this host's apt says `{}` of its archives, so it is said of the box's, too",
+            line.trim_end_matches(';')
+        ));
+    }
 }
 
 /// Its own mounts and process ids, tied to ours: when adt is killed, everything that it started is gone with its mounts, and

@@ -15,6 +15,8 @@ use crate::model::{BuildStep, Exec, Failure, Recipe, Stream};
 
 /// How many lines of a failed step are kept for the message.
 const TAIL: usize = 20;
+/// As for the files of a site and of a platform.
+const LONGEST_TEMPLATE: u64 = 1 << 20;
 /// Where Debian keeps the certificates that its programs trust, and those that the host's owner added.
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const LOCAL: &str = "/usr/local/share/ca-certificates";
@@ -169,13 +171,20 @@ fn stage(teller: &Teller<'_>, recipe: &Recipe, source: &Path, target: &Path) -> 
         if from.extension().is_none_or(|end| end != "j2") {
             return copy_file(from, to, mode);
         }
-        let text = std::fs::read_to_string(from).map_err(Error::io("could not read", from))?;
+        let text = template_text(from).map_err(Error::io("could not read", from))?;
         let render = teller.context.render;
         let text = render(&text, from, &recipe.vars).map_err(|source| bench_error(recipe, "files", source))?;
         let to = to.with_extension("");
         write(&to, text.as_bytes())?;
         set_mode(&to, mode)
     })
+}
+
+/// A template is a text that a person wrote.
+fn template_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LONGEST_TEMPLATE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST_TEMPLATE { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 fn stage_plain(source: &Path, target: &Path) -> Result<()> {

@@ -146,8 +146,8 @@ impl Engine {
         let from = match &written.recipe.parent {
             Parent::Box(parent) => parent.name.to_string(),
             Parent::Suite(suite) => format!("suite {suite}"),
-            Parent::Rootfs(path) => format!("rootfs {}", path.display()),
-            Parent::Oci(path) => format!("image {}", path.display()),
+            Parent::Rootfs(archive) => format!("rootfs {}", archive.path.display()),
+            Parent::Oci(archive) => format!("image {}", archive.path.display()),
         };
         Ok(BoxSummary {
             summary: last.recipe.summary.clone(),

@@ -28,6 +28,7 @@ use super::git::{self, Person};
 use super::mirror::Mirror;
 use super::{Error, Result, workspace};
 use crate::exec::Command;
+use crate::store::tree;
 
 /// What a checkout is to be on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -306,8 +307,7 @@ fn put_away(person: &Person, path: &Path, part: Part) -> Result<()> {
             continue;
         }
         let path = Path::new("/proc/self/fd").join(from.as_raw_fd().to_string()).join(OsStr::from_bytes(name.to_bytes()));
-        let is_folder = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-        if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(io("remove", &path))?;
+        tree::remove(&path).map_err(io("remove", &path))?;
     }
     Ok(())
 }
@@ -377,10 +377,7 @@ fn beside(folder: &Path, what: &str) -> PathBuf {
 }
 
 fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", folder)(error)),
-        _ => Ok(()),
-    }
+    tree::remove(folder).map_err(io("remove", folder))
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {

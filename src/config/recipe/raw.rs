@@ -63,8 +63,10 @@ pub struct From {
     pub suite: Option<At<String>>,
     /// A root file system in a tar archive of this folder.
     pub rootfs: Option<At<String>>,
-    /// An OCI image in a tar archive of this folder.
+    /// An OCI image in a tar archive of this folder, or a folder with its layout.
     pub oci: Option<At<String>>,
+    /// What `rootfs` or `oci` must be: the archive's SHA-256, of a folder that of its `index.json`. Anything else is refused.
+    pub sha256: Option<At<String>>,
 }
 
 /// How to tell that a machine works.
