@@ -12,6 +12,8 @@ use crate::model::{Failure, Fault, Kind, Place};
 
 use super::shape;
 
+/// Whoever has more faults than this in a file has another kind of file.
+const MOST: usize = 50;
 /// The longest of the examples has 3 KB.
 const LONGEST: u64 = 1 << 20;
 
@@ -101,17 +103,25 @@ fn syntax(mut errors: Vec<toml::de::Error>, faults: &mut Faults) {
     errors.sort_by_key(|error| error.span().map(|span| span.start));
     let mut told = BTreeSet::new();
     let mut in_twin = false;
+    // Each line's start, once: a text can have a hundred thousand errors in one line.
+    let mut lines = faults.text.match_indices('\n').map(|(at, _)| at + 1).peekable();
+    let mut line = 0;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
-        let line = faults.text[..span.start.min(faults.text.len())].rfind('\n').map_or(0, |newline| newline + 1);
+        while let Some(next) = lines.next_if(|next| *next <= span.start) {
+            line = next;
+        }
         let header = faults.text[line..].starts_with('[');
         // Of a table that is there twice, its keys are there twice, too.
         if in_twin && !header && error.message().contains("duplicate key") {
             continue;
         }
         in_twin = header && error.message().contains("duplicate key");
-        if told.insert(faults.place(span.clone()).line) {
+        if told.insert(line) {
             faults.push(span, format!("not valid TOML: {}", error.message()), syntax_hint(error.message()));
+        }
+        if told.len() == MOST {
+            break;
         }
     }
 }

@@ -187,6 +187,29 @@ fn pass_over_submodules(person: &Person, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+impl State {
+    /// What `git status --porcelain=v2 --branch` prints.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut state = Self::default();
+        for line in text.lines() {
+            match line.split_once(' ') {
+                Some(("#", rest)) => match rest.split_once(' ') {
+                    Some(("branch.oid", commit)) => state.commit = commit.to_owned(),
+                    Some(("branch.head", "(detached)")) => {}
+                    Some(("branch.head", branch)) => state.branch = Some(branch.to_owned()),
+                    _ => {}
+                },
+                Some(("?", _)) => state.changed += 1,
+                _ => {
+                    state.changed += 1;
+                    state.tracked += 1;
+                }
+            }
+        }
+        state
+    }
+}
+
 /// What is in a checkout. Reading changes nothing in it, and waits for nobody.
 pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<State> {
     let status = in_it(person, folder)
@@ -194,22 +217,7 @@ pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<
         .args(["-c", "core.compression=0"])
         .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal", git::NO_SUBMODULES])
         .run()?;
-    let mut state = State::default();
-    for line in status.text().lines() {
-        match line.split_once(' ') {
-            Some(("#", rest)) => match rest.split_once(' ') {
-                Some(("branch.oid", commit)) => state.commit = commit.to_owned(),
-                Some(("branch.head", "(detached)")) => {}
-                Some(("branch.head", branch)) => state.branch = Some(branch.to_owned()),
-                _ => {}
-            },
-            Some(("?", _)) => state.changed += 1,
-            _ => {
-                state.changed += 1;
-                state.tracked += 1;
-            }
-        }
-    }
+    let mut state = State::parse(&status.text());
     state.unpushed = unpushed(mirror, person, folder)?;
     Ok(state)
 }

@@ -65,7 +65,7 @@ fn settle(name: &BoxName, raw: &raw::Document, file: &Path, faults: &mut Faults)
     }
     Some(Recipe {
         name: name.clone(),
-        summary: raw.boxed.summary.clone(),
+        summary: check::summary(faults, raw.boxed.summary.as_ref()),
         parent: parent?,
         packages,
         services,

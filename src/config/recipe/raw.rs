@@ -31,7 +31,7 @@ pub struct Document {
 pub struct Header {
     /// One line that says what this is, shown by `box:list`.
     #[serde(default)]
-    pub summary: String,
+    pub summary: Option<At<String>>,
     /// What the box starts from: exactly one of `box`, `suite`, `rootfs` and `oci`.
     pub from: At<From>,
     /// Debian packages to install, each perhaps with `=version` or `/suite`.
