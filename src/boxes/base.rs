@@ -197,4 +197,38 @@ mod tests {
         assert!(text.contains("--include=nginx ") && text.contains("'--aptopt=Acquire::http::Proxy \"http://p:1\"'"), "{text}");
         assert!(text.ends_with(" bookworm '/x y' /s"), "{text}");
     }
+
+    #[test]
+    fn whoever_builds_a_suite_is_told_who_vouches_for_it() {
+        let events = std::sync::Mutex::new(Vec::new());
+        let (workshop, cancel) = (crate::boxes::fake::FakeWorkshop::default(), std::sync::atomic::AtomicBool::new(false));
+        let context = crate::boxes::Context {
+            store: Path::new("/nowhere"),
+            workshop: &workshop,
+            render: &|text, _, _| Ok(text.to_owned()),
+            boot_deadline: std::time::Duration::ZERO,
+            emit: &|event| events.lock().unwrap().push(format!("{event:?}")),
+            cancel: &cancel,
+        };
+        let name = crate::model::BoxName::new("web").unwrap();
+        let teller = Teller::new(context, &name);
+        let sources = apt::one_line(
+            "deb [signed-by=/k.gpg] http://a.test bookworm main\ndeb [trusted=yes] http://b.test bookworm main",
+        );
+        let settings = apt::settings("Acquire::Check-Valid-Until \"false\";\n");
+        tell_keys(&teller, "bookworm", &sources, &settings);
+        tell_keys(&teller, "noble", &[], &apt::Settings::default());
+        let said = events.into_inner().unwrap();
+        for (line, says) in [
+            "Note { text: \"bookworm from http://a.test is verified with /k.gpg",
+            "Warning { text: \"nothing verifies bookworm from http://b.test",
+            "Note { text: \"this host's apt says `Acquire::Check-Valid-Until",
+            "Note { text: \"noble is not from this host's apt",
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert!(said[line].starts_with(says), "{said:#?}");
+        }
+    }
 }

@@ -289,13 +289,17 @@ fn no_archive_fills_memory_or_disk() {
         ("folders in folders by links", chain, "folders deep"),
         ("no end after the end", Tar(vec![0; 20 << 20]), "followed by more than"),
     ];
+    let mut taken = Vec::new();
     for (what, tar, says) in attacks {
         let place = Place::new();
-        let error = place.unpack(tar, Mode::Layer).expect_err(what).to_string();
-        assert!(error.contains(says), "{what}: {error}");
+        match place.unpack(tar, Mode::Layer) {
+            Err(error) if error.to_string().contains(says) => {}
+            other => taken.push(format!("{what}: {other:?}")),
+        }
         place.untouched(what);
         assert!(!place.holds("big"), "{what}");
     }
+    assert!(taken.is_empty(), "{taken:#?}");
     // What is only holes takes nothing.
     let place = Place::new();
     let sparse = Tar::default().entry(EntryType::GNUSparse, "holes", "", 512, &[b'x'; 512]);
