@@ -212,9 +212,8 @@ mod tests {
         };
         let name = crate::model::BoxName::new("web").unwrap();
         let teller = Teller::new(context, &name);
-        let sources = apt::one_line(
-            "deb [signed-by=/k.gpg] http://a.test bookworm main\ndeb [trusted=yes] http://b.test bookworm main",
-        );
+        let sources =
+            apt::one_line("deb [signed-by=/k.gpg] http://a.test bookworm main\ndeb [trusted=yes] http://b.test bookworm main");
         let settings = apt::settings("Acquire::Check-Valid-Until \"false\";\n");
         tell_keys(&teller, "bookworm", &sources, &settings);
         tell_keys(&teller, "noble", &[], &apt::Settings::default());

@@ -191,7 +191,7 @@ fn damaged_images_stay_in_their_folder() {
         &[b"../", b"/", b"sha256:", b"\"", b"[", b"{", b"}", b"]", b",", b"null", b"0", b"secret", b"manifest.list"];
     let (yard, cancel) = (Yard::new(), AtomicBool::new(false));
     let mut dice = Dice::new();
-    for round in 0..rounds(500) {
+    for round in 0..rounds(300) {
         let folder = yard.fresh("image");
         image(&folder);
         if dice.roll(2) == 0 {
