@@ -65,6 +65,10 @@ fn finished(teller: &Teller<'_>, unpacked: Result<()>) -> Result<()> {
     unpacked
 }
 
+fn create_all(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(Error::io("could not create", path))
+}
+
 fn create(path: &Path) -> Result<()> {
     std::fs::create_dir(path).map_err(Error::io("could not create", path))
 }
@@ -82,8 +86,8 @@ fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'
     if suite.is_empty() || !suite.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) || suite.starts_with('-') {
         return Err(Error::BadSuite { suite: suite.to_owned() });
     }
-    let archives = cache::folder(teller.context.store, "archives");
-    cache::mounts(teller.context.store)?;
+    let archives = cache::verified(teller.context.store);
+    create_all(&archives)?;
     let lists = Path::new("/var/lib/apt/lists");
     let sources = apt::inherited(&apt::host_sources(Path::new("/etc/apt")), suite, &|source| apt::origin(lists, source));
     let settings = apt::host_settings();
@@ -101,7 +105,7 @@ fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'
     let command = command(suite, &packages, &settings, &rootfs, file.as_deref()).env("ADT_CACHE", &archives);
     command.run_lines(&mut |stream, line| teller.line(stream, line))?;
     cache::take(&rootfs.join("var/cache/apt/archives"), &archives)?;
-    cache::take(&rootfs.join("var/lib/apt/lists"), &cache::folder(teller.context.store, "lists"))?;
+    cache::take(&rootfs.join("var/lib/apt/lists"), &cache::lists(teller.context.store))?;
     finish(&rootfs, &sources, &settings)
 }
 
