@@ -5,6 +5,7 @@
 //! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
 //!    template    minijinja, pure                                                  model
 //!    plan        (wanted, seen) → Plan; pure                                      model
+//!    shares      who may hold how much of what all want; counters                 std + rustix only
 //! L2 exec        the only place that starts processes                             model
 //!    store       state folder: database, locks, history                           model
 //!    boxes       recipe → layer                                                   model exec store template
@@ -16,8 +17,8 @@
 //!    releases    commit → built tree, and the rules for its programs              model store sources boxes
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
-//!    dns         routes → answers; forwards for machines                        model template
-//!    proxy       routes → http and https                                         model template
+//!    dns         routes → answers; forwards for machines                        model template shares
+//!    proxy       routes → http and https                                         model template shares
 //!    tls         local authorities, certificates on demand                       model store
 //!    trust       who trusts them: system, browsers                               model exec store
 //!    daemon      serves names and pages; follows the store                       all but cli
@@ -46,6 +47,7 @@ pub mod providers;
 pub mod proxy;
 pub mod releases;
 pub mod resolver;
+pub mod shares;
 pub mod sources;
 pub mod store;
 pub mod template;

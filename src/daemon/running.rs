@@ -65,7 +65,7 @@ impl Running {
         let entered = runtime.enter();
         let dns = around.names(config, &routes)?;
         drop(entered);
-        let stats = dns.stats().clone();
+        let names = dns.metrics();
         let path = store.folder.join("access.log");
         let log = proxy::Log::open(&path, LOG_BYTES)
             .map_err(|error| Failure::new(Kind::Store, format!("open `{}`", path.display())).because(&error))?;
@@ -75,7 +75,7 @@ impl Running {
             ports: Some(PORTS),
             gateways: Some(PORTS),
             log: Some(log),
-            metrics: Some(proxy::MoreMetrics(Arc::new(move || stats.metrics()))),
+            metrics: Some(proxy::MoreMetrics(Arc::new(names))),
             ..proxy::Config::default()
         };
         let proxy = around.pages(config, &routes, &certificates)?;

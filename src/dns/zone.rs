@@ -44,6 +44,8 @@ pub struct Zone {
 pub(super) struct Inside {
     pub(super) names: Names,
     pub(super) proxy: Sets,
+    /// What tells the environment from others.
+    pub(super) gateway: Ipv4Addr,
     /// The host's own addresses in the environment's networks: what comes from them is the host.
     pub(super) gateways: [IpAddr; 2],
 }
@@ -93,6 +95,12 @@ impl Zone {
             Some(&place) if !self.inside[place].gateways.contains(&source) => View::Inside(place),
             Some(_) | None => View::Host,
         }
+    }
+
+    /// Of the environment whose names they are.
+    pub(super) fn gateway(&self, view: View) -> Option<Ipv4Addr> {
+        let View::Inside(place) = view else { return None };
+        self.inside.get(place).map(|inside| inside.gateway)
     }
 
     /// `turn` chooses which of several addresses comes first.

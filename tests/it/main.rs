@@ -18,6 +18,7 @@ mod hostile_boxes;
 mod hostile_checkout;
 mod hostile_platform;
 mod hostile_terminal;
+mod hostile_traffic;
 mod hostile_twin;
 mod json;
 mod layers;
