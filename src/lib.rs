@@ -53,3 +53,8 @@ pub mod store;
 pub mod template;
 pub mod tls;
 pub mod trust;
+
+/// What the fuzzers in here share with those in `tests/it`.
+#[cfg(test)]
+#[path = "../tests/it/dice.rs"]
+mod dice;

@@ -328,7 +328,7 @@ fn a_recipe_becomes_machines() {
         assert_eq!(error.tail().last().unwrap(), "why", "{:?}", error.tail());
         lab.assert_nothing_left();
         assert!(lab.build(&boxes[..2]).iter().all(|outcome| matches!(outcome, Outcome::Unchanged(_))));
-        let debs = std::fs::read_dir(cache::folder(&lab.store, "archives")).unwrap().flatten();
+        let debs = std::fs::read_dir(cache::kept(&lab.store, &boxes[1].authors)).unwrap().flatten();
         let debs: Vec<_> = debs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         assert!(debs.iter().any(|name| name.starts_with("less_")), "{debs:?}");
         inside(lab, &boxes[1].digest);

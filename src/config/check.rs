@@ -50,6 +50,15 @@ fn label_like(word: &str) -> String {
     mapped.trim_matches(['-', '.']).to_owned()
 }
 
+/// A line for people. It comes to their terminals, which take control characters for commands.
+pub fn summary(faults: &mut Faults, line: Option<&At<String>>) -> String {
+    let Some(line) = line else { return String::new() };
+    if line.chars().any(char::is_control) {
+        faults.add_hint(line.span(), "a summary holds a control character", "write one plain line");
+    }
+    line.to_string()
+}
+
 /// A path below the file's own folder: relative and without `..`.
 pub fn inner_path(faults: &mut Faults, path: &At<String>, inside: &str) -> Option<PathBuf> {
     let reason = if path.is_empty() {

@@ -22,14 +22,26 @@ const PROGRAMS: &str = "/usr/";
 /// zstd's own default: more costs seconds per deploy and saves little.
 const LEVEL: i32 = 3;
 
+/// A build's program decides what its tree holds; a hole in a file counts, for it becomes zeros in an archive.
+const MOST_FILES: u64 = 1_000_000;
+const MOST_BYTES: u64 = 64 << 30;
+
 /// Packs a tree and says how many files it has. Owners are left out, and set-id bits with them.
 pub fn pack(tree: &Path, to: impl Write) -> Result<u64> {
     let failed = || Error::io("could not pack", tree);
     let mut builder = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL).map_err(failed())?);
-    let mut files = 0;
+    let (mut files, mut all, mut bytes) = (0, 0, 0);
     for entry in walkdir::WalkDir::new(tree).min_depth(1).sort_by_file_name() {
         let entry = entry.map_err(io::Error::from).map_err(failed())?;
         let inside = entry.path().strip_prefix(tree).expect("the walk stays below its start");
+        all += 1;
+        bytes += entry.metadata().map_or(0, |meta| meta.len());
+        if all > MOST_FILES {
+            return Err(bad(inside, "is one too many: a release has at most a million files and folders"));
+        }
+        if bytes > MOST_BYTES {
+            return Err(bad(inside, "makes the release larger than 64 GB"));
+        }
         append(&mut builder, entry.path(), inside)?;
         files += u64::from(!entry.file_type().is_dir());
     }
@@ -303,5 +315,8 @@ mod tests {
         fs::remove_file(home.path().join("uploads")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(home.path().join("socket")).unwrap();
         assert!(pack(home.path(), io::sink()).unwrap_err().to_string().contains("neither"));
+        fs::remove_file(home.path().join("socket")).unwrap();
+        File::create(home.path().join("holes")).unwrap().set_len(MOST_BYTES + 1).unwrap();
+        assert!(pack(home.path(), io::sink()).unwrap_err().to_string().contains("larger than 64 GB"));
     }
 }

@@ -22,6 +22,7 @@ use crate::model::{Digest, PlatformName, SiteName};
 use crate::sources::rendered::Template;
 use crate::store;
 use crate::store::lock::{self, Lock};
+use crate::store::tree;
 
 /// `manifest.json`: what a release was made of, for people and for the next build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -291,15 +292,7 @@ impl Drop for Draft<'_> {
 }
 
 fn remove_tree(path: &Path) -> Result<()> {
-    let result = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("could not remove", path)(error)),
-        _ => Ok(()),
-    }
+    tree::remove(path).map_err(Error::io("could not remove", path))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use super::beneath::Beneath;
 use super::git::{self, Person};
 use super::{Error, Result};
 use crate::exec::{self, Command, Limits};
+use crate::model::BranchName;
 use crate::store::{Lock, Store};
 
 /// A mirror's place, whether it was fetched yet or not.
@@ -150,7 +151,7 @@ impl Mirror {
         let head = head.trim().strip_prefix("ref: refs/heads/").map(str::to_owned);
         let refs = self.refs()?;
         let commits: BTreeMap<String, String> =
-            refs.into_iter().filter_map(|(name, id)| Some((name.strip_prefix("refs/heads/")?.to_owned(), id))).collect();
+            refs.into_iter().filter_map(|(name, id)| Some((branch(name.strip_prefix("refs/heads/")?)?, id))).collect();
         Ok(Branches { head: head.filter(|head| commits.contains_key(head)), commits })
     }
 
@@ -442,7 +443,12 @@ fn bare(folder: &Path, alternates: &str) -> std::io::Result<()> {
 
 const LIST_REFS: [&str; 4] = ["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"];
 
-fn parse_refs(text: &str) -> BTreeMap<String, String> {
+/// An origin's server may call a branch anything; one that git could take for an option is none to us.
+fn branch(name: &str) -> Option<String> {
+    BranchName::new(name).ok().map(|name| name.to_string())
+}
+
+pub(super) fn parse_refs(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     // A name that is no UTF-8 can't be asked for by anybody here.
     lines.filter(|(_, name)| !name.contains('\u{fffd}')).map(|(id, name)| (name.to_owned(), id.to_owned())).collect()
@@ -450,17 +456,17 @@ fn parse_refs(text: &str) -> BTreeMap<String, String> {
 
 /// What `git ls-remote --symref` prints.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Answer {
-    head: Option<String>,
-    refs: BTreeMap<String, String>,
+pub(super) struct Answer {
+    pub(super) head: Option<String>,
+    pub(super) refs: BTreeMap<String, String>,
 }
 
 impl Answer {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let mut answer = Self::default();
         for (value, name) in text.lines().filter_map(|line| line.split_once('\t')) {
             if let Some(target) = value.strip_prefix("ref: ") {
-                answer.head = target.strip_prefix("refs/heads/").map(str::to_owned).or(answer.head);
+                answer.head = target.strip_prefix("refs/heads/").and_then(branch).or(answer.head);
             } else if name != "HEAD" && !name.ends_with("^{}") && !name.contains('\u{fffd}') {
                 answer.refs.insert(name.to_owned(), value.to_owned());
             }

@@ -4,6 +4,8 @@ pub mod beneath;
 pub mod branch;
 pub mod checkout;
 pub mod export;
+#[cfg(test)]
+mod fuzz;
 pub mod git;
 pub mod mirror;
 pub mod rendered;

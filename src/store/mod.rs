@@ -24,6 +24,7 @@ pub mod lock;
 pub mod pool;
 pub mod record;
 pub mod secrets;
+pub mod tree;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

@@ -96,7 +96,7 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
     let logs = raw.logs.iter().filter_map(|path| check::log_path(faults, path)).collect();
     Some(Machine {
         role: role?,
-        summary: raw.summary.clone(),
+        summary: check::summary(faults, raw.summary.as_ref()),
         boxed: BoxRef { name: boxed?, place: Some(faults.place(raw.boxed.span())) },
         count,
         limits: Limits { memory_bytes, cpus: raw.cpus, processes: raw.processes },

@@ -36,7 +36,7 @@ pub struct Header {
     pub name: At<String>,
     /// One line that says what this is, shown by `platform:list`.
     #[serde(default)]
-    pub summary: String,
+    pub summary: Option<At<String>>,
     /// The last labels of every name, e.g. `example.test`. Without it, the host's own domain. One on the internet is led to adt only
     /// where the host's `domains` name it.
     pub domain: Option<At<String>>,
@@ -75,7 +75,7 @@ pub struct Machine {
     pub logs: Vec<At<String>>,
     /// One line that says what these machines do.
     #[serde(default)]
-    pub summary: String,
+    pub summary: Option<At<String>>,
 }
 
 /// An application that is reachable by name.

@@ -7,8 +7,8 @@ pub mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::model::names::BoxName;
-use crate::model::recipe::{BuildStep, Parent, Recipe};
-use crate::model::{BoxRef, Check, Failure, Fault, Health, Kind};
+use crate::model::recipe::{Archive, BuildStep, Parent, Recipe};
+use crate::model::{BoxRef, Check, Digest, Failure, Fault, Health, Kind};
 
 use super::at::{At, in_order};
 use super::check;
@@ -65,7 +65,7 @@ fn settle(name: &BoxName, raw: &raw::Document, file: &Path, faults: &mut Faults)
     }
     Some(Recipe {
         name: name.clone(),
-        summary: raw.boxed.summary.clone(),
+        summary: check::summary(faults, raw.boxed.summary.as_ref()),
         parent: parent?,
         packages,
         services,
@@ -94,7 +94,15 @@ fn only<'a>(choices: &[(&'static str, &'a Option<At<String>>)]) -> Result<(&'sta
 
 fn parent(name: &BoxName, from: &At<raw::From>, faults: &mut Faults) -> Option<Parent> {
     let choices = [("box", &from.boxed), ("suite", &from.suite), ("rootfs", &from.rootfs), ("oci", &from.oci)];
-    match only(&choices) {
+    let chosen = only(&choices);
+    if let (Ok(("box" | "suite", _)), Some(word)) = (&chosen, &from.sha256) {
+        faults.add_hint(
+            word.span(),
+            "only an archive has a SHA-256",
+            "a suite is checked by its signature, a box by what it stands on; leave it out",
+        );
+    }
+    match chosen {
         Ok(("box", word)) => {
             let parent = check::name(faults, word, BoxName::new)?;
             if parent == *name {
@@ -103,14 +111,30 @@ fn parent(name: &BoxName, from: &At<raw::From>, faults: &mut Faults) -> Option<P
             Some(Parent::Box(BoxRef { name: parent, place: Some(faults.place(word.span())) }))
         }
         Ok(("suite", word)) => suite(word, faults).map(Parent::Suite),
-        Ok(("rootfs", word)) => recipe_path(word, faults).map(Parent::Rootfs),
-        Ok((_, word)) => recipe_path(word, faults).map(Parent::Oci),
+        Ok(("rootfs", word)) => archive(word, from.sha256.as_ref(), faults).map(Parent::Rootfs),
+        Ok((_, word)) => archive(word, from.sha256.as_ref(), faults).map(Parent::Oci),
         Err(reason) => {
             let hint = "give exactly one of `box`, `suite`, `rootfs`, `oci`, e.g. from = { suite = \"bookworm\" }";
             faults.add_hint(from.span(), format!("a box starts from one thing, but {reason}"), hint);
             None
         }
     }
+}
+
+fn archive(path: &At<String>, sha256: Option<&At<String>>, faults: &mut Faults) -> Option<Archive> {
+    let path = recipe_path(path, faults);
+    let sha256 = match sha256 {
+        None => None,
+        Some(word) => match Digest::try_from(word.to_ascii_lowercase()) {
+            Ok(digest) => Some(digest),
+            Err(_) => {
+                let message = format!("`{}` is not a SHA-256", word.escape_debug());
+                faults.add_hint(word.span(), message, "write the 64 characters that `sha256sum` prints");
+                return None;
+            }
+        },
+    };
+    Some(Archive { path: path?, sha256 })
 }
 
 fn step(step: &At<raw::Step>, faults: &mut Faults) -> Option<BuildStep> {
