@@ -3,7 +3,7 @@
 //! ```text
 //! <store>/releases/<digest>/tree.tar.zst    the files; owners are given where they are unpacked
 //! <store>/releases/<digest>/manifest.json   written last
-//! <store>/releases/.build-<digest>/         being built; renamed when it is whole
+//! <store>/releases/.build-<digest>-<process>/  being built; renamed when it is whole
 //! <store>/releases/.old-<digest>/           being removed
 //! <store>/releases/.lock-<digest>           held by the process that builds it
 //! <store>/releases/.use-<digest>-<process>  held by a process that puts it on machines
@@ -117,8 +117,12 @@ impl Shelf {
 
     /// A new folder to build `digest` in; what an interrupted build left there is removed. The lock is held until the end.
     pub fn begin(&self, digest: &Digest, lock: Lock) -> Result<Draft<'_>> {
-        let folder = self.folder.join(format!(".build-{digest}"));
-        remove_tree(&folder)?;
+        let left = format!(".build-{digest}");
+        for name in self.names()?.iter().filter(|name| name.starts_with(&left)) {
+            remove_tree(&self.folder.join(name))?;
+        }
+        // A name of its own: what a killed build started may still be writing into the old one.
+        let folder = self.folder.join(format!("{left}-{}", std::process::id()));
         std::fs::create_dir(&folder).map_err(Error::io("could not create", &folder))?;
         Ok(Draft { shelf: self, folder, digest: digest.clone(), _lock: lock })
     }

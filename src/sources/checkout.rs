@@ -137,6 +137,7 @@ fn fresh(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> 
     init().arg(format!("--template={}", mirror.template().display())).arg("--").arg(folder).run()?;
     // Once more for the hooks and excludes that the person gives each new repository.
     init().arg("--").arg(folder).run()?;
+    mirror.give_login(folder)?;
     switch(person, folder, stand)
 }
 
