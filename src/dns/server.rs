@@ -1,7 +1,7 @@
 //! The server as its owner sees it: start, update, stop.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -91,6 +91,11 @@ impl Reader {
             self.version = version;
         }
         Asker { view: self.zone.view(from.ip()), transport, forwards: self.shared.forwarder.any(), turn }
+    }
+
+    /// See [`Zone::keeps_out`].
+    pub(super) fn keeps_out(&self, own: IpAddr, from: IpAddr) -> bool {
+        self.zone.keeps_out(own, from)
     }
 
     pub(super) fn zone(&self) -> &Zone {

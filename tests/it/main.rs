@@ -15,6 +15,8 @@ mod host;
 mod hostile_boxes;
 mod hostile_checkout;
 mod hostile_local;
+mod hostile_network;
+mod hostile_page;
 mod hostile_power;
 mod hostile_terminal;
 mod hostile_twin;
