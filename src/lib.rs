@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! L0 model       names, topology, specifications, states, steps, events          std + serde only
+//!    disk        files and folders put in place whole, and for good                  nothing; all from L2 on may use it
 //! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
 //!    template    minijinja, pure                                                  model
 //!    plan        (wanted, seen) → Plan; pure                                      model
@@ -36,6 +37,7 @@ pub mod boxes;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod disk;
 pub mod dns;
 pub mod engine;
 pub mod exec;

@@ -17,11 +17,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{FlockOperation, flock};
 
 use super::hook::{self, Hook};
 use super::manifest::{Bound, Manifest};
 use super::{Error, Facts, File, Home, Owner, Reloaded, Result, Scope, Server, check, files};
+use crate::disk;
 
 /// What became of one server's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -277,7 +278,7 @@ fn clear(folder: &Path) -> Result<()> {
 }
 
 fn exchange(one: &Path, other: &Path) -> Result<()> {
-    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).map_err(|errno| Error::io("swap in", other)(errno.into()))
+    disk::exchange(one, other).map_err(Error::io("swap in", other))
 }
 
 /// The new files are in place and not yet accepted.
@@ -295,7 +296,7 @@ impl<'a> Swap<'a> {
         if replaced {
             exchange(&stage, &adt)?;
         } else {
-            fs::rename(&stage, &adt).map_err(Error::io("put in place", &adt))?;
+            disk::put_tree(&stage, &adt).map_err(Error::io("put in place", &adt))?;
         }
         Ok(Self { home, replaced })
     }

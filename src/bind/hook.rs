@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Error, Home, Result, Server};
+use crate::disk;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hook {
@@ -88,7 +89,8 @@ impl Hook {
                 if !folder.is_dir() {
                     return Err(missing(folder));
                 }
-                std::os::unix::fs::symlink(target, path).map_err(Error::io("make the link", path))?;
+                let linked = std::os::unix::fs::symlink(target, path).and_then(|()| disk::sync_folder(folder));
+                linked.map_err(Error::io("make the link", path))?;
             }
             Self::Line { path, line } => {
                 let before = std::fs::read(path).map_err(|_| missing(path))?;
@@ -144,14 +146,7 @@ fn find(bytes: &[u8], line: &str) -> Option<usize> {
 fn rewrite(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     let real = path.canonicalize().map_err(Error::io("find", path))?;
-    let folder = real.parent().expect("a file is in a folder");
     let meta = std::fs::metadata(&real).map_err(Error::io("look at", &real))?;
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write to", folder))?;
-    std::io::Write::write_all(&mut file.as_file(), bytes).map_err(Error::io("write", &real))?;
-    file.as_file().set_permissions(meta.permissions()).map_err(Error::io("set the mode of", &real))?;
-    std::os::unix::fs::fchown(file.as_file(), Some(meta.uid()), Some(meta.gid()))
-        .map_err(Error::io("set the owner of", &real))?;
-    file.as_file().sync_all().map_err(Error::io("write", &real))?;
-    file.persist(&real).map_err(|error| Error::io("replace", &real)(error.error))?;
-    Ok(())
+    let file = disk::File::at(&real).mode(meta.mode() & 0o7777).owner(meta.uid(), meta.gid());
+    file.write(bytes).map_err(Error::io("replace", &real))
 }

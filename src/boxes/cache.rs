@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Error, Result, shift};
 use crate::model::Digest;
+use crate::disk;
 use crate::model::machine::{Mount, MountMode};
 
 /// Where apt keeps packages and lists.
@@ -104,6 +105,8 @@ pub fn take(upper: &Path, cache: &Path) -> Result<usize> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(Error::io("could not read", upper)(error)),
     };
+    // apt takes what it finds by name and size alone, so what has its name must have its text, also after a power cut.
+    disk::sync_tree(upper).map_err(Error::io("could not sync", upper))?;
     let mut count = 0;
     for entry in entries {
         let path = entry.map_err(Error::io("could not read", upper))?.path();
@@ -122,12 +125,13 @@ pub fn take(upper: &Path, cache: &Path) -> Result<usize> {
 fn move_file(path: &Path, cache: &Path, name: &std::ffi::OsStr) -> Result<()> {
     let target = cache.join(name);
     own(path)?;
-    if std::fs::rename(path, &target).is_ok() {
+    if disk::put_spare(path, &target).is_ok() {
         return Ok(());
     }
     let new = tempfile::NamedTempFile::new_in(cache).map_err(Error::io("could not create a file in", cache))?;
     std::fs::copy(path, new.path()).map_err(Error::io("could not copy", path))?;
-    new.persist(&target).map_err(|error| Error::io("could not write", target)(error.error))?;
+    disk::put_spare(new.path(), &target).map_err(Error::io("could not write", target))?;
+    drop(new.into_temp_path().keep());
     std::fs::remove_file(path).map_err(Error::io("could not remove", path))
 }
 

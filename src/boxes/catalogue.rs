@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::cache::Authors;
 use super::{Error, Result, digest};
+use crate::disk;
 use crate::model::{BoxName, BoxRef, Check, Digest, Failure, Health, Parent, Recipe};
 
 /// Reads one `box.toml`.
@@ -221,7 +222,7 @@ fn extract(store: &Path) -> Result<PathBuf> {
         write_shipped(&temporary.path().join(name.as_ref()), &file.data)?;
     }
     set_mode(temporary.path(), 0o755)?;
-    match std::fs::rename(temporary.path(), &target) {
+    match disk::put_tree(temporary.path(), &target) {
         Ok(()) => drop(temporary.keep()),
         // Another command was faster; the content is the same.
         Err(_) if target.is_dir() => {}

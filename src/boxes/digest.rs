@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Error, Result};
 use crate::model::recipe::Archive;
+use crate::disk;
 use crate::model::{BuildStep, Digest, Parent, Recipe};
 
 /// Raised when the builder makes other layers of the same recipe.
@@ -270,10 +271,8 @@ impl Memory {
         }
         let folder = self.note.parent().expect("a note lies in a folder");
         std::fs::create_dir_all(folder).map_err(Error::io("could not create", folder))?;
-        let mut draft = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("could not write", folder))?;
-        std::io::Write::write_all(&mut draft, self.now.as_bytes()).map_err(Error::io("could not write", &self.note))?;
-        draft.persist(&self.note).map_err(|error| Error::io("could not write", &self.note)(error.error))?;
-        Ok(())
+        // Lines that a power cut spoilt are read for nothing, and their files once more.
+        disk::File::at(&self.note).write_spare(&self.now).map_err(Error::io("could not write", &self.note))
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
+use crate::disk;
 use crate::model::{BoxName, Digest, Health};
 use crate::store;
 use crate::store::lock::{self, Lock};
@@ -173,7 +174,7 @@ impl Layers {
         let path = self.path(digest);
         let old = self.folder.join(format!(".old-{digest}"));
         remove_tree(&old)?;
-        match std::fs::rename(&path, &old) {
+        match disk::put_spare(&path, &old) {
             Ok(()) => remove_tree(&old),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Error::io("could not remove", path)(error)),
@@ -234,14 +235,12 @@ impl Draft<'_> {
         let path = self.folder.join("layer.json");
         let mut text = serde_json::to_vec_pretty(&layer).expect("a layer's description is plain data");
         text.push(b'\n');
-        write_synced(&path, &text)?;
-        sync_filesystem(&self.folder)?;
+        std::fs::write(&path, text).map_err(Error::io("could not write", &path))?;
         let target = self.layers.path(&self.digest);
         if target.exists() {
             self.layers.remove(&self.digest)?;
         }
-        std::fs::rename(&self.folder, &target).map_err(Error::io("could not create", &target))?;
-        sync_folder(&self.layers.folder)?;
+        disk::put_tree(&self.folder, &target).map_err(Error::io("could not create", &target))?;
         Ok(layer)
     }
 }
@@ -251,22 +250,6 @@ impl Drop for Draft<'_> {
         // After `finish` it is gone; what can't be removed now is removed by the next build or prune.
         drop(remove_tree(&self.folder));
     }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let mut file = std::fs::File::create(path).map_err(Error::io("could not write", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("could not write", path))
-}
-
-fn sync_folder(path: &Path) -> Result<()> {
-    std::fs::File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("could not write", path))
-}
-
-/// One call instead of one per file, of which a base has 10,000.
-fn sync_filesystem(path: &Path) -> Result<()> {
-    let folder = std::fs::File::open(path).map_err(Error::io("could not open", path))?;
-    rustix::fs::syncfs(&folder).map_err(|errno| Error::io("could not write", path)(errno.into()))
 }
 
 pub(super) fn remove_tree(path: &Path) -> Result<()> {

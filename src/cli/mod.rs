@@ -30,6 +30,7 @@ use crate::model::request::{Bind, Bootstrap, Deploy, PlatformInit};
 use crate::model::{Failure, Kind, PlatformName, Request, Response, SiteName};
 use crate::network::Linux;
 use crate::providers::choose;
+use crate::sources::address::masked;
 use crate::sources::checkout;
 
 /// Runs the program.
@@ -369,7 +370,8 @@ fn caller() -> Caller {
     let ids = id("SUDO_UID").zip(id("SUDO_GID")).filter(|(user, _)| *user != 0);
     let home = ids.and_then(|_| home_of(&user));
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let command = words.collect::<Vec<_>>().join(" ");
+    // Others see it while they wait for us.
+    let command = masked(&words.collect::<Vec<_>>().join(" "));
     Caller { user, ids, home, command }
 }
 

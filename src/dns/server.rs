@@ -115,6 +115,11 @@ impl Reader {
         self.shared.forwarder.place(gateway, from)
     }
 
+    /// See [`Zone::keeps_out`].
+    pub(super) fn keeps_out(&self, own: IpAddr, from: IpAddr) -> bool {
+        self.zone.keeps_out(own, from)
+    }
+
     pub(super) fn zone(&self) -> &Zone {
         &self.zone
     }

@@ -56,6 +56,8 @@ struct Connection {
     input: BufReader<OwnedReadHalf>,
     output: Arc<Mutex<OwnedWriteHalf>>,
     from: SocketAddr,
+    /// `None` where the asker is gone already.
+    own: Option<SocketAddr>,
     reader: Reader,
     open: Arc<Semaphore>,
 }
@@ -63,11 +65,13 @@ struct Connection {
 impl Connection {
     fn new(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>) -> Self {
         let _ = stream.set_nodelay(true);
+        let own = stream.local_addr().ok();
         let (input, output) = stream.into_split();
         Self {
             input: BufReader::with_capacity(1024, input),
             output: Arc::new(Mutex::new(output)),
             from,
+            own,
             reader: Reader::new(shared),
             open: Arc::new(Semaphore::new(OPEN)),
         }
@@ -76,6 +80,9 @@ impl Connection {
     /// Until the asker closes, is silent for too long, or sends what is no question.
     async fn serve(mut self, place: &Share, mut stop: Stop) {
         let mut reply = Vec::new();
+        if self.own.is_none_or(|own| self.reader.keeps_out(own.ip(), self.from.ip())) {
+            return;
+        }
         for turn in 0.. {
             let idle = if place.account().is_crowded() { IDLE_WHEN_CROWDED } else { IDLE };
             let packet = tokio::select! {

@@ -59,7 +59,8 @@ impl Desk {
     async fn handle(&mut self, packet: &[u8], from: SocketAddr) {
         self.turn = self.turn.wrapping_add(1);
         // Nothing listens on port 0, and only a forger sends from our own address.
-        let verdict = if from.port() == 0 || from == self.own {
+        let is_forged = from.port() == 0 || from == self.own;
+        let verdict = if is_forged || self.reader.keeps_out(self.own.ip(), from.ip()) {
             Verdict::Drop
         } else {
             let asker = self.reader.asker(from, Transport::Udp, self.turn);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::events::Events;
 use super::{Engine, pool, pool_unit, service};
+use crate::disk;
 use crate::exec::Command;
 use crate::model::request::Bootstrap;
 use crate::model::response::{CheckItem, Done};
@@ -323,7 +324,7 @@ pub(super) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), Failure> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(told)?;
     }
-    std::fs::write(path, text).map_err(told)
+    disk::File::at(path).mode(0o644).write(text).map_err(told)
 }
 
 fn load_modules(file: &str, missing: &[Requirement]) -> Result<(), Failure> {
@@ -341,7 +342,9 @@ fn load_modules(file: &str, missing: &[Requirement]) -> Result<(), Failure> {
 fn raise_sysctls(missing: &[Requirement]) -> Result<(), Failure> {
     for requirement in missing {
         if let Requirement::Sysctl { key, at_least, .. } = requirement {
-            write(sysctl_path(key), &at_least.to_string())?;
+            let path = sysctl_path(key);
+            std::fs::write(&path, at_least.to_string())
+                .map_err(|error| Failure::new(Kind::Host, format!("write `{}`", path.display())).because(&error))?;
         }
     }
     Ok(())

@@ -91,9 +91,11 @@ rm -rf "$2/.new-$3"
 mkdir "$2/.new-$3"
 chown "$4:" "$2/.new-$3""#;
 
+/// Its name must not outlive a power cut that its files don't.
 const SETTLE: &str = r#"set -eC
 rm -f "$1/.rendered-$2"
 rm -rf "$1/$2"
+sync -f "$1/.new-$2"
 mv -T "$1/.new-$2" "$1/$2"
 if [ "$3" ]; then echo "$3" > "$1/.rendered-$2"; fi"#;
 
@@ -108,13 +110,15 @@ const UNSTAMP: &str = r#"rm -f "$1/.rendered-$2""#;
 const STAMP: &str = r#"set -eC
 rm -f "$1/.rendered-$2"
 rm -rf "$1/.new-$2"
+sync -f "$1/$2"
 if [ "$3" ]; then echo "$3" > "$1/.rendered-$2"; fi"#;
 
 const SWITCH: &str = r#"set -e
 mark=${2%/*}/.switched
 if [ "$3" ]; then : > "$mark"; else rm -f "$mark"; fi
 ln -sfn "$2" "$1.next"
-mv -T "$1.next" "$1""#;
+mv -T "$1.next" "$1"
+sync "${1%/*}/""#;
 
 const TOLD: &str = r#"rm -f "$1/.switched""#;
 

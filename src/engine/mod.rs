@@ -38,6 +38,7 @@ pub mod routes;
 pub mod service;
 mod serving;
 mod sites;
+mod upkeep;
 mod wanted;
 mod workshop;
 
@@ -104,6 +105,9 @@ impl Engine {
     }
 
     fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {
+        if !request.only_reads() {
+            self.upkeep(events);
+        }
         let moves = follow::moves_routes(&request);
         let result = self.verb(request, events);
         if moves {

@@ -7,10 +7,12 @@ use super::Engine;
 use super::events::Events;
 use super::listing::state_of;
 use crate::config;
+use crate::disk;
 use crate::exec::Cancel;
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
+use crate::sources::address::Address;
 use crate::sources::{self, git, shipped};
 use crate::store::{Environment, PlatformRecord, Readable};
 
@@ -54,6 +56,10 @@ impl From<sources::Error> for Failure {
             Error::InTheWay { .. } => Self::new(Kind::Config, "render a site's templates")
                 .because(&error)
                 .hint("move that file away, or the template if the file is what you want, then run the same command again"),
+            Error::NoAccessLists { .. } => Self::new(Kind::Host, "keep a repository for you alone").because(&error).hint(
+                "`adt host:bootstrap --pool 50G` moves the store into a filesystem that has them; where only a mount option \
+                 is missing, `mount -o remount,acl` gives it",
+            ),
             Error::Io { .. } => Self::new(Kind::Host, "keep the sources").because(&error),
             Error::Exec(source) => Self::new(source.kind(), "run git").because(&error).tail(source.tail().iter().cloned()),
         }
@@ -70,12 +76,13 @@ impl Engine {
             }
             Source::Git(address) => {
                 let branch = init.branch.as_deref();
+                let address = Address::new(&address);
                 let fetch = |folder: &Path| {
-                    events.task("git", &format!("cloning {address}"), || {
+                    events.task("git", &format!("cloning {}", address.shown), || {
                         git::clone(&self.person(), &address, branch, folder).map_err(Failure::from)
                     })
                 };
-                self.make(init, &address, fetch)
+                self.make(init, &address.shown, fetch)
             }
             Source::Example(name) => self.make(init, &name, |folder| {
                 shipped::write(&name, folder)?;
@@ -122,7 +129,7 @@ impl Engine {
             return Err(sources::Error::Occupied { folder }.into());
         }
         self.may_register(&platform.name, &folder)?;
-        std::fs::rename(&content, &folder)
+        disk::put_tree(&content, &folder)
             .map_err(|error| Failure::new(Kind::Host, format!("move the platform to `{}`", folder.display())).because(&error))?;
         platform.folder = folder;
         self.register(&platform, source.to_owned(), init.branch.clone())
@@ -248,7 +255,8 @@ impl Engine {
                 name: record.name,
                 summary: read.as_ref().map(|platform| platform.summary.clone()).unwrap_or_default(),
                 folder: record.folder,
-                source: record.source,
+                // An older adt kept it as it was given.
+                source: Address::new(&record.source).shown,
                 branch: record.branch,
                 environments: own.len() + unreadable,
                 up,

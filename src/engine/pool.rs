@@ -18,6 +18,7 @@ use rustix::fs::FlockOperation;
 use super::bootstrap::Requirement;
 use super::{Engine, Events, pool_unit};
 use crate::boxes::Layers;
+use crate::disk;
 use crate::exec::Command;
 use crate::model::response::CheckItem;
 use crate::model::{Failure, Kind};
@@ -213,11 +214,9 @@ impl Engine {
                 remove_file(&draft)?;
                 return Err(Failure::from(error).hint("the store is as it was; choose a larger size if it did not fit"));
             }
-            File::create(folder.join(MOVED)).and_then(|mark| mark.sync_all()).map_err(told)?;
+            disk::File::at(&folder.join(MOVED)).write("").map_err(told)?;
             File::open(&draft).and_then(|draft| draft.sync_all()).map_err(told)?;
-            std::fs::rename(&draft, &file).map_err(told)?;
-            let parent = file.parent().unwrap_or(Path::new("/"));
-            File::open(parent).and_then(|parent| parent.sync_all()).map_err(told)?;
+            disk::put(&draft, &file).map_err(told)?;
             mount(folder)
         })
     }
@@ -249,7 +248,7 @@ impl Engine {
         pool_unit::remove(folder)?;
         // From here on no command mounts it again.
         if file.exists() {
-            std::fs::rename(&file, &old).map_err(|error| refused().because(&error))?;
+            disk::put(&file, &old).map_err(|error| refused().because(&error))?;
         }
         if is_mounted(&old, folder) {
             // Lazily, because this very command has the store open; the pool's blocks are freed when it ends.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,6 +24,7 @@ use super::gather::{Gathered, gather};
 use super::headers::Client;
 use super::worker::Shared;
 use super::{Error, handle, pages};
+use crate::model::EnvironmentRoute;
 use crate::shares::{Account, Share};
 
 /// TLS 1.2 and 1.3 with the certificates given; sessions are resumed by tickets, so no state is kept for them.
@@ -282,6 +283,9 @@ pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, d
     let trusted = shared.config.trusted.iter().any(|net| net.contains(&remote.ip().to_canonical()));
     let client = Client::new(remote.ip(), port, secure, trusted);
     let address = remote.ip().to_canonical();
+    if gateway.is_some_and(|gateway| !is_neighbour(address, gateway)) {
+        return;
+    }
     let peer = || {
         let (shared, state, within) = (shared.clone(), state.clone(), Mutex::default());
         let asker = shared.places.requests.asker(gateway, address);
@@ -304,6 +308,15 @@ pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, d
         Box::pin(http2(peer(), stream)).await;
     } else {
         Box::pin(http1(peer(), stream)).await;
+    }
+}
+
+/// Who comes to a gateway is one of its environment's machines, or this host. Who on the network knows a gateway has a way to
+/// it past every bridge: a computer takes what is for any of its addresses.
+fn is_neighbour(address: IpAddr, gateway: Ipv4Addr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback() || EnvironmentRoute::network_v4(v4) == EnvironmentRoute::network_v4(gateway),
+        IpAddr::V6(_) => false,
     }
 }
 

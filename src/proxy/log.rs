@@ -41,7 +41,7 @@ impl Log {
         file.write_all(lines.as_bytes())?;
         *length += lines.len() as u64;
         if *length >= self.limit {
-            std::fs::rename(&self.path, self.path.with_added_extension("1"))?;
+            crate::disk::put_spare(&self.path, &self.path.with_added_extension("1"))?;
             *guard = append(&self.path)?;
         }
         Ok(())

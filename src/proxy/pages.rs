@@ -3,7 +3,10 @@
 use std::fmt::Display;
 
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,6 +17,19 @@ use super::table::{Endpoint, Found, Site, Table};
 use crate::model::route::OWN_PAGE;
 use crate::model::{EnvironmentRoute, PlatformRoute};
 use crate::template;
+
+/// Our pages run no scripts, send no forms, are shown in no other page's frame and read by no other page's scripts.
+const FOR_BROWSERS: [(HeaderName, &str); 6] = [
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (X_FRAME_OPTIONS, "DENY"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+];
 
 const STYLE: &str = include_str!("../../proxy/pages/style.css");
 const HOME: &str = include_str!("../../proxy/pages/home.html");
@@ -374,6 +390,8 @@ fn response(status: StatusCode, form: Form, body: String) -> Response<Download> 
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(OWN_PAGE, HeaderValue::from_static("1"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
+    for (name, value) in FOR_BROWSERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }

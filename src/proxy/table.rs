@@ -124,6 +124,11 @@ impl Endpoint {
 }
 
 impl Site {
+    /// `1161.shop.example.test`
+    pub fn environment_host(&self) -> &str {
+        self.route.host.split_once('.').map_or("", |(_, host)| host)
+    }
+
     /// The next backend in turn that was not tried yet; one that is marked down only if no other is left.
     pub fn pick(&self, tried: &[Arc<Endpoint>], preferred: Option<&str>) -> Option<Arc<Endpoint>> {
         let fresh = |endpoint: &&Arc<Endpoint>| !tried.iter().any(|one| Arc::ptr_eq(one, endpoint));

@@ -3,7 +3,7 @@
 //! ```text
 //! <store>/releases/<digest>/tree.tar.zst    the files; owners are given where they are unpacked
 //! <store>/releases/<digest>/manifest.json   written last
-//! <store>/releases/.build-<digest>/         being built; renamed when it is whole
+//! <store>/releases/.build-<digest>-<process>/  being built; renamed when it is whole
 //! <store>/releases/.old-<digest>/           being removed
 //! <store>/releases/.lock-<digest>           held by the process that builds it
 //! <store>/releases/.use-<digest>-<process>  held by a process that puts it on machines
@@ -11,13 +11,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, archive};
+use crate::disk;
 use crate::model::{Digest, PlatformName, SiteName};
 use crate::sources::rendered::Template;
 use crate::store;
@@ -118,8 +118,12 @@ impl Shelf {
 
     /// A new folder to build `digest` in; what an interrupted build left there is removed. The lock is held until the end.
     pub fn begin(&self, digest: &Digest, lock: Lock) -> Result<Draft<'_>> {
-        let folder = self.folder.join(format!(".build-{digest}"));
-        remove_tree(&folder)?;
+        let left = format!(".build-{digest}");
+        for name in self.names()?.iter().filter(|name| name.starts_with(&left)) {
+            remove_tree(&self.folder.join(name))?;
+        }
+        // A name of its own: what a killed build started may still be writing into the old one.
+        let folder = self.folder.join(format!("{left}-{}", std::process::id()));
         std::fs::create_dir(&folder).map_err(Error::io("could not create", &folder))?;
         Ok(Draft { shelf: self, folder, digest: digest.clone(), _lock: lock })
     }
@@ -128,7 +132,7 @@ impl Shelf {
     fn set_aside(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let old = self.folder.join(format!(".old-{digest}"));
         remove_tree(&old)?;
-        match std::fs::rename(self.path(digest), &old) {
+        match disk::put_spare(&self.path(digest), &old) {
             Ok(()) => Ok(Some(old)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("could not remove", self.path(digest))(error)),
@@ -182,7 +186,7 @@ impl Shelf {
             if matches!(needed, Ok(false)) {
                 remove_tree(&old)?;
             } else {
-                let back = std::fs::rename(&old, self.path(digest));
+                let back = disk::put(&old, &self.path(digest));
                 back.map_err(Error::io("could not keep", self.path(digest)))?;
                 needed?;
             }
@@ -264,22 +268,18 @@ impl Draft<'_> {
         let path = self.folder.join("tree.tar.zst");
         let file = File::create(&path).map_err(Error::io("could not write", &path))?;
         manifest.files = archive::pack(&self.tree(), &file)?;
-        file.sync_all().map_err(Error::io("could not write", &path))?;
         manifest.size = file.metadata().map_err(Error::io("could not read", &path))?.len();
         remove_tree(&self.tree())?;
         remove_tree(&self.source())?;
         let path = self.folder.join("manifest.json");
         let mut text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
         text.push(b'\n');
-        let written = File::create(&path).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
-        written.map_err(Error::io("could not write", &path))?;
+        std::fs::write(&path, text).map_err(Error::io("could not write", &path))?;
         if let Some(old) = self.shelf.set_aside(&self.digest)? {
             remove_tree(&old)?;
         }
         let target = self.shelf.path(&self.digest);
-        std::fs::rename(&self.folder, &target).map_err(Error::io("could not create", &target))?;
-        let synced = File::open(&self.shelf.folder).and_then(|folder| folder.sync_all());
-        synced.map_err(Error::io("could not write", &self.shelf.folder))?;
+        disk::put_tree(&self.folder, &target).map_err(Error::io("could not create", &target))?;
         Ok(manifest)
     }
 }

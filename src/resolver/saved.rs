@@ -8,13 +8,14 @@
 //! still in place, which a second run and `undo` both see.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown, symlink};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Plan, Result};
+use crate::disk;
 use crate::exec;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -202,7 +203,7 @@ fn restore(real: &Path, folder: &Path, before: &Before) -> Result<()> {
             let temporary = parent.join(".adt-link");
             drop(fs::remove_file(&temporary));
             symlink(target, &temporary).map_err(Error::io("make the link", &temporary))?;
-            fs::rename(&temporary, real).map_err(Error::io("replace", real))
+            disk::put(&temporary, real).map_err(Error::io("replace", real))
         }
         Before::File { copy, mode, user, group } => {
             let path = folder.join(copy);
@@ -214,18 +215,11 @@ fn restore(real: &Path, folder: &Path, before: &Before) -> Result<()> {
 
 /// The old file or the new one, never half of it; where a file is a mount of its own, as in containers, it is written in place.
 fn put(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
-    let folder = path.parent().expect("a file is in a folder");
-    let failed = || Error::io("write", path);
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
-    file.write_all(bytes).map_err(failed())?;
-    if let Some((user, group)) = owner {
-        fchown(file.as_file(), Some(user), Some(group)).map_err(failed())?;
-    }
-    file.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(failed())?;
-    file.as_file().sync_all().map_err(failed())?;
-    match file.persist(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == ErrorKind::ResourceBusy => fs::write(path, bytes).map_err(failed()),
-        Err(error) => Err(failed()(error.error)),
-    }
+    let file = disk::File::at(path).mode(mode);
+    let file = owner.map_or(file.clone(), |(user, group)| file.owner(user, group));
+    let written = match file.write(bytes) {
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => fs::write(path, bytes),
+        other => other,
+    };
+    written.map_err(Error::io("write", path))
 }

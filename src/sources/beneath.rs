@@ -81,7 +81,8 @@ impl Beneath {
         }
     }
 
-    /// Whole or as it was, for everybody who reads it meanwhile. It is written as `draft` first, where nobody looks.
+    /// Whole or as it was, for everybody who reads it meanwhile, and after a power cut. It is written as `draft` first, where
+    /// nobody looks.
     pub fn replace(&self, path: &str, mode: u32, text: &[u8], draft: &str) -> io::Result<()> {
         let (folder, name) = split(path);
         let folder = self.make(folder)?;
@@ -96,17 +97,20 @@ impl Beneath {
         file.write_all(text)?;
         fchmod(&file, Mode::from_raw_mode(mode))?;
         fchown(&file, Some(self.owner.0), Some(self.owner.1))?;
-        Ok(renameat(&desk, draft, &folder, name)?)
+        file.sync_all()?;
+        renameat(&desk, draft, &folder, name)?;
+        sync(&folder)
     }
 
     /// One that is not there is fine, and a folder stays.
     pub fn remove(&self, path: &str) -> io::Result<()> {
         let (folder, name) = split(path);
         let removed = openat2(&self.root, folder, FOLDER, Mode::empty(), BENEATH)
-            .and_then(|folder| unlinkat(&folder, name, AtFlags::empty()));
+            .and_then(|folder| unlinkat(&folder, name, AtFlags::empty()).map(|()| folder));
         match removed {
+            Ok(folder) => sync(&folder),
             // What leads over a link, or became a folder, is no longer what was meant.
-            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR) => Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -128,6 +132,11 @@ impl Beneath {
         }
         Ok(folder)
     }
+}
+
+/// The names in it: who writes one before the other relies on that order.
+fn sync(folder: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::fs::fsync(folder)?)
 }
 
 fn split(path: &str) -> (&str, &str) {

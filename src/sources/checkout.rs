@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use super::git::{self, Person};
 use super::mirror::Mirror;
 use super::{Error, Result, workspace};
+use crate::disk;
 use crate::exec::Command;
 use crate::store::tree;
 
@@ -91,16 +92,8 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
         remove(&draft)?;
         fresh(mirror, person, &draft, stand)?;
     }
-    reach_disk(&draft)?;
-    fs::rename(&draft, folder).map_err(io("move the checkout to", folder))?;
+    disk::put_tree(&draft, folder).map_err(io("move the checkout to", folder))?;
     Ok(spare)
-}
-
-/// A name that outlives a power cut must not lead to files that did not. One call for the whole filesystem costs less than one
-/// for each of a tree's files.
-fn reach_disk(folder: &Path) -> Result<()> {
-    let failed = |error: Errno| io("write to the disk", folder)(error.into());
-    rustix::fs::syncfs(open(folder, FOLDER, Mode::empty()).map_err(failed)?).map_err(failed)
 }
 
 /// Makes the spare for the next environment, or brings the one that is there to where its branch is now: the less differs,
@@ -115,12 +108,13 @@ pub fn make_spare(mirror: &Mirror, person: &Person, workspace: &Path, stand: &St
     let draft = beside(&spare, "draft");
     remove(&draft)?;
     // Under another name meanwhile: nobody takes it half changed.
-    let moved = fs::rename(&spare, &draft).is_ok() && switch(person, &draft, stand).is_ok() && is_at(&draft);
+    let moved = disk::put_spare(&spare, &draft).is_ok() && switch(person, &draft, stand).is_ok() && is_at(&draft);
     if !moved {
         remove(&draft)?;
         fresh(mirror, person, &draft, stand)?;
     }
-    fs::rename(&draft, &spare).map_err(io("move the checkout to", &spare))
+    // git says whether it is whole when it is taken, and it reaches the disk with the checkout that is made of it.
+    disk::put_spare(&draft, &spare).map_err(io("move the checkout to", &spare))
 }
 
 pub fn spare_name(mirror: &Mirror) -> String {
@@ -135,7 +129,7 @@ fn take_spare(mirror: &Mirror, person: &Person, folder: &Path, draft: &Path) -> 
     let Some(platform) = folder.parent().and_then(Path::parent) else { return false };
     let spare = platform.join(SPARES).join(spare_name(mirror));
     let ours = person.ids.map_or(0, |(user, _)| user);
-    fs::symlink_metadata(&spare).is_ok_and(|meta| meta.is_dir() && meta.uid() == ours) && fs::rename(&spare, draft).is_ok()
+    fs::symlink_metadata(&spare).is_ok_and(|meta| meta.is_dir() && meta.uid() == ours) && disk::put_spare(&spare, draft).is_ok()
 }
 
 /// A new repository that knows the origin's branches and borrows the mirror's objects; then its files.
@@ -144,6 +138,7 @@ fn fresh(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> 
     init().arg(format!("--template={}", mirror.template().display())).arg("--").arg(folder).run()?;
     // Once more for the hooks and excludes that the person gives each new repository.
     init().arg("--").arg(folder).run()?;
+    mirror.give_login(folder)?;
     switch(person, folder, stand)
 }
 
@@ -260,7 +255,7 @@ fn unpushed(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<u
 pub fn discard(person: &Person, folder: &Path) -> Result<()> {
     let Ok(meta) = fs::symlink_metadata(folder) else { return Ok(()) };
     let gone = beside(folder, &format!("{GONE}{}", meta.ino()));
-    fs::rename(folder, &gone).map_err(io("remove", folder))?;
+    disk::put_spare(folder, &gone).map_err(io("remove", folder))?;
     put_away(person, &gone, Part::Inside)
 }
 

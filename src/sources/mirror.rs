@@ -27,18 +27,21 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::address::Address;
 use super::beneath::Beneath;
 use super::git::{self, Person};
 use super::{Error, Result};
+use crate::disk;
 use crate::exec::{self, Command, Limits};
 use crate::model::BranchName;
 use crate::store::{Lock, Store};
 
 /// A mirror's place, whether it was fetched yet or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Mirror {
-    /// What git is given as the origin: an address, or an absolute path.
+    /// What git is given as the origin: an address, or an absolute path. Without a password that may belong to it.
     pub address: String,
+    pub(super) origin: Address,
     pub folder: PathBuf,
 }
 
@@ -79,9 +82,10 @@ impl Fetch<'_> {
 impl Mirror {
     pub fn of(store: &Store, address: &str) -> Self {
         let hash = Sha256::digest(format!("{}\0{address}", store.install()));
+        let origin = Address::new(address);
         let hash: String = hash[..10].iter().map(|byte| format!("{byte:02x}")).collect();
-        let folder = store.folder.join("sources").join(format!("{}-{hash}.git", readable(address)));
-        Self { address: address.to_owned(), folder }
+        let folder = store.folder.join("sources").join(format!("{}-{hash}.git", readable(&origin.shown)));
+        Self { address: origin.shown.clone(), origin, folder }
     }
 
     /// What the lock of those who fetch into it is called.
@@ -126,24 +130,23 @@ impl Mirror {
             self.git().args(["symbolic-ref", "HEAD"]).arg(format!("refs/heads/{head}")).run()?;
         }
         self.write_template()?;
-        fs::write(self.folder.join(STAMP), fetch.now.to_string()).map_err(self.io("write"))?;
+        if changed || !self.exists() {
+            // The stamp says that all of it is there; git leaves most to the kernel.
+            disk::sync_tree(&self.folder).map_err(self.io("write to the disk"))?;
+        }
+        disk::File::at(&self.folder.join(STAMP)).mode(0o644).write(fetch.now.to_string()).map_err(self.io("write"))?;
         Ok(changed)
     }
 
     /// Closes the mirror to all but root and those who were let in, and lets this person in: their git reads the objects that a
     /// checkout borrows. Only root may change what is in it, so it can't be theirs, and a group can have other members.
     pub fn admit(&self, person: &Person) -> Result<()> {
-        let io = self.io("close to other users (its filesystem must have access lists)");
-        let Some((user, _)) = person.ids else {
-            return match is_open(&self.folder) {
-                Ok(true) => fs::set_permissions(&self.folder, PermissionsExt::from_mode(0o700)).map_err(io),
-                Ok(false) => Ok(()),
-                Err(error) => Err(io(error)),
-            };
-        };
-        let mut users = access::users(&self.folder).map_err(&io)?;
-        let is_new = users.insert(user);
-        if is_new || is_open(&self.folder).map_err(&io)? { access::set(&self.folder, &users).map_err(io) } else { Ok(()) }
+        close(&self.folder, person.ids.map(|(user, _)| user)).map_err(|error| match error.raw_os_error() {
+            Some(number) if number == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
+                Error::NoAccessLists { folder: self.folder.clone() }
+            }
+            _ => self.io("close to other users")(error),
+        })
     }
 
     pub fn branches(&self) -> Result<Branches> {
@@ -182,7 +185,7 @@ impl Mirror {
 
     /// What the origin has, asked in one go: most fetches end here, because nothing changed.
     fn ask(&self, fetch: &Fetch<'_>) -> Result<Answer> {
-        let ask = git::git(fetch.person).limits(fetch.limits()).args([
+        let ask = self.origin.log_in(git::git(fetch.person)).limits(fetch.limits()).args([
             "ls-remote",
             "--quiet",
             "--symref",
@@ -200,7 +203,9 @@ impl Mirror {
     fn bring(&self, fetch: &Fetch<'_>) -> Result<()> {
         let draft = Draft::new(self, fetch.person)?;
         let git = || git::git(fetch.person).arg(format!("--git-dir={}", draft.0.display())).cwd("/");
-        let command = git()
+        let command = self
+            .origin
+            .log_in(git())
             .limits(fetch.limits())
             // Every fetch a pack: what root reads then is always of one kind.
             .args(["-c", "fetch.unpackLimit=1", "-c", LARGE_FILES])
@@ -248,7 +253,8 @@ impl Mirror {
         for kind in ["rev", "pack", "idx"] {
             for entry in fs::read_dir(from).map_err(self.io("read"))?.flatten() {
                 if entry.path().extension().is_some_and(|extension| extension == kind) {
-                    fs::rename(entry.path(), self.objects().join("pack").join(entry.file_name())).map_err(self.io("fill"))?;
+                    let to = self.objects().join("pack").join(entry.file_name());
+                    disk::put_spare(&entry.path(), &to).map_err(self.io("fill"))?;
                 }
             }
         }
@@ -327,8 +333,7 @@ impl Mirror {
             let path = template.join(name);
             let folder = path.parent().expect("a file has a folder");
             fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(self.io("write into"))?;
-            let draft = path.with_extension("new");
-            fs::write(&draft, text).and_then(|()| fs::rename(&draft, &path)).map_err(self.io("write into"))?;
+            disk::File::at(&path).mode(0o644).write_spare(text).map_err(self.io("write into"))?;
         }
         Ok(())
     }
@@ -343,7 +348,16 @@ impl Mirror {
         set("diff.ignoreSubmodules", "dirty")?;
         set("submodule.recurse", "false")?;
         set("fetch.recurseSubmodules", "false")?;
+        if let Some((key, helper, _)) = self.origin.kept() {
+            set(&key, "")?;
+            git::plain().args(["config", "--file"]).arg(draft.path()).args(["--add", &key, helper]).run()?;
+        }
         fs::read_to_string(draft.path()).map_err(self.io("read in"))
+    }
+
+    /// Lets the person's git in a new checkout log in as this address says.
+    pub(super) fn give_login(&self, checkout: &Path) -> Result<()> {
+        git::keep_login(&self.origin, checkout)
     }
 
     fn unreachable(&self) -> impl FnOnce(exec::Error) -> Error {
@@ -354,6 +368,27 @@ impl Mirror {
     fn io(&self, what: &'static str) -> impl Fn(std::io::Error) -> Error {
         let path = self.folder.clone();
         move |source| Error::Io { what, path: path.clone(), source }
+    }
+}
+
+/// Mirrors that every user of this host may enter, as an earlier adt made them.
+pub fn open_ones(sources: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(sources).into_iter().flatten().flatten();
+    let mirrors = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "git"));
+    mirrors.filter(|folder| is_open(folder).unwrap_or_default()).collect()
+}
+
+/// To all but root, those who were let in before, and these users.
+pub fn close(folder: &Path, users: impl IntoIterator<Item = u32>) -> std::io::Result<()> {
+    let mut all = access::users(folder)?;
+    let known = all.len();
+    all.extend(users);
+    // Root needs no entry.
+    all.remove(&0);
+    match (all.is_empty(), is_open(folder)?) {
+        (true, true) => fs::set_permissions(folder, PermissionsExt::from_mode(0o700)),
+        (false, is_open) if is_open || all.len() != known => access::set(folder, &all),
+        (true | false, _) => Ok(()),
     }
 }
 
@@ -375,7 +410,12 @@ mod access {
 
     /// Who was let in.
     pub fn users(folder: &Path) -> io::Result<BTreeSet<u32>> {
-        let bytes = xattr::get(folder, NAME)?.unwrap_or_default();
+        let bytes = match xattr::get(folder, NAME) {
+            // Then nobody was let in.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+            other => other?,
+        };
+        let bytes = bytes.unwrap_or_default();
         let entries = bytes.get(VERSION.len()..).unwrap_or_default().as_chunks::<8>().0;
         let users = entries.iter().filter(|[a, b, ..]| u16::from_le_bytes([*a, *b]) == USER);
         Ok(users.map(|[.., a, b, c, d]| u32::from_le_bytes([*a, *b, *c, *d])).collect())

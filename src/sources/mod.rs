@@ -1,5 +1,6 @@
 //! Where platforms and sites come from: git repositories, folders, and the examples inside this binary.
 
+pub mod address;
 pub mod beneath;
 pub mod branch;
 pub mod checkout;
@@ -38,6 +39,8 @@ pub enum Error {
     Unfit { file: PathBuf, reason: String },
     #[error("nothing is rendered over `{file}`: {reason}")]
     InTheWay { file: PathBuf, reason: &'static str },
+    #[error("the filesystem of `{folder}` has no access lists, and without one every user could read it")]
+    NoAccessLists { folder: PathBuf },
     #[error("{what} `{path}`")]
     Io {
         what: &'static str,

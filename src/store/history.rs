@@ -8,6 +8,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::lock::still_there;
+use crate::disk;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -69,9 +70,7 @@ impl History {
         let bytes = std::fs::read(&self.path)?;
         let (_, younger) = bytes.split_at(bytes.len() / 2);
         let end = younger.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let new = self.path.with_extension("new");
-        std::fs::write(&new, &younger[end..])?;
-        std::fs::rename(new, &self.path)
+        disk::File::at(&self.path).write(&younger[end..])
     }
 }
 

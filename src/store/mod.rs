@@ -26,10 +26,11 @@ pub mod record;
 pub mod secrets;
 pub mod tree;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::model::{EnvironmentId, PlatformName};
 
 pub use database::Database;
@@ -153,16 +154,8 @@ fn identity(path: &Path) -> Result<String> {
         let mut bytes = [0; 8];
         std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).map_err(io)?;
         let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let mut draft = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        draft.write_all(text.as_bytes()).map_err(io)?;
         // Everything in the kernel carries it: a power cut must not leave its name without its text.
-        draft.as_file().sync_all().map_err(io)?;
-        match draft.persist_noclobber(path) {
-            Ok(_) => std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?,
-            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(io(error.error)),
-        }
+        disk::File::at(path).write_new(text).map_err(io)?;
     }
     let text = std::fs::read_to_string(path).map_err(io)?;
     if text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -216,6 +209,27 @@ mod tests {
         let install = Store::open(&path).unwrap().install().to_owned();
         assert_eq!(install.len(), 16);
         assert_eq!(Store::open(&path).unwrap().install(), install);
+    }
+
+    #[test]
+    fn commands_that_come_first_at_once_agree_on_the_identity() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("store");
+            let start = std::sync::Barrier::new(8);
+            let identities: std::collections::BTreeSet<_> = std::thread::scope(|scope| {
+                let open = || {
+                    start.wait();
+                    Store::open(&path).unwrap().install().to_owned()
+                };
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(identities.len(), 1, "{identities:?}");
+            let drafts = std::fs::read_dir(&path).unwrap().flatten().filter(|entry| entry.file_name() != "install");
+            let drafts: Vec<_> = drafts.filter(|entry| entry.file_name().to_string_lossy().contains("install")).collect();
+            assert!(drafts.is_empty(), "{drafts:?}");
+        }
     }
 
     #[test]

@@ -4,23 +4,21 @@
 //! from the key and the secret's name. So a new name needs no write, two commands never disagree, and what a crash leaves is
 //! a whole key or none. Not chosen: a file of passwords, which would have to be rewritten for each new name.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use secrecy::SecretString;
 
-use super::{Error, Result};
+use super::{Error, PRIVATE, Result};
+use crate::disk;
 use crate::model::EnvironmentId;
 
 /// Of 62 characters, so 190 bits.
 const LENGTH: usize = 32;
 const KEY: usize = 32;
-/// What a key that is being written ends in.
-const DRAFT: &str = "new";
 
 /// The keys of all environments.
 #[derive(Debug)]
@@ -50,12 +48,7 @@ impl Keys {
             return Ok(());
         }
         let folder = path.parent().expect("a key lies in its platform's folder");
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
-        let draft = path.with_extension(DRAFT);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(io)?;
-        file.write_all(&random()).and_then(|()| file.sync_all()).map_err(io)?;
-        fs::rename(&draft, &path).map_err(io)?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+        disk::make_folders(folder, PRIVATE).and_then(|()| disk::File::at(&path).write(random())).map_err(io)
     }
 
     /// What an environment without a key gets is good for this once: a dry run shows a plan and leaves nothing.
@@ -72,14 +65,7 @@ impl Keys {
     /// Takes the environment's secrets away; none is fine.
     pub fn forget(&self, id: &EnvironmentId) -> Result<()> {
         let path = self.path(id);
-        for file in [path.with_extension(DRAFT), path.clone()] {
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::Io { what: "remove the key", path: file, source: error });
-                }
-                _ => {}
-            }
-        }
+        disk::remove(&path).map_err(|source| Error::Io { what: "remove the key", path: path.clone(), source })?;
         if let Some(folder) = path.parent() {
             // Other environments' keys may still be in there.
             let _ = fs::remove_dir(folder);

@@ -20,12 +20,13 @@ mod certificates;
 mod leaf;
 mod own;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use authority::{Authority, authority_pem, is_of_authority};
+use crate::disk;
+
+pub use authority::{Authority, authority_pem, is_of_authority, renew};
 pub use certificates::Certificates;
 pub use leaf::{RENEW_AFTER, VALIDITY};
 pub use own::Own;
@@ -66,14 +67,14 @@ pub enum Error {
 }
 
 fn make_folder(path: &Path) -> Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
     let io = |what| move |source| Error::Io { what, path: path.to_owned(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("make the folder"))?;
+    disk::make_folders(path, 0o700).map_err(io("make the folder"))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(io("close the folder"))
 }
 
 /// What a write does with a file that is already there.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Present {
     Replace,
     /// Replaced without waiting for the disk: whatever a power cut leaves of it is made anew.
@@ -84,23 +85,13 @@ enum Present {
 /// Whole or not at all, readable by its owner only. `Keep` leaves a file that another process wrote meanwhile.
 fn write(path: &Path, bytes: &[u8], present: Present) -> Result<()> {
     let io = |source| Error::Io { what: "write", path: path.to_owned(), source };
-    let folder = path.parent().expect("certificates live in a folder");
-    // Temporary files are made with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    file.write_all(bytes).map_err(io)?;
-    if present != Present::Spare {
-        file.as_file().sync_all().map_err(io)?;
+    let file = disk::File::at(path);
+    match present {
+        Present::Replace => file.write(bytes),
+        Present::Spare => file.write_spare(bytes),
+        Present::Keep => file.write_new(bytes),
     }
-    let done = match present {
-        Present::Replace | Present::Spare => file.persist(path),
-        Present::Keep => file.persist_noclobber(path),
-    };
-    match done {
-        Ok(_) if present == Present::Spare => Ok(()),
-        Ok(_) => std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io),
-        Err(error) if present == Present::Keep && error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(io(error.error)),
-    }
+    .map_err(io)
 }
 
 /// `None` where there is no such file.

@@ -3,12 +3,13 @@
 //!
 //! `<store>/trusted.json` names a place before anything is put there, and as long as something may be left there.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Error, Home, Owner, Result, System};
+use crate::disk;
 use crate::model::Domain;
 
 /// The authority of a domain in one place.
@@ -86,12 +87,7 @@ impl Installed {
         if self.places.is_empty() {
             return std::fs::remove_file(&self.path);
         }
-        let folder = self.path.parent().expect("it lies in the store");
-        let mut draft = tempfile::NamedTempFile::new_in(folder)?;
-        draft.write_all(&serde_json::to_vec_pretty(&self.places)?)?;
-        draft.as_file().sync_all()?;
-        draft.persist(&self.path)?;
-        Ok(())
+        disk::File::at(&self.path).write(serde_json::to_vec_pretty(&self.places)?)
     }
 }
 

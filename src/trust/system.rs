@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Change, Error, Owner, Result};
+use crate::disk;
 use crate::exec::Command;
 use crate::model::Domain;
 
@@ -56,18 +57,14 @@ impl System {
     }
 
     pub fn install(&self, owner: Owner<'_>, domain: &Domain, pem: &str) -> Result<Change> {
-        use std::os::unix::fs::PermissionsExt;
         let unnamed = self.unnamed(owner, domain);
         if self.trusts(owner, domain, pem) && unnamed.is_none() {
             return Ok(Change::Nothing);
         }
         let path = self.file(owner, domain);
         let io = |source| Error::Io { what: "write", path: path.clone(), source };
-        let file = tempfile::NamedTempFile::new_in(&self.folder).map_err(io)?;
-        std::fs::write(file.path(), pem).map_err(io)?;
         // Every user's programs read it.
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(io)?;
-        file.persist(&path).map_err(|error| io(error.error))?;
+        disk::File::at(&path).mode(0o644).write(pem).map_err(io)?;
         unnamed.iter().try_for_each(|path| remove(path).map(drop))?;
         // The next call has to refresh if this one did not get that far.
         self.refresh().inspect_err(|_| drop(std::fs::remove_file(&path)))

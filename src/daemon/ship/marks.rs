@@ -1,11 +1,11 @@
 //! How far a receiver has got, in a file that is the old one or the new one whatever happens: who comes after a kill goes on there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::logs::{Marks, Record};
 use crate::model::{EnvironmentId, MachineId, MachineName};
 use crate::store::Readable;
@@ -61,9 +61,6 @@ impl Kept {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(folder)?;
         let list: Vec<_> = self.environments.iter().collect();
-        let mut draft = tempfile::NamedTempFile::new_in(folder)?;
-        draft.write_all(&serde_json::to_vec(&list)?)?;
-        draft.persist(&self.path)?;
-        Ok(())
+        disk::File::at(&self.path).write(serde_json::to_vec(&list)?)
     }
 }

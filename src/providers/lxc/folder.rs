@@ -26,6 +26,7 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use crate::disk;
 use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName};
 
 use super::config::FIRST_ID;
@@ -66,7 +67,8 @@ impl Folder {
 
     pub fn write_spec(&self, spec: &MachineSpec) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(spec).map_err(io::Error::other)?;
-        write_atomically(&self.join("spec.json"), &text)
+        let path = self.join("spec.json");
+        if fs::read(&path).is_ok_and(|old| old == text) { Ok(()) } else { disk::File::at(&path).write(text) }
     }
 
     /// Makes the folders. `upper` belongs to the machine's root, or it could not write in its own `/`.
@@ -103,7 +105,7 @@ impl Folder {
     pub fn turn_logs(&self) -> io::Result<()> {
         let console = self.join("console.log");
         if console.exists() {
-            fs::rename(&console, self.join("console.log.1"))?;
+            disk::put_spare(&console, &self.join("console.log.1"))?;
         }
         match fs::remove_file(self.join("lxc.log")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -116,7 +118,7 @@ impl Folder {
         let trash = trash(&self.store);
         while self.exists() {
             private_folder(&trash)?;
-            match fs::rename(&self.path, trash.join(unique())) {
+            match disk::put_spare(&self.path, &trash.join(unique())) {
                 // Another delete has just swept the trash away.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 moved => moved?,
@@ -239,19 +241,6 @@ fn overlay_pair(folder: &Path) -> io::Result<()> {
         opened.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         fchown(&opened, Some(FIRST_ID), Some(FIRST_ID))?;
     }
-    Ok(())
-}
-
-/// A reader finds the old text or the new, also after a power cut.
-pub fn write_atomically(path: &Path, text: &[u8]) -> io::Result<()> {
-    if fs::read(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    let folder = path.parent().expect("a file lies in a folder");
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
 

@@ -47,6 +47,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::disk;
 use crate::model::{EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, Tag};
 
 use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Started, Stdio, Trouble};
@@ -191,8 +192,8 @@ impl Machine<'_> {
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
         let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor(), memory: default_memory() };
         let text = config::text(spec, &self.folder.path, &self.group, host);
-        // Not synced: it is written for each start.
-        std::fs::write(self.folder.join("config"), text)?;
+        // Written for each start.
+        disk::File::at(&self.folder.join("config")).mode(0o644).write_spare(text)?;
         self.folder.write_spec(spec)
     }
 
@@ -531,7 +532,8 @@ impl Layers for Lxc {
             let reason = format!("`{}` exists", target.display());
             return Err(Error::Failed { verb: "commit", id: id.clone(), reason, tail: Vec::new() });
         }
-        fs::rename(machine.folder.join("upper"), target).map_err(failed_io("move the machine's files to", target))?;
+        // The caller makes it a layer, which is put in place with all that it holds.
+        disk::put_spare(&machine.folder.join("upper"), target).map_err(failed_io("move the machine's files to", target))?;
         machine.delete()
     }
 }

@@ -131,6 +131,8 @@ pub(super) fn replace(folder: &OwnedFd, name: &str, text: &str, right: &Right) -
     fchown(&file, Some(right.user), Some(right.group))?;
     fchmod(&file, Mode::from_raw_mode(right.mode))?;
     file.write_all(text.as_bytes())?;
+    // The next start would take half a bundle for the machine's own.
+    file.sync_all()?;
     match renameat(folder, draft.as_str(), folder, name) {
         // Somebody made a folder of that name.
         Err(Errno::ISDIR) => Ok(unlinkat(folder, draft.as_str(), AtFlags::empty())?),
