@@ -26,7 +26,7 @@ use crate::model::{Exec, MachineSpec, Tag};
 use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
-use super::{attach, cgroup, console, overlay, shared};
+use super::{attach, cgroup, console, masks, overlay, seccomp, shared};
 
 /// The verb that nobody types.
 pub const VERB: &str = "internal:lxc";
@@ -76,7 +76,11 @@ pub enum Reply {
     Ended {
         code: i32,
     },
-    Version(String),
+    /// And what keeps machines from having a filter of system calls.
+    Version {
+        version: String,
+        without_filter: Option<String>,
+    },
     LibraryMissing,
     Failed {
         reason: String,
@@ -152,7 +156,10 @@ fn serve(request: Request, file: &mut File) -> Reply {
         Request::Exec { target, exec, terminal } => {
             container(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
         }
-        Request::Version => Ok(Reply::Version(lxc.version())),
+        Request::Version => {
+            let without_filter = seccomp::lacking().map(str::to_owned);
+            Ok(Reply::Version { version: lxc.version(), without_filter })
+        }
         Request::Console { target } => container(&lxc, &target).and_then(|container| console::join(&container)),
         Request::Mounts { .. } => unreachable!("answered before"),
     };
@@ -187,7 +194,7 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     if container.start() || container.is_running() {
         return Ok(Reply::Done);
     }
-    Err(container.error().unwrap_or_else(|| "liblxc gave up".into()))
+    Err(masks::failure().or_else(|| container.error()).unwrap_or_else(|| "liblxc gave up".into()))
 }
 
 /// Services raise their own limits up to what init inherits; the shell that ran adt must not decide that. Set here because

@@ -28,10 +28,12 @@ mod down;
 mod ffi;
 mod folder;
 pub mod helper;
+pub mod masks;
 mod overlay;
 mod passing;
 mod place;
 mod program;
+mod seccomp;
 mod shared;
 mod terminal;
 mod trust;
@@ -185,10 +187,11 @@ impl Machine<'_> {
         self.write_trust(spec)?;
         self.folder.write_shared("hosts", &spec.hosts)?;
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
-        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
+        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor(), seccomp: seccomp::is_possible() };
         let text = config::text(spec, &self.folder.path, &self.group, host);
-        // Not synced: it is written for each start.
+        // Not synced: they are written for each start.
         std::fs::write(self.folder.join("config"), text)?;
+        std::fs::write(self.folder.join("seccomp"), seccomp::profile())?;
         self.folder.write_spec(spec)
     }
 
@@ -319,7 +322,7 @@ impl Machine<'_> {
                 return Error::HostLacks { what: "liblxc".into(), hint: "run `adt host:bootstrap`".into() };
             }
             Some(Reply::Failed { reason }) => reason,
-            Some(Reply::Done | Reply::Ended { .. } | Reply::Version(_)) | None => "its helper was ended".into(),
+            Some(Reply::Done | Reply::Ended { .. } | Reply::Version { .. }) | None => "its helper was ended".into(),
         };
         let mut tail: Vec<String> = String::from_utf8_lossy(stderr).lines().map(str::to_owned).collect();
         if reason.starts_with("liblxc") {
@@ -350,7 +353,11 @@ impl Provider for Lxc {
         let call = Call::new(&self.home.exe, &Request::Version).map_err(failed_io("call the helper", &self.home.exe))?;
         call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
-            Some(Reply::Version(version)) => Ok(format!("liblxc {version}, {}", self.hierarchies()?)),
+            Some(Reply::Version { version, without_filter: None }) => Ok(format!("liblxc {version}, {}", self.hierarchies()?)),
+            Some(Reply::Version { version, without_filter: Some(why) }) => Ok(format!(
+                "liblxc {version}, {}; machines run without a filter of system calls, since {why}",
+                self.hierarchies()?
+            )),
             Some(Reply::Done | Reply::Ended { .. } | Reply::LibraryMissing | Reply::Failed { .. }) | None => Err(lacks("liblxc")),
         }
     }

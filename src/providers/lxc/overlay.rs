@@ -123,7 +123,8 @@ fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path) -> Result<
     // Without redirects and metadata-only copies, an upper folder is a layer that means the same anywhere.
     let options = format!("lowerdir={},upperdir=u,workdir=w,redirect_dir=off,metacopy=off,index=off", names.join(":"));
     let options = CString::new(options).expect("digits and words have no NUL");
-    let mounted = mount("adt", target, "overlay", MountFlags::empty(), Some(options.as_c_str()));
+    // A box from elsewhere may have device files in it, which would be the host's.
+    let mounted = mount("adt", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()));
     std::env::set_current_dir("/").saying("enter", "/")?;
     mounted.saying("mount the layers at", target)
 }

@@ -1,0 +1,192 @@
+//! What of the host's kernel a machine does not see in `/proc` and `/sys`.
+//!
+//! A machine's root may unmount whatever was mounted in its own namespaces, so covers that liblxc or systemd puts there come
+//! off. Here `/proc` and `/sys` with all their covers are copied once by way of another user namespace: the kernel then takes
+//! them for somebody else's secret, and whoever gets them can unmount or copy each only as a whole, and make nothing writable
+//! that is not. It also refuses a fresh `/proc` or `/sys` to whoever has only such a one.
+//!
+//! ```text
+//! liblxc: mounts proc and sys, waits ─► hook (as the host's root): enters, covers, copies, puts the copies in ─► init starts
+//! ```
+//! The hook is this program, called by liblxc's monitor: `/proc/$PPID/exe` is the very program that started the machine, also
+//! when another was installed meanwhile.
+//!
+//! The price: engines of containers that mount a `/proc` of their own (Docker, Podman, `systemd-nspawn`) do not start
+//! containers in a machine. Not chosen: to leave an uncovered `/proc` aside for these, as is usual where containers nest; it
+//! would undo all of this.
+//!
+//! Covered is what tells of the host or of other machines and that services have no use for. What the kernel shows to its own
+//! root alone it keeps from a machine's anyway; covers are there for the day on which it does not.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, open, openat2};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount, open_tree, unmount,
+};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use super::overlay::{Error, RUN, Saying};
+use super::passing;
+
+/// The verb that nobody types.
+pub const VERB: &str = "internal:lxc-masks";
+
+/// liblxc's key and how it calls us, with the machine's init as `LXC_PID`. Its shell knows its parent, the monitor, and becomes
+/// what it starts.
+pub const HOOK: (&str, &str) = ("lxc.hook.start-host", "/proc/$PPID/exe internal:lxc-masks");
+
+/// The filesystems that carry covers, and what the kernel calls their kind.
+const ROOTS: [(&str, i64); 2] = [("/proc", 0x9fa0), ("/sys", 0x6265_6572)];
+
+/// Folders are empty and files can't be opened. What a kernel doesn't have is left out.
+const HIDDEN: &[&str] = &[
+    // The kernel's log, memory, symbols, configuration and what it is at.
+    "/proc/config.gz",
+    "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/kmsg",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/kernel/boot_params",
+    "/sys/kernel/btf",
+    "/sys/kernel/debug",
+    "/sys/kernel/notes",
+    "/sys/kernel/tracing",
+    "/sys/kernel/vmcoreinfo",
+    // Keys, which are those of each machine with the same ids.
+    "/proc/key-users",
+    "/proc/keys",
+    // The host's hardware, disks and firmware.
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/driver",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/mtrr",
+    "/proc/scsi",
+    "/sys/devices/virtual/dmi",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/power",
+    // Acts on the host.
+    "/proc/sysrq-trigger",
+    // Settings of the host that are no service's business: its hardware, its helpers and their paths.
+    "/proc/sys/abi",
+    "/proc/sys/crypto",
+    "/proc/sys/debug",
+    "/proc/sys/dev",
+    "/proc/sys/sunrpc",
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sys/kernel/firmware_config",
+    "/proc/sys/kernel/hotplug",
+    "/proc/sys/kernel/keys",
+    "/proc/sys/kernel/modprobe",
+    "/proc/sys/kernel/poweroff_cmd",
+    "/proc/sys/kernel/printk",
+    "/proc/sys/kernel/tainted",
+    "/proc/sys/kernel/usermodehelper",
+];
+
+/// The hook's `main`.
+pub fn main() -> i32 {
+    let Some(init) = std::env::var("LXC_PID").ok().and_then(|pid| pid.parse().ok()) else { return 2 };
+    match cover(init) {
+        Ok(()) => 0,
+        Err(error) => {
+            // liblxc keeps what its hooks print to itself. Whoever waits for the start sees the same `/run/lxc`.
+            let _ = fs::write(complaint(), error.to_string());
+            1
+        }
+    }
+}
+
+fn complaint() -> PathBuf {
+    Path::new(RUN).join("adt-masks.failed")
+}
+
+/// Why the covers of the machine whose start has just failed could not be made.
+pub fn failure() -> Option<String> {
+    fs::read_to_string(complaint()).ok()
+}
+
+fn cover(init: u32) -> Result<(), Error> {
+    let covers = covers()?;
+    let namespace = PathBuf::from(format!("/proc/{init}/ns/mnt"));
+    let inside = open(&namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).saying("open", &namespace)?;
+    move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Mount)).saying("enter", &namespace)?;
+    for (path, kind) in ROOTS {
+        let root = folder(path).saying("open", path)?;
+        let found = fstatfs(&root).saying("look at", path)?.f_type;
+        if found != kind {
+            return Err(io::Error::other("it is something else")).saying("cover what is in", path);
+        }
+    }
+    for (path, cover) in covers {
+        // The machine's own may have less in it than the host's.
+        match openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Ok(place) => put(&cover, &place).saying("cover", path)?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error).saying("open", path),
+        }
+    }
+    for (path, _) in ROOTS {
+        let whole = locked(path).saying("lock the covers in", path)?;
+        unmount(path, UnmountFlags::DETACH).saying("unmount", path)?;
+        let place = folder(path).saying("open", path)?;
+        put(&whole, &place).saying("mount", path)?;
+    }
+    Ok(())
+}
+
+/// A cover for all that this kernel has of [`HIDDEN`]: of the kind of what is below, which nobody can write to.
+fn covers() -> Result<Vec<(&'static str, OwnedFd)>, Error> {
+    let desk = Path::new(RUN).join("adt-masks");
+    fs::create_dir_all(&desk).saying("create", &desk)?;
+    let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("adt", &desk, "tmpfs", plain, Some(c"mode=0555,size=4k,nr_inodes=8")).saying("mount", &desk)?;
+    let (empty, closed) = (desk.join("folder"), desk.join("file"));
+    fs::create_dir(&empty).saying("create", &empty)?;
+    // No user of the machine's has a right to it, and its root has no power over files of the host's.
+    fs::write(&closed, "").saying("create", &closed)?;
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0)).saying("close", &closed)?;
+    mount_remount(&desk, MountFlags::BIND | MountFlags::RDONLY | plain, c"").saying("protect", &desk)?;
+    let mut covers = Vec::new();
+    for path in HIDDEN {
+        let Ok(known) = fs::symlink_metadata(path) else { continue };
+        let source = if known.is_dir() { &empty } else { &closed };
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        covers.push((*path, open_tree(CWD, source, clone).saying("open", source)?));
+    }
+    Ok(covers)
+}
+
+fn folder(path: &str) -> rustix::io::Result<OwnedFd> {
+    openat2(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+fn put(tree: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
+    move_mount(tree, "", place, "", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+/// A copy of all that is mounted at and below `path`, in which every mount is locked to the one above. Made by a process of its
+/// own, which loses the host's rights here.
+fn locked(path: &str) -> io::Result<OwnedFd> {
+    passing::from_child(|| {
+        // The copy of all mounts that this makes belongs to another user namespace: therefore the kernel locks each in its place.
+        // SAFETY: new namespaces share no memory or descriptors anew; the process has a single thread.
+        unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+        let whole = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        Ok(open_tree(CWD, path, whole)?)
+    })
+}
