@@ -223,9 +223,12 @@ const TRIES: [(&str, &str); 32] = [
     ),
     (
         "show all of it elsewhere",
-        "mkdir -p /mnt/r; mount --rbind / /mnt/r; umount -l /mnt/r/proc/interrupts; umount -l /mnt/r/sys/firmware; look; umount -l /mnt/r",
+        "mkdir -p /mnt/r; mount --rbind / /mnt/r; mount --make-rprivate /mnt/r; umount -l /mnt/r/proc/interrupts; umount -l /mnt/r/sys/firmware; look; umount -l /mnt/r",
     ),
-    ("show a part of proc", "mkdir -p /mnt/p; mount --bind /proc/sys/kernel /mnt/p; cat /mnt/p/modprobe; umount -l /mnt/p"),
+    (
+        "show a part of proc",
+        "mkdir -p /mnt/p; mount --bind /proc/sys/kernel /mnt/p; cat /mnt/p/core_pattern /mnt/p/poweroff_cmd; umount -l /mnt/p",
+    ),
     ("mount a fresh proc", "mkdir -p /mnt/p; mount -t proc proc /mnt/p; look; umount /mnt/p"),
     ("mount a fresh sysfs", "mkdir -p /mnt/s; mount -t sysfs sysfs /mnt/s; look; umount /mnt/s"),
     (
@@ -259,14 +262,17 @@ const TRIES: [(&str, &str); 32] = [
     ),
     (
         "leave by a second root",
-        "mkdir -p /mnt/r; mount --rbind / /mnt/r; chroot /mnt/r sh -c 'umount -l /proc/interrupts; sh /srv/look'; umount -l /mnt/r",
+        "mkdir -p /mnt/r; mount --rbind / /mnt/r; mount --make-rprivate /mnt/r; chroot /mnt/r sh -c 'umount -l /proc/interrupts; sh /srv/look'; umount -l /mnt/r",
     ),
     ("enter init's namespaces anew", "nsenter -t 1 -m -p sh -c 'umount /proc/interrupts; sh /srv/look'"),
     (
         "have systemd show it",
-        "systemd-run --quiet --pipe --wait -p PrivateMounts=yes -p ProtectKernelTunables=no -p ProtectKernelLogs=no sh /srv/look",
+        "systemd-run --quiet --pipe --wait -p PrivateMounts=yes -p ProtectKernelTunables=no -p ProtectKernelLogs=no sh /srv/look || echo no service",
     ),
-    ("have systemd mount a proc", "systemd-run --quiet --pipe --wait -p ProtectProc=invisible -p ProcSubset=all sh /srv/look"),
+    (
+        "have systemd mount a proc",
+        "systemd-run --quiet --pipe --wait -p ProtectProc=invisible -p ProcSubset=all sh /srv/look || echo no service",
+    ),
     (
         "debug filesystems",
         "for kind in debugfs tracefs securityfs configfs pstore efivarfs devtmpfs; do mkdir -p /mnt/$kind; mount -t $kind none /mnt/$kind && ls -A /mnt/$kind; done 2>/dev/null",
@@ -296,7 +302,9 @@ fn the_covers_over_what_is_the_hosts_stay_whatever_a_machine_does() {
     assert!(control.stdout.len() > 100, "the host's own root sees it");
     let before = host_settings();
     let tell = |(what, script): (_, &str)| {
-        let told = shell(&adt, &format!("look() {{ sh /srv/look; }}; {{ {script}; }} 2>/dev/null; true")).ok().stdout;
+        // What it took away itself it could not have seen anyway.
+        let whole = "[ -e /proc/self/status -a -e /sys/class ] || echo it is gone";
+        let told = shell(&adt, &format!("look() {{ sh /srv/look; }}; {{ {script}; }} 2>/dev/null; {whole}")).ok().stdout;
         (what, told)
     };
     let told: Vec<_> = TRIES.into_iter().map(tell).filter(|(_, told)| !told.is_empty()).collect();
