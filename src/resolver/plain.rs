@@ -121,7 +121,8 @@ pub fn unbind(text: &str, owner: &str) -> Option<Left> {
     let mut rest: Vec<&str> = Vec::new();
     let mut of_ours = false;
     for line in text.lines() {
-        if !line.starts_with(&mark) && !(of_ours && !nameservers(line).is_empty()) {
+        let is_ours = line.starts_with(&mark) || (of_ours && !nameservers(line).is_empty());
+        if !is_ours {
             rest.push(line);
         }
         of_ours = line.starts_with(&mark);

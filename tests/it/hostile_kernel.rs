@@ -369,6 +369,8 @@ fn what_services_need_of_a_kernel_is_there() {
     ] {
         shell(&adt, words).ok();
     }
+    let check = adt.run("host:check");
+    assert!(check.stdout.contains("liblxc") && !check.stdout.contains("without a filter"), "{check:?}");
     let log = fs::read_to_string(adt.store().join("machines/tiny/1/one/lxc.log")).expect("it was started");
     assert!(!log.contains("seccomp"), "{log}");
     end(&adt);

@@ -36,6 +36,7 @@ mod real_inside;
 mod real_kill;
 mod real_load;
 mod real_logs;
+mod real_logs_unit;
 mod real_pool;
 mod real_power;
 mod real_sites;

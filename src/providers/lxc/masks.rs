@@ -19,11 +19,11 @@
 //! root alone it keeps from a machine's anyway; covers are there for the day on which it does not.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, open, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, open, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount, open_tree, unmount,
@@ -101,23 +101,22 @@ const HIDDEN: &[&str] = &[
 /// The hook's `main`.
 pub fn main() -> i32 {
     let Some(init) = std::env::var("LXC_PID").ok().and_then(|pid| pid.parse().ok()) else { return 2 };
-    match cover(init) {
-        Ok(()) => 0,
-        Err(error) => {
-            // liblxc keeps what its hooks print to itself. Whoever waits for the start sees the same `/run/lxc`.
-            let _ = fs::write(complaint(), error.to_string());
-            1
-        }
+    // Opened before: by the time that something fails, this path may be the machine's.
+    let run = open(RUN, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let Err(error) = cover(init) else { return 0 };
+    // liblxc keeps what its hooks print to itself. Whoever waits for the start has the same `/run/lxc`.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if let Ok(file) = run.and_then(|run| openat(&run, COMPLAINT, flags, Mode::from_raw_mode(0o600))) {
+        let _ = fs::File::from(file).write_all(error.to_string().as_bytes());
     }
+    1
 }
 
-fn complaint() -> PathBuf {
-    Path::new(RUN).join("adt-masks.failed")
-}
+const COMPLAINT: &str = "adt-masks.failed";
 
 /// Why the covers of the machine whose start has just failed could not be made.
 pub fn failure() -> Option<String> {
-    fs::read_to_string(complaint()).ok()
+    fs::read_to_string(Path::new(RUN).join(COMPLAINT)).ok()
 }
 
 fn cover(init: u32) -> Result<(), Error> {
@@ -159,7 +158,7 @@ fn covers() -> Result<Vec<(&'static str, OwnedFd)>, Error> {
     fs::create_dir(&empty).saying("create", &empty)?;
     // No user of the machine's has a right to it, and its root has no power over files of the host's.
     fs::write(&closed, "").saying("create", &closed)?;
-    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0)).saying("close", &closed)?;
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o000)).saying("close", &closed)?;
     mount_remount(&desk, MountFlags::BIND | MountFlags::RDONLY | plain, c"").saying("protect", &desk)?;
     let mut covers = Vec::new();
     for path in HIDDEN {
