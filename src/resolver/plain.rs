@@ -147,3 +147,75 @@ pub fn unbind(text: &str, owner: &str) -> Option<Left> {
     }
     Some(Left { text: whole(&rest), link })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(owner: &str, address: &str) -> Wanted {
+        Wanted {
+            domains: Vec::new(),
+            address: address.parse().unwrap(),
+            owner: owner.into(),
+            store: format!("/var/lib/{owner}").into(),
+        }
+    }
+
+    fn bound(before: &str, owner: &str, address: &str) -> String {
+        bind(before, None, &wanted(owner, address)).unwrap().0
+    }
+
+    fn without(text: &str, owner: &str) -> String {
+        unbind(text, owner).unwrap().text
+    }
+
+    #[test]
+    fn every_order_of_leaving_brings_back_what_was_there() {
+        for before in [
+            "",
+            "search lan\nnameserver 1.1.1.1\n",
+            "nameserver 1.1.1.1\noptions rotate\n",
+            "options ndots:2 rotate\nnameserver 1.1.1.1\nnameserver 2.2.2.2\n",
+            "# adt is not in here: yet\nnameserver 1.1.1.1\n",
+        ] {
+            let one = bound(before, "a1", "127.0.53.1:53");
+            let all = bound(&bound(&one, "b2", "127.0.53.2:53"), "c3", "127.0.53.3:53");
+            assert!(!all.lines().any(is_rotating), "{all}");
+            for order in [["a1", "b2", "c3"], ["a1", "c3", "b2"], ["b2", "a1", "c3"], ["b2", "c3", "a1"], ["c3", "b2", "a1"]] {
+                let left = order.iter().fold(all.clone(), |text, owner| without(&text, owner));
+                assert_eq!(left, before, "{order:?}");
+            }
+            assert_eq!(without(&without(&all, "c3"), "b2"), one);
+            assert_eq!(unbind(before, "a1"), None);
+        }
+    }
+
+    #[test]
+    fn bound_once_more_nothing_moves_and_another_address_takes_its_place() {
+        let both = bound(&bound("nameserver 1.1.1.1\noptions rotate\n", "a1", "127.0.53.1:53"), "b2", "127.0.53.2:53");
+        assert_eq!(bound(&both, "a1", "127.0.53.1:53"), both);
+        assert_eq!(bound(&both, "b2", "127.0.53.2:53"), both);
+        let moved = bound(&both, "a1", "127.0.53.9:53");
+        assert_eq!(moved, both.replace("127.0.53.1", "127.0.53.9"));
+    }
+
+    /// Of two at one address the later one has its own line, and neither takes what is not its own.
+    #[test]
+    fn what_an_earlier_adt_wrote_is_taken_over_by_whose_address_it_is() {
+        let earlier = format!("{UNNAMED}\nnameserver 127.0.53.1\nnameserver 1.1.1.1\n");
+        assert_eq!(without(&bound(&earlier, "a1", "127.0.53.1:53"), "a1"), "nameserver 1.1.1.1\n");
+        let twice = bound(&bound("nameserver 1.1.1.1\n", "a1", "127.0.53.1:53"), "b2", "127.0.53.1:53");
+        assert_eq!(without(&without(&twice, "a1"), "b2"), "nameserver 1.1.1.1\n");
+    }
+
+    #[test]
+    fn the_last_one_knows_that_it_was_a_link() {
+        let link = Path::new("../run/resolvconf/resolv.conf");
+        let (one, _) = bind("nameserver 1.1.1.1\n", Some(link), &wanted("a1", "127.0.53.1:53")).unwrap();
+        let both = bound(&one, "b2", "127.0.53.2:53");
+        let left = unbind(&both, "a1").unwrap();
+        assert_eq!(left.link, None);
+        let last = unbind(&left.text, "b2").unwrap();
+        assert_eq!((last.text.as_str(), last.link.as_deref()), ("nameserver 1.1.1.1\n", Some(link)));
+    }
+}

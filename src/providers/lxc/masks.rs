@@ -136,7 +136,7 @@ fn cover(init: u32) -> Result<(), Error> {
         match openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
             Ok(place) => put(&cover, &place).saying("cover", path)?,
             Err(Errno::NOENT) => {}
-            Err(error) => return Err(error).saying("open", path),
+            Err(error) => return Err(error).saying("cover", path),
         }
     }
     for (path, _) in ROOTS {
