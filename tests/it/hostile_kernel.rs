@@ -1,5 +1,6 @@
-//! Root of a machine against the host's kernel: calls that act on the whole host are refused to programs of every kind, the
-//! covers over what tells of the host stay on, and nothing of the host's changes. What services need is there all the same.
+//! A machine's programs against the host's kernel: calls that act on the whole host are refused to all of them, services without
+//! root's power see nothing of the host in `/proc` and `/sys`, and root itself changes nothing of it. What services need is there
+//! all the same.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -186,15 +187,15 @@ fn what_acts_on_the_host_is_refused_to_programs_of_every_kind() {
     end(&adt);
 }
 
-/// Prints what it finds of the host below every place that it may have got to. `$P` and `$S` name more of them.
+/// Prints what it finds of the host below every place that it may have got to.
 const LOOK: &str = r#"
-for p in /proc /proc/1/root/proc /proc/self/root/proc /mnt/p /mnt/r/proc $P; do
+for p in /proc /proc/1/root/proc /proc/self/root/proc /mnt/p /mnt/r/proc; do
     for file in config.gz interrupts kallsyms kmsg keys key-users iomem sys/kernel/core_pattern sys/kernel/modprobe sys/kernel/printk; do
         [ -e $p/self ] && head -c 40 $p/$file
     done
     [ -e $p/self ] && ls -A $p/bus $p/irq $p/fs $p/driver $p/sys/dev $p/sys/debug | grep -v -e :$ -e '^$'
 done 2>/dev/null
-for s in /sys /mnt/s /mnt/r/sys $S; do
+for s in /sys /mnt/s /mnt/r/sys; do
     [ -e $s/class ] && ls -A $s/firmware $s/power $s/devices/virtual/dmi | grep -v -e :$ -e '^$'
     [ -e $s/class ] && head -c 40 $s/kernel/notes $s/kernel/vmcoreinfo
 done 2>/dev/null
@@ -203,121 +204,124 @@ head -c 40 /dev/kmsg /mnt/kmsg 2>/dev/null
 true
 "#;
 
-/// What root of a machine does to see or change what is the host's. `look` looks around in the namespaces of whoever calls it.
-const TRIES: [(&str, &str); 32] = [
+/// What a service that was broken into does to see the host, as a user and as root of namespaces that it makes itself. `own` is
+/// a namespace with mounts in which it is root.
+const SERVICE: [(&str, &str); 15] = [
     ("look", "look"),
-    ("unmount a cover", "umount /proc/interrupts; umount /proc/sys/kernel/core_pattern; umount /sys/firmware; look"),
-    (
-        "unmount all covers lazily",
-        "for m in $(awk '{print $2}' /proc/mounts | grep -E '^/(proc|sys)/'); do umount -l $m; done; look",
-    ),
-    ("move a cover", "mkdir -p /mnt/m; mount --move /proc/interrupts /mnt/m; mount --move /sys/firmware /mnt/m; look"),
-    (
-        "bind one of its own over a cover",
-        "touch /mnt/f; mount --bind /mnt/f /proc/interrupts; umount /proc/interrupts; umount /proc/interrupts; look",
-    ),
-    ("make a cover writable", "mount -o remount,rw,bind /sys/firmware; chmod 777 /proc/interrupts; look"),
-    (
-        "show proc elsewhere",
-        "mkdir -p /mnt/p /mnt/s; mount --bind /proc /mnt/p; mount --bind /sys /mnt/s; look; umount -l /mnt/p /mnt/s",
-    ),
-    (
-        "show all of it elsewhere",
-        "mkdir -p /mnt/r; mount --rbind / /mnt/r; mount --make-rprivate /mnt/r; umount -l /mnt/r/proc/interrupts; umount -l /mnt/r/sys/firmware; look; umount -l /mnt/r",
-    ),
-    (
-        "show a part of proc",
-        "mkdir -p /mnt/p; mount --bind /proc/sys/kernel /mnt/p; cat /mnt/p/core_pattern /mnt/p/poweroff_cmd; umount -l /mnt/p",
-    ),
-    ("mount a fresh proc", "mkdir -p /mnt/p; mount -t proc proc /mnt/p; look; umount /mnt/p"),
-    ("mount a fresh sysfs", "mkdir -p /mnt/s; mount -t sysfs sysfs /mnt/s; look; umount /mnt/s"),
+    ("unmount a cover", "umount /proc/interrupts; umount /sys/firmware; look"),
+    ("open a cover", "chmod 777 /proc/interrupts; mount -o remount,rw,bind /sys/firmware; look"),
     (
         "unmount in a namespace",
-        "unshare -m sh -c 'mount --make-rprivate /; umount -l /proc/interrupts /sys/firmware; sh /srv/look'",
+        "own 'umount -l /proc/interrupts; umount -l /proc/sys/kernel/core_pattern; umount -l /sys/firmware; look'",
     ),
     (
-        "unmount proc as a whole in a namespace",
-        "unshare -m sh -c 'mount --make-rprivate /; umount -l /proc; mount -t proc proc /proc; sh /srv/look'",
+        "unmount all of them",
+        "own 'for m in $(cut -d\" \" -f2 /proc/mounts | grep -E ^/[ps][ry][os][c/]); do umount -l $m; done; look'",
     ),
+    ("unmount proc as a whole", "own 'umount -l /proc; mount -t proc proc /proc; look'"),
+    ("unmount sys as a whole", "own 'umount -l /sys; mount -t sysfs sysfs /sys; look'"),
+    ("move a cover", "own 'mount --move /proc/interrupts /mnt/m; mount --move /sys/firmware /mnt/m; look'"),
+    ("show proc and sys elsewhere", "own 'mount --bind /proc /mnt/p; mount --bind /sys /mnt/s; look'"),
     (
-        "unmount sys as a whole in a namespace",
-        "unshare -m sh -c 'mount --make-rprivate /; umount -l /sys; mount -t sysfs sysfs /sys; sh /srv/look'",
+        "show all of it elsewhere",
+        "own 'mount --rbind / /mnt/r; umount -l /mnt/r/proc/interrupts; umount -l /mnt/r/sys/firmware; look'",
     ),
-    ("unmount in a user's namespace", "unshare -Urm sh -c 'umount -l /proc/interrupts; umount -l /sys/firmware; sh /srv/look'"),
-    ("unmount proc in a user's namespace", "unshare -Urm sh -c 'umount -l /proc; mount -t proc proc /proc; sh /srv/look'"),
+    ("mount a fresh proc and sys", "own 'mount -t proc proc /mnt/p; mount -t sysfs sysfs /mnt/s; look'"),
+    ("mount only processes", "own 'mount -t proc -o subset=pid,hidepid=2 proc /mnt/p; look'"),
     (
-        "a fresh proc for processes of its own",
-        "unshare -Urpmf sh -c 'mkdir -p /mnt/p; mount -t proc proc /mnt/p; P=/mnt/p sh /srv/look'",
-    ),
-    ("a fresh proc as unshare makes it", "unshare -Urpf --mount-proc sh /srv/look; unshare -pf --mount-proc sh /srv/look"),
-    (
-        "a fresh sysfs for a network of its own",
-        "unshare -Urmn sh -c 'mkdir -p /mnt/s; mount -t sysfs sysfs /mnt/s; S=/mnt/s sh /srv/look'",
-    ),
-    ("only processes of a fresh proc", "mkdir -p /mnt/p; mount -t proc -o subset=pid,hidepid=2 proc /mnt/p; look; umount /mnt/p"),
-    ("an overlay over proc", "mkdir -p /mnt/p; mount -t overlay -o lowerdir=/proc:/mnt none /mnt/p; look; umount /mnt/p"),
-    (
-        "an overlay over a writable copy of sys",
-        "mkdir -p /mnt/s /run/u /run/w; mount -t overlay -o lowerdir=/sys,upperdir=/run/u,workdir=/run/w none /mnt/s; look; umount /mnt/s",
+        "lay overlays over them",
+        "own 'mount -t overlay -o lowerdir=/proc:/mnt none /mnt/p; mount -t overlay -o lowerdir=/sys:/mnt none /mnt/s; look'",
     ),
     (
         "leave by a second root",
-        "mkdir -p /mnt/r; mount --rbind / /mnt/r; mount --make-rprivate /mnt/r; chroot /mnt/r sh -c 'umount -l /proc/interrupts; sh /srv/look'; umount -l /mnt/r",
-    ),
-    ("enter init's namespaces anew", "nsenter -t 1 -m -p sh -c 'umount /proc/interrupts; sh /srv/look'"),
-    (
-        "have systemd show it",
-        "systemd-run --quiet --pipe --wait -p PrivateMounts=yes -p ProtectKernelTunables=no -p ProtectKernelLogs=no sh /srv/look || echo no service",
+        "own 'mount --rbind / /mnt/r; chroot /mnt/r sh -c \"umount -l /proc/interrupts; sh /srv/look\"; look'",
     ),
     (
-        "have systemd mount a proc",
-        "systemd-run --quiet --pipe --wait -p ProtectProc=invisible -p ProcSubset=all sh /srv/look || echo no service",
-    ),
-    (
-        "debug filesystems",
-        "for kind in debugfs tracefs securityfs configfs pstore efivarfs devtmpfs; do mkdir -p /mnt/$kind; mount -t $kind none /mnt/$kind && ls -A /mnt/$kind; done 2>/dev/null",
-    ),
-    ("devices of its own", "mknod /mnt/kmsg c 1 11; mknod /mnt/mem c 1 1; head -c 1 /mnt/mem; look"),
-    ("the machine's end by the keyboard's key", "echo b >/proc/sysrq-trigger; echo c >/proc/1/root/proc/sysrq-trigger; look"),
-    (
-        "settings of the host",
-        "for s in kernel/core_pattern kernel/modprobe kernel/printk kernel/panic vm/drop_caches vm/swappiness fs/file-max; do echo 1 >/proc/sys/$s; sysctl -w $(echo $s | tr / .)=1; done >/dev/null 2>&1; look",
-    ),
-    (
-        "settings, writable",
-        "mount -o remount,rw,bind /proc/sys; mount -o remount,rw /proc/sys; umount -l /proc/sys; echo 1 >/proc/sys/vm/swappiness; look",
-    ),
-    (
-        "settings, from a user's namespace",
-        "unshare -Urm sh -c 'mount -o remount,rw,bind /proc/sys; echo 1 >/proc/sys/vm/swappiness; sh /srv/look'",
+        "make a network of its own",
+        "unshare -Urmnpf sh -c 'mount -t tmpfs none /mnt; mkdir /mnt/p /mnt/s; mount -t proc proc /mnt/p; mount -t sysfs sysfs /mnt/s; sh /srv/look'",
     ),
 ];
 
+/// What the words of [`SERVICE`] and [`ROOT`] mean.
+const WORDS: &str = r#"
+look() { sh /srv/look; }
+own() {
+    unshare -Urmpf sh -c "look() { sh /srv/look; }; mount -t tmpfs none /mnt; mkdir /mnt/p /mnt/s /mnt/r /mnt/m; $1"
+}
+kept() {
+    for p in /proc /mnt/p; do
+        [ -e $p/self ] || continue
+        head -c 40 $p/kmsg; head -c 40 $p/kcore; head -c 40 $p/timer_list
+        echo h >$p/sysrq-trigger && echo the host takes a key
+        for setting in SETTINGS; do
+            echo 1 >$p/sys/$setting && echo $setting is taken
+        done
+    done
+    dmesg
+    head -c 40 /dev/kmsg
+    head -c 40 /mnt/kmsg
+}
+"#;
+
 #[test]
-fn the_covers_over_what_is_the_hosts_stay_whatever_a_machine_does() {
+fn a_service_sees_nothing_of_the_host_whatever_it_does() {
     let Some(adt) = one_machine() else { return };
     fs::write(adt.here().join("look"), LOOK).expect("the folder is ours");
     adt.run("env:cp 1 look one:/srv/").ok();
     let control = std::process::Command::new("sh").args(["-c", LOOK]).output().expect("a shell starts");
     assert!(control.stdout.len() > 100, "the host's own root sees it");
+    let tell = |(what, script): (_, &str)| {
+        let script = format!("{WORDS} {{ {script}; }} 2>/dev/null; true");
+        fs::write(adt.here().join("try"), script).expect("the folder is ours");
+        adt.run("env:cp 1 try one:/srv/").ok();
+        (what, adt.run("env:exec 1 one -- setpriv --reuid 65534 --regid 65534 --clear-groups sh /srv/try").ok().stdout)
+    };
+    let told: Vec<_> = SERVICE.into_iter().map(tell).filter(|(_, told)| !told.is_empty()).collect();
+    assert!(told.is_empty(), "{told:#?}");
+    // Its namespaces are not what it lacks.
+    shell(&adt, "setpriv --reuid 65534 --regid 65534 --clear-groups unshare -Urm sh -c 'mount -t tmpfs none /mnt'").ok();
+    end(&adt);
+}
+
+/// What root of a machine does, who may uncover and mount what it likes. `kept` tries all that is the host's own root's.
+const ROOT: [(&str, &str); 13] = [
+    ("as it is", "kept"),
+    (
+        "below the covers",
+        "for m in kmsg kcore timer_list sysrq-trigger sys/kernel/core_pattern sys/kernel/printk; do umount -l /proc/$m; done; kept",
+    ),
+    ("in a fresh proc", "mount -t proc proc /mnt/p; kept; umount /mnt/p"),
+    ("in a fresh proc of its own processes", "unshare -mpf sh -c 'mount -t proc proc /mnt/p; . /srv/words; kept'"),
+    ("as root of a user's namespace", "unshare -Urmpf sh -c 'mount -t proc proc /mnt/p; . /srv/words; kept'"),
+    ("with settings made writable", "mount -o remount,rw,bind /proc/sys; mount -o remount,rw /proc/sys; kept"),
+    ("without the mount over settings", "umount -l /proc/sys; kept"),
+    ("in init's namespaces", "nsenter -t 1 -a sh -c '. /srv/words; kept'"),
+    ("as a service without limits", "systemd-run --quiet --pipe --wait sh -c '. /srv/words; kept'"),
+    ("with device files", "mknod /mnt/kmsg c 1 11; mknod /mnt/mem c 1 1; head -c 1 /mnt/mem; kept"),
+    ("with the kernel's own devices", "mount -t devtmpfs none /mnt/p && ls /mnt/p; kept"),
+    (
+        "with debug filesystems",
+        "for kind in debugfs tracefs configfs pstore efivarfs; do mount -t $kind none /mnt/p && ls -A /mnt/p; done",
+    ),
+    ("with sysctl's own words", "for s in SETTINGS; do sysctl -w $(echo $s | tr / .)=1 | grep -v denied; done; kept"),
+];
+
+#[test]
+fn root_of_a_machine_changes_nothing_of_the_host_and_reads_none_of_its_log() {
+    let Some(adt) = one_machine() else { return };
+    let settings = SETTINGS.join(" ");
+    let words = WORDS.replace("SETTINGS", &settings);
+    fs::write(adt.here().join("words"), words).expect("the folder is ours");
+    adt.run("env:cp 1 words one:/srv/").ok();
+    shell(&adt, "mkdir -p /mnt/p").ok();
     let before = host_settings();
     let tell = |(what, script): (_, &str)| {
-        // What it took away itself it could not have seen anyway.
-        let whole = "[ -e /proc/self/status -a -e /sys/class ] || echo it is gone";
-        let told = shell(&adt, &format!("look() {{ sh /srv/look; }}; {{ {script}; }} 2>/dev/null; {whole}")).ok().stdout;
-        (what, told)
+        let script = script.replace("SETTINGS", &settings);
+        (what, shell(&adt, &format!(". /srv/words; {{ {script}; }} 2>/dev/null; true")).ok().stdout)
     };
-    let told: Vec<_> = TRIES.into_iter().map(tell).filter(|(_, told)| !told.is_empty()).collect();
+    let told: Vec<_> = ROOT.into_iter().map(tell).filter(|(_, told)| !told.is_empty()).collect();
     assert!(told.is_empty(), "{told:#?}");
-    // The last one leaves nothing: what is there can go as a whole, and nothing takes its place.
-    let last =
-        "umount -l /sys; umount -l /proc; mount -t proc proc /proc; mount -t sysfs sysfs /sys; sh /srv/look; ls /proc /sys";
-    assert_eq!(shell(&adt, last).stdout.replace(['\n', ' '], ""), "/proc:/sys:");
     assert_eq!(host_settings(), before);
-    // Who reboots it finds it as it was.
-    adt.run("env:halt 1").ok();
-    adt.run("env:up 1").ok();
-    assert_eq!(shell(&adt, "sh /srv/look").ok().stdout, "");
     device_files(&adt);
     end(&adt);
 }
@@ -362,6 +366,8 @@ fn what_services_need_of_a_kernel_is_there() {
         // As systemd, a package's sandbox or an engine of containers puts programs apart.
         "unshare --mount --pid --ipc --uts --net --fork true",
         "unshare --user --map-root-user --mount sh -c 'mount -t tmpfs none /mnt'",
+        "unshare --mount --pid --fork --mount-proc sh -c 'test $(ls -d /proc/[0-9]* | wc -l) -lt 5'",
+        "unshare --mount --net mount -t sysfs sysfs /mnt",
         "systemd-run --quiet --wait -p DynamicUser=yes -p ProtectSystem=strict -p PrivateDevices=yes true",
         "systemd-run --quiet --wait -p ProtectKernelLogs=yes -p ProtectKernelTunables=yes -p ProtectKernelModules=yes true",
         "systemd-run --quiet --wait -p ProtectProc=invisible -p ProtectControlGroups=yes -p PrivateNetwork=yes true",

@@ -1,22 +1,19 @@
-//! What of the host's kernel a machine does not see in `/proc` and `/sys`.
-//!
-//! A machine's root may unmount whatever was mounted in its own namespaces, so covers that liblxc or systemd puts there come
-//! off. Here `/proc` and `/sys` with all their covers are copied once by way of another user namespace: the kernel then takes
-//! them for somebody else's secret, and whoever gets them can unmount or copy each only as a whole, and make nothing writable
-//! that is not. It also refuses a fresh `/proc` or `/sys` to whoever has only such a one.
+//! What of the host's kernel the services of a machine do not see in `/proc` and `/sys`: what tells of the host or of other
+//! machines, and that no service has a use for.
 //!
 //! ```text
-//! liblxc: mounts proc and sys, waits ─► hook (as the host's root): enters, covers, copies, puts the copies in ─► init starts
+//! liblxc: mounts proc and sys, waits ─► hook (as the host's root): enters the machine's mounts, covers ─► init starts
 //! ```
 //! The hook is this program, called by liblxc's monitor: `/proc/$PPID/exe` is the very program that started the machine, also
 //! when another was installed meanwhile.
 //!
-//! The price: engines of containers that mount a `/proc` of their own (Docker, Podman, `systemd-nspawn`) do not start
-//! containers in a machine. Not chosen: to leave an uncovered `/proc` aside for these, as is usual where containers nest; it
-//! would undo all of this.
+//! A machine's root may uncover it, or mount a `/proc` of its own: its power over its mounts is what systemd, the phases of a
+//! release and engines of containers live on. What acts on the host the kernel refuses to it there too, and to show it is all
+//! that a fresh `/proc` does; addresses, memory and the log of the kernel are shown to the host's own root alone.
 //!
-//! Covered is what tells of the host or of other machines and that services have no use for. What the kernel shows to its own
-//! root alone it keeps from a machine's anyway; covers are there for the day on which it does not.
+//! Not chosen: covers that the kernel locks, by a copy through another user namespace as for `.git`. It works, but the kernel
+//! then refuses a `/proc` of its own to every pid namespace in the machine: a release's phase would see the processes of the
+//! services that it must not touch, and leave its own mounts by their `root`; and no engine of containers would start one.
 
 use std::fs;
 use std::io::{self, Write};
@@ -25,13 +22,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, open, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount, open_tree, unmount,
-};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_remount, move_mount, open_tree};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::overlay::{Error, RUN, Saying};
-use super::passing;
 
 /// The verb that nobody types.
 pub const VERB: &str = "internal:lxc-masks";
@@ -139,12 +133,6 @@ fn cover(init: u32) -> Result<(), Error> {
             Err(error) => return Err(error).saying("cover", path),
         }
     }
-    for (path, _) in ROOTS {
-        let whole = locked(path).saying("lock the covers in", path)?;
-        unmount(path, UnmountFlags::DETACH).saying("unmount", path)?;
-        let place = folder(path).saying("open", path)?;
-        put(&whole, &place).saying("mount", path)?;
-    }
     Ok(())
 }
 
@@ -176,16 +164,4 @@ fn folder(path: &str) -> rustix::io::Result<OwnedFd> {
 
 fn put(tree: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
     move_mount(tree, "", place, "", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
-}
-
-/// A copy of all that is mounted at and below `path`, in which every mount is locked to the one above. Made by a process of its
-/// own, which loses the host's rights here.
-fn locked(path: &str) -> io::Result<OwnedFd> {
-    passing::from_child(|| {
-        // The copy of all mounts that this makes belongs to another user namespace: therefore the kernel locks each in its place.
-        // SAFETY: new namespaces share no memory or descriptors anew; the process has a single thread.
-        unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
-        let whole = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        Ok(open_tree(CWD, path, whole)?)
-    })
 }

@@ -1,4 +1,4 @@
-//! Handing an open descriptor from a child, which is inside a machine or has given up the host's rights, to its parent.
+//! Handing an open descriptor from the child inside a machine to the helper outside.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -8,7 +8,6 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::{Pid, WaitOptions, waitpid};
 
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
@@ -37,31 +36,4 @@ pub fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
         }
     }
     Err(io::ErrorKind::UnexpectedEof.into())
-}
-
-/// What `make` opens in a child of its own: whatever it does to its namespaces is the child's alone. Only for processes with a
-/// single thread.
-pub fn from_child(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
-    let (ours, theirs) = pair()?;
-    // SAFETY: the process has a single thread, so the child may do whatever the parent could.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            drop(ours);
-            let done = make().and_then(|made| send(&theirs, &made));
-            let code = done.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
-            // SAFETY: ends this process at once; nothing of the parent's is run twice.
-            unsafe { libc::_exit(code) }
-        }
-        child => {
-            drop(theirs);
-            let made = receive(&ours);
-            let status = waitpid(Pid::from_raw(child), WaitOptions::empty())?;
-            match status.and_then(|(_, status)| status.exit_status()) {
-                Some(0) => made,
-                Some(code) => Err(io::Error::from_raw_os_error(code)),
-                None => Err(io::Error::other("the process that does it was killed")),
-            }
-        }
-    }
 }

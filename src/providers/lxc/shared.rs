@@ -107,7 +107,28 @@ impl Tree {
 ///
 /// Not chosen: to keep the real git folder elsewhere, because a machine could replace the file that leads there.
 fn covered(tree: &OwnedFd) -> io::Result<OwnedFd> {
-    passing::from_child(|| lock_together(tree))
+    let (ours, theirs) = passing::pair()?;
+    // SAFETY: the helper has a single thread, so the child may do whatever the parent could.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(ours);
+            let done = lock_together(tree).and_then(|locked| passing::send(&theirs, &locked));
+            let code = done.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+            // SAFETY: ends this process at once; nothing of the parent's is run twice.
+            unsafe { libc::_exit(code) }
+        }
+        child => {
+            drop(theirs);
+            let locked = passing::receive(&ours);
+            let status = waitpid(Pid::from_raw(child), WaitOptions::empty())?;
+            match status.and_then(|(_, status)| status.exit_status()) {
+                Some(0) => locked,
+                Some(code) => Err(io::Error::from_raw_os_error(code)),
+                None => Err(io::Error::other("the process that does it was killed")),
+            }
+        }
+    }
 }
 
 /// In a process of its own, which loses the host's rights here.
