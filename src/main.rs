@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use adt::providers::lxc::helper;
+use adt::providers::lxc::{helper, masks};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    // Before anything else: the helper that calls liblxc must stay a small process with one thread.
-    if arguments.next().is_some_and(|verb| verb == helper::VERB) {
-        std::process::exit(helper::main(arguments));
+    // Before anything else: the helper that calls liblxc, and what liblxc calls, must stay small processes with one thread.
+    match arguments.next() {
+        Some(verb) if verb == helper::VERB => std::process::exit(helper::main(arguments)),
+        Some(verb) if verb == masks::VERB => std::process::exit(masks::main()),
+        _ => adt::cli::main(),
     }
-    adt::cli::main()
 }

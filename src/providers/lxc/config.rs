@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::model::{Limits, MachineSpec};
 
 use super::cgroup::{Hierarchies, Version};
+use super::masks;
 
 /// The id of a machine's root on disk. Layers are stored shifted by the same number.
 pub const FIRST_ID: u32 = 100_000;
@@ -20,6 +21,7 @@ pub struct Host<'a> {
     pub apparmor: bool,
     /// What a machine gets of which nobody said how much memory it needs.
     pub memory: u64,
+    pub seccomp: bool,
 }
 
 /// A setting of the kernel's that limits a control group.
@@ -86,6 +88,12 @@ pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> S
         lines.add("lxc.apparmor.profile", "generated");
         lines.add("lxc.apparmor.allow_nesting", 1);
     }
+    if host.seccomp {
+        lines.add("lxc.seccomp.profile", folder.join("seccomp").display());
+        // Else a machine that somebody starts who has a filter himself would get none.
+        lines.add("lxc.seccomp.allow_nesting", 1);
+    }
+    lines.add(masks::HOOK.0, masks::HOOK.1);
     lines.add("lxc.tty.max", 0);
     lines.add("lxc.pty.max", 1024);
     lines.add("lxc.signal.halt", "SIGRTMIN+3");
@@ -181,7 +189,7 @@ pub(super) mod tests {
 
     fn lines(version: Version) -> Vec<String> {
         let hierarchies = Hierarchies::fixed(version);
-        let host = Host { hierarchies: &hierarchies, apparmor: false, memory: 1 << 30 };
+        let host = Host { hierarchies: &hierarchies, apparmor: false, memory: 1 << 30, seccomp: true };
         text(&spec(), Path::new("/store/m"), "adt/tag/web1", host).lines().map(str::to_owned).collect()
     }
 

@@ -27,7 +27,7 @@ use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
 use super::ids::{self, Range, Shown};
-use super::{attach, cgroup, console, overlay, shared};
+use super::{attach, cgroup, console, masks, overlay, seccomp, shared};
 
 /// The verb that nobody types.
 pub const VERB: &str = "internal:lxc";
@@ -83,7 +83,11 @@ pub enum Reply {
     Ended {
         code: i32,
     },
-    Version(String),
+    /// And what keeps machines from having a filter of system calls.
+    Version {
+        version: String,
+        without_filter: Option<String>,
+    },
     LibraryMissing,
     Failed {
         reason: String,
@@ -159,7 +163,10 @@ fn serve(request: Request, file: &mut File) -> Reply {
         Request::Exec { target, exec, terminal } => {
             running(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
         }
-        Request::Version => Ok(Reply::Version(lxc.version())),
+        Request::Version => {
+            let without_filter = seccomp::lacking().map(str::to_owned);
+            Ok(Reply::Version { version: lxc.version(), without_filter })
+        }
         Request::Console { target } => running(&lxc, &target).and_then(|container| console::join(&container)),
         Request::Mounts { .. } => unreachable!("answered before"),
     };
@@ -223,7 +230,7 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     if container.start() || container.is_running() {
         return Ok(Reply::Started { shares });
     }
-    Err(container.error().unwrap_or_else(|| "liblxc gave up".into()))
+    Err(masks::failure().or_else(|| container.error()).unwrap_or_else(|| "liblxc gave up".into()))
 }
 
 /// Puts the machine's root together for these ids; where a filesystem can't show them, for those on disk, and says why.

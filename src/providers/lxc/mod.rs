@@ -29,10 +29,12 @@ mod ffi;
 mod folder;
 pub mod helper;
 mod ids;
+pub mod masks;
 mod overlay;
 mod passing;
 mod place;
 mod program;
+mod seccomp;
 mod shared;
 mod terminal;
 mod trust;
@@ -190,10 +192,16 @@ impl Machine<'_> {
         self.write_trust(spec)?;
         self.folder.write_shared("hosts", &spec.hosts)?;
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
-        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor(), memory: default_memory() };
+        let host = config::Host {
+            hierarchies: self.hierarchies,
+            apparmor: has_apparmor(),
+            memory: default_memory(),
+            seccomp: seccomp::is_possible(),
+        };
         let text = config::text(spec, &self.folder.path, &self.group, host);
-        // Written for each start.
+        // Both are written for each start.
         disk::File::at(&self.folder.join("config")).mode(0o644).write_spare(text)?;
+        disk::File::at(&self.folder.join("seccomp")).mode(0o644).write_spare(seccomp::profile())?;
         self.folder.write_spec(spec)
     }
 
@@ -331,7 +339,7 @@ impl Machine<'_> {
                 return Error::HostLacks { what: "liblxc".into(), hint: "run `adt host:bootstrap`".into() };
             }
             Some(Reply::Failed { reason }) => reason,
-            Some(Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Version(_)) | None => {
+            Some(Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Version { .. }) | None => {
                 "its helper was ended".into()
             }
         };
@@ -369,7 +377,11 @@ impl Provider for Lxc {
         let call = Call::new(&self.home.exe, &Request::Version).map_err(failed_io("call the helper", &self.home.exe))?;
         call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
-            Some(Reply::Version(version)) => Ok(format!("liblxc {version}, {}", self.hierarchies()?)),
+            Some(Reply::Version { version, without_filter: None }) => Ok(format!("liblxc {version}, {}", self.hierarchies()?)),
+            Some(Reply::Version { version, without_filter: Some(why) }) => Ok(format!(
+                "liblxc {version}, {}; machines run without a filter of system calls, since {why}",
+                self.hierarchies()?
+            )),
             Some(Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::LibraryMissing | Reply::Failed { .. })
             | None => Err(lacks("liblxc")),
         }

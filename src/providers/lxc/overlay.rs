@@ -120,7 +120,8 @@ fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path, shown: &Sh
     let lower = names.join(":");
     let options = format!("lowerdir={lower},upperdir=own/upper,workdir=own/work,redirect_dir=off,metacopy=off,index=off");
     let options = CString::new(options).expect("digits and words have no NUL");
-    let mounted = mount("adt", target, "overlay", MountFlags::empty(), Some(options.as_c_str()));
+    // A box from elsewhere may have device files in it, which would be the host's.
+    let mounted = mount("adt", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()));
     std::env::set_current_dir("/").saying("enter", "/")?;
     // The overlay has copies of its own.
     for (name, _) in &parts {
