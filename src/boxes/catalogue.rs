@@ -27,6 +27,8 @@ pub struct Resolved {
     pub health: Health,
     /// Its own log files and those of the boxes below it.
     pub logs: Vec<String>,
+    /// The same of the units that it enables.
+    pub services: Vec<String>,
 }
 
 pub struct Catalogue<'a> {
@@ -113,7 +115,9 @@ impl<'a> Catalogue<'a> {
             logs.extend(recipe.logs.iter().filter(|path| !below.is_some_and(|below| below.logs.contains(path))).cloned());
             let digest =
                 digest::of(&recipe, &self.architecture, parent.as_ref(), &digest::materials(&recipe, self.known.as_deref())?);
-            resolved.push(Resolved { recipe, digest, parent, health, logs });
+            let mut services = below.map(|below| below.services.clone()).unwrap_or_default();
+            services.extend(recipe.services.iter().filter(|unit| !services.contains(unit)).cloned().collect::<Vec<_>>());
+            resolved.push(Resolved { recipe, digest, parent, health, logs, services });
         }
         Ok(resolved)
     }

@@ -42,7 +42,7 @@ pub struct Repository(pub PathBuf);
 
 impl Repository {
     /// Its page says which version it is and what the buildpack made.
-    fn new(adt: &Adt) -> Self {
+    pub fn new(adt: &Adt) -> Self {
         let repository = Self::empty(adt, "www-source");
         repository.write(
             "public/index.php",
@@ -107,7 +107,7 @@ fn pages(adt: &Adt, environment: &str, machines: &[&str]) -> BTreeSet<String> {
     machines.iter().map(|machine| body(&address(adt, environment, machine))).collect()
 }
 
-fn body(address: &str) -> String {
+pub fn body(address: &str) -> String {
     let page = get(address, "www", "/");
     page.split_once("\r\n\r\n").map_or(page.clone(), |(_, body)| body.to_owned())
 }
