@@ -30,6 +30,8 @@ const PROGRAM: &str = include_str!("phase.sh");
 
 /// How many of its last lines are shown of a program that failed.
 const TAIL: usize = 20;
+/// And how much of each.
+const WIDE: usize = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -212,13 +214,13 @@ impl<'a> Reader<'a> {
 
     fn remember(&mut self, line: &str) {
         if line.contains("Read-only file system") {
-            self.outside = Some(line.to_owned());
+            self.outside = Some(line.chars().take(WIDE).collect());
         }
         if !line.trim().is_empty() {
             if self.tail.len() == TAIL {
                 self.tail.remove(0);
             }
-            self.tail.push(line.to_owned());
+            self.tail.push(line.chars().take(WIDE).collect());
         }
     }
 

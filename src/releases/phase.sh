@@ -111,7 +111,12 @@ meant() {
             name=${unit%%@*} type=${unit##*@.}
             case $1 in "$name@"?*) instance=${1#"$name@"} ;; *) continue ;; esac
             instance=${instance%".$type"}
-            case $instance in '' | *[!A-Za-z0-9:_.-]*) continue ;; esac
+            case $instance in
+            '' | *[!A-Za-z0-9:_.-]*) continue ;;
+            *.service | *.socket | *.target | *.timer | *.path | *.mount | *.automount | *.swap | *.device | *.slice | *.scope)
+                continue
+                ;;
+            esac
             echo "$name@$instance.$type"
             return
             ;;

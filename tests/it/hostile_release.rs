@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const STAYS: &str = "sleep 98765";
 
 /// What must be the same before and after: masked and failed units, who runs since when, what lies where.
-const STATE: &str = "
+const STATE: &str = "set -e
 systemctl list-unit-files --no-legend --no-pager --state=masked
 systemctl list-units --no-legend --no-pager --plain --state=failed
 systemctl show --property=MainPID,ActiveState,NeedDaemonReload dbus systemd-journald systemd-logind apache2
@@ -92,7 +92,9 @@ impl Shop {
         assert_eq!(body(&self.address), "one+x", "after {attempt}");
         // Takes the lock, and finds nothing to mend.
         self.adt.run("env:up 1161").ok().says("up already");
-        assert_eq!(self.inside(STATE), self.state, "after {attempt}");
+        let now = self.inside(STATE);
+        let lines = |of: &str, lacks: &str| of.lines().filter(|line| !lacks.lines().any(|one| one == *line)).collect::<String>();
+        assert!(now == self.state, "after {attempt}: {} became {}", lines(&self.state, &now), lines(&now, &self.state));
     }
 
     /// Deploys, and does this to the command as soon as it says `mark`; its exit code and what it said.
@@ -375,7 +377,8 @@ fn a_second_ctrl_c_and_a_kill_leave_nothing_that_goes_on() {
     assert_eq!(code, Some(130), "{said}");
     assert!(!said.contains("stay on release"), "{said}");
     gone(&shop);
-    shop.is_as_before("a second Ctrl-C");
+    assert_eq!(body(&shop.address), "one+x");
+    shop.adt.run("env:up 1161").ok().says("up already");
 
     // A heart that beats on through TERM: the next phase waits for its end.
     shop.attempt(&[("predeploy", "trap '' TERM HUP INT\necho ready\nwhile :; do date +%N > /tmp/beat; done")]);
@@ -388,19 +391,21 @@ fn a_second_ctrl_c_and_a_kill_leave_nothing_that_goes_on() {
     assert_eq!(shop.adt.leftovers(), Vec::<String>::new());
 }
 
+/// So many seconds are much for a program that does nothing, also where others keep the host busy.
+const SHORT: u32 = 20;
+
 #[test]
 fn a_phase_that_does_not_end_is_ended_at_its_deadline() {
-    let Some(mut shop) = Shop::open(&format!("{BUILT}\nphase_deadline = 3")) else { return };
+    let Some(mut shop) = Shop::open(&format!("{BUILT}\nphase_deadline = {SHORT}")) else { return };
     for (phase, code, text) in [
-        ("buildpack", 20, "yes"),
+        ("buildpack", 20, "yes $(head -c 100000 /dev/zero | tr '\\0' x)"),
         ("predeploy", 21, DEAF),
-        ("predeploy", 21, "while :; do head -c 100000 /dev/zero; done"),
-        ("predeploy", 21, "cat /run/adt-phase/answer"),
+        ("predeploy", 21, "cat /run/adt-phase/answer /dev/zero"),
         ("postdeploy", 22, DEAF),
     ] {
         shop.attempt(&[(phase, text)]);
         let deploy = shop.adt.run("site:deploy 1161 www").fails(code);
-        let late = format!("`deploy/{phase}` did not end within 3 s, the site's `phase_deadline`");
+        let late = format!("`deploy/{phase}` did not end within {SHORT} s, the site's `phase_deadline`");
         deploy.says(&format!("could not finish {phase} on")).says(&late);
         shop.is_as_before(text);
     }
@@ -414,7 +419,7 @@ fn a_phase_that_does_not_end_is_ended_at_its_deadline() {
         .run("site:deploy 1161 www")
         .fails(22)
         .says("exit code 9")
-        .says("did not end within 3 s")
+        .says(&format!("did not end within {SHORT} s"))
         .says("`adt env:up shop 1161`");
     shop.inside("rm /tmp/hang\n! pgrep -f '[s]leep 98765'");
     shop.adt.run("env:up 1161").ok();
