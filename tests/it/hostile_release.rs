@@ -357,7 +357,7 @@ fn a_second_ctrl_c_and_a_kill_leave_nothing_that_goes_on() {
     let Some(mut shop) = Shop::open("") else { return };
     let gone = |shop: &Shop| {
         let since = Instant::now();
-        while shop.inside("pgrep -f '[s]leep 98765' || true") != "" {
+        while !shop.inside("pgrep -f '[s]leep 98765' || true").is_empty() {
             assert!(since.elapsed() < PATIENCE, "the phase goes on");
             std::thread::sleep(Duration::from_millis(50));
         }
