@@ -124,7 +124,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_millis(500);
 /// The same for one who is followed: it may have a whole tree in a machine to end, which has a time of its own for that.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// So long the last lines of a program that has ended are taken from its pipes.
+/// So long after its end a program's last lines may come out of its pipes, where somebody else keeps these open.
 const REST: Duration = Duration::from_secs(5);
 
 impl Command {
@@ -334,8 +334,8 @@ impl Command {
                 drop(lines);
                 return end_followed(&mut child).map_err(|source| self.not_started(source));
             }
-            // What it said last is still taken, but no more from others than it could have said.
-            if ended.is_some_and(|ended| is_silent || ended.elapsed() > REST) {
+            // What it said last is still taken, however busy the host is; those who hold its output now are not heard for ever.
+            if ended.is_some_and(|ended| ended.elapsed() > if is_silent { REST } else { 12 * REST }) {
                 break;
             }
             if ended.is_none() && (is_silent || looked.elapsed() > PAUSE) {

@@ -382,10 +382,20 @@ fn a_second_ctrl_c_and_a_kill_leave_nothing_that_goes_on() {
     assert_eq!(body(&shop.address), "one+x");
     shop.adt.run("env:up 1161").ok().says("up already");
 
-    // A heart that beats on through TERM: the next phase waits for its end.
-    shop.attempt(&[("predeploy", "trap '' TERM HUP INT\necho ready\nwhile :; do date +%N > /tmp/beat; done")]);
-    shop.deploy_until("ready", |pid| kill(pid, Signal::KILL));
-    let still = "a=$(cat /tmp/beat)\nsleep 0.5\ntest \"$a\" = \"$(cat /tmp/beat)\"\nrm -f /tmp/beat";
+    // The machine knows who the phase is.
+    shop.attempt(&[("predeploy", DEAF)]);
+    shop.deploy_until("ready", |pid| {
+        shop.inside("read -r pid since < /run/adt-phase.init\ntest \"$(cut -d' ' -f22 /proc/$pid/stat)\" = $since\ngrep -q adt-phase /proc/$pid/cmdline");
+        kill(pid, Signal::KILL);
+    });
+    gone(&shop);
+    // Its heart would beat on, had nobody ended it with its caller: the next phase does before it begins.
+    shop.inside(
+        "systemd-run --quiet --collect --unit=heart sh -c 'trap \"\" TERM HUP INT; while :; do date +%N > /tmp/beat; done'\n\
+         until test -s /tmp/beat; do sleep 0.01; done\npid=$(systemctl show --property=MainPID --value heart)\n\
+         echo \"$pid $(cut -d' ' -f22 /proc/$pid/stat)\" > /run/adt-phase.init",
+    );
+    let still = "a=$(cat /tmp/beat)\nsleep 0.5\ntest \"$a\" = \"$(cat /tmp/beat)\"";
     shop.attempt(&[("predeploy", still), ("postdeploy", "false")]);
     shop.adt.run("site:deploy 1161 www").fails(22);
     shop.is_as_before("a kill");
