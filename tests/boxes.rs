@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use adt::boxes::schedule::{self, Options, Outcome};
 use adt::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
 use adt::boxes::{Catalogue, Context, Layers, Resolved, cache};
+use adt::exec::{Cancel, Follow};
 use adt::model::machine::Mount;
 use adt::model::{
     BoxName, Digest, EnvironmentId, EnvironmentName, Event, Exec, Failure, Health, IdPool, Kind, Limits, MachineId, MachineName,
@@ -232,17 +233,23 @@ impl Bench for LabBench<'_> {
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }
 
+    fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
+        let mut each = |line: Option<(Stream, &str)>| each(line);
+        let ended = self.lab.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each });
+        ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
+    }
+
     fn feed(&self, exec: &Exec, input: &mut (dyn std::io::Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         let ended = self.lab.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each });
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
-        self.lab.provider.copy_in(&self.id, source, target).map_err(|error| self.fail(&error))
+        self.lab.provider.copy_in(&self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        self.lab.provider.copy_out(&self.id, source, target).map_err(|error| self.fail(&error))
+        self.lab.provider.copy_out(&self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn halt(&self) -> Result<()> {

@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use adt::exec::Cancel;
 use adt::model::machine::{Mount, MountMode};
 use adt::model::{
     Attachment, Digest, EnvironmentId, EnvironmentName, Exec, Health, IdPool, Limits, MachineId, MachineName, MachineSpec,
@@ -429,25 +430,25 @@ fn files_go_in_and_come_out() {
     fs::write(tree.join("sub/run"), [0, 1, 255]).unwrap();
     fs::set_permissions(tree.join("sub/run"), PermissionsExt::from_mode(0o750)).unwrap();
     symlink("sub/run", tree.join("link")).unwrap();
-    lxc.copy_in(&id, &tree, "/srv").unwrap();
-    lxc.copy_in(&id, &tree, "/srv/other").unwrap();
-    lxc.copy_in(&id, &tree.join("sub/run"), "/srv/file").unwrap();
+    lxc.copy_in(&id, &tree, "/srv", &Cancel::default()).unwrap();
+    lxc.copy_in(&id, &tree, "/srv/other", &Cancel::default()).unwrap();
+    lxc.copy_in(&id, &tree.join("sub/run"), "/srv/file", &Cancel::default()).unwrap();
     let listing = world.text(&id, &["stat", "-c", "%n %F %a %U", "/srv/tree/sub/run", "/srv/other/link", "/srv/file"]);
     assert_eq!(
         listing,
         "/srv/tree/sub/run regular file 750 root\n/srv/other/link symbolic link 777 root\n/srv/file regular file 750 root"
     );
     world.text(&id, &["chown", "daemon", "/srv/tree/sub/run"]);
-    lxc.copy_out(&id, "/srv/tree", &folder.path().join("back")).unwrap();
-    lxc.copy_out(&id, "/srv/file", folder.path()).unwrap();
+    lxc.copy_out(&id, "/srv/tree", &folder.path().join("back"), &Cancel::default()).unwrap();
+    lxc.copy_out(&id, "/srv/file", folder.path(), &Cancel::default()).unwrap();
     let back = folder.path().join("back/sub/run");
     assert_eq!(fs::read(&back).unwrap(), [0, 1, 255]);
     assert_eq!((fs::metadata(&back).unwrap().uid(), fs::metadata(&back).unwrap().mode() & 0o7777), (0, 0o750));
     assert_eq!(fs::read_link(folder.path().join("back/link")).unwrap(), Path::new("sub/run"));
     assert!(folder.path().join("file").exists());
-    let error = lxc.copy_out(&id, "/srv/nothing", &folder.path().join("x")).unwrap_err();
+    let error = lxc.copy_out(&id, "/srv/nothing", &folder.path().join("x"), &Cancel::default()).unwrap_err();
     assert!(error.to_string().contains("exit code 2"), "{error}");
-    assert!(lxc.copy_in(&id, &tree, "/no/such/folder/x").is_err());
+    assert!(lxc.copy_in(&id, &tree, "/no/such/folder/x", &Cancel::default()).is_err());
 }
 
 #[test]

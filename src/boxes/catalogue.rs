@@ -31,6 +31,8 @@ pub struct Resolved {
     pub logs: Vec<String>,
     /// Whose programs have run where it is built.
     pub authors: Authors,
+    /// The same of the units that it enables.
+    pub services: Vec<String>,
 }
 
 pub struct Catalogue<'a> {
@@ -141,7 +143,9 @@ impl<'a> Catalogue<'a> {
                 digest::of(&recipe, &self.architecture, parent.as_ref(), &digest::materials(&recipe, self.known.as_deref())?);
             let mut authors = below.map(|below| below.authors.clone()).unwrap_or_default();
             authors.extend(self.author(&recipe));
-            resolved.push(Resolved { recipe, digest, parent, health, logs, authors });
+            let mut services = below.map(|below| below.services.clone()).unwrap_or_default();
+            services.extend(recipe.services.iter().filter(|unit| !services.contains(unit)).cloned().collect::<Vec<_>>());
+            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services });
         }
         Ok(resolved)
     }

@@ -385,7 +385,7 @@ fn home_of(user: &str) -> Option<PathBuf> {
     local.or_else(|| home(&Command::new("getent").args(["passwd", user]).run().ok()?.text()))
 }
 
-/// First Ctrl-C (or TERM): stop at the next step. Second: stop at once; the next run converges.
+/// First Ctrl-C (or TERM): end what can be ended, stop at the next step. Second: stop at once; the next run converges.
 fn cancel_on_interrupt(steps: bool) -> Result<Arc<AtomicBool>, Failure> {
     let cancel = Arc::new(AtomicBool::new(false));
     let told = |error: std::io::Error| Failure::new(Kind::Host, "watch for Ctrl-C").because(&error);
@@ -404,7 +404,7 @@ fn cancel_on_interrupt(steps: bool) -> Result<Arc<AtomicBool>, Failure> {
         while !watch.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        eprintln!("finishing the current step; press Ctrl-C again to stop at once");
+        eprintln!("stopping as soon as nothing is left half done; press Ctrl-C again to stop at once");
     });
     Ok(cancel)
 }

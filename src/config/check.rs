@@ -184,3 +184,19 @@ pub fn is_variable(word: &str) -> bool {
     let starts = word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     starts && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
+
+/// systemd.unit(5): letters, digits and `:-_.\`, with `@` before an instance; a name without a type is a service.
+pub fn unit(faults: &mut Faults, word: &At<String>) -> Option<String> {
+    const TYPES: [&str; 11] =
+        ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
+    let shaped = (1..=255).contains(&word.len())
+        && !word.starts_with(['-', '.', '@'])
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b));
+    if shaped {
+        let typed = word.rsplit_once('.').is_some_and(|(_, kind)| TYPES.contains(&kind));
+        return Some(if typed { word.to_string() } else { format!("{}.service", **word) });
+    }
+    let hint = "write it as `systemctl` shows it, e.g. `apache2` or `apt-daily.timer`";
+    faults.add_hint(word.span(), format!("`{}` is not a systemd unit", word.escape_debug()), hint);
+    None
+}

@@ -90,7 +90,8 @@ impl Engine {
         let mut in_use = BTreeMap::new();
         for (role, resolved) in &needed.roles {
             let chain = needed.chain(resolved);
-            in_use.insert(role.clone(), BoxInUse { layers: chain, health: resolved.health.clone(), logs: resolved.logs.clone() });
+            let (health, logs, services) = (resolved.health.clone(), resolved.logs.clone(), resolved.services.clone());
+            in_use.insert(role.clone(), BoxInUse { layers: chain, health, logs, services });
         }
         let left_out = leave_out(&mut platform, &basis.sites)?;
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();

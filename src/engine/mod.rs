@@ -51,6 +51,7 @@ use std::time::Duration;
 pub use events::Events;
 
 use crate::config::host::HostSettings;
+use crate::exec::Cancel;
 use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, Request, Response};
 use crate::network::Network;
 use crate::providers::Provider;
@@ -162,6 +163,11 @@ impl Engine {
 
     fn now(&self) -> i64 {
         (self.clock)()
+    }
+
+    /// For what is cut short by it.
+    fn cancel(&self) -> Cancel {
+        Cancel(Arc::clone(&self.cancel))
     }
 
     fn grace(&self) -> Duration {

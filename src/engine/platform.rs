@@ -1,14 +1,12 @@
 //! `platform:init`, `platform:list`, `platform:pull`: how a host comes to know a platform.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::Engine;
 use super::events::Events;
 use super::listing::state_of;
 use crate::config;
 use crate::disk;
-use crate::exec::Cancel;
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
@@ -281,8 +279,7 @@ impl Engine {
     }
 
     pub(super) fn person(&self) -> git::Person {
-        let cancel = Cancel(Arc::clone(&self.cancel));
-        git::Person { ids: self.caller.ids, home: self.caller.home.clone(), cancel }
+        git::Person { ids: self.caller.ids, home: self.caller.home.clone(), cancel: self.cancel() }
     }
 
     /// Files made for a person behind sudo belong to that person.

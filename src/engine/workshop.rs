@@ -11,6 +11,7 @@ use super::environment::WORKSHOP;
 use super::perform::Scene;
 use super::{Engine, wanted};
 use crate::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
+use crate::exec::Follow;
 use crate::model::{
     BoxName, BoxRef, EnvironmentId, EnvironmentName, Exec, Failure, Health, Kind, Limits, Machine, MachineId, MachineName,
     MachineSpec, Platform, PlatformName, RoleName, Stream,
@@ -99,7 +100,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
                 folder: PathBuf::new(),
             },
             domain: engine.settings.domain.value.clone(),
-            boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new() })].into(),
+            boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new(), services: Vec::new() })].into(),
             left_out: BTreeSet::new(),
             seeded: BTreeMap::new(),
             files: BTreeMap::new(),
@@ -168,16 +169,21 @@ impl Bench for MachineBench<'_> {
         Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
     }
 
+    fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
+        let mut each = |line: Option<(Stream, &str)>| each(line);
+        Ok(self.engine.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each })?.code)
+    }
+
     fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each })?.code)
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
-        Ok(self.engine.provider.copy_in(&self.id, source, target)?)
+        Ok(self.engine.provider.copy_in(&self.id, source, target, &self.engine.cancel())?)
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        Ok(self.engine.provider.copy_out(&self.id, source, target)?)
+        Ok(self.engine.provider.copy_out(&self.id, source, target, &self.engine.cancel())?)
     }
 
     fn halt(&self) -> Result<()> {

@@ -14,7 +14,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getppid, kill_process, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 
 use crate::model::{Kind, Stream};
 
@@ -122,6 +122,10 @@ const KEPT: usize = 64 << 20;
 const PAUSE: Duration = Duration::from_millis(50);
 /// So long a program that was asked to end may tidy up.
 const GRACE: Duration = Duration::from_millis(500);
+/// The same for one who is followed: it may have a whole tree in a machine to end, which has a time of its own for that.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So long after its end a program's last lines may come out of its pipes, where somebody else keeps these open.
+const REST: Duration = Duration::from_secs(5);
 
 impl Command {
     pub fn new(program: impl Into<OsString>) -> Self {
@@ -303,34 +307,42 @@ impl Command {
     }
 
     /// Runs it and hands over each line as it comes, keeping none; `None` where nothing came for a moment. A program that prints
-    /// faster than its lines are taken waits. It is asked to end as soon as `each` breaks.
+    /// faster than its lines are taken waits. As soon as `each` breaks, it and its group are asked to end, and killed where
+    /// they don't. Returns when it has ended, whoever else holds its output.
     pub fn follow(&self, each: &mut Follow<'_>) -> Result<ExitStatus, Error> {
         let mut command = self.to_std();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(|source| self.not_started(source))?;
         let stdout = child.stdout.take().expect("stdout was piped");
         let stderr = child.stderr.take().expect("stderr was piped");
-        std::thread::scope(|scope| {
-            // Dropped at the end of this closure, before the readers are waited for: they end with it.
-            let (sender, lines) = mpsc::sync_channel(WAITING);
-            let other = sender.clone();
-            scope.spawn(move || read_pieces(stdout, Stream::Out, &sender));
-            scope.spawn(move || read_pieces(stderr, Stream::Err, &other));
-            loop {
-                let flow = match lines.recv_timeout(PAUSE) {
-                    Ok((stream, line)) => each(Some((stream, String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])))),
-                    Err(RecvTimeoutError::Timeout) => each(None),
-                    Err(RecvTimeoutError::Disconnected) => break,
-                };
-                if flow.is_break() {
-                    // One that has ended meanwhile is not yet waited for, so its number is nobody else's.
-                    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                        let _ = kill_process(pid, Signal::TERM);
-                    }
-                    break;
+        let (sender, lines) = mpsc::sync_channel(WAITING);
+        let other = sender.clone();
+        // Not waited for: whom the program gave its pipes to may hold them for long.
+        std::thread::spawn(move || read_pieces(stdout, Stream::Out, &sender));
+        std::thread::spawn(move || read_pieces(stderr, Stream::Err, &other));
+        let (mut looked, mut ended) = (Instant::now(), None::<Instant>);
+        loop {
+            let (flow, is_silent) = match lines.recv_timeout(PAUSE) {
+                Ok((stream, line)) => {
+                    (each(Some((stream, String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])))), false)
                 }
+                Err(RecvTimeoutError::Timeout) => (each(None), true),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if flow.is_break() {
+                // The readers wait no longer for who takes their lines.
+                drop(lines);
+                return end_followed(&mut child).map_err(|source| self.not_started(source));
             }
-        });
+            // What it said last is still taken, however busy the host is; those who hold its output now are not heard for ever.
+            if ended.is_some_and(|ended| ended.elapsed() > if is_silent { REST } else { 12 * REST }) {
+                break;
+            }
+            if ended.is_none() && (is_silent || looked.elapsed() > PAUSE) {
+                looked = Instant::now();
+                ended = child.try_wait().map_err(|source| self.not_started(source))?.map(|_| Instant::now());
+            }
+        }
         child.wait().map_err(|source| self.not_started(source))
     }
 
@@ -382,6 +394,22 @@ fn end_group(lines: &Lines, child: u32) {
     // Their pipes close when the last one ends.
     while since.elapsed() < GRACE && !matches!(lines.recv_timeout(PAUSE), Err(RecvTimeoutError::Disconnected)) {}
     let _ = kill_process_group(group, Signal::KILL);
+}
+
+/// Ends a program that was not yet waited for, and its group.
+fn end_followed(child: &mut std::process::Child) -> std::io::Result<ExitStatus> {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let since = Instant::now();
+    let tell = |signal| group.map(|group| kill_process_group(group, signal));
+    tell(Signal::TERM);
+    while since.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(PAUSE / 5);
+    }
+    tell(Signal::KILL);
+    child.wait()
 }
 
 /// Takes a line, or `None` for a moment without one, and says whether to go on.
@@ -504,6 +532,20 @@ mod tests {
         assert_eq!(seen, ["one", "two"]);
         assert_eq!(status.signal(), Some(15));
         assert!(started.elapsed() < Duration::from_secs(50));
+    }
+
+    #[test]
+    fn one_who_holds_a_followed_programs_output_holds_nobody() {
+        // In a session of its own, so that no group reaches it.
+        let mut seen = Vec::new();
+        let command = Command::new("sh").args(["-c", "setsid sleep 1000 & echo $!; echo said"]);
+        let status = command.follow(&mut |line| {
+            seen.extend(line.map(|(_, line)| line.to_owned()));
+            ControlFlow::Continue(())
+        });
+        assert!(status.unwrap().success());
+        assert_eq!(seen[1], "said");
+        Command::new("kill").arg(&seen[0]).run().unwrap();
     }
 
     #[test]

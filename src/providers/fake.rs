@@ -15,7 +15,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Started, Stdio};
-use crate::exec::{Command, Output};
+use crate::exec::{Cancel, Command, Limits, Output};
 use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 /// Called with the name of each point at which a real command could be killed.
@@ -149,11 +149,12 @@ impl Fake {
         self.change(|world| drop(world.machines.remove(id)));
     }
 
-    fn copy(&self, id: &MachineId, source: &Path, target: &Path) -> Result<()> {
+    fn copy(&self, id: &MachineId, source: &Path, target: &Path, cancel: &Cancel) -> Result<()> {
         self.running(id)?;
         self.point("copy", id, "before");
         if self.root(id).is_some() {
-            Command::new("cp").arg("-a").arg(source).arg(target).run()?;
+            let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
+            Command::new("cp").arg("-a").arg(source).arg(target).limits(limits).run()?;
         }
         Ok(())
     }
@@ -277,6 +278,17 @@ impl Provider for Fake {
         self.running(id)?;
         self.refuse("exec", id)?;
         let (mut read, mut status) = (Vec::new(), 0);
+        if let Stdio::Follow { each } = &mut stdio
+            && let Some(root) = self.root(id)
+            && let Some(command) = folder::command(&root, &exec.argv, &exec.env)
+        {
+            self.point("exec", id, "before");
+            let ended = command.follow(&mut |line| match line {
+                Some((stream, line)) => each(Some((stream, &folder::line(&root, line)))),
+                None => each(None),
+            })?;
+            return Ok(Ended { code: ended.code().unwrap_or(137), output: Output::default() });
+        }
         if let Some(root) = self.root(id)
             && let Some(command) = folder::command(&root, &exec.argv, &exec.env)
         {
@@ -297,16 +309,17 @@ impl Provider for Fake {
         Ok(Ended { code: status, output: Output { stdout, stderr: Vec::new() } })
     }
 
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()> {
-        self.copy(id, source, &self.below(id, target))
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
+        self.copy(id, source, &self.below(id, target), cancel)
     }
 
-    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, _user: &str) -> Result<()> {
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, _user: &str, cancel: &Cancel) -> Result<()> {
         self.running(id)?;
         self.point("unpack", id, "before");
         if self.root(id).is_some() {
             let unpack = Command::new("tar").args(["--extract", "--no-same-owner", "--directory"]).arg(self.below(id, folder));
-            let (status, output) = unpack.run_fed(tar, &mut |_, _| {})?;
+            let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
+            let (status, output) = unpack.clone().limits(limits).run_fed(tar, &mut |_, _| {})?;
             if !status.success() {
                 return Err(unpack.failed(status, &output).into());
             }
@@ -317,8 +330,8 @@ impl Provider for Fake {
         Ok(())
     }
 
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
-        self.copy(id, &self.below(id, source), target)
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
+        self.copy(id, &self.below(id, source), target, cancel)
     }
 
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {

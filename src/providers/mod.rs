@@ -8,6 +8,7 @@
 //! - A second call with the same arguments succeeds and changes nothing.
 //! - A call that is killed anywhere leaves something that `inspect` reports (often [`MachineState::Broken`]), that
 //!   calling the verb again completes, and that `delete` removes without a trace.
+//! - Copies end as cancelled, with whatever was there by then, soon after `cancel` is set.
 //! - Calls for different machines may run at the same time; calls for one machine never do (the engine holds its lock).
 
 pub mod choose;
@@ -20,7 +21,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::{Follow, Output};
+use crate::exec::{Cancel, Follow, Output};
 use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
 
 /// Half of the memory that this host has: what one machine may use of it at most unless somebody says otherwise.
@@ -77,7 +78,8 @@ pub enum Stdio<'a> {
     Pipes { stdin: Option<&'a [u8]>, each: &'a mut dyn FnMut(Stream, &str) },
     /// The same with input of any size.
     Fed { input: &'a mut (dyn std::io::Read + Send), each: &'a mut dyn FnMut(Stream, &str) },
-    /// No input; each line as it comes, none kept, until the program ends or `each` breaks, which ends it.
+    /// No input; each line as it comes, none kept, until the program ends or `each` breaks: then it is told to end (TERM), and
+    /// it and what is left of its group are killed where that takes longer than some seconds.
     Follow { each: &'a mut Follow<'a> },
     /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes. But never a
     /// terminal: whoever holds one can type into it. The program gets a pipe in its place.
@@ -160,13 +162,13 @@ pub trait Provider: Send + Sync {
     fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended>;
 
     /// Copies a file or folder from the host into a running machine; `target` follows `cp -a`: into an existing folder, else as that name.
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()>;
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()>;
 
     /// Unpacks a tar stream into a folder that a running machine has, as a user of it who may write there: what it holds becomes theirs.
-    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()>;
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()>;
 
     /// Copies a file or folder out of a running machine, as the calling user's own files.
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()>;
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()>;
 
     /// Where the machine is reached, from its configuration; empty when it is absent.
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>>;

@@ -264,10 +264,10 @@ impl Draft<'_> {
     }
 
     /// Makes the release of the tree: from here on it is there as a whole, also after a power cut.
-    pub fn finish(self, mut manifest: Manifest) -> Result<Manifest> {
+    pub fn finish(self, mut manifest: Manifest, cancel: &AtomicBool) -> Result<Manifest> {
         let path = self.folder.join("tree.tar.zst");
         let file = File::create(&path).map_err(Error::io("could not write", &path))?;
-        manifest.files = archive::pack(&self.tree(), &file)?;
+        manifest.files = archive::pack(&self.tree(), &file, cancel)?;
         manifest.size = file.metadata().map_err(Error::io("could not read", &path))?.len();
         remove_tree(&self.tree())?;
         remove_tree(&self.source())?;
@@ -325,7 +325,7 @@ mod tests {
             size: 0,
             files: 0,
         };
-        draft.finish(manifest).unwrap()
+        draft.finish(manifest, &AtomicBool::new(false)).unwrap()
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod hostile_network;
 mod hostile_page;
 mod hostile_power;
 mod hostile_kernel;
+mod hostile_release;
 mod hostile_terminal;
 mod hostile_traffic;
 mod hostile_twin;

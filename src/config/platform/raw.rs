@@ -125,6 +125,13 @@ pub struct Site {
     /// Services that these programs may reach, as role and port, e.g. `["db:3306"]`. Everything else but the site itself is cut off.
     #[serde(default)]
     pub network: Vec<At<String>>,
+    /// Units of its machines that these programs may start, stop, restart and reload, e.g. `["apache2", "worker@"]`. Without it,
+    /// those in `services` of the role's box and the boxes below it.
+    pub units: Option<Vec<At<String>>>,
+    /// Seconds that each of these programs may take; 1800 where none are given. What takes longer is ended with all that it
+    /// started, and the release before stays.
+    #[schemars(range(min = 1, max = 604_800))]
+    pub phase_deadline: Option<u32>,
     /// How many releases stay on its machines and in the store.
     #[schemars(range(min = 2, max = 100))]
     pub keep: Option<u32>,

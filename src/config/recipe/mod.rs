@@ -39,8 +39,8 @@ pub fn parse(name: &BoxName, file: &Path, text: &str) -> Result<Recipe, Vec<Faul
 fn settle(name: &BoxName, raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Recipe> {
     let parent = parent(name, &raw.boxed.from, faults);
     let packages = raw.boxed.packages.iter().filter_map(|word| package(word, faults)).collect();
-    let services: Vec<_> = raw.boxed.services.iter().filter_map(|word| unit(word, faults)).collect();
-    let mask: Vec<_> = raw.boxed.mask.iter().filter_map(|word| unit(word, faults)).collect();
+    let services: Vec<_> = raw.boxed.services.iter().filter_map(|word| check::unit(faults, word)).collect();
+    let mask: Vec<_> = raw.boxed.mask.iter().filter_map(|word| check::unit(faults, word)).collect();
     for word in &raw.boxed.mask {
         if raw.boxed.services.iter().any(|service| same_unit(service, word)) {
             faults.add_hint(
@@ -188,22 +188,6 @@ fn package(word: &At<String>, faults: &mut Faults) -> Option<String> {
     }
     let hint = "write it as apt does, e.g. `apache2`, `php=2:8.2+93` or `nginx/bookworm-backports`";
     faults.add_hint(word.span(), format!("`{}` is not a Debian package", word.escape_debug()), hint);
-    None
-}
-
-/// systemd.unit(5): letters, digits and `:-_.\`, with `@` before an instance; a name without a type is a service.
-fn unit(word: &At<String>, faults: &mut Faults) -> Option<String> {
-    const TYPES: [&str; 11] =
-        ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
-    let shaped = (1..=255).contains(&word.len())
-        && !word.starts_with(['-', '.', '@'])
-        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b));
-    if shaped {
-        let typed = word.rsplit_once('.').is_some_and(|(_, kind)| TYPES.contains(&kind));
-        return Some(if typed { word.to_string() } else { format!("{}.service", **word) });
-    }
-    let hint = "write it as `systemctl` shows it, e.g. `apache2` or `apt-daily.timer`";
-    faults.add_hint(word.span(), format!("`{}` is not a systemd unit", word.escape_debug()), hint);
     None
 }
 

@@ -50,6 +50,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::disk;
+use crate::exec::Cancel;
 use crate::model::{EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, Tag};
 
 use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Started, Stdio, Trouble};
@@ -441,16 +442,16 @@ impl Provider for Lxc {
         self.machine(id)?.exec(exec, stdio)
     }
 
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()> {
-        self.machine(id)?.copy_in(source, target)
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
+        self.machine(id)?.copy_in(source, target, cancel)
     }
 
-    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
-        self.machine(id)?.unpack(tar, folder, user)
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()> {
+        self.machine(id)?.unpack(tar, folder, user, cancel)
     }
 
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
-        self.machine(id)?.copy_out(source, target)
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
+        self.machine(id)?.copy_out(source, target, cancel)
     }
 
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {
