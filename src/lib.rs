@@ -3,9 +3,9 @@
 //! ```text
 //! L0 model       names, topology, specifications, states, steps, events          std + serde only
 //! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
-//!    template    minijinja, pure                                                  model
 //!    plan        (wanted, seen) → Plan; pure                                      model
 //! L2 exec        the only place that starts processes                             model
+//!    template    minijinja; what others wrote, in a process of its own            model exec
 //!    store       state folder: database, locks, history                           model
 //!    boxes       recipe → layer                                                   model exec store template
 //!    network     addresses, bridges, firewall                                     model exec

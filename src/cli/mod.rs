@@ -9,6 +9,7 @@ mod complaint;
 mod logs;
 mod progress;
 mod question;
+mod screen;
 mod serve;
 mod shell;
 mod words;
@@ -31,6 +32,7 @@ use crate::model::{Failure, Kind, PlatformName, Request, Response, SiteName};
 use crate::network::Linux;
 use crate::providers::choose;
 use crate::sources::checkout;
+use crate::template;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -120,6 +122,7 @@ impl Session {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
         let store = pool::open(&settings.store.value)?;
         let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), program()?)?;
+        template::process::by(program()?);
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
         let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };
@@ -396,7 +399,7 @@ fn cancel_on_interrupt(steps: bool) -> Result<Arc<AtomicBool>, Failure> {
         while !watch.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        eprintln!("finishing the current step; press Ctrl-C again to stop at once");
+        drop(screen::err("finishing the current step; press Ctrl-C again to stop at once"));
     });
     Ok(cancel)
 }

@@ -14,6 +14,7 @@ mod front;
 mod host;
 mod hostile_boxes;
 mod hostile_checkout;
+mod hostile_memory;
 mod hostile_terminal;
 mod hostile_twin;
 mod json;

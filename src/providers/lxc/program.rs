@@ -5,10 +5,10 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Stdio as Pipe;
 
-use crate::exec::Output;
+use crate::exec::{Output, Reading};
 use crate::model::{Exec, Stream};
 
-use super::apart;
+use super::apart::{self, Fault};
 use super::helper::{Call, Reply, Request, Terminal};
 use super::terminal::Saved;
 use super::{Ended, Error, Machine, Result, Stdio, copy, failed_io};
@@ -27,9 +27,12 @@ impl Machine<'_> {
                 call.command.follow(each)?;
                 self.ended(call, "exec", Output::default())
             }
-            Stdio::Inherit => {
+            Stdio::Caller => {
                 let call = self.exec_call(exec, None)?;
-                apart::status(call.command.to_std()).map_err(failed_io("exec", &self.home.exe))?;
+                apart::run(call.command.to_std()).map_err(|fault| match fault {
+                    Fault::Start(source) => failed_io("exec", &self.home.exe)(source),
+                    Fault::Write(source) => failed_io("hand on the output of", self.id.to_string().as_ref())(source),
+                })?;
                 self.ended(call, "exec", Output::default())
             }
             Stdio::Terminal => {
@@ -48,7 +51,7 @@ impl Machine<'_> {
         self.wait_direct(&call, "console")?;
         match call.reply() {
             Some(Reply::Done) => Ok(()),
-            other => Err(self.failed("console", other, &[])),
+            other => Err(self.failed("console", other, Vec::new())),
         }
     }
 
@@ -79,7 +82,7 @@ impl Machine<'_> {
     fn ended(&self, call: Call, verb: &'static str, output: Output) -> Result<Ended> {
         match call.reply() {
             Some(Reply::Ended { code }) => Ok(Ended { code, output }),
-            other => Err(self.failed(verb, other, &output.stderr)),
+            other => Err(self.failed(verb, other, output.tail.lines())),
         }
     }
 
@@ -94,23 +97,23 @@ impl Machine<'_> {
         };
         let argv = ["tar", "--extract", "--preserve-permissions", "--same-owner", "--directory", &folder, "--file", "-"];
         let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
-        let mut child = self.spawn(&call, Pipe::piped(), Pipe::null())?;
-        let stdin = child.stdin.take().expect("stdin was piped");
+        let mut tar = self.spawn(&call, Pipe::piped(), Pipe::null())?;
+        let stdin = tar.child.stdin.take().expect("stdin was piped");
         // A `tar` inside that fails closes the pipe; its own words say more than that.
         let packed = copy::pack(source, &name, stdin);
-        self.finish_tar("copy to", call, child)?;
+        self.finish_tar("copy to", call, tar)?;
         packed.map_err(failed_io("copy", source))
     }
 
-    pub fn unpack(&self, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
+    pub fn unpack(&self, archive: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
         let argv = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory", folder, "--file", "-"];
         let exec = Exec { cwd: Some("/".into()), user: Some(user.into()), ..Exec::new(argv) };
         let call = self.exec_call(&exec, None)?;
-        let mut child = self.spawn(&call, Pipe::piped(), Pipe::null())?;
-        let mut stdin = child.stdin.take().expect("stdin was piped");
-        let fed = std::io::copy(tar, &mut stdin);
+        let mut tar = self.spawn(&call, Pipe::piped(), Pipe::null())?;
+        let mut stdin = tar.child.stdin.take().expect("stdin was piped");
+        let fed = std::io::copy(archive, &mut stdin);
         drop(stdin);
-        self.finish_tar("unpack on", call, child)?;
+        self.finish_tar("unpack on", call, tar)?;
         fed.map(drop).map_err(failed_io("unpack into", Path::new(folder)))
     }
 
@@ -125,34 +128,36 @@ impl Machine<'_> {
         };
         let argv = ["tar", "--create", "--directory", &folder, "--file", "-", "--", &name];
         let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
-        let mut child = self.spawn(&call, Pipe::null(), Pipe::piped())?;
-        let stdout = child.stdout.take().expect("stdout was piped");
+        let mut tar = self.spawn(&call, Pipe::null(), Pipe::piped())?;
+        let stdout = tar.child.stdout.take().expect("stdout was piped");
         let unpacked = copy::unpack(stdout, &name, into, &new_name);
         // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
         if let Err(error) = unpacked {
-            let _ = child.kill();
-            let _ = child.wait();
+            let _ = tar.child.kill();
+            let _ = tar.child.wait();
             return Err(failed_io("copy to", target)(error));
         }
-        self.finish_tar("copy from", call, child)
+        self.finish_tar("copy from", call, tar)
     }
 
-    fn spawn(&self, call: &Call, stdin: Pipe, stdout: Pipe) -> Result<std::process::Child> {
+    fn spawn(&self, call: &Call, stdin: Pipe, stdout: Pipe) -> Result<Tar> {
         let mut command = call.command.to_std();
         command.stdin(stdin).stdout(stdout).stderr(Pipe::piped());
-        command.spawn().map_err(failed_io("run", &self.home.exe))
+        let mut child = command.spawn().map_err(failed_io("run", &self.home.exe))?;
+        let told = Reading::of(child.stderr.take().expect("stderr was piped"));
+        Ok(Tar { child, told })
     }
 
-    fn finish_tar(&self, verb: &'static str, call: Call, child: std::process::Child) -> Result<()> {
-        let output = child.wait_with_output().map_err(failed_io("run", &self.home.exe))?;
+    fn finish_tar(&self, verb: &'static str, call: Call, mut tar: Tar) -> Result<()> {
+        tar.child.wait().map_err(failed_io("run", &self.home.exe))?;
+        let tail = tar.told.end().lines();
         match call.reply() {
             Some(Reply::Ended { code: 0 }) => Ok(()),
             Some(Reply::Ended { code }) => {
                 let reason = format!("`tar` in the machine ended with exit code {code}");
-                let tail = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
                 Err(Error::Failed { verb, id: self.id.clone(), reason, tail })
             }
-            other => Err(self.failed(verb, other, &output.stderr)),
+            other => Err(self.failed(verb, other, tail)),
         }
     }
 
@@ -160,6 +165,12 @@ impl Machine<'_> {
         let test = Exec { cwd: Some("/".into()), ..Exec::new(["test", "-d", path]) };
         Ok(self.exec_piped(&test, None, &mut |_, _| {})?.code == 0)
     }
+}
+
+/// A `tar` in a machine. What it says is read all the time: with a full pipe it would wait for us, and we for it.
+struct Tar {
+    child: std::process::Child,
+    told: Reading,
 }
 
 /// Folder and name of a path inside a machine.
