@@ -51,15 +51,20 @@ pub(super) fn send(pipe: impl Read, stream: &Stream, cut: Cut, sender: &Sender<(
 pub struct Reading(JoinHandle<Tail>);
 
 impl Reading {
-    pub fn of(pipe: impl Read + Send + 'static) -> Self {
+    pub fn of(mut pipe: impl Read + Send + 'static) -> Self {
         Self(std::thread::spawn(move || {
-            let mut tail = Tail::default();
-            let mut reader = BufReader::new(pipe);
-            let mut line = Vec::new();
-            while let Ok(1..) = reader.by_ref().take(PIECE as u64).read_until(b'\n', &mut line) {
-                tail.push(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
-                line.clear();
+            let (mut end, mut buffer) = (Vec::new(), vec![0; PIECE]);
+            loop {
+                match pipe.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) => end.extend_from_slice(&buffer[..count]),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
+                end.drain(..end.len().saturating_sub(PIECE));
             }
+            let mut tail = Tail::default();
+            String::from_utf8_lossy(&end).lines().for_each(|line| tail.push(line));
             tail
         }))
     }

@@ -136,12 +136,14 @@ pub fn main() -> i32 {
     if limit(Resource::Data, MEMORY).is_err() || limit(Resource::Core, 0).is_err() {
         return 2;
     }
-    while let Ok(job) = receive(&mut io::stdin().lock(), usize::MAX) {
+    loop {
+        // Asked for secrets meanwhile, the same input is read by [`secret`], so it is not kept locked.
+        let job = receive(&mut io::stdin().lock(), usize::MAX);
+        let Ok(job) = job else { return 0 };
         if serve(&job).is_err() {
             return 2;
         }
     }
-    0
 }
 
 fn limit(resource: Resource, most: u64) -> io::Result<()> {

@@ -11,7 +11,6 @@
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
@@ -21,6 +20,8 @@ use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, tee};
 use rustix::process::getpgrp;
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{isatty, tcgetpgrp};
+
+use crate::exec::Command;
 
 /// The smallest pipe that there is: one that can be written to is empty.
 const PIECE: usize = 4096;
@@ -39,7 +40,8 @@ pub enum Fault {
 }
 
 /// Runs a program to its end, between pipes of its own. It stays in our process group.
-pub fn run(mut command: Command) -> Result<(), Fault> {
+pub fn run(command: &Command) -> Result<(), Fault> {
+    let mut command = command.to_std();
     let (stop, running) = io::pipe().map_err(Fault::Start)?;
     let stop = &stop;
     std::thread::scope(|scope| {

@@ -29,7 +29,7 @@ impl Machine<'_> {
             }
             Stdio::Caller => {
                 let call = self.exec_call(exec, None)?;
-                apart::run(call.command.to_std()).map_err(|fault| match fault {
+                apart::run(&call.command).map_err(|fault| match fault {
                     Fault::Start(source) => failed_io("exec", &self.home.exe)(source),
                     Fault::Write(source) => failed_io("hand on the output of", self.id.to_string().as_ref())(source),
                 })?;
