@@ -283,7 +283,7 @@ fn a_shell_inside_has_jobs_and_leaves_the_terminal_as_it_was() {
     inside.shows("front\r\n");
     inside.types("jobs; fg\r");
     inside.shows("Running");
-    inside.shows("fg\r\n");
+    inside.shows("exec sleep 1000' &\r\n");
     inside.shows("exec sleep 1000'\r\n");
     inside.types("\x03");
     inside.shows("ready ");

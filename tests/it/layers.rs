@@ -104,7 +104,8 @@ fn no_module_uses_one_above_it() {
 fn only_the_screen_writes_to_a_terminal() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     // What its writer spelled out, what is said in a machine, and what only adt reads.
-    let allowed = ["cli/screen.rs", "cli/logs.rs", "providers/lxc/attach.rs", "template/process.rs"].map(|path| source.join(path));
+    let allowed =
+        ["cli/screen.rs", "cli/logs.rs", "providers/lxc/attach.rs", "template/process.rs"].map(|path| source.join(path));
     let ways = ["println!(", "eprintln!(", "stdout().lock()", "stderr().lock()", "writeln!(std::io::"];
     let mut wrong = Vec::new();
     for entry in walkdir::WalkDir::new(&source).into_iter().flatten().filter(|entry| entry.file_type().is_file()) {

@@ -3,8 +3,9 @@
 //! its command has ended.
 //!
 //! Of the caller's input no more is taken than the program reads, so that `while read name; do adt env:exec …; done <list` goes
-//! through the whole list: the pipe to the program has room for one piece, gets it when it is empty, and what is in there at the
-//! program's end was never taken. Only what was typed at a terminal can't be left there.
+//! through the whole list: what is still in the pipe to the program at its end was never taken. A file is read at its places and its
+//! offset moved by what was read; of another pipe only the next piece can be seen, so that pipe has room for one piece and gets it
+//! when it is empty. What was typed at a terminal can't be left there.
 //!
 //! Not chosen: a terminal of the machine's for all of it. Where only some of the three are terminals, somebody reads the others
 //! byte by byte, and a terminal changes bytes.
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
-use rustix::io::{Errno, ioctl_fionread, pread};
+use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread, pread};
 use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, tee};
 use rustix::process::getpgrp;
@@ -47,9 +48,13 @@ pub fn run(command: &Command) -> Result<(), Fault> {
     std::thread::scope(|scope| {
         let started = (|| {
             let (theirs, ours) = io::pipe()?;
-            fcntl_setpipe_size(&ours, PIECE)?;
-            command.stdin(theirs);
-            scope.spawn(move || feed(&ours, stop));
+            let source = Source::of(stdin())?;
+            if !matches!(source, Source::Places) {
+                fcntl_setpipe_size(&ours, PIECE)?;
+            }
+            ioctl_fionbio(&ours, true)?;
+            command.stdin(theirs.try_clone()?);
+            scope.spawn(move || feed(source, (ours, theirs), stop));
             let (ours, theirs) = io::pipe()?;
             let mut copies = vec![scope.spawn(move || deliver(ours, stdout(), stop))];
             // Lines that go to one place keep their order by going through one pipe.
@@ -107,30 +112,30 @@ impl Source {
         })
     }
 
-    /// What comes next; nothing is the end.
-    fn peek<'b>(&mut self, input: BorrowedFd<'_>, buffer: &'b mut [u8; PIECE]) -> rustix::io::Result<&'b [u8]> {
+    /// What comes behind so many bytes that were seen already; nothing is the end.
+    fn peek<'b>(&mut self, input: BorrowedFd<'_>, seen: usize, buffer: &'b mut [u8]) -> rustix::io::Result<&'b [u8]> {
         let count = match self {
-            Self::Places => pread(input, &mut buffer[..], seek(input, SeekFrom::Current(0))?)?,
+            Self::Places => pread(input, &mut buffer[..], seek(input, SeekFrom::Current(0))? + seen as u64)?,
             Self::Pipe(reader, writer) => {
                 let count = tee(input, writer, PIECE, SpliceFlags::NONBLOCK)?;
                 reader.read_exact(&mut buffer[..count]).map_err(|_| Errno::IO)?;
                 count
             }
-            Self::Socket => recv(input, &mut buffer[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0,
-            Self::Other { .. } => rustix::io::read(input, &mut buffer[..])?,
+            Self::Socket => recv(input, &mut buffer[..PIECE], RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0,
+            Self::Other { .. } => rustix::io::read(input, &mut buffer[..PIECE])?,
         };
         Ok(&buffer[..count])
     }
 
-    /// Takes so much of what was seen last.
+    /// Takes so much of what was seen.
     fn take(&self, input: BorrowedFd<'_>, mut count: usize) {
         let mut buffer = [0; PIECE];
         match self {
-            Self::Places => drop(seek(input, SeekFrom::Current(i64::try_from(count).expect("no more than a piece")))),
+            Self::Places => drop(seek(input, SeekFrom::Current(i64::try_from(count).expect("no more than a pipe holds")))),
             // Somebody else who reads there too may have been quicker.
             Self::Pipe(..) | Self::Socket => {
                 while count > 0 && poll(&mut [PollFd::from_borrowed_fd(input, PollFlags::IN)], Some(&NOW)) == Ok(1) {
-                    match rustix::io::read(input, &mut buffer[..count]) {
+                    match rustix::io::read(input, &mut buffer[..count.min(PIECE)]) {
                         Ok(taken @ 1..) => count -= taken,
                         Err(Errno::INTR) => {}
                         _ => return,
@@ -147,44 +152,54 @@ impl Source {
     }
 }
 
-/// Gives the program the caller's input for as long as it reads it.
-fn feed(program: &PipeWriter, stop: &PipeReader) {
-    let Ok(mut source) = Source::of(stdin()) else { return };
-    // Seen, and not yet known to be read.
+/// Gives the program the caller's input for as long as it reads it, and takes from the caller what was read.
+fn feed(mut source: Source, (program, theirs): (PipeWriter, PipeReader), stop: &PipeReader) {
+    let given = give(&mut source, &program, stop);
+    // After the last of it comes the end.
+    drop(program);
+    let Some(given @ 1..) = given else { return };
+    while matches!(poll(&mut [PollFd::new(stop, PollFlags::IN)], None), Err(Errno::INTR)) {}
+    source.take(stdin(), given - unread(&theirs).min(given));
+}
+
+fn unread(pipe: impl AsFd) -> usize {
+    ioctl_fionread(pipe).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// Until the input or the program ends. What was given last may not be read yet.
+fn give(source: &mut Source, program: &PipeWriter, stop: &PipeReader) -> Option<usize> {
     let mut given = 0;
     let wait = if matches!(source, Source::Other { .. }) { Some(&PAUSE) } else { None };
-    let mut buffer = [0; PIECE];
+    let mut buffer = vec![0; BUFFER];
     loop {
-        let Ok([writable, stopped]) = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None) else {
-            break;
-        };
-        if !stopped.is_empty() || writable.contains(PollFlags::ERR) {
-            break;
+        let [writable, stopped] = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None).ok()?;
+        if !stopped.is_empty() {
+            return Some(given);
         }
         if !writable.contains(PollFlags::OUT) {
             continue;
         }
-        source.take(stdin(), std::mem::take(&mut given));
+        let left = if matches!(source, Source::Places) { unread(program).min(given) } else { 0 };
+        source.take(stdin(), std::mem::replace(&mut given, left) - left);
         let wanted = if source.may_be_read() { PollFlags::IN } else { PollFlags::empty() };
-        let Ok([there, stopped]) = look([(stdin(), wanted), (stop.as_fd(), PollFlags::IN)], wait) else { break };
+        let [there, stopped] = look([(stdin(), wanted), (stop.as_fd(), PollFlags::IN)], wait).ok()?;
         if !stopped.is_empty() {
-            break;
+            return Some(given);
         }
         if there.is_empty() {
             continue;
         }
-        match source.peek(stdin(), &mut buffer) {
-            Ok(piece @ [_, ..]) => match (&*program).write(piece) {
-                Ok(count) => given = count,
-                Err(_) => break,
+        match source.peek(stdin(), given, &mut buffer) {
+            Ok([]) => return Some(given),
+            Ok(piece) => match rustix::io::write(program, piece) {
+                Ok(count) => given += count,
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(_) => return Some(given),
             },
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // The end, which the program sees too.
-            Ok([]) | Err(_) => return,
+            Err(_) => return Some(given),
         }
     }
-    let unread = ioctl_fionread(program).map_or(0, |count| usize::try_from(count).unwrap_or(given));
-    source.take(stdin(), given.saturating_sub(unread));
 }
 
 /// What there is of each, once there is something.
