@@ -119,7 +119,7 @@ impl fmt::Display for Status {
 }
 
 /// So many bytes that a program printed may wait for who reads them, then it waits itself.
-const WAITING: usize = 512 << 10;
+const WAITING: usize = 128 << 10;
 /// So much of each output is kept. Whoever wants more reads it as it comes.
 const KEPT: usize = 64 << 20;
 /// The same for one that is [`Command::shown`].

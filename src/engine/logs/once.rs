@@ -20,7 +20,7 @@ pub struct Range {
 }
 
 /// Bytes of one source's records that wait for those of others.
-const AHEAD: usize = 128 << 10;
+const AHEAD: usize = 64 << 10;
 /// Each log file of a machine has a program that reads it; of more than this, the newest are read.
 const MOST_FILES: usize = 128;
 

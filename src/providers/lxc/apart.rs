@@ -3,9 +3,10 @@
 //! its command has ended.
 //!
 //! Of the caller's input no more is taken than the program reads, so that `while read name; do adt env:exec …; done <list` goes
-//! through the whole list: what is still in the pipe to the program at its end was never taken. A file is read at its places and its
-//! offset moved by what was read; of another pipe only the next piece can be seen, so that pipe has room for one piece and gets it
-//! when it is empty. What was typed at a terminal can't be left there.
+//! through the whole list: what is still in the pipe to the program at its end was never taken. A file is read at its places, and its
+//! offset moved by what was read. Of another pipe only the next piece can be seen, so the program's has room for one piece and gets
+//! it when it is empty; that takes time, and who has read a quarter of a megabyte reads all there is. What was typed at a terminal
+//! can't be left there.
 //!
 //! Not chosen: a terminal of the machine's for all of it. Where only some of the three are terminals, somebody reads the others
 //! byte by byte, and a terminal changes bytes.
@@ -26,8 +27,10 @@ use crate::exec::Command;
 
 /// The smallest pipe that there is: one that can be written to is empty.
 const PIECE: usize = 4096;
-/// What is copied of the program's output at a time.
-const BUFFER: usize = 64 << 10;
+/// Who has read so many of them reads all there is.
+const PIECES: usize = 64;
+/// What is copied at a time where nothing is to be left.
+const BUFFER: usize = 256 << 10;
 /// Who is not in front of the terminal looks so often whether it is now.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -49,9 +52,7 @@ pub fn run(command: &Command) -> Result<(), Fault> {
         let started = (|| {
             let (theirs, ours) = io::pipe()?;
             let source = Source::of(stdin())?;
-            if !matches!(source, Source::Places) {
-                fcntl_setpipe_size(&ours, PIECE)?;
-            }
+            fcntl_setpipe_size(&ours, PIECE)?;
             ioctl_fionbio(&ours, true)?;
             command.stdin(theirs.try_clone()?);
             scope.spawn(move || feed(source, (ours, theirs), stop));
@@ -112,17 +113,16 @@ impl Source {
         })
     }
 
-    /// What comes behind so many bytes that were seen already; nothing is the end.
-    fn peek<'b>(&mut self, input: BorrowedFd<'_>, seen: usize, buffer: &'b mut [u8]) -> rustix::io::Result<&'b [u8]> {
+    /// What comes next; nothing is the end.
+    fn peek<'b>(&mut self, input: BorrowedFd<'_>, buffer: &'b mut [u8; PIECE]) -> rustix::io::Result<&'b [u8]> {
         let count = match self {
-            Self::Places => pread(input, &mut buffer[..], seek(input, SeekFrom::Current(0))? + seen as u64)?,
             Self::Pipe(reader, writer) => {
                 let count = tee(input, writer, PIECE, SpliceFlags::NONBLOCK)?;
                 reader.read_exact(&mut buffer[..count]).map_err(|_| Errno::IO)?;
                 count
             }
-            Self::Socket => recv(input, &mut buffer[..PIECE], RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0,
-            Self::Other { .. } => rustix::io::read(input, &mut buffer[..PIECE])?,
+            Self::Socket => recv(input, &mut buffer[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0,
+            Self::Places | Self::Other { .. } => rustix::io::read(input, &mut buffer[..])?,
         };
         Ok(&buffer[..count])
     }
@@ -131,7 +131,7 @@ impl Source {
     fn take(&self, input: BorrowedFd<'_>, mut count: usize) {
         let mut buffer = [0; PIECE];
         match self {
-            Self::Places => drop(seek(input, SeekFrom::Current(i64::try_from(count).expect("no more than a pipe holds")))),
+            Self::Places => drop(seek(input, SeekFrom::Current(i64::try_from(count).unwrap_or(i64::MAX)))),
             // Somebody else who reads there too may have been quicker.
             Self::Pipe(..) | Self::Socket => {
                 while count > 0 && poll(&mut [PollFd::from_borrowed_fd(input, PollFlags::IN)], Some(&NOW)) == Ok(1) {
@@ -154,50 +154,99 @@ impl Source {
 
 /// Gives the program the caller's input for as long as it reads it, and takes from the caller what was read.
 fn feed(mut source: Source, (program, theirs): (PipeWriter, PipeReader), stop: &PipeReader) {
-    let given = give(&mut source, &program, stop);
+    let given = match source {
+        Source::Places => pour(&source, &program, stop),
+        _ => hand(&mut source, &program, stop),
+    };
     // After the last of it comes the end.
     drop(program);
-    let Some(given @ 1..) = given else { return };
-    while matches!(poll(&mut [PollFd::new(stop, PollFlags::IN)], None), Err(Errno::INTR)) {}
-    source.take(stdin(), given - unread(&theirs).min(given));
+    if given > 0 {
+        while matches!(poll(&mut [PollFd::new(stop, PollFlags::IN)], None), Err(Errno::INTR)) {}
+        let unread = ioctl_fionread(&theirs).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        source.take(stdin(), given.saturating_sub(unread));
+    }
 }
 
-fn unread(pipe: impl AsFd) -> usize {
-    ioctl_fionread(pipe).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
-}
-
-/// Until the input or the program ends. What was given last may not be read yet.
-fn give(source: &mut Source, program: &PipeWriter, stop: &PipeReader) -> Option<usize> {
+/// Piece by piece, until the input or the program ends; what was given last may not be read yet.
+fn hand(source: &mut Source, program: &PipeWriter, stop: &PipeReader) -> usize {
     let mut given = 0;
-    let wait = if matches!(source, Source::Other { .. }) { Some(&PAUSE) } else { None };
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let [writable, stopped] = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None).ok()?;
+    let mut pieces = 0;
+    let is_terminal = matches!(source, Source::Other { terminal: true });
+    let wait = is_terminal.then_some(&PAUSE);
+    let mut buffer = [0; PIECE];
+    while pieces < PIECES || is_terminal {
+        let Ok([writable, stopped]) = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None) else {
+            return given;
+        };
         if !stopped.is_empty() {
-            return Some(given);
+            return given;
         }
         if !writable.contains(PollFlags::OUT) {
             continue;
         }
-        let left = if matches!(source, Source::Places) { unread(program).min(given) } else { 0 };
-        source.take(stdin(), std::mem::replace(&mut given, left) - left);
+        source.take(stdin(), std::mem::take(&mut given));
         let wanted = if source.may_be_read() { PollFlags::IN } else { PollFlags::empty() };
-        let [there, stopped] = look([(stdin(), wanted), (stop.as_fd(), PollFlags::IN)], wait).ok()?;
+        let Ok([there, stopped]) = look([(stdin(), wanted), (stop.as_fd(), PollFlags::IN)], wait) else { return given };
         if !stopped.is_empty() {
-            return Some(given);
+            return given;
         }
         if there.is_empty() {
             continue;
         }
-        match source.peek(stdin(), given, &mut buffer) {
-            Ok([]) => return Some(given),
-            Ok(piece) => match rustix::io::write(program, piece) {
-                Ok(count) => given += count,
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(_) => return Some(given),
+        match source.peek(stdin(), &mut buffer) {
+            Ok(piece @ [_, ..]) => match rustix::io::write(program, piece) {
+                Ok(count) => (given, pieces) = (count, pieces + 1),
+                Err(_) => return given,
             },
             Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => return Some(given),
+            Ok([]) | Err(_) => return given,
+        }
+    }
+    // The last piece is still there, and more than a piece is to be.
+    if let Ok([_, stopped]) = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None)
+        && stopped.is_empty()
+    {
+        source.take(stdin(), given);
+        pour(source, program, stop);
+        return 0;
+    }
+    given
+}
+
+/// As much as goes in, until the input or the program ends; says how much that was.
+fn pour(source: &Source, program: &PipeWriter, stop: &PipeReader) -> usize {
+    let _ = fcntl_setpipe_size(program, BUFFER);
+    let mut given = 0;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = match source {
+            Source::Places => {
+                seek(stdin(), SeekFrom::Current(0)).and_then(|start| pread(stdin(), &mut buffer[..], start + given as u64))
+            }
+            _ => match look([(stdin(), PollFlags::IN), (stop.as_fd(), PollFlags::IN)], None) {
+                Ok([_, stopped]) if !stopped.is_empty() => return given,
+                Ok([there, _]) if there.is_empty() => continue,
+                _ => rustix::io::read(stdin(), &mut buffer[..]),
+            },
+        };
+        let mut piece = match read {
+            Ok(count @ 1..) => &buffer[..count],
+            Err(Errno::INTR | Errno::AGAIN) => continue,
+            Ok(0) | Err(_) => return given,
+        };
+        while !piece.is_empty() {
+            match rustix::io::write(program, piece) {
+                Ok(count) => {
+                    given += count;
+                    piece = &piece[count..];
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => match look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None) {
+                    Ok([_, stopped]) if stopped.is_empty() => {}
+                    _ => return given,
+                },
+                Err(_) => return given,
+            }
         }
     }
 }
