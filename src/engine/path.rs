@@ -311,7 +311,7 @@ mod tests {
         let answer = format!("HTTP/1.1 204 No Content\r\nX: y\r\n{OWN_PAGE}: 1\r\n\r\n{OWN_PAGE}: 2\r\n");
         let head = Server(answer.as_bytes(), 0).get().unwrap();
         assert_eq!((head.code(), head.own_page), (Some(204), true));
-        let mut endless = Server(answer[..30].as_bytes().chain(std::io::repeat(b'x')), 0);
+        let mut endless = Server(answer.as_bytes()[..30].chain(std::io::repeat(b'x')), 0);
         assert_eq!(endless.get().unwrap().code(), Some(204));
         assert!(endless.1 <= 100_000, "{} bytes were read", endless.1);
     }

@@ -11,7 +11,7 @@
 //! Not chosen: a terminal of the machine's for all of it. Where only some of the three are terminals, somebody reads the others
 //! byte by byte, and a terminal changes bytes.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -90,7 +90,6 @@ pub fn unpack(from: impl Read, name: &str, folder: &Path, new_name: &str) -> io:
         opened.set_permissions(PermissionsExt::from_mode(mode))?;
         opened.set_modified(time)?;
     }
-    drop(entries);
     left.set(u64::MAX);
     // An archive ends before its last block does, and whoever still writes that must not find the pipe closed.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
