@@ -4,10 +4,10 @@
 //! L0 model       names, topology, specifications, states, steps, events          std + serde only
 //!    disk        files and folders put in place whole, and for good                  nothing; all from L2 on may use it
 //! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
-//!    template    minijinja, pure                                                  model
 //!    plan        (wanted, seen) → Plan; pure                                      model
 //!    shares      who may hold how much of what all want; counters                 std + rustix only
 //! L2 exec        the only place that starts processes                             model
+//!    template    minijinja; what others wrote, in a process of its own            model exec
 //!    store       state folder: database, locks, history                           model
 //!    boxes       recipe → layer                                                   model exec store template
 //!    network     addresses, bridges, firewall                                     model exec

@@ -269,7 +269,7 @@ fn the_contract_from_create_to_delete() {
     }
     assert_eq!(lxc.list().unwrap(), [(id.clone(), MachineState::Halted)]);
     assert_eq!(lxc.machines(&world.environment).unwrap(), [(id.machine.clone(), MachineState::Halted)].into());
-    let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Inherit).unwrap_err();
+    let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Caller).unwrap_err();
     assert!(matches!(error, Error::NotRunning { state: "halted", .. }), "{error}");
     for _ in 0..2 {
         let clock = Instant::now();
@@ -341,7 +341,7 @@ fn programs_inside() {
     let exec = Exec { env: vec![("A".into(), "b c".into())], ..exec };
     assert_eq!(world.run_as(&id, &exec).output.text(), "daemon\ndaemon\n/usr\nb c\n");
     let unknown = Exec { user: Some("nobody-here".into()), ..Exec::new(["true"]) };
-    let error = lxc.exec(&id, &unknown, Stdio::Inherit).unwrap_err();
+    let error = lxc.exec(&id, &unknown, Stdio::Caller).unwrap_err();
     assert!(error.to_string().contains("no user `nobody-here`"), "{error}");
 
     let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
@@ -400,7 +400,7 @@ fn time_stops_and_goes_on() {
         freezer.freeze(&id).unwrap();
         assert!(matches!(lxc.inspect(&id).unwrap(), MachineState::Frozen { .. }));
     }
-    let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Inherit).unwrap_err();
+    let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Caller).unwrap_err();
     assert!(matches!(error, Error::NotRunning { state: "frozen", .. }), "{error}");
     for _ in 0..2 {
         freezer.thaw(&id).unwrap();

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::{Error, Result, shift};
-use crate::model::Digest;
 use crate::disk;
+use crate::model::Digest;
 use crate::model::machine::{Mount, MountMode};
 
 /// Where apt keeps packages and lists.

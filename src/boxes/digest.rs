@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::{Error, Result};
-use crate::model::recipe::Archive;
 use crate::disk;
+use crate::model::recipe::Archive;
 use crate::model::{BuildStep, Digest, Parent, Recipe};
 
 /// Raised when the builder makes other layers of the same recipe.

@@ -9,6 +9,7 @@ mod complaint;
 mod logs;
 mod progress;
 mod question;
+mod screen;
 mod serve;
 mod shell;
 mod words;
@@ -32,6 +33,7 @@ use crate::network::Linux;
 use crate::providers::choose;
 use crate::sources::address::masked;
 use crate::sources::checkout;
+use crate::template;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -127,6 +129,7 @@ impl Session {
             program()?,
             settings.pool_ids.value,
         )?;
+        template::process::by(program()?);
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
         let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };
@@ -404,7 +407,7 @@ fn cancel_on_interrupt(steps: bool) -> Result<Arc<AtomicBool>, Failure> {
         while !watch.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        eprintln!("stopping as soon as nothing is left half done; press Ctrl-C again to stop at once");
+        drop(screen::err("stopping as soon as nothing is left half done; press Ctrl-C again to stop at once"));
     });
     Ok(cancel)
 }

@@ -316,13 +316,12 @@ impl Ground<'_> {
         exec.argv.extend(arguments.iter().map(|&word| word.to_owned()));
         exec.cwd = Some("/".to_owned());
         exec.user = user.map(str::to_owned);
-        let mut lines = Vec::new();
-        let each = &mut |_, line: &str| lines.push(line.to_owned());
-        let ended = self.engine.provider.exec(&self.spec.id, &exec.as_one_stream(), Stdio::Pipes { stdin: None, each })?;
+        let stdio = Stdio::Pipes { stdin: None, each: &mut |_, _| {} };
+        let ended = self.engine.provider.exec(&self.spec.id, &exec.as_one_stream(), stdio)?;
         if ended.code == 0 {
-            return Ok(lines);
+            return Ok(ended.output.text().lines().map(str::to_owned).collect());
         }
         let failure = Failure::new(Kind::Program, format!("{what} `{}`", self.spec.id));
-        Err(failure.cause(format!("a program there ended with exit code {}", ended.code)).tail(lines))
+        Err(failure.cause(format!("a program there ended with exit code {}", ended.code)).tail(ended.output.tail.lines()))
     }
 }

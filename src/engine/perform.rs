@@ -213,7 +213,8 @@ impl Engine {
         let list = Exec::new(["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"]);
         let mut units = Vec::new();
         let each = &mut |_, line: &str| {
-            units.extend(line.split_whitespace().next().map(|unit| format!("unit `{unit}` failed")));
+            let unit = line.split_whitespace().next().filter(|_| units.len() < MOST_UNITS);
+            units.extend(unit.map(|unit| format!("unit `{unit}` failed")));
         };
         match self.provider.exec(&spec.id, &list, Stdio::Pipes { stdin: None, each }) {
             Ok(ended) if ended.code == 0 => units,
@@ -221,6 +222,9 @@ impl Engine {
         }
     }
 }
+
+/// A machine with more failed units than this is told of well enough.
+const MOST_UNITS: usize = 100;
 
 /// Whether the network is open that a wave's machines start on.
 struct Opening(OnceLock<bool>);

@@ -13,7 +13,9 @@ pub mod request;
 pub mod response;
 pub mod route;
 pub mod step;
+pub mod tail;
 pub mod topology;
+pub mod visible;
 
 pub use event::{Event, Stream};
 pub use facts::Facts;
@@ -29,4 +31,5 @@ pub use request::Request;
 pub use response::Response;
 pub use route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Protocol, Routes, SiteRoute};
 pub use step::{Action, Plan, Step, Wave};
+pub use tail::Tail;
 pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};

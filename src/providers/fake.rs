@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 
 use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Started, Stdio};
 use crate::exec::{Cancel, Command, Limits, Output};
-use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream};
+use crate::model::{EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, Stream, Tail};
 
 /// Called with the name of each point at which a real command could be killed.
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
@@ -299,14 +299,16 @@ impl Provider for Fake {
             read.push((Stream::Out, exec.argv.join(" ")));
         }
         let stdout = read.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n").into_bytes();
+        let mut tail = Tail::default();
+        read.iter().for_each(|(_, line)| tail.push(line));
         for (stream, line) in read {
             match &mut stdio {
                 Stdio::Pipes { each, .. } | Stdio::Fed { each, .. } => each(stream, &line),
                 Stdio::Follow { each } => drop(each(Some((stream, &line)))),
-                Stdio::Inherit | Stdio::Terminal => {}
+                Stdio::Caller | Stdio::Terminal => {}
             }
         }
-        Ok(Ended { code: status, output: Output { stdout, stderr: Vec::new() } })
+        Ok(Ended { code: status, output: Output { stdout, tail, ..Output::default() } })
     }
 
     fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {

@@ -81,9 +81,9 @@ pub enum Stdio<'a> {
     /// No input; each line as it comes, none kept, until the program ends or `each` breaks: then it is told to end (TERM), and
     /// it and what is left of its group are killed where that takes longer than some seconds.
     Follow { each: &'a mut Follow<'a> },
-    /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes. But never a
-    /// terminal: whoever holds one can type into it. The program gets a pipe in its place.
-    Inherit,
+    /// What comes from the caller's descriptor 0 and goes to 1 and 2, any size, any bytes. The program gets pipes, never the
+    /// descriptors: whoever holds a terminal can type into it, and whoever holds a file can cut it off.
+    Caller,
     /// A new terminal inside, joined to the caller's: window size, signals and raw mode included.
     Terminal,
 }

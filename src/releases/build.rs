@@ -9,7 +9,7 @@ use super::phase::{Job, Phase, Reader, Until};
 use super::shelf::{Draft, Manifest, Shelf};
 use super::{Error, Inputs};
 use crate::boxes::{Bench, BenchSpec, Workshop, phases};
-use crate::model::{Digest, Event, Exec, Failure, Kind, PlatformName, SiteName, Stream};
+use crate::model::{Digest, Event, Exec, Failure, Kind, PlatformName, SiteName, Stream, Tail};
 use crate::sources::export;
 use crate::sources::mirror::Mirror;
 use crate::sources::rendered;
@@ -151,13 +151,13 @@ impl Task<'_> {
 
     /// A program of ours, which has no reason to fail but what it says.
     fn run(&self, bench: &dyn Bench, exec: Exec) -> Result<(), Failure> {
-        let mut tail = Vec::new();
-        let code = bench.run(&exec, None, &mut |_, line| tail.push(line.to_owned()))?;
+        let mut tail = Tail::default();
+        let code = bench.run(&exec, None, &mut |_, line| tail.push(line))?;
         if code == 0 {
             return Ok(());
         }
         let failure = Failure::new(Kind::Buildpack, format!("prepare the build of `{}`", self.name()));
-        Err(failure.cause(format!("`{}` ended with exit code {code}", exec.argv.join(" "))).tail(tail))
+        Err(failure.cause(format!("`{}` ended with exit code {code}", exec.argv.join(" "))).tail(tail.lines()))
     }
 
     fn booted(&self, bench: &dyn Bench) -> Result<(), Failure> {

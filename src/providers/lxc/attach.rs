@@ -256,6 +256,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_small_files_are_texts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let read = |path: &std::path::Path| {
+            let flags = rfs::OFlags::RDONLY | rfs::OFlags::NONBLOCK;
+            small_text(rfs::open(path, flags, rfs::Mode::empty()).unwrap().into())
+        };
+        std::fs::write(path("text"), "text").unwrap();
+        assert_eq!(read(&path("text")).as_deref(), Some("text"));
+        rfs::mknodat(rfs::CWD, path("pipe"), rfs::FileType::Fifo, rfs::Mode::RWXU, 0).unwrap();
+        File::create(path("large")).and_then(|file| file.set_len(1 << 40)).unwrap();
+        for other in [path("pipe"), path("large"), "/dev/zero".into(), "/dev/null".into(), folder.path().into()] {
+            assert_eq!(read(&other), None, "{}", other.display());
+        }
+        // One that is longer than it says, as one that grows is.
+        let kernel = std::path::Path::new("/proc/kallsyms");
+        assert_eq!(kernel.metadata().unwrap().len(), 0);
+        assert!(read(kernel).is_none_or(|text| text.len() <= 1 << 20));
+    }
+
+    #[test]
     fn a_user_with_its_groups() {
         let passwd = "root:x:0:0:root:/root:/bin/bash\nweb:x:33:33::/srv:\n";
         let group = "root:x:0:\nweb:x:33:web\nadm:x:4:other,web\nbroken\n";

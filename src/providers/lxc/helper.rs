@@ -29,6 +29,9 @@ use super::folder::Folder;
 use super::ids::{self, Range, Shown};
 use super::{attach, cgroup, console, masks, overlay, seccomp, shared};
 
+/// A reply is a sentence at most.
+const LONGEST: u64 = 64 << 10;
+
 /// The verb that nobody types.
 pub const VERB: &str = "internal:lxc";
 
@@ -112,7 +115,8 @@ impl Call {
     pub fn reply(mut self) -> Option<Reply> {
         let mut text = Vec::new();
         self.file.rewind().ok()?;
-        self.file.read_to_end(&mut text).ok()?;
+        // Written by ours, but in the machine, which may have got hold of it.
+        self.file.take(LONGEST).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
     }
 }

@@ -183,7 +183,7 @@ impl Machine<'_> {
             Some(Reply::Done) => Ok(()),
             // It may have ended meanwhile; its next start shows it the right ones.
             _ if !matches!(self.state(), MachineState::Running { .. } | MachineState::Frozen { .. }) => Ok(()),
-            other => Err(self.failed("show folders in", other, &output.stderr)),
+            other => Err(self.failed("show folders in", other, output.tail.lines())),
         }
     }
 
@@ -261,7 +261,7 @@ impl Machine<'_> {
                 Ok(Started { warning })
             }
             other => {
-                let error = self.failed("start", other, &output.stderr);
+                let error = self.failed("start", other, output.tail.lines());
                 let _ = self.clear_leftovers(&spec);
                 Err(error)
             }
@@ -334,7 +334,7 @@ impl Machine<'_> {
     }
 
     /// The error behind a reply that is no success, with what liblxc's log says.
-    fn failed(&self, verb: &'static str, reply: Option<Reply>, stderr: &[u8]) -> Error {
+    fn failed(&self, verb: &'static str, reply: Option<Reply>, mut tail: Vec<String>) -> Error {
         let reason = match reply {
             Some(Reply::LibraryMissing) => {
                 return Error::HostLacks { what: "liblxc".into(), hint: "run `adt host:bootstrap`".into() };
@@ -344,7 +344,6 @@ impl Machine<'_> {
                 "its helper was ended".into()
             }
         };
-        let mut tail: Vec<String> = String::from_utf8_lossy(stderr).lines().map(str::to_owned).collect();
         if reason.starts_with("liblxc") {
             let log = fs::read_to_string(self.folder.join("lxc.log")).unwrap_or_default();
             tail.extend(console::complaints(&log));

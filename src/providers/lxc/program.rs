@@ -8,10 +8,10 @@ use std::process::{ChildStdout, Stdio as Pipe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::exec::{self, Broken, Cancel, Limits, Output};
+use crate::exec::{self, Broken, Cancel, Limits, Output, Reading};
 use crate::model::{Exec, Stream};
 
-use super::apart;
+use super::apart::{self, Fault};
 use super::helper::{Call, Reply, Request, Terminal};
 use super::terminal::Saved;
 use super::{Ended, Error, Machine, Result, Stdio, copy, failed_io};
@@ -33,9 +33,12 @@ impl Machine<'_> {
                 call.command.follow(each)?;
                 self.ended(call, "exec", Output::default())
             }
-            Stdio::Inherit => {
+            Stdio::Caller => {
                 let call = self.exec_call(exec, None)?;
-                apart::status(call.command.to_std()).map_err(failed_io("exec", &self.home.exe))?;
+                apart::run(&call.command).map_err(|fault| match fault {
+                    Fault::Start(source) => failed_io("exec", &self.home.exe)(source),
+                    Fault::Write(source) => failed_io("hand on the output of", self.id.to_string().as_ref())(source),
+                })?;
                 self.ended(call, "exec", Output::default())
             }
             Stdio::Terminal => {
@@ -54,7 +57,7 @@ impl Machine<'_> {
         self.wait_direct(&call, "console")?;
         match call.reply() {
             Some(Reply::Done) => Ok(()),
-            other => Err(self.failed("console", other, &[])),
+            other => Err(self.failed("console", other, Vec::new())),
         }
     }
 
@@ -85,7 +88,7 @@ impl Machine<'_> {
     fn ended(&self, call: Call, verb: &'static str, output: Output) -> Result<Ended> {
         match call.reply() {
             Some(Reply::Ended { code }) => Ok(Ended { code, output }),
-            other => Err(self.failed(verb, other, &output.stderr)),
+            other => Err(self.failed(verb, other, output.tail.lines())),
         }
     }
 
@@ -122,8 +125,8 @@ impl Machine<'_> {
     fn feed_tar(&self, verb: &'static str, exec: &Exec, tar: &mut (dyn Read + Send), cancel: &Cancel) -> Result<()> {
         let call = self.exec_call(exec, None)?;
         let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
-        let (_, output) = call.command.clone().limits(limits).run_fed(tar, &mut |_, _| {})?;
-        self.finish_tar(verb, call, &output.stderr)
+        let (_, output) = call.command.clone().shown().limits(limits).run_fed(tar, &mut |_, _| {})?;
+        self.finish_tar(verb, call, output.tail.lines())
     }
 
     pub fn copy_out(&self, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
@@ -141,19 +144,16 @@ impl Machine<'_> {
         command.stdin(Pipe::null()).stdout(Pipe::piped()).stderr(Pipe::piped());
         let mut child = command.spawn().map_err(failed_io("run", &self.home.exe))?;
         let stdout = child.stdout.take().expect("stdout was piped");
-        let stderr = child.stderr.take().expect("stderr was piped");
-        let (unpacked, told) = std::thread::scope(|scope| {
-            let telling = scope.spawn(move || words(stderr));
-            let unpacked = copy::unpack(Watched { pipe: stdout, cancel }, &name, into, &new_name);
-            // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
-            if unpacked.is_err() {
-                let _ = child.kill();
-            }
-            (unpacked, telling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
+        // Read all the time: with a full pipe it would wait for us, and we for it.
+        let told = Reading::of(child.stderr.take().expect("stderr was piped"));
+        let unpacked = copy::unpack(Watched { pipe: stdout, cancel }, &name, into, &new_name);
+        // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
+        if unpacked.is_err() {
+            let _ = child.kill();
+        }
         child.wait().map_err(failed_io("run", &self.home.exe))?;
         match unpacked {
-            Ok(()) => self.finish_tar("copy from", call, &told),
+            Ok(()) => self.finish_tar("copy from", call, told.end().lines()),
             Err(_) if cancel.is_set() => {
                 Err(exec::Error::CutShort { command: format!("tar --create {source}"), why: Broken::Cancelled }.into())
             }
@@ -161,15 +161,14 @@ impl Machine<'_> {
         }
     }
 
-    fn finish_tar(&self, verb: &'static str, call: Call, told: &[u8]) -> Result<()> {
+    fn finish_tar(&self, verb: &'static str, call: Call, tail: Vec<String>) -> Result<()> {
         match call.reply() {
             Some(Reply::Ended { code: 0 }) => Ok(()),
             Some(Reply::Ended { code }) => {
                 let reason = format!("`tar` in the machine ended with exit code {code}");
-                let tail = String::from_utf8_lossy(told).lines().map(str::to_owned).collect();
                 Err(Error::Failed { verb, id: self.id.clone(), reason, tail })
             }
-            other => Err(self.failed(verb, other, told)),
+            other => Err(self.failed(verb, other, tail)),
         }
     }
 
@@ -177,15 +176,6 @@ impl Machine<'_> {
         let test = Exec { cwd: Some("/".into()), ..Exec::new(["test", "-d", path]) };
         Ok(self.exec_piped(&test, None, &mut |_, _| {})?.code == 0)
     }
-}
-
-/// What a program says until it ends, of which only the beginning is kept.
-fn words(mut pipe: impl Read) -> Vec<u8> {
-    const KEPT: u64 = 64 << 10;
-    let mut kept = Vec::new();
-    let _ = pipe.by_ref().take(KEPT).read_to_end(&mut kept);
-    let _ = std::io::copy(&mut pipe, &mut std::io::sink());
-    kept
 }
 
 /// A pipe that nobody waits for once it is cancelled.
