@@ -9,12 +9,13 @@ TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-
 	nghttp2-client nginx-light openssl perl-base python3 python3-grpcio python3-websockets rsyslog systemd util-linux wrk xfsprogs \
 	$(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
 
-.PHONY: help demo test check fmt clippy bench build-packages test-packages nextest
+.PHONY: help demo test check audit fmt clippy bench build-packages test-packages nextest
 
 help:
 	@echo "make demo    install, build, and show environment 1161 of the example platform"
 	@echo "make test    install what the tests need and run all of them"
-	@echo "make check   what CI runs: format, lints, tests"
+	@echo "make check   what CI runs: format, lints, tests, and what the crates are (deny.toml)"
+	@echo "make audit   known flaws of the crates; fetches cargo-deny once and the advisories each time"
 	@echo "make bench   measure against peers; prints the README's table"
 
 # Installs only what is missing, so that a second run needs neither network nor time.
@@ -49,6 +50,12 @@ clippy: build-packages
 	cargo clippy --quiet --all-targets -- -D warnings
 
 check: fmt clippy test
+
+# The only check that takes network: advisories are no part of a package that could be installed. All else of deny.toml is in
+# `make test`.
+audit:
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check
 
 bench: build-packages
 	cargo build --release --quiet

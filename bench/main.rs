@@ -13,6 +13,7 @@ mod deploy;
 mod disk;
 mod docker;
 mod edit;
+mod fairness;
 mod image;
 mod lxc;
 mod lxd;
@@ -42,12 +43,12 @@ pub const NAME: &str = "adt-bench";
 /// Where everything lies; gone at the end.
 pub const HOME: &str = "/var/tmp/adt-bench";
 /// What can be measured, in this order.
-const PARTS: [&str; 15] = [
+const PARTS: [&str; 16] = [
     "lxc", "lxc-copy", "lxd", "docker", "many", "reading", "build", "sources", "deploy", "edit", "data", "serving", "bound",
-    "names", "traffic",
+    "names", "traffic", "fairness",
 ];
 /// Those that need no machines.
-const SERVERS: [&str; 2] = ["names", "traffic"];
+const SERVERS: [&str; 3] = ["names", "traffic", "fairness"];
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -156,6 +157,10 @@ fn run(wish: &Wish) -> Result<Report> {
     if wish.has("traffic") {
         note("pages of 500 environments, and other proxies");
         traffic::measure(wish.rounds, &mut report)?;
+    }
+    if wish.has("fairness") {
+        note("another's pages while one holds all that it can get");
+        fairness::measure(wish.rounds, &mut report)?;
     }
     Ok(report)
 }

@@ -4,9 +4,10 @@
 //! L0 model       names, topology, specifications, states, steps, events          std + serde only
 //!    disk        files and folders put in place whole, and for good                  nothing; all from L2 on may use it
 //! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
-//!    template    minijinja, pure                                                  model
 //!    plan        (wanted, seen) → Plan; pure                                      model
+//!    shares      who may hold how much of what all want; counters                 std + rustix only
 //! L2 exec        the only place that starts processes                             model
+//!    template    minijinja; what others wrote, in a process of its own            model exec
 //!    store       state folder: database, locks, history                           model
 //!    boxes       recipe → layer                                                   model exec store template
 //!    network     addresses, bridges, firewall                                     model exec
@@ -17,8 +18,8 @@
 //!    releases    commit → built tree, and the rules for its programs              model store sources boxes
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
-//!    dns         routes → answers; forwards for machines                        model template
-//!    proxy       routes → http and https                                         model template
+//!    dns         routes → answers; forwards for machines                        model template shares
+//!    proxy       routes → http and https                                         model template shares
 //!    tls         local authorities, certificates on demand                       model store
 //!    trust       who trusts them: system, browsers                               model exec store
 //!    daemon      serves names and pages; follows the store                       all but cli
@@ -48,8 +49,14 @@ pub mod providers;
 pub mod proxy;
 pub mod releases;
 pub mod resolver;
+pub mod shares;
 pub mod sources;
 pub mod store;
 pub mod template;
 pub mod tls;
 pub mod trust;
+
+/// What the fuzzers in here share with those in `tests/it`.
+#[cfg(test)]
+#[path = "../tests/it/dice.rs"]
+mod dice;

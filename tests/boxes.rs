@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use adt::boxes::schedule::{self, Options, Outcome};
 use adt::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
 use adt::boxes::{Catalogue, Context, Layers, Resolved, cache};
+use adt::exec::{Cancel, Follow};
 use adt::model::machine::Mount;
 use adt::model::{
-    BoxName, Digest, EnvironmentId, EnvironmentName, Event, Exec, Failure, Health, Kind, Limits, MachineId, MachineName,
+    BoxName, Digest, EnvironmentId, EnvironmentName, Event, Exec, Failure, Health, IdPool, Kind, Limits, MachineId, MachineName,
     MachineSpec, MachineState, NetworkSpec, PlatformName, Stream, Tag,
 };
 use adt::network::address::{allocate, ula_subnet};
@@ -23,6 +24,8 @@ use adt::network::{Linux, Network};
 use adt::providers::lxc::{Lxc, LxcHome};
 use adt::providers::{Provider, Stdio};
 
+/// As of a host that says nothing else.
+const IDS: IdPool = IdPool { first: 1_879_048_192, last: 2_147_352_575 };
 const STORE: &str = "ADT_TEST_BOXES_STORE";
 
 /// Runs `body` in a process of its own. `disk` is the size of the store's own small disk.
@@ -90,7 +93,7 @@ impl Lab {
     fn open(store: &Path) -> Self {
         // The same for every process of one test, another for each test.
         let install = format!("boxes-{}", Tag::of(&store.display().to_string(), &Self::id("lab").environment));
-        let home = LxcHome { store: store.to_owned(), install: install.clone(), exe: env!("CARGO_BIN_EXE_adt").into() };
+        let home = LxcHome { store: store.to_owned(), install: install.clone(), exe: env!("CARGO_BIN_EXE_adt").into(), ids: IDS };
         Self {
             store: store.to_owned(),
             provider: Lxc::new(home),
@@ -232,17 +235,23 @@ impl Bench for LabBench<'_> {
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }
 
+    fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
+        let mut each = |line: Option<(Stream, &str)>| each(line);
+        let ended = self.lab.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each });
+        ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
+    }
+
     fn feed(&self, exec: &Exec, input: &mut (dyn std::io::Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         let ended = self.lab.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each });
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
-        self.lab.provider.copy_in(&self.id, source, target).map_err(|error| self.fail(&error))
+        self.lab.provider.copy_in(&self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        self.lab.provider.copy_out(&self.id, source, target).map_err(|error| self.fail(&error))
+        self.lab.provider.copy_out(&self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn halt(&self) -> Result<()> {
@@ -328,7 +337,7 @@ fn a_recipe_becomes_machines() {
         assert_eq!(error.tail().last().unwrap(), "why", "{:?}", error.tail());
         lab.assert_nothing_left();
         assert!(lab.build(&boxes[..2]).iter().all(|outcome| matches!(outcome, Outcome::Unchanged(_))));
-        let debs = std::fs::read_dir(cache::folder(&lab.store, "archives")).unwrap().flatten();
+        let debs = std::fs::read_dir(cache::kept(&lab.store, &boxes[1].authors)).unwrap().flatten();
         let debs: Vec<_> = debs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         assert!(debs.iter().any(|name| name.starts_with("less_")), "{debs:?}");
         inside(lab, &boxes[1].digest);

@@ -17,15 +17,18 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use adt::exec::Cancel;
 use adt::model::machine::{Mount, MountMode};
 use adt::model::{
-    Attachment, Digest, EnvironmentId, EnvironmentName, Exec, Health, Limits, MachineId, MachineName, MachineSpec, MachineState,
-    PlatformName, Stream, Tag,
+    Attachment, Digest, EnvironmentId, EnvironmentName, Exec, Health, IdPool, Limits, MachineId, MachineName, MachineSpec,
+    MachineState, PlatformName, Stream, Tag,
 };
 use adt::providers::lxc::{Lxc, LxcHome};
 use adt::providers::{Ended, Error, Provider, Stdio};
 
 const EXE: &str = env!("CARGO_BIN_EXE_adt");
+/// As of a host that says nothing else.
+const IDS: IdPool = IdPool { first: 1_879_048_192, last: 2_147_352_575 };
 const GRACE: Duration = Duration::from_secs(30);
 
 /// The folder with the base system, or why these tests can't run here.
@@ -107,7 +110,7 @@ impl World {
         // Other processes run tests of this file at the same time: two bridges with one network would take each other's packets.
         let net = u8::try_from((std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 250).unwrap();
         let install = format!("test-{}-{net}", std::process::id());
-        let home = LxcHome { store: store.path().to_owned(), install: install.clone(), exe: store.path().join("adt") };
+        let home = LxcHome { store: store.path().to_owned(), install: install.clone(), exe: store.path().join("adt"), ids: IDS };
         // A path of its own, so that this store's helpers can be told from others'.
         symlink(EXE, store.path().join("adt")).unwrap();
         let environment =
@@ -271,7 +274,7 @@ fn the_contract_from_create_to_delete() {
     }
     assert_eq!(lxc.list().unwrap(), [(id.clone(), MachineState::Halted)]);
     assert_eq!(lxc.machines(&world.environment).unwrap(), [(id.machine.clone(), MachineState::Halted)].into());
-    let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Inherit).unwrap_err();
+    let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Caller).unwrap_err();
     assert!(matches!(error, Error::NotRunning { state: "halted", .. }), "{error}");
     for _ in 0..2 {
         let clock = Instant::now();
@@ -343,7 +346,7 @@ fn programs_inside() {
     let exec = Exec { env: vec![("A".into(), "b c".into())], ..exec };
     assert_eq!(world.run_as(&id, &exec).output.text(), "daemon\ndaemon\n/usr\nb c\n");
     let unknown = Exec { user: Some("nobody-here".into()), ..Exec::new(["true"]) };
-    let error = lxc.exec(&id, &unknown, Stdio::Inherit).unwrap_err();
+    let error = lxc.exec(&id, &unknown, Stdio::Caller).unwrap_err();
     assert!(error.to_string().contains("no user `nobody-here`"), "{error}");
 
     let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
@@ -402,7 +405,7 @@ fn time_stops_and_goes_on() {
         freezer.freeze(&id).unwrap();
         assert!(matches!(lxc.inspect(&id).unwrap(), MachineState::Frozen { .. }));
     }
-    let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Inherit).unwrap_err();
+    let error = lxc.exec(&id, &Exec::new(["true"]), Stdio::Caller).unwrap_err();
     assert!(matches!(error, Error::NotRunning { state: "frozen", .. }), "{error}");
     for _ in 0..2 {
         freezer.thaw(&id).unwrap();
@@ -432,25 +435,25 @@ fn files_go_in_and_come_out() {
     fs::write(tree.join("sub/run"), [0, 1, 255]).unwrap();
     fs::set_permissions(tree.join("sub/run"), PermissionsExt::from_mode(0o750)).unwrap();
     symlink("sub/run", tree.join("link")).unwrap();
-    lxc.copy_in(&id, &tree, "/srv").unwrap();
-    lxc.copy_in(&id, &tree, "/srv/other").unwrap();
-    lxc.copy_in(&id, &tree.join("sub/run"), "/srv/file").unwrap();
+    lxc.copy_in(&id, &tree, "/srv", &Cancel::default()).unwrap();
+    lxc.copy_in(&id, &tree, "/srv/other", &Cancel::default()).unwrap();
+    lxc.copy_in(&id, &tree.join("sub/run"), "/srv/file", &Cancel::default()).unwrap();
     let listing = world.text(&id, &["stat", "-c", "%n %F %a %U", "/srv/tree/sub/run", "/srv/other/link", "/srv/file"]);
     assert_eq!(
         listing,
         "/srv/tree/sub/run regular file 750 root\n/srv/other/link symbolic link 777 root\n/srv/file regular file 750 root"
     );
     world.text(&id, &["chown", "daemon", "/srv/tree/sub/run"]);
-    lxc.copy_out(&id, "/srv/tree", &folder.path().join("back")).unwrap();
-    lxc.copy_out(&id, "/srv/file", folder.path()).unwrap();
+    lxc.copy_out(&id, "/srv/tree", &folder.path().join("back"), &Cancel::default()).unwrap();
+    lxc.copy_out(&id, "/srv/file", folder.path(), &Cancel::default()).unwrap();
     let back = folder.path().join("back/sub/run");
     assert_eq!(fs::read(&back).unwrap(), [0, 1, 255]);
     assert_eq!((fs::metadata(&back).unwrap().uid(), fs::metadata(&back).unwrap().mode() & 0o7777), (0, 0o750));
     assert_eq!(fs::read_link(folder.path().join("back/link")).unwrap(), Path::new("sub/run"));
     assert!(folder.path().join("file").exists());
-    let error = lxc.copy_out(&id, "/srv/nothing", &folder.path().join("x")).unwrap_err();
+    let error = lxc.copy_out(&id, "/srv/nothing", &folder.path().join("x"), &Cancel::default()).unwrap_err();
     assert!(error.to_string().contains("exit code 2"), "{error}");
-    assert!(lxc.copy_in(&id, &tree, "/no/such/folder/x").is_err());
+    assert!(lxc.copy_in(&id, &tree, "/no/such/folder/x", &Cancel::default()).is_err());
 }
 
 #[test]
@@ -672,7 +675,7 @@ fn child(world: &World, test: &str) -> Command {
 fn in_child() -> Option<(Lxc, MachineId)> {
     let store = PathBuf::from(std::env::var_os("ADT_TEST_STORE")?);
     let install = std::env::var("ADT_TEST_INSTALL").ok()?;
-    let home = LxcHome { exe: store.join("adt"), store, install };
+    let home = LxcHome { exe: store.join("adt"), store, install, ids: IDS };
     let id = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() };
     Some((Lxc::new(home), id.machine(&MachineName::new("web1").unwrap())))
 }
@@ -851,8 +854,8 @@ fn measure() {
     for _ in 0..10 {
         time("create", &mut || lxc.create(&spec).unwrap());
         time("create again", &mut || lxc.create(&spec).unwrap());
-        time("start", &mut || lxc.start(&id).unwrap());
-        time("start a running one", &mut || lxc.start(&id).unwrap());
+        time("start", &mut || drop(lxc.start(&id).unwrap()));
+        time("start a running one", &mut || drop(lxc.start(&id).unwrap()));
         world.booted(&id);
         time("inspect", &mut || drop(lxc.inspect(&id).unwrap()));
         time("exec true", &mut || assert_eq!(world.run(&id, &["true"]).code, 0));

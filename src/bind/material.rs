@@ -56,7 +56,7 @@ impl Material {
 
 impl Source {
     pub fn render(&self, facts: &Value) -> Result<String> {
-        Ok(template::render(&self.name, &self.text, facts)?)
+        Ok(template::render_own(&self.name, &self.text, facts)?)
     }
 
     /// For those that are rendered once for each environment.

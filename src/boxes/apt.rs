@@ -193,6 +193,24 @@ pub fn deb822(text: &str) -> Vec<Source> {
     sources
 }
 
+/// Who vouches for what comes from the entries: each address once, and what its signature is compared with. `None` is nothing.
+pub fn vouched(sources: &[Source]) -> Vec<(String, Option<String>)> {
+    let mut all: Vec<(String, Option<String>)> = Vec::new();
+    for source in sources {
+        let keys = match source.signed_by.as_deref() {
+            _ if source.trusted => None,
+            Some(paths) if paths.starts_with('/') => Some(paths.split_whitespace().collect::<Vec<_>>().join(", ")),
+            Some(_) => Some("the key in the host's entry for it".to_owned()),
+            None => Some("the keys in /etc/apt/trusted.gpg.d".to_owned()),
+        };
+        let one = (source.uri.clone(), keys);
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    all
+}
+
 /// A file for `sources.list.d`.
 pub fn to_deb822(sources: &[Source]) -> String {
     let mut text = String::new();
@@ -299,6 +317,25 @@ Components: main
         assert!(wanted("noble").is_empty());
         assert!(wanted("no-such-suite").is_empty());
         assert_eq!(deb822(&to_deb822(&sources)), sources);
+    }
+
+    #[test]
+    fn each_address_has_somebody_who_vouches_for_it_or_nobody() {
+        let mut sources = deb822(DEB822);
+        sources.extend(one_line("deb [trusted=yes signed-by=/x.gpg] http://evil.example.org/debian bookworm main"));
+        sources.extend(one_line("deb [allow-insecure=yes] http://old.example.org/debian bookworm main"));
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let wanted = [
+            ("http://mirror.example.org/debian", Some(keyring)),
+            ("http://mirror.example.org/debian-security", Some("the key in the host's entry for it")),
+            ("http://evil.example.org/debian", None),
+            ("http://old.example.org/debian", Some("the keys in /etc/apt/trusted.gpg.d")),
+        ];
+        assert_eq!(vouched(&sources), wanted.map(|(address, keys)| (address.to_owned(), keys.map(str::to_owned))));
+        // A host that takes unsigned lists does not make a box take them.
+        assert!(!to_deb822(&sources).contains("nsecure"));
+        let insecure = settings("Acquire::AllowInsecureRepositories \"true\";\nAPT::Get::AllowUnauthenticated \"true\";\n");
+        assert_eq!(insecure, Settings::default());
     }
 
     #[test]

@@ -1,10 +1,15 @@
-//! Unpacking what a stranger packed: nothing lands outside of the folder, no device nodes, nothing is followed.
+//! Unpacking what a stranger packed: nothing lands outside of the folder, no device nodes, nothing is followed, and nothing
+//! fills the disk or the memory of the host on its way.
 
+use std::cell::Cell;
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tar::EntryType;
 
@@ -12,13 +17,29 @@ use super::layer::remove_tree;
 use super::{Error, Result};
 use crate::exec::{self, Command, Status};
 
-/// The kinds of compression that are told apart by their first bytes.
-const PROGRAMS: [(&[u8], &str); 3] =
-    [(&[0x1f, 0x8b], "gzip"), (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstd")];
+/// The kinds of compression that are told apart by their first bytes, with the program that undoes each.
+const PROGRAMS: [(&[u8], &[&str]); 3] = [
+    (&[0x1f, 0x8b], &["gzip", "-d", "-c", "-q"]),
+    // An archive says itself how much memory it wants; the strongest setting of `xz` wants 65 MB.
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], &["xz", "-d", "-c", "-q", "--memlimit-decompress=512MiB"]),
+    (&[0x28, 0xb5, 0x2f, 0xfd], &["zstd", "-d", "-c", "-q"]),
+];
 
 /// Markers of an OCI layer for what it takes away from the ones below.
-const WHITEOUT: &str = ".wh.";
-const OPAQUE: &str = ".wh..wh..opq";
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// A whole desktop has 400,000 files.
+const ENTRIES: u32 = 1_000_000;
+/// Deeper than any real tree, and not too deep for whoever walks through it later.
+const DEPTH: usize = 128;
+/// An entry's header with its name and attributes, which are read into memory whole. A filesystem takes 64 KB of attributes.
+const HEADERS: u64 = 1 << 20;
+/// How much may come behind an archive's end: programs fill up their last record.
+const TRAILER: u64 = 16 << 20;
+/// What stays free on a disk, or a twentieth of it where that is less.
+const SPARE_BYTES: u64 = 256 << 20;
+const SPARE_FILES: u64 = 10_000;
 
 /// Files of one certain machine: a copy must make its own.
 fn is_identity(path: &Path) -> bool {
@@ -39,10 +60,59 @@ pub enum Mode {
     Plain,
 }
 
+/// What one base may take of this host, however many archives it is packed in.
+pub struct Room<'a> {
+    bytes: u64,
+    entries: u32,
+    cancel: &'a AtomicBool,
+}
+
+impl<'a> Room<'a> {
+    /// As much as the disk of `folder` can spare now. Unpacking ends early once `cancel` is set.
+    pub fn on_disk_of(folder: &Path, cancel: &'a AtomicBool) -> Result<Self> {
+        Ok(Self { bytes: Spare::of(folder)?.bytes, entries: ENTRIES, cancel })
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes away what an entry stores and how many new files and folders it makes.
+    fn take(&mut self, archive: &Path, target: &Path, entry: &Path, stored: u64, files: usize) -> Result<()> {
+        // What others write meanwhile counts, too.
+        let spare = Spare::of(target)?;
+        if stored > self.bytes.min(spare.bytes) || files as u64 > spare.files {
+            return Err(Error::NoRoom { archive: archive.to_owned(), entry: entry.display().to_string() });
+        }
+        self.bytes -= stored;
+        let files = u32::try_from(files.max(1)).unwrap_or(u32::MAX);
+        let left = self.entries.checked_sub(files);
+        self.entries =
+            left.ok_or_else(|| bad(archive, entry, format!("is one too many: an image has at most {ENTRIES} files")))?;
+        Ok(())
+    }
+}
+
+/// What a disk has left for us.
+struct Spare {
+    bytes: u64,
+    files: u64,
+}
+
+impl Spare {
+    fn of(folder: &Path) -> Result<Self> {
+        let disk = rustix::fs::statvfs(folder).map_err(|errno| Error::io("could not measure", folder)(errno.into()))?;
+        let kept = SPARE_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 20);
+        // btrfs makes inodes as it needs them, and says that it has none.
+        let files = if disk.f_files == 0 { u64::MAX } else { disk.f_favail.saturating_sub(SPARE_FILES.min(disk.f_files / 20)) };
+        Ok(Self { bytes: disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(kept), files })
+    }
+}
+
 /// Unpacks a tar archive, compressed or not, into a folder that exists.
-pub fn unpack(archive: &Path, target: &Path, mode: Mode) -> Result<()> {
+pub fn unpack(archive: &Path, target: &Path, mode: Mode, room: &mut Room<'_>) -> Result<()> {
     let mut source = Source::open(archive)?;
-    unpack_from(&mut source.reader, archive, target, mode)?;
+    unpack_from(&mut source.reader, archive, target, mode, room)?;
     source.finish(archive)
 }
 
@@ -59,13 +129,13 @@ impl Source {
         let file = std::fs::File::open(path).map_err(failed())?;
         file.take(8).read_to_end(&mut start).map_err(failed())?;
         let file = std::fs::File::open(path).map_err(failed())?;
-        let Some((_, program)) = PROGRAMS.iter().find(|(magic, _)| start.starts_with(magic)) else {
+        let Some((_, words)) = PROGRAMS.iter().find(|(magic, _)| start.starts_with(magic)) else {
             return Ok(Self { reader: Box::new(BufReader::new(file)), child: None });
         };
-        let command = Command::new(*program).args(["-d", "-c", "-q"]);
+        let command = Command::new(words[0]).args(&words[1..]);
         let child = command.to_std().stdin(file).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => exec::Error::Missing { program: (*program).to_owned() },
+            std::io::ErrorKind::NotFound => exec::Error::Missing { program: words[0].to_owned() },
             _ => exec::Error::Start { command: command.to_string(), source },
         })?;
         let reader = Box::new(BufReader::new(child.stdout.take().expect("stdout was piped")));
@@ -75,7 +145,11 @@ impl Source {
     /// A cut-off archive shows only in the exit code of the program that unpacked it.
     pub fn finish(mut self, archive: &Path) -> Result<()> {
         // What follows the archive's end mark must be read, or the program dies of a closed pipe.
-        std::io::copy(&mut self.reader, &mut std::io::sink()).map_err(Error::io("could not read", archive))?;
+        let mut trailer = self.reader.by_ref().take(TRAILER + 1);
+        let rest = std::io::copy(&mut trailer, &mut std::io::sink()).map_err(Error::io("could not read", archive))?;
+        if rest > TRAILER {
+            return Err(bad(archive, Path::new("its end"), format!("is followed by more than {} MB", TRAILER >> 20)));
+        }
         let Some((command, mut child)) = self.child.take() else { return Ok(()) };
         let status = child.wait().map_err(Error::io("could not read", archive))?;
         if status.success() {
@@ -95,41 +169,121 @@ impl Drop for Source {
     }
 }
 
-fn unpack_from(reader: &mut dyn Read, archive: &Path, target: &Path, mode: Mode) -> Result<()> {
-    let failed = || Error::io("could not unpack", archive);
-    let mut tar = tar::Archive::new(reader);
+/// The bytes of an archive. Only so many may come until the next entry is known: what belongs to a header is kept in memory.
+struct Metered<'a> {
+    reader: &'a mut dyn Read,
+    left: &'a Cell<u64>,
+    cancel: &'a AtomicBool,
+}
+
+impl Read for Metered<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("it was stopped"));
+        }
+        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 && !buffer.is_empty() {
+            return Err(std::io::Error::other("its name and attributes are too long"));
+        }
+        let count = self.reader.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - count as u64);
+        Ok(count)
+    }
+}
+
+fn unpack_from(reader: &mut dyn Read, archive: &Path, target: &Path, mode: Mode, room: &mut Room<'_>) -> Result<()> {
+    let target = &target.canonicalize().map_err(Error::io("could not read", target))?;
+    let left = Cell::new(HEADERS);
+    let mut tar = tar::Archive::new(Metered { reader, left: &left, cancel: room.cancel });
     tar.set_preserve_permissions(mode != Mode::Plain);
     tar.set_preserve_ownerships(mode != Mode::Plain);
     tar.set_unpack_xattrs(mode != Mode::Plain);
-    let mut added = HashSet::new();
-    for entry in tar.entries().map_err(failed())? {
-        let mut entry = entry.map_err(failed())?;
-        let name = entry.path().map_err(failed())?.into_owned();
+    let mut added = Added::default();
+    let mut last = PathBuf::from("the first entry");
+    for entry in tar.entries().map_err(Error::io("could not unpack", archive))? {
+        let mut entry = entry.map_err(|error| unreadable(archive, &last, &error))?;
+        let name = entry.path().map_err(|error| unreadable(archive, &last, &error))?.into_owned();
         let path = clean(archive, &name)?;
-        if path.as_os_str().is_empty() || is_identity(&path) {
+        let kind = entry.header().entry_type();
+        // Holes of a file take no space; its size counts them.
+        let stored = if kind.is_gnu_sparse() { entry.header().entry_size().unwrap_or(u64::MAX) } else { entry.size() };
+        let place = Place::of(target, &path);
+        if place.depth > DEPTH {
+            return Err(bad(archive, &name, format!("lies more than {DEPTH} folders deep")));
+        }
+        room.take(archive, target, &name, stored, place.new)?;
+        last = name;
+        // Passing over what an entry stores is reading, too.
+        left.set(HEADERS.saturating_add(stored));
+        // systemd brings its own devices; the ones in archives would be the host's.
+        let left_out = matches!(kind, EntryType::Char | EntryType::Block | EntryType::Fifo | EntryType::XGlobalHeader);
+        if left_out || path.as_os_str().is_empty() || is_identity(&path) {
             continue;
         }
-        match entry.header().entry_type() {
-            // systemd brings its own devices; the ones in archives would be the host's.
-            EntryType::Char | EntryType::Block | EntryType::Fifo => continue,
-            EntryType::Link => {
-                let link = entry.link_name().map_err(failed())?.unwrap_or_default();
-                clean(archive, &link)?;
-            }
-            _ => {}
+        if kind == EntryType::Link {
+            let link = entry.link_name().map_err(|error| unreadable(archive, &last, &error))?.unwrap_or_default();
+            clean(archive, &link)?;
         }
-        if mode == Mode::Layer && whiteout(target, &path, &added)? {
+        if mode == Mode::Layer && whiteout(archive, target, &path, &added)? {
             continue;
         }
-        make_room(target, &path, entry.header().entry_type())?;
-        entry.unpack_in(target).map_err(|error| bad(archive, &name, error.to_string()))?;
-        added.extend(path.ancestors().map(Path::to_owned));
+        make_room(target, &path, kind)?;
+        entry.unpack_in(target).map_err(|error| match error.kind() {
+            std::io::ErrorKind::StorageFull => Error::io("could not unpack", archive)(error),
+            _ => bad(archive, &last, error.to_string()),
+        })?;
+        left.set(HEADERS);
+        if mode == Mode::Layer {
+            path.ancestors().for_each(|path| added.insert(path));
+        }
     }
     Ok(())
 }
 
 fn bad(archive: &Path, entry: &Path, reason: impl Into<String>) -> Error {
     Error::BadArchive { archive: archive.to_owned(), entry: entry.display().to_string(), reason: reason.into() }
+}
+
+/// The disk's own errors have a number; the others are about what was read.
+fn unreadable(archive: &Path, after: &Path, error: &std::io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(number) => Error::io("could not read", archive)(std::io::Error::from_raw_os_error(number)),
+        None => bad(archive, after, format!("is the last that can be read: {error}")),
+    }
+}
+
+/// What one layer has added so far. Names are a stranger's and may be long, so only their hashes are kept.
+#[derive(Default)]
+struct Added {
+    hasher: RandomState,
+    paths: HashSet<u64>,
+}
+
+impl Added {
+    fn insert(&mut self, path: &Path) {
+        self.paths.insert(self.hasher.hash_one(path));
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        self.paths.contains(&self.hasher.hash_one(path))
+    }
+}
+
+/// Where an entry comes to lie: links on the way lead to where they lead.
+struct Place {
+    depth: usize,
+    /// Folders that have to be made, and the entry itself.
+    new: usize,
+}
+
+impl Place {
+    fn of(root: &Path, path: &Path) -> Self {
+        let there = path.ancestors().skip(1).find_map(|above| Some((above, folder_inside(root, above)?)));
+        let (above, real) = there.unwrap_or_else(|| (Path::new(""), root.to_owned()));
+        let count = |path: &Path, start: &Path| path.strip_prefix(start).map_or(0, |rest| rest.components().count());
+        let new = count(path, above);
+        Self { depth: count(&real, root) + new, new }
+    }
 }
 
 /// The entry's path below the root. `./` in front is how `tar .` writes it.
@@ -147,13 +301,17 @@ fn clean(archive: &Path, name: &Path) -> Result<PathBuf> {
 }
 
 /// Takes away what a marker stands for; whether the entry was one.
-fn whiteout(root: &Path, path: &Path, added: &HashSet<PathBuf>) -> Result<bool> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(false) };
+fn whiteout(archive: &Path, root: &Path, path: &Path, added: &Added) -> Result<bool> {
+    let name = path.file_name().unwrap_or_default();
+    let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) else { return Ok(false) };
     let parent = path.parent().unwrap_or(Path::new(""));
     let Some(folder) = folder_inside(root, parent) else { return Ok(true) };
-    if name != OPAQUE {
-        remove_tree(&folder.join(hidden))?;
+    if name.as_bytes() != OPAQUE {
+        // `.wh...` would take away the folder above.
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(bad(archive, path, "takes away no file of its folder"));
+        }
+        remove_tree(&folder.join(std::ffi::OsStr::from_bytes(hidden)))?;
         return Ok(true);
     }
     for entry in std::fs::read_dir(&folder).map_err(Error::io("could not read", &folder))? {
@@ -165,11 +323,10 @@ fn whiteout(root: &Path, path: &Path, added: &HashSet<PathBuf>) -> Result<bool> 
     Ok(true)
 }
 
-/// A folder below the root; nothing where a link leads outside or nothing is there.
+/// A folder below the root, which is canonical; nothing where a link leads outside or nothing is there.
 fn folder_inside(root: &Path, path: &Path) -> Option<PathBuf> {
-    let root = root.canonicalize().ok()?;
     let folder = root.join(path).canonicalize().ok()?;
-    (folder.starts_with(&root) && folder.is_dir()).then_some(folder)
+    (folder.starts_with(root) && folder.is_dir()).then_some(folder)
 }
 
 /// A later entry replaces an earlier one, whatever that was; only a folder over a folder stays.
@@ -244,12 +401,17 @@ pub(crate) mod tests {
         tar.finish().unwrap();
     }
 
+    pub(crate) fn take_apart(archive: &Path, root: &Path, mode: Mode) -> Result<()> {
+        let cancel = AtomicBool::new(false);
+        unpack(archive, root, mode, &mut Room::on_disk_of(root, &cancel)?)
+    }
+
     fn try_unpack(entries: &[(&str, &str)], mode: Mode) -> (tempfile::TempDir, Result<()>) {
         let folder = tempfile::tempdir().unwrap();
         let (archive, root) = (folder.path().join("a.tar"), folder.path().join("root"));
         std::fs::create_dir(&root).unwrap();
         pack(&archive, entries);
-        let result = unpack(&archive, &root, mode);
+        let result = take_apart(&archive, &root, mode);
         (folder, result)
     }
 
@@ -303,10 +465,37 @@ pub(crate) mod tests {
             let packed = Command::new(program).args(["-c", "-q"]).arg(&archive).run().unwrap().stdout;
             let file = folder.path().join("packed");
             std::fs::write(&file, &packed).unwrap();
-            unpack(&file, &root, Mode::Rootfs).unwrap();
+            take_apart(&file, &root, Mode::Rootfs).unwrap();
             assert!(root.join("file").exists());
             std::fs::write(&file, &packed[..packed.len() - 9]).unwrap();
-            assert!(unpack(&file, &root, Mode::Rootfs).is_err(), "{program}");
+            assert!(take_apart(&file, &root, Mode::Rootfs).is_err(), "{program}");
         }
+    }
+
+    #[test]
+    fn files_without_number_end_at_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let (archive, root) = (folder.path().join("a.tar"), folder.path().join("root"));
+        let all: Vec<_> = (0..20).map(|number| format!("d{number}/e/f")).collect();
+        pack(&archive, &all.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>());
+        std::fs::create_dir(&root).unwrap();
+        let cancel = AtomicBool::new(false);
+        let mut room = Room { entries: 30, ..Room::on_disk_of(&root, &cancel).unwrap() };
+        let error = unpack(&archive, &root, Mode::Layer, &mut room).unwrap_err();
+        assert!(matches!(&error, Error::BadArchive { reason, .. } if reason.contains("one too many")), "{error}");
+        // Folders that no entry names are counted, too.
+        let made = walkdir::WalkDir::new(&root).min_depth(1).into_iter().count();
+        assert_eq!(made, 30);
+    }
+
+    #[test]
+    fn a_stopped_build_reads_no_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let (archive, root) = (folder.path().join("a.tar"), folder.path().join("root"));
+        pack(&archive, &[("a", "x")]);
+        std::fs::create_dir(&root).unwrap();
+        let cancel = AtomicBool::new(true);
+        assert!(unpack(&archive, &root, Mode::Rootfs, &mut Room::on_disk_of(&root, &cancel).unwrap()).is_err());
+        assert!(!root.join("a").exists());
     }
 }

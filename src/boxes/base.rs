@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::archive::{self, Mode};
+use super::archive::{self, Mode, Room};
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::{Error, Result, apt, cache, digest, oci, shift};
 use crate::exec::Command;
+use crate::model::recipe::Archive;
 use crate::model::{Parent, Recipe};
 
 /// What makes a suite a machine with an init, and lets it use https.
@@ -21,19 +22,51 @@ pub fn make(teller: &Teller<'_>, recipe: &Recipe, draft: &Draft<'_>) -> Result<(
     let rootfs = draft.rootfs();
     match &recipe.parent {
         Parent::Suite(suite) => teller.phase(&format!("unpack {suite}"), || from_suite(teller, recipe, suite, draft))?,
-        Parent::Rootfs(path) => teller.phase("unpack the root filesystem", || {
-            create(&rootfs)?;
-            archive::unpack(&digest::inside(recipe, path)?, &rootfs, Mode::Rootfs)?;
-            has_init(recipe, path, &rootfs)
-        })?,
-        Parent::Oci(path) => teller.phase("unpack the image", || {
-            create(&rootfs)?;
-            oci::unpack(&digest::inside(recipe, path)?, &draft.scratch()?, &rootfs)?;
-            has_init(recipe, path, &rootfs)
-        })?,
+        Parent::Rootfs(packed) => {
+            check(teller, recipe, packed)?;
+            teller.phase("unpack the root filesystem", || {
+                create(&rootfs)?;
+                let mut room = Room::on_disk_of(&rootfs, teller.context.cancel)?;
+                let unpacked = archive::unpack(&digest::inside(recipe, &packed.path)?, &rootfs, Mode::Rootfs, &mut room);
+                finished(teller, unpacked)?;
+                has_init(recipe, &packed.path, &rootfs)
+            })?;
+        }
+        Parent::Oci(packed) => {
+            check(teller, recipe, packed)?;
+            teller.phase("unpack the image", || {
+                create(&rootfs)?;
+                let mut room = Room::on_disk_of(&rootfs, teller.context.cancel)?;
+                let unpacked = oci::unpack(&digest::inside(recipe, &packed.path)?, &draft.scratch()?, &rootfs, &mut room);
+                finished(teller, unpacked)?;
+                has_init(recipe, &packed.path, &rootfs)
+            })?;
+        }
         Parent::Box(name) => unreachable!("box `{}` stands on `{}`, it is no base", recipe.name, name.name),
     }
     teller.phase("give the files to the machines' ids", || shift::tree(&rootfs))
+}
+
+/// Compares an archive with its digest before anything of it is unpacked, and tells what it is compared with. Read again here:
+/// what the catalogue remembers of it may be of a while ago.
+fn check(teller: &Teller<'_>, recipe: &Recipe, packed: &Archive) -> Result<()> {
+    let found = teller.phase("check the archive", || Ok(digest::base(recipe, packed, None)?.1))?;
+    let path = packed.path.display();
+    teller.note(match packed.sha256 {
+        Some(_) => format!("`{path}` is what box `{}` wants: its SHA-256 is `{found}`", recipe.name),
+        None => format!("nothing says what `{path}` must be; to keep it as it is now, write `sha256 = \"{found}\"` beside it"),
+    });
+    Ok(())
+}
+
+/// A reader that was stopped is no damage of the archive.
+fn finished(teller: &Teller<'_>, unpacked: Result<()>) -> Result<()> {
+    teller.context.check_cancelled(teller.name.as_str())?;
+    unpacked
+}
+
+fn create_all(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(Error::io("could not create", path))
 }
 
 fn create(path: &Path) -> Result<()> {
@@ -53,8 +86,8 @@ fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'
     if suite.is_empty() || !suite.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) || suite.starts_with('-') {
         return Err(Error::BadSuite { suite: suite.to_owned() });
     }
-    let archives = cache::folder(teller.context.store, "archives");
-    cache::mounts(teller.context.store)?;
+    let archives = cache::verified(teller.context.store);
+    create_all(&archives)?;
     let lists = Path::new("/var/lib/apt/lists");
     let sources = apt::inherited(&apt::host_sources(Path::new("/etc/apt")), suite, &|source| apt::origin(lists, source));
     let settings = apt::host_settings();
@@ -66,13 +99,35 @@ fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'
             Some(file)
         }
     };
+    tell_keys(teller, suite, &sources, &settings);
     let rootfs = draft.rootfs();
     let packages = PACKAGES.iter().map(|name| (*name).to_owned()).chain(recipe.packages.iter().cloned()).collect::<Vec<_>>();
     let command = command(suite, &packages, &settings, &rootfs, file.as_deref()).env("ADT_CACHE", &archives);
     command.run_lines(&mut |stream, line| teller.line(stream, line))?;
     cache::take(&rootfs.join("var/cache/apt/archives"), &archives)?;
-    cache::take(&rootfs.join("var/lib/apt/lists"), &cache::folder(teller.context.store, "lists"))?;
+    cache::take(&rootfs.join("var/lib/apt/lists"), &cache::lists(teller.context.store))?;
     finish(&rootfs, &sources, &settings)
+}
+
+/// The host's apt decides what is trusted; whoever builds a box is told.
+fn tell_keys(teller: &Teller<'_>, suite: &str, sources: &[apt::Source], settings: &apt::Settings) {
+    if sources.is_empty() {
+        teller.note(format!("{suite} is not from this host's apt; mmdebstrap verifies it with the archive keys of this host"));
+    }
+    for (address, keys) in apt::vouched(sources) {
+        match keys {
+            Some(keys) => teller.note(format!("{suite} from {address} is verified with {keys}")),
+            None => teller.warn(format!(
+                "nothing verifies {suite} from {address}: this host's apt marks it as trusted, and so does each machine of the box"
+            )),
+        }
+    }
+    for line in &settings.archive {
+        teller.note(format!(
+            "this host's apt says `{}` of its archives, so it is said of the box's, too",
+            line.trim_end_matches(';')
+        ));
+    }
 }
 
 /// Its own mounts and process ids, tied to ours: when adt is killed, everything that it started is gone with its mounts, and
@@ -145,5 +200,38 @@ mod tests {
         assert!(command.tied && text.starts_with("unshare --mount --pid --fork --kill-child --mount-proc mmdebstrap "), "{text}");
         assert!(text.contains("--include=nginx ") && text.contains("'--aptopt=Acquire::http::Proxy \"http://p:1\"'"), "{text}");
         assert!(text.ends_with(" bookworm '/x y' /s"), "{text}");
+    }
+
+    #[test]
+    fn whoever_builds_a_suite_is_told_who_vouches_for_it() {
+        let events = std::sync::Mutex::new(Vec::new());
+        let (workshop, cancel) = (crate::boxes::fake::FakeWorkshop::default(), std::sync::atomic::AtomicBool::new(false));
+        let context = crate::boxes::Context {
+            store: Path::new("/nowhere"),
+            workshop: &workshop,
+            render: &|text, _, _| Ok(text.to_owned()),
+            boot_deadline: std::time::Duration::ZERO,
+            emit: &|event| events.lock().unwrap().push(format!("{event:?}")),
+            cancel: &cancel,
+        };
+        let name = crate::model::BoxName::new("web").unwrap();
+        let teller = Teller::new(context, &name);
+        let sources =
+            apt::one_line("deb [signed-by=/k.gpg] http://a.test bookworm main\ndeb [trusted=yes] http://b.test bookworm main");
+        let settings = apt::settings("Acquire::Check-Valid-Until \"false\";\n");
+        tell_keys(&teller, "bookworm", &sources, &settings);
+        tell_keys(&teller, "noble", &[], &apt::Settings::default());
+        let said = events.into_inner().unwrap();
+        for (line, says) in [
+            "Note { text: \"bookworm from http://a.test is verified with /k.gpg",
+            "Warning { text: \"nothing verifies bookworm from http://b.test",
+            "Note { text: \"this host's apt says `Acquire::Check-Valid-Until",
+            "Note { text: \"noble is not from this host's apt",
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert!(said[line].starts_with(says), "{said:#?}");
+        }
     }
 }

@@ -15,6 +15,8 @@ use crate::model::{BuildStep, Exec, Failure, Recipe, Stream};
 
 /// How many lines of a failed step are kept for the message.
 const TAIL: usize = 20;
+/// As for the files of a site and of a platform.
+const LONGEST_TEMPLATE: u64 = 1 << 20;
 /// Where Debian keeps the certificates that its programs trust, and those that the host's owner added.
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const LOCAL: &str = "/usr/local/share/ca-certificates";
@@ -23,7 +25,11 @@ const LOCAL: &str = "/usr/local/share/ca-certificates";
 pub fn make(teller: &Teller<'_>, resolved: &Resolved, layers: &Layers, draft: &Draft<'_>) -> Result<()> {
     let parent = resolved.parent.as_ref().expect("a box without a parent is a base");
     let store = teller.context.store;
-    let spec = BenchSpec { digest: resolved.digest.clone(), layers: layers.chain(parent)?, mounts: cache::mounts(store)? };
+    let spec = BenchSpec {
+        digest: resolved.digest.clone(),
+        layers: layers.chain(parent)?,
+        mounts: cache::mounts(store, &resolved.authors)?,
+    };
     let desk = Desk::lay(teller, &resolved.recipe, draft)?;
     let fail = |step: &str, source| bench_error(&resolved.recipe, step, source);
     let bench = teller.phase("boot", || {
@@ -33,7 +39,7 @@ pub fn make(teller: &Teller<'_>, resolved: &Resolved, layers: &Layers, draft: &D
             Err(error) => Err(discard(teller, bench, error)),
         }
     })?;
-    let job = Job { teller, recipe: &resolved.recipe, bench: bench.as_ref(), desk: &desk };
+    let job = Job { teller, recipe: &resolved.recipe, authors: &resolved.authors, bench: bench.as_ref(), desk: &desk };
     if let Err(error) = job.all() {
         return Err(discard(teller, bench, error));
     }
@@ -169,13 +175,20 @@ fn stage(teller: &Teller<'_>, recipe: &Recipe, source: &Path, target: &Path) -> 
         if from.extension().is_none_or(|end| end != "j2") {
             return copy_file(from, to, mode);
         }
-        let text = std::fs::read_to_string(from).map_err(Error::io("could not read", from))?;
+        let text = template_text(from).map_err(Error::io("could not read", from))?;
         let render = teller.context.render;
         let text = render(&text, from, &recipe.vars).map_err(|source| bench_error(recipe, "files", source))?;
         let to = to.with_extension("");
         write(&to, text.as_bytes())?;
         set_mode(&to, mode)
     })
+}
+
+/// A template is a text that a person wrote.
+fn template_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LONGEST_TEMPLATE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST_TEMPLATE { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 fn stage_plain(source: &Path, target: &Path) -> Result<()> {
@@ -231,6 +244,7 @@ impl Read for Watched<'_> {
 struct Job<'a> {
     teller: &'a Teller<'a>,
     recipe: &'a Recipe,
+    authors: &'a cache::Authors,
     bench: &'a dyn Bench,
     desk: &'a Desk,
 }
@@ -354,12 +368,10 @@ impl Job<'_> {
         Err(Error::Step { name: self.recipe.name.clone(), step: step.to_owned(), code, tail: tail.into() })
     }
 
-    /// Only packages: apt checks a package against its signed list each time, but a list only when it comes in, so one that a
-    /// stranger's recipe wrote must not reach other builds. A cache is never a reason to fail.
+    /// Only packages, never lists, and only for builds of the same authors: see [`cache`]. A cache is never a reason to fail.
     fn harvest(&self) {
-        let (part, target) = cache::PARTS[0];
-        let taken = self.bench.harvest(target).map_err(|source| bench_error(self.recipe, "keep downloads", source));
-        let taken = taken.and_then(|upper| cache::take(&upper, &cache::folder(self.teller.context.store, part)));
+        let taken = self.bench.harvest(cache::ARCHIVES).map_err(|source| bench_error(self.recipe, "keep downloads", source));
+        let taken = taken.and_then(|upper| cache::take(&upper, &cache::kept(self.teller.context.store, self.authors)));
         if let Err(error) = taken {
             self.teller.warn(format!("downloads of `{}` are not kept for the next build: {error}", self.recipe.name));
         }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::cache::Authors;
 use super::{Error, Result, digest};
 use crate::disk;
 use crate::model::{BoxName, BoxRef, Check, Digest, Failure, Health, Parent, Recipe};
@@ -28,9 +29,16 @@ pub struct Resolved {
     pub health: Health,
     /// Its own log files and those of the boxes below it.
     pub logs: Vec<String>,
+    /// Whose programs have run where it is built.
+    pub authors: Authors,
+    /// The same of the units that it enables.
+    pub services: Vec<String>,
 }
 
 pub struct Catalogue<'a> {
+    /// The folder of the platform whose boxes are among them: nothing of it may be a link that leads out.
+    platform: Option<PathBuf>,
+    shipped: Option<PathBuf>,
     folders: Vec<PathBuf>,
     parse: Parse<'a>,
     architecture: String,
@@ -39,16 +47,24 @@ pub struct Catalogue<'a> {
 }
 
 impl<'a> Catalogue<'a> {
-    /// `folders` in the order of precedence; each holds one folder per box. The shipped recipes come after them.
-    pub fn open(store: &Path, folders: &[PathBuf], parse: Parse<'a>) -> Result<Self> {
-        let mut folders = folders.to_vec();
-        folders.push(extract(store)?);
-        Ok(Self { known: Some(store.join("cache/digests")), ..Self::of_folders(folders, parse) })
+    /// The boxes of a platform, of the folders `hosts` in the order of precedence, each of which holds one folder per box, and
+    /// the shipped ones.
+    pub fn open(store: &Path, platform: Option<&Path>, hosts: &[PathBuf], parse: Parse<'a>) -> Result<Self> {
+        let own = platform.map(|platform| platform.join("boxes"));
+        let shipped = extract(store)?;
+        let folders = own.into_iter().chain(hosts.iter().cloned()).chain([shipped.clone()]).collect();
+        let platform = platform.map(Path::to_owned);
+        Ok(Self {
+            platform,
+            shipped: Some(shipped),
+            known: Some(store.join("cache/digests")),
+            ..Self::of_folders(folders, parse)
+        })
     }
 
     /// Without the shipped recipes.
     pub fn of_folders(folders: Vec<PathBuf>, parse: Parse<'a>) -> Self {
-        Self { folders, parse, architecture: std::env::consts::ARCH.to_owned(), known: None }
+        Self { platform: None, shipped: None, folders, parse, architecture: std::env::consts::ARCH.to_owned(), known: None }
     }
 
     /// Every box with the file that wins for it.
@@ -65,11 +81,22 @@ impl<'a> Catalogue<'a> {
                 let name = path.file_name().and_then(|name| BoxName::new(name.to_string_lossy()).ok());
                 let file = path.join("box.toml");
                 if let Some(name) = name.filter(|_| file.is_file()) {
+                    self.check_inside(&name, folder, &path)?;
                     found.entry(name).or_insert(file);
                 }
             }
         }
         Ok(found)
+    }
+
+    /// A platform came from a stranger's repository: what its links lead to would be read as root. A host's folders are its own.
+    fn check_inside(&self, name: &BoxName, folder: &Path, path: &Path) -> Result<()> {
+        let Some(platform) = self.platform.as_ref().filter(|platform| folder.starts_with(platform)) else { return Ok(()) };
+        let real = |path: &Path| path.canonicalize().map_err(Error::io("could not read", path));
+        if real(path)?.starts_with(real(platform)?) {
+            return Ok(());
+        }
+        Err(Error::Outside { name: name.clone(), path: path.to_owned() })
     }
 
     /// The recipe of one box.
@@ -114,9 +141,23 @@ impl<'a> Catalogue<'a> {
             logs.extend(recipe.logs.iter().filter(|path| !below.is_some_and(|below| below.logs.contains(path))).cloned());
             let digest =
                 digest::of(&recipe, &self.architecture, parent.as_ref(), &digest::materials(&recipe, self.known.as_deref())?);
-            resolved.push(Resolved { recipe, digest, parent, health, logs });
+            let mut authors = below.map(|below| below.authors.clone()).unwrap_or_default();
+            authors.extend(self.author(&recipe));
+            let mut services = below.map(|below| below.services.clone()).unwrap_or_default();
+            services.extend(recipe.services.iter().filter(|unit| !services.contains(unit)).cloned().collect::<Vec<_>>());
+            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services });
         }
         Ok(resolved)
+    }
+
+    /// The folder that a recipe is from; none for what came with adt.
+    fn author(&self, recipe: &Recipe) -> Option<PathBuf> {
+        let holds = |folder: &&PathBuf| recipe.folder.starts_with(folder);
+        if self.shipped.iter().any(|folder| holds(&folder)) {
+            return None;
+        }
+        let known = self.platform.iter().find(holds).or_else(|| self.folders.iter().find(holds));
+        Some(known.unwrap_or(&recipe.folder).clone())
     }
 
     /// Several boxes as one list in which a parent comes before its children and nothing is there twice.

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Error, Result};
 use crate::disk;
+use crate::model::recipe::Archive;
 use crate::model::{BuildStep, Digest, Parent, Recipe};
 
 /// Raised when the builder makes other layers of the same recipe.
@@ -111,11 +112,38 @@ impl Fields {
 /// one is given.
 pub fn materials(recipe: &Recipe, known: Option<&Path>) -> Result<Vec<Material>> {
     let base = match &recipe.parent {
-        Parent::Rootfs(path) | Parent::Oci(path) => Some(inside(recipe, path)?),
+        Parent::Rootfs(archive) | Parent::Oci(archive) => Some(base(recipe, archive, known)?.0),
         Parent::Suite(_) | Parent::Box(_) => None,
     };
-    let steps = recipe.steps.iter().map(|step| source(recipe, step));
-    base.into_iter().map(Ok).chain(steps).map(|path| read_material(&path?, known)).collect()
+    let steps = recipe.steps.iter().map(|step| read_material(&source(recipe, step)?, known));
+    base.into_iter().map(Ok).chain(steps).collect()
+}
+
+/// The files that name each file of an image by its digest.
+const INDEXES: [&str; 2] = ["index.json", "manifest.json"];
+
+/// What a base starts from, with the digest that a recipe can pin; an error if it pins another.
+pub fn base(recipe: &Recipe, archive: &Archive, known: Option<&Path>) -> Result<(Material, Digest)> {
+    let path = inside(recipe, &archive.path)?;
+    let material = read_material(&path, known)?;
+    let digest_of = |name: &str| {
+        material.entries.iter().find_map(|entry| match &entry.content {
+            Content::File(digest) if entry.path == Path::new(name) => Some(digest.clone()),
+            _ => None,
+        })
+    };
+    let found = digest_of("").or_else(|| INDEXES.iter().find_map(|name| digest_of(name)));
+    let found = found.ok_or_else(|| Error::BadArchive {
+        archive: path.clone(),
+        entry: INDEXES[0].to_owned(),
+        reason: "is missing, and `manifest.json` too: this is no image".to_owned(),
+    })?;
+    match &archive.sha256 {
+        Some(wanted) if *wanted != found => {
+            Err(Error::OtherDigest { name: recipe.name.clone(), archive: path, found, wanted: wanted.clone() })
+        }
+        _ => Ok((material, found)),
+    }
 }
 
 /// The file or folder that a step takes as a whole.
@@ -250,13 +278,16 @@ impl Memory {
 
 pub fn file(path: &Path) -> Result<Digest> {
     let mut reader = std::fs::File::open(path).map_err(Error::io("could not read", path))?;
+    read(&mut reader).map_err(Error::io("could not read", path))
+}
+
+pub(super) fn read(reader: &mut dyn std::io::Read) -> std::io::Result<Digest> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match std::io::Read::read(&mut reader, &mut buffer) {
-            Ok(0) => return Ok(Digest::from_bytes(&hash.finalize())),
-            Ok(count) => hash.update(&buffer[..count]),
-            Err(error) => return Err(Error::io("could not read", path)(error)),
+        match reader.read(&mut buffer)? {
+            0 => return Ok(Digest::from_bytes(&hash.finalize())),
+            count => hash.update(&buffer[..count]),
         }
     }
 }

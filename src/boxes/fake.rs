@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::workshop::{Bench, BenchSpec, Result, Workshop};
+use crate::exec::Follow;
 use crate::model::{Exec, Failure, Kind, Stream};
 
 #[derive(Default)]
@@ -76,6 +77,12 @@ impl Bench for FakeBench<'_> {
             }
             _ => Ok(0),
         }
+    }
+
+    fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
+        self.run(exec, None, &mut |stream, line| {
+            let _ = each(Some((stream, line)));
+        })
     }
 
     fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {

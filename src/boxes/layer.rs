@@ -253,15 +253,7 @@ impl Drop for Draft<'_> {
 }
 
 pub(super) fn remove_tree(path: &Path) -> Result<()> {
-    let result = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("could not remove", path)(error)),
-        _ => Ok(()),
-    }
+    store::tree::remove(path).map_err(Error::io("could not remove", path))
 }
 
 /// Bytes on disk below a folder; hard links count once.

@@ -103,6 +103,10 @@ pub enum Error {
     BootDeadline { name: BoxName, seconds: u64, state: String },
     #[error("`{archive}` holds an entry that can't be taken: `{entry}` {reason}")]
     BadArchive { archive: PathBuf, entry: String, reason: String },
+    #[error("`{archive}` does not fit on the disk: `{entry}` would take what must stay free")]
+    NoRoom { archive: PathBuf, entry: String },
+    #[error("`{archive}` is not what box `{name}` wants: its SHA-256 is `{found}`, the recipe says `{wanted}`")]
+    OtherDigest { name: BoxName, archive: PathBuf, found: Digest, wanted: Digest },
     #[error("the disk of `{store}` is full; box `{name}` is not built", store = store.display())]
     Full {
         name: BoxName,
@@ -135,7 +139,11 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Unknown { .. } | Self::LayerMissing { .. } => Kind::NotFound,
-            Self::Cycle { .. } | Self::Outside { .. } | Self::BadSuite { .. } | Self::BadArchive { .. } => Kind::Config,
+            Self::Cycle { .. }
+            | Self::Outside { .. }
+            | Self::BadSuite { .. }
+            | Self::BadArchive { .. }
+            | Self::OtherDigest { .. } => Kind::Config,
             Self::Recipe { source, .. } | Self::Bench { source, .. } => source.kind,
             Self::LayerDamaged { .. } | Self::LayerCycle { .. } => Kind::Store,
             Self::LayerInUse { .. } => Kind::Conflict,
@@ -143,7 +151,7 @@ impl Error {
             Self::Step { .. } | Self::Seed { .. } => Kind::Program,
             Self::BootDeadline { .. } => Kind::Deadline,
             Self::Cancelled { .. } => Kind::Cancelled,
-            Self::Full { .. } => Kind::Exhausted,
+            Self::Full { .. } | Self::NoRoom { .. } => Kind::Exhausted,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
             Self::Exec(crate::exec::Error::Missing { .. }) => Kind::Host,
             Self::Store(crate::store::Error::Cancelled { .. }) => Kind::Cancelled,
@@ -174,6 +182,9 @@ impl Error {
             }
             Self::LayerDamaged { .. } | Self::LayerMissing { .. } => vec!["build it again with `adt box:build`".to_owned()],
             Self::LayerInUse { .. } => vec!["destroy these environments first; `adt platform:list` shows them".to_owned()],
+            Self::OtherDigest { .. } => vec![
+                "get the archive again from where its digest is from; where it was meant to change, correct `sha256`".to_owned(),
+            ],
             Self::Seed { .. } => vec!["correct it and build again; until then what was built before stays in use".to_owned()],
             Self::Exec(crate::exec::Error::Missing { program }) => vec![format!("install it: `apt install {program}`")],
             Self::Recipe { source, .. } | Self::Bench { source, .. } => source.hints.clone(),

@@ -2,12 +2,19 @@
 //!
 //! Read are an image layout (`index.json` and `blobs/`), as a folder or packed, and what `docker save` writes.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::archive::{self, Mode};
+use super::archive::{self, Mode, Room, Source};
 use super::{Error, Result, digest};
+use crate::model::Digest;
+
+/// As much as registries take of a manifest.
+const LONGEST: u64 = 4 << 20;
+/// An overlay takes 500 layers, and what builds images 127.
+const LAYERS: usize = 500;
 
 #[derive(Deserialize)]
 struct Index {
@@ -37,27 +44,39 @@ struct Platform {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Saved {
+    config: PathBuf,
     layers: Vec<PathBuf>,
 }
 
+#[derive(Deserialize)]
+struct Config {
+    rootfs: DiffIds,
+}
+
+#[derive(Deserialize)]
+struct DiffIds {
+    /// Each layer's digest before it was packed.
+    diff_ids: Vec<String>,
+}
+
 /// Unpacks an image into `rootfs`, which exists and is empty. `scratch` holds the packed layers meanwhile.
-pub fn unpack(image: &Path, scratch: &Path, rootfs: &Path) -> Result<()> {
+pub fn unpack(image: &Path, scratch: &Path, rootfs: &Path, room: &mut Room<'_>) -> Result<()> {
     let layout = if image.is_dir() {
         image.to_owned()
     } else {
         let layout = scratch.join("oci");
         std::fs::create_dir_all(&layout).map_err(Error::io("could not create", &layout))?;
-        archive::unpack(image, &layout, Mode::Plain)?;
+        archive::unpack(image, &layout, Mode::Plain, room)?;
         layout
     };
-    for layer in layers(image, &layout)? {
-        archive::unpack(&layer, rootfs, Mode::Layer)?;
+    for layer in layers(image, &layout, room)? {
+        archive::unpack(&layer, rootfs, Mode::Layer, room)?;
     }
     Ok(())
 }
 
-/// The image's layer archives, the lowest first.
-fn layers(image: &Path, layout: &Path) -> Result<Vec<PathBuf>> {
+/// The image's layer archives, the lowest first, each compared with the digest that the image gives it.
+fn layers(image: &Path, layout: &Path, room: &Room<'_>) -> Result<Vec<PathBuf>> {
     if layout.join("index.json").is_file() {
         let mut index: Index = json(image, &layout.join("index.json"))?;
         // An index may point at one index per image, and that at one manifest per architecture.
@@ -66,7 +85,8 @@ fn layers(image: &Path, layout: &Path) -> Result<Vec<PathBuf>> {
             let path = blob(image, layout, &chosen.digest)?;
             if !chosen.media_type.contains("index") && !chosen.media_type.contains("manifest.list") {
                 let manifest: Manifest = json(image, &path)?;
-                return manifest.layers.iter().map(|layer| blob(image, layout, &layer.digest)).collect();
+                let names = manifest.layers.into_iter().map(|layer| layer.digest).collect();
+                return each(image, names, |name| blob(image, layout, name));
             }
             index = json(image, &path)?;
         }
@@ -78,7 +98,44 @@ fn layers(image: &Path, layout: &Path) -> Result<Vec<PathBuf>> {
     }
     let saved: Vec<Saved> = json(image, &path)?;
     let saved = saved.into_iter().next().ok_or_else(|| bad(image, "manifest.json", "names no image"))?;
-    saved.layers.iter().map(|layer| inside(image, layout, layer)).collect()
+    saved_layers(image, layout, saved, room)
+}
+
+/// What `docker save` wrote: the configuration is named by its digest and holds those of the layers.
+fn saved_layers(image: &Path, layout: &Path, saved: Saved, room: &Room<'_>) -> Result<Vec<PathBuf>> {
+    let path = inside(image, layout, &saved.config)?;
+    let name = saved.config.file_name().unwrap_or_default().to_string_lossy();
+    let hex = name.trim_start_matches("sha256:").trim_end_matches(".json");
+    if digest::file(&path)? != sha256(image, &name, hex)? {
+        return Err(bad(image, &name, "is damaged: its content does not match its name"));
+    }
+    let Config { rootfs: DiffIds { diff_ids } } = json(image, &path)?;
+    if diff_ids.len() != saved.layers.len() {
+        return Err(bad(image, &name, "is damaged: it tells of other layers than `manifest.json`"));
+    }
+    each(image, saved.layers.into_iter().zip(diff_ids).collect(), |(layer, diff_id)| {
+        let path = inside(image, layout, layer)?;
+        let mut source = Source::open(&path)?;
+        let found = digest::read(&mut source.reader.by_ref().take(room.bytes())).map_err(Error::io("could not read", &path))?;
+        source.finish(&path)?;
+        let name = layer.to_string_lossy();
+        if found != sha256(image, &name, diff_id.trim_start_matches("sha256:"))? {
+            return Err(bad(image, &name, "is damaged: its content does not match its digest"));
+        }
+        Ok(path)
+    })
+}
+
+/// One path for each layer. The same layer many times is a way to keep a host busy.
+fn each<T>(image: &Path, layers: Vec<T>, path: impl Fn(&T) -> Result<PathBuf>) -> Result<Vec<PathBuf>> {
+    if layers.len() > LAYERS {
+        return Err(bad(image, "the manifest", format!("names {} layers, more than {LAYERS}", layers.len())));
+    }
+    layers.iter().map(path).collect()
+}
+
+fn sha256(image: &Path, entry: &str, hex: &str) -> Result<Digest> {
+    Digest::try_from(hex.to_owned()).map_err(|_| bad(image, entry, "is not named by a SHA-256"))
 }
 
 fn choose(image: &Path, manifests: Vec<Descriptor>) -> Result<Descriptor> {
@@ -94,9 +151,7 @@ fn choose(image: &Path, manifests: Vec<Descriptor>) -> Result<Descriptor> {
 
 fn blob(image: &Path, layout: &Path, name: &str) -> Result<PathBuf> {
     let hex = name.strip_prefix("sha256:").unwrap_or_default();
-    let Ok(wanted) = crate::model::Digest::try_from(hex.to_owned()) else {
-        return Err(bad(image, name, "is not named by a SHA-256"));
-    };
+    let wanted = sha256(image, name, hex)?;
     let path = inside(image, layout, &Path::new("blobs/sha256").join(hex))?;
     if digest::file(&path)? != wanted {
         return Err(bad(image, name, "is damaged: its content does not match its name"));
@@ -112,11 +167,14 @@ fn inside(image: &Path, layout: &Path, path: &Path) -> Result<PathBuf> {
 }
 
 fn json<T: serde::de::DeserializeOwned>(image: &Path, path: &Path) -> Result<T> {
-    let text = std::fs::read(path).map_err(Error::io("could not read", path))?;
-    serde_json::from_slice(&text).map_err(|error| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        bad(image, &name, format!("is damaged: {error}"))
-    })
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io("could not read", path))?;
+    file.take(LONGEST + 1).read_to_end(&mut text).map_err(Error::io("could not read", path))?;
+    if text.len() as u64 > LONGEST {
+        return Err(bad(image, &name, format!("is longer than {} MB", LONGEST >> 20)));
+    }
+    serde_json::from_slice(&text).map_err(|error| bad(image, &name, format!("is damaged: {error}")))
 }
 
 fn bad(image: &Path, entry: &str, reason: impl Into<String>) -> Error {
@@ -125,8 +183,26 @@ fn bad(image: &Path, entry: &str, reason: impl Into<String>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::super::archive::tests::pack;
     use super::*;
+
+    fn unpack(image: &Path, scratch: &Path, rootfs: &Path) -> Result<()> {
+        let cancel = AtomicBool::new(false);
+        super::unpack(image, scratch, rootfs, &mut Room::on_disk_of(rootfs, &cancel).unwrap())
+    }
+
+    /// What `docker save` writes for these layers, unpacked.
+    fn save(folder: &Path, layers: &[&str]) {
+        let ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", digest::file(&folder.join(layer)).unwrap())).collect();
+        let config = serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": ids } }).to_string();
+        std::fs::write(folder.join("config"), &config).unwrap();
+        let name = format!("{}.json", digest::file(&folder.join("config")).unwrap());
+        std::fs::rename(folder.join("config"), folder.join(&name)).unwrap();
+        let manifest = serde_json::json!([{ "Config": name, "RepoTags": null, "Layers": layers }]);
+        std::fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
+    }
 
     fn paths(root: &Path) -> Vec<String> {
         let all = walkdir::WalkDir::new(root).min_depth(1).sort_by_file_name().into_iter().map(|entry| entry.unwrap());
@@ -144,7 +220,7 @@ mod tests {
             &two,
             &[(".wh.a", ""), ("b/", ""), ("b/c", "2"), ("d/new", "2"), ("d/.wh..wh..opq", ""), (".wh.e", ""), ("n/.wh.x", "")],
         );
-        std::fs::write(folder.path().join("manifest.json"), r#"[{"Config": "c", "Layers": ["one.tar", "two.tar"]}]"#).unwrap();
+        save(folder.path(), &["one.tar", "two.tar"]);
         let rootfs = tempfile::tempdir().unwrap();
         unpack(folder.path(), folder.path(), rootfs.path()).unwrap();
         assert_eq!(paths(rootfs.path()), ["b/c", "d/new", "keep"]);
@@ -176,5 +252,58 @@ mod tests {
         assert!(error.to_string().contains("is damaged"), "{error}");
         let error = unpack(scratch.path(), scratch.path(), rootfs.path()).unwrap_err();
         assert!(error.to_string().contains("this is no image"), "{error}");
+    }
+
+    #[test]
+    fn a_saved_image_is_checked_against_its_digests() {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = folder.path().join("one.tar");
+        pack(&layer, &[("hello", "1")]);
+        save(folder.path(), &["one.tar"]);
+        let try_it = || {
+            let (scratch, rootfs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let result = unpack(folder.path(), scratch.path(), rootfs.path());
+            result.map(|()| paths(rootfs.path())).map_err(|error| {
+                assert_eq!(paths(rootfs.path()), [""; 0], "nothing is unpacked of an image that is not whole");
+                error.to_string()
+            })
+        };
+        assert_eq!(try_it().unwrap(), ["hello"]);
+        // Compressed, it is the same layer.
+        let packed = crate::exec::Command::new("gzip").args(["-c", "-q"]).arg(&layer).run().unwrap().stdout;
+        let whole = std::fs::read(&layer).unwrap();
+        std::fs::write(&layer, packed).unwrap();
+        assert_eq!(try_it().unwrap(), ["hello"]);
+        pack(&layer, &[("hello", "2")]);
+        assert!(try_it().unwrap_err().contains("does not match its digest"));
+        std::fs::write(&layer, whole).unwrap();
+        // One more layer than the configuration tells of, and a configuration that somebody wrote anew.
+        let manifest = std::fs::read_to_string(folder.path().join("manifest.json")).unwrap();
+        let more = manifest.replace("[\"one.tar\"]", "[\"one.tar\", \"one.tar\"]");
+        std::fs::write(folder.path().join("manifest.json"), &more).unwrap();
+        assert_ne!(more, manifest);
+        assert!(try_it().unwrap_err().contains("tells of other layers"));
+        std::fs::write(folder.path().join("manifest.json"), &manifest).unwrap();
+        let saved: Vec<serde_json::Value> = serde_json::from_str(&manifest).unwrap();
+        std::fs::write(folder.path().join(saved[0]["Config"].as_str().unwrap()), r#"{"rootfs": {"diff_ids": []}}"#).unwrap();
+        assert!(try_it().unwrap_err().contains("does not match its name"));
+    }
+
+    #[test]
+    fn a_manifest_has_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (scratch, rootfs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let try_it = |manifest: &str| {
+            std::fs::write(folder.path().join("manifest.json"), manifest).unwrap();
+            unpack(folder.path(), scratch.path(), rootfs.path()).unwrap_err().to_string()
+        };
+        let error = try_it(&format!("[{}", " ".repeat(LONGEST as usize)));
+        assert!(error.contains("is longer than 4 MB"), "{error}");
+        let error = try_it(&"[".repeat(1 << 20));
+        assert!(error.contains("is damaged"), "{error}");
+        pack(&folder.path().join("one.tar"), &[("hello", "1")]);
+        save(folder.path(), &vec!["one.tar"; LAYERS + 1]);
+        let error = unpack(folder.path(), scratch.path(), rootfs.path()).unwrap_err();
+        assert!(error.to_string().contains("names 501 layers"), "{error}");
     }
 }

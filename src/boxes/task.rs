@@ -54,6 +54,10 @@ impl<'a> Teller<'a> {
         (self.context.emit)(Event::Output { source: self.name.to_string(), stream, line: line.to_owned() });
     }
 
+    pub fn note(&self, text: impl Into<String>) {
+        (self.context.emit)(Event::Note { text: text.into() });
+    }
+
     pub fn warn(&self, text: impl Into<String>) {
         (self.context.emit)(Event::Warning { text: text.into() });
     }

@@ -98,6 +98,21 @@ fn whole(folder: &Path) -> Recipe {
 }
 
 #[test]
+fn a_recipe_hands_no_package_to_other_builds() {
+    // The fake machine leaves `new.deb` in apt's cache, as the script of a stranger's recipe can.
+    let site = Site::new();
+    let (evil, good) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let theirs = site.chain(whole(evil.path()));
+    site.run(&theirs, &[], &[]);
+    let ours = site.chain(whole(good.path()));
+    let mounts = super::cache::mounts(&site.store(), &ours[1].authors).unwrap();
+    assert!(super::cache::kept(&site.store(), &theirs[1].authors).join("new.deb").exists(), "the attempt itself is broken");
+    assert!(!mounts[0].source.join("new.deb").exists());
+    // mmdebstrap runs what it finds as this host's root.
+    assert!(!super::cache::verified(&site.store()).join("new.deb").exists());
+}
+
+#[test]
 fn a_build_goes_through_its_phases_in_order() {
     let site = Site::new();
     let folder = tempfile::tempdir().unwrap();
@@ -126,7 +141,8 @@ fn a_build_goes_through_its_phases_in_order() {
     );
     let calls = site.workshop.calls.lock().unwrap().join("\n");
     assert!(calls.contains("copy /run/adt/step-0 etc/motd\n"), "{calls}");
-    assert!(site.store().join("cache/apt/archives/new.deb").exists());
+    assert!(super::cache::kept(&site.store(), &chain[1].authors).join("new.deb").exists());
+    assert_eq!(chain[1].authors.len(), 2, "a recipe of the folder, and one below it of the catalogue's");
     let layer = site.layers().get(&chain[1].digest).unwrap();
     assert_eq!((layer.name.as_str(), &layer.packages[..]), ("web", &["nginx".to_owned()][..]));
     site.assert_nothing_left();

@@ -6,6 +6,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::exec::Follow;
 use crate::model::machine::Mount;
 use crate::model::{Digest, Exec, Failure, Stream};
 
@@ -35,7 +36,11 @@ pub trait Bench {
     /// environment is exactly `exec.env` plus the machine's own defaults. Its complaints come in order with the rest (see [`Exec::as_one_stream`]).
     fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
 
-    /// The same with input of any size; where reading it fails, so does this.
+    /// The same for one that is followed: its two streams are handed over apart, and it is ended with all that it started as
+    /// soon as `each` breaks.
+    fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32>;
+
+    /// [`Bench::run`] with input of any size; where reading it fails, so does this.
     fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
 
     /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. Owners

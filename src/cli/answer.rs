@@ -1,17 +1,16 @@
 //! The answer at the end: tables and sentences for people, the same types as JSON for programs.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::args::Global;
-use super::checklist;
+use super::{checklist, screen};
 use crate::model::response::{
     BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, SiteDetail, SnapshotSummary,
 };
 use crate::model::topology::Mode;
-use crate::model::{Failure, Kind, Response, SiteName};
+use crate::model::{Failure, Kind, Limits, Response, SiteName};
 
 /// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
 fn told(error: std::io::Error) -> Failure {
@@ -20,7 +19,7 @@ fn told(error: std::io::Error) -> Failure {
 
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).expect("answers have string keys only, so they become JSON");
-    writeln!(std::io::stdout().lock(), "{text}").map_err(told)
+    screen::out_json(text).map_err(told)
 }
 
 /// A check that found a fault is not a success.
@@ -37,7 +36,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
             // The last of the JSON lines that the verb's events began.
             Response::Done(_) | Response::Built(_) => {
                 let line = serde_json::json!({ "event": "finished", "response": response });
-                writeln!(std::io::stdout().lock(), "{line}").map_err(told)
+                screen::out_json(line.to_string()).map_err(told)
             }
             listing => print_json(listing),
         };
@@ -59,7 +58,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
 }
 
 fn data(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout().lock(), "{}", text.trim_end()).map_err(told)
+    screen::out(text.trim_end()).map_err(told)
 }
 
 fn finished(done: &Done, quiet: bool) -> Result<(), Failure> {
@@ -70,12 +69,8 @@ fn finished(done: &Done, quiet: bool) -> Result<(), Failure> {
     if quiet {
         return Ok(());
     }
-    let mut err = std::io::stderr().lock();
-    writeln!(err, "{}", done.summary).map_err(told)?;
-    for line in &done.next {
-        writeln!(err, "  {line}").map_err(told)?;
-    }
-    Ok(())
+    screen::err(&done.summary).map_err(told)?;
+    done.next.iter().try_for_each(|line| screen::err(&format!("  {line}"))).map_err(told)
 }
 
 fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
@@ -90,7 +85,7 @@ fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
         (built, 0) => format!("{} built", boxes(built)),
         (built, unchanged) => format!("{} built; {} as the recipes say already", boxes(built), boxes(unchanged)),
     };
-    writeln!(std::io::stderr().lock(), "{text}").map_err(told)
+    screen::err(text.as_str()).map_err(told)
 }
 
 fn table(head: &[&str]) -> Table {
@@ -199,7 +194,7 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
             machine.state.word().to_owned(),
             machine.addresses.first().map(ToString::to_string).unwrap_or_default(),
             machine.boxed.to_string(),
-            machine.limits.memory_bytes.map_or_else(|| "-".into(), bytes),
+            memory(machine.limits.memory_bytes),
             machine.limits.cpus.map_or_else(|| "-".into(), |cpus| cpus.to_string()),
             machine.disk.map_or_else(|| "?".into(), bytes),
             machine.fqdn.clone(),
@@ -238,6 +233,14 @@ fn snapshot_table(snapshots: &[SnapshotSummary]) -> String {
         table.add_row([snapshot.name.to_string(), age(now - snapshot.taken), snapshot.reason.clone(), alone]);
     }
     lines(&table)
+}
+
+fn memory(limit: Option<u64>) -> String {
+    match limit {
+        None => "default".into(),
+        Some(Limits::ALL_MEMORY) => "unlimited".into(),
+        Some(limit) => bytes(limit),
+    }
 }
 
 fn site_table(sites: &[SiteDetail]) -> String {

@@ -54,6 +54,9 @@ pub struct Global {
     /// Private IPv4 network for environments (ADT_POOL_V4)
     #[arg(long, global = true, value_name = "NETWORK", help_heading = "Host settings")]
     pub pool_v4: Option<String>,
+    /// Ids of this host's for running machines (ADT_POOL_IDS)
+    #[arg(long, global = true, value_name = "FIRST-LAST", help_heading = "Host settings")]
+    pub pool_ids: Option<String>,
     /// Name servers for machines, separated by commas (ADT_NAMESERVERS)
     #[arg(long, global = true, value_name = "ADDRESSES", help_heading = "Host settings")]
     pub nameservers: Option<String>,
@@ -79,6 +82,7 @@ impl Global {
             domains: self.domains.clone(),
             store: self.store.clone(),
             pool_v4: self.pool_v4.clone(),
+            pool_ids: self.pool_ids.clone(),
             nameservers: self.nameservers.clone(),
             boxes: self.boxes.clone(),
             provider: self.provider.clone(),

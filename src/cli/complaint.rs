@@ -1,7 +1,8 @@
 //! A failure as a person reads it: one sentence, the place with a caret, the last lines of what failed, the remedy.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
+use super::screen;
 use crate::config::snippet::{self, Style};
 use crate::model::{Failure, Kind};
 
@@ -9,10 +10,10 @@ pub fn print(failure: &Failure, json: bool) {
     if json {
         let line = serde_json::json!({ "event": "failed", "failure": failure, "exit_code": failure.kind.exit_code() });
         // Somebody who closed our output has no use for the reason either.
-        drop(writeln!(std::io::stdout(), "{line}"));
+        drop(screen::out_json(line.to_string()));
         return;
     }
-    drop(write!(std::io::stderr().lock(), "{}", text(failure)));
+    drop(screen::err(text(failure).trim_end()));
 }
 
 fn style() -> Style {

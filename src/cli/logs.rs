@@ -9,11 +9,12 @@ use jiff::Zoned;
 use jiff::tz::TimeZone;
 use regex::Regex;
 
-use super::Session;
 use super::args::LogWords;
+use super::{Session, screen};
 use crate::engine::logs::{Query, Said};
 use crate::logs::show::{self, Columns};
 use crate::logs::{Micros, Record, when};
+use crate::model::visible::spelled_json;
 use crate::model::{BadName, Failure, Kind};
 
 /// Without `--lines` and `--since`: what fills a few screens, or what leads up to the present.
@@ -110,12 +111,12 @@ impl Printer {
             Said::Record(record) => record,
             Said::Note(note) => {
                 if !self.quiet {
-                    eprintln!("{note}");
+                    drop(screen::err(&note));
                 }
                 return ControlFlow::Continue(());
             }
         };
-        let line = if self.json { format!("{}\n", show::json(&record)) } else { self.line(&record) };
+        let line = if self.json { format!("{}\n", spelled_json(show::json(&record).to_string())) } else { self.line(&record) };
         let mut out = std::io::stdout().lock();
         match out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => ControlFlow::Continue(()),

@@ -9,6 +9,7 @@ mod complaint;
 mod logs;
 mod progress;
 mod question;
+mod screen;
 mod serve;
 mod shell;
 mod words;
@@ -30,7 +31,9 @@ use crate::model::request::{Bind, Bootstrap, Deploy, PlatformInit};
 use crate::model::{EnvironmentId, Failure, Kind, PlatformName, Request, Response, SiteName, SnapshotName};
 use crate::network::Linux;
 use crate::providers::choose;
+use crate::sources::address::masked;
 use crate::sources::checkout;
+use crate::template;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -119,7 +122,14 @@ impl Session {
     fn open(global: Global, steps: bool) -> Result<Self, Failure> {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
         let store = pool::open(&settings.store.value)?;
-        let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), program()?)?;
+        let provider = choose::provider(
+            &settings.provider.value,
+            store.folder.clone(),
+            store.install().to_owned(),
+            program()?,
+            settings.pool_ids.value,
+        )?;
+        template::process::by(program()?);
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
         let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };
@@ -389,7 +399,8 @@ fn caller() -> Caller {
     let ids = id("SUDO_UID").zip(id("SUDO_GID")).filter(|(user, _)| *user != 0);
     let home = ids.and_then(|_| home_of(&user));
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let command = words.collect::<Vec<_>>().join(" ");
+    // Others see it while they wait for us.
+    let command = masked(&words.collect::<Vec<_>>().join(" "));
     Caller { user, ids, home, command }
 }
 
@@ -403,7 +414,7 @@ fn home_of(user: &str) -> Option<PathBuf> {
     local.or_else(|| home(&Command::new("getent").args(["passwd", user]).run().ok()?.text()))
 }
 
-/// First Ctrl-C (or TERM): stop at the next step. Second: stop at once; the next run converges.
+/// First Ctrl-C (or TERM): end what can be ended, stop at the next step. Second: stop at once; the next run converges.
 fn cancel_on_interrupt(steps: bool) -> Result<Arc<AtomicBool>, Failure> {
     let cancel = Arc::new(AtomicBool::new(false));
     let told = |error: std::io::Error| Failure::new(Kind::Host, "watch for Ctrl-C").because(&error);
@@ -422,7 +433,7 @@ fn cancel_on_interrupt(steps: bool) -> Result<Arc<AtomicBool>, Failure> {
         while !watch.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        eprintln!("finishing the current step; press Ctrl-C again to stop at once");
+        drop(screen::err("stopping as soon as nothing is left half done; press Ctrl-C again to stop at once"));
     });
     Ok(cancel)
 }

@@ -1,12 +1,13 @@
 //! Readers of events: moving lines on a terminal, plain lines elsewhere, JSON lines for programs, silence for scripts.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::args::Global;
+use super::screen;
 use crate::model::{Event, Plan, Step};
 
 pub enum Reader {
@@ -35,11 +36,11 @@ impl Reader {
             Self::Json => {
                 let line = serde_json::to_string(event).expect("events have string keys only, so they become JSON");
                 // A reader that went away must not stop the work.
-                drop(writeln!(std::io::stdout().lock(), "{line}"));
+                drop(screen::out_json(line));
             }
             Self::Plain => {
                 if let Some(line) = plain(event) {
-                    drop(writeln!(std::io::stderr().lock(), "{line}"));
+                    drop(screen::err(&line));
                 }
             }
             Self::Terminal(terminal) => terminal.read(event),
@@ -74,7 +75,7 @@ fn plain(event: &Event) -> Option<String> {
         Event::TaskStarted { task, text } => Some(format!("{task}: {text} …")),
         Event::TaskDone { task, text, milliseconds } => Some(format!("{task}: {text} ({})", took(*milliseconds))),
         Event::TaskFailed { task, .. } => Some(format!("{task}: failed")),
-        Event::Output { source, line, .. } => Some(format!("{source} | {line}")),
+        Event::Output { source, line, .. } => Some(format!("{source} | {}", latest(line))),
         Event::Waiting { on, holder } => Some(format!("waiting for {on}: {holder} works on it")),
         Event::Note { text } => Some(text.clone()),
         Event::Warning { text } => Some(format!("warning: {text}")),
@@ -103,7 +104,7 @@ impl Terminal {
             Event::TaskFailed { task, .. } => self.end(task, '✗', &format!("{task}: failed"), None),
             Event::Output { source, line, .. } => {
                 let dim = console::Style::new().for_stderr().dim();
-                self.print(&format!("  {} {line}", dim.apply_to(format!("{source} |"))));
+                self.print(&format!("  {} {}", dim.apply_to(format!("{source} |")), latest(line)));
             }
             Event::Waiting { on, holder } => self.print(&format!("waiting for {on}: {holder} works on it")),
             Event::Note { text } => self.print(text),
@@ -126,11 +127,12 @@ impl Terminal {
         let bar = self.running.entry(subject.to_owned()).or_insert_with(|| {
             let style = ProgressStyle::with_template("{spinner} {prefix:.bold} {msg} {elapsed:.dim}")
                 .expect("the template is a constant that was tried");
-            let bar = self.lines.add(ProgressBar::new_spinner().with_style(style).with_prefix(subject.to_owned()));
+            let bar =
+                self.lines.add(ProgressBar::new_spinner().with_style(style).with_prefix(screen::told(subject).into_owned()));
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        bar.set_message(text.to_owned());
+        bar.set_message(screen::told(text).into_owned());
     }
 
     fn end(&mut self, subject: &str, mark: char, text: &str, milliseconds: Option<u64>) {
@@ -145,7 +147,7 @@ impl Terminal {
     }
 
     fn print(&self, line: &str) {
-        drop(self.lines.println(line));
+        drop(self.lines.println(screen::told(line)));
     }
 
     fn finish(&mut self) {
@@ -154,6 +156,11 @@ impl Terminal {
         }
         drop(self.lines.clear());
     }
+}
+
+/// What a terminal would show of a line that its program began anew to tell how far it is.
+fn latest(line: &str) -> &str {
+    line.rsplit('\r').find(|part| !part.is_empty()).unwrap_or_default()
 }
 
 /// Steps of one machine share a line.

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::Session;
 use super::progress::Reader;
+use super::{Session, screen};
 use crate::model::response::Done;
 use crate::model::{Event, Failure, Kind, Plan, Request, Response};
 
@@ -58,9 +58,9 @@ impl Session {
         let mut terminal = std::io::stderr();
         let told = |error: std::io::Error| Failure::new(Kind::Host, "ask").because(&error);
         for line in &preview.removes {
-            writeln!(terminal, "  {line}").map_err(told)?;
+            screen::err(&format!("  {line}")).map_err(told)?;
         }
-        write!(terminal, "{}. Go on? [y/N] ", preview.summary).map_err(told)?;
+        write!(terminal, "{}. Go on? [y/N] ", screen::told(&preview.summary)).map_err(told)?;
         terminal.flush().map_err(told)?;
         let refused = |why: &str| Err(Failure::new(Kind::Cancelled, "go on").cause(format!("{why}; nothing was changed")));
         match self.line().map_err(told)? {

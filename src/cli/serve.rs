@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::Session;
-use super::answer;
 use super::progress::Reader;
+use super::{Session, answer, screen};
 use crate::daemon::{self, Logs, Started};
 use crate::engine::service;
 use crate::exec::Command;
@@ -38,7 +37,7 @@ impl Session {
         let ready = |notices: &[String]| {
             self.warn(notices);
             if !quiet {
-                eprintln!("names and pages are served at {listen}; Ctrl-C stops it");
+                drop(screen::err(&format!("names and pages are served at {listen}; Ctrl-C stops it")));
             }
         };
         let nameservers = engine.nameservers();

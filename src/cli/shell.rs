@@ -1,9 +1,9 @@
 //! `env:ssh`, `env:exec`, `env:cp`: programs in machines with the caller's own terminal, pipes and files.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use super::Session;
+use super::{Session, screen};
 use crate::model::request::Copy;
 use crate::model::{EnvironmentId, Exec, Failure, Kind, MachineId, MachineName, Request, Stream};
 use crate::providers::Stdio;
@@ -27,7 +27,7 @@ impl Session {
         let argv = if command.is_empty() { login_shell() } else { command };
         let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".into());
         let exec = Exec { argv, env: vec![("TERM".into(), term)], cwd: None, user: Some(user) };
-        let stdio = if interactive { Stdio::Terminal } else { Stdio::Inherit };
+        let stdio = if interactive { Stdio::Terminal } else { Stdio::Caller };
         let ended = self.engine.provider.exec(&machine, &exec, stdio)?;
         Ok(exit_code(ended.code))
     }
@@ -40,7 +40,7 @@ impl Session {
         if !std::io::stdin().is_terminal() {
             return Err(Failure::new(Kind::Usage, "join the console").cause("there is no terminal"));
         }
-        eprintln!("joined the console of {machine}; leave with Ctrl-] twice");
+        drop(screen::err(&format!("joined the console of {machine}; leave with Ctrl-] twice")));
         console.attach(machine)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -54,7 +54,7 @@ impl Session {
         let exec = Exec { argv: command.to_vec(), env: Vec::new(), cwd: None, user: Some(user.to_owned()) };
         if let [one] = ids.as_slice() {
             let interactive = is_terminal() && std::io::stderr().is_terminal();
-            let stdio = if interactive { Stdio::Terminal } else { Stdio::Inherit };
+            let stdio = if interactive { Stdio::Terminal } else { Stdio::Caller };
             let ended = self.engine.provider.exec(one, &exec, stdio)?;
             return Ok(exit_code(ended.code));
         }
@@ -76,12 +76,12 @@ impl Session {
 
     fn exec_named(&self, id: &MachineId, exec: &Exec, width: usize) -> Result<i32, Failure> {
         let each = &mut |stream: Stream, line: &str| {
-            let line = format!("{:<width$} | {line}\n", id.machine);
+            let line = format!("{:<width$} | {line}", id.machine);
             // Whoever closed our output does not want the rest; the program inside still ends properly.
-            match stream {
-                Stream::Out => drop(std::io::stdout().lock().write_all(line.as_bytes())),
-                Stream::Err => drop(std::io::stderr().lock().write_all(line.as_bytes())),
-            }
+            drop(match stream {
+                Stream::Out => screen::out_as_is(&line),
+                Stream::Err => screen::err_as_is(&line),
+            });
         };
         Ok(self.engine.provider.exec(id, exec, Stdio::Pipes { stdin: None, each })?.code)
     }

@@ -50,6 +50,15 @@ fn label_like(word: &str) -> String {
     mapped.trim_matches(['-', '.']).to_owned()
 }
 
+/// A line for people. It comes to their terminals, which take control characters for commands.
+pub fn summary(faults: &mut Faults, line: Option<&At<String>>) -> String {
+    let Some(line) = line else { return String::new() };
+    if line.chars().any(char::is_control) {
+        faults.add_hint(line.span(), "a summary holds a control character", "write one plain line");
+    }
+    line.to_string()
+}
+
 /// A path below the file's own folder: relative and without `..`.
 pub fn inner_path(faults: &mut Faults, path: &At<String>, inside: &str) -> Option<PathBuf> {
     let reason = if path.is_empty() {
@@ -174,4 +183,20 @@ pub fn cycle<'a>(nodes: &[Node<'a>]) -> Option<(Vec<&'a str>, Range<usize>)> {
 pub fn is_variable(word: &str) -> bool {
     let starts = word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     starts && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// systemd.unit(5): letters, digits and `:-_.\`, with `@` before an instance; a name without a type is a service.
+pub fn unit(faults: &mut Faults, word: &At<String>) -> Option<String> {
+    const TYPES: [&str; 11] =
+        ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
+    let shaped = (1..=255).contains(&word.len())
+        && !word.starts_with(['-', '.', '@'])
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b));
+    if shaped {
+        let typed = word.rsplit_once('.').is_some_and(|(_, kind)| TYPES.contains(&kind));
+        return Some(if typed { word.to_string() } else { format!("{}.service", **word) });
+    }
+    let hint = "write it as `systemctl` shows it, e.g. `apache2` or `apt-daily.timer`";
+    faults.add_hint(word.span(), format!("`{}` is not a systemd unit", word.escape_debug()), hint);
+    None
 }

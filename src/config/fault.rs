@@ -1,6 +1,7 @@
 //! Faults of one file: collected with byte ranges, told with lines and columns.
 
 use std::collections::BTreeSet;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
@@ -10,6 +11,11 @@ use toml::de::{DeTable, Deserializer};
 use crate::model::{Failure, Fault, Kind, Place};
 
 use super::shape;
+
+/// Whoever has more faults than this in a file has another kind of file.
+const MOST: usize = 50;
+/// The longest of the examples has 3 KB.
+const LONGEST: u64 = 1 << 20;
 
 /// The file that is being read and what was found wrong in it.
 pub struct Faults<'a> {
@@ -97,17 +103,25 @@ fn syntax(mut errors: Vec<toml::de::Error>, faults: &mut Faults) {
     errors.sort_by_key(|error| error.span().map(|span| span.start));
     let mut told = BTreeSet::new();
     let mut in_twin = false;
+    // Each line's start, once: a text can have a hundred thousand errors in one line.
+    let mut lines = faults.text.match_indices('\n').map(|(at, _)| at + 1).peekable();
+    let mut line = 0;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
-        let line = faults.text[..span.start.min(faults.text.len())].rfind('\n').map_or(0, |newline| newline + 1);
+        while let Some(next) = lines.next_if(|next| *next <= span.start) {
+            line = next;
+        }
         let header = faults.text[line..].starts_with('[');
         // Of a table that is there twice, its keys are there twice, too.
         if in_twin && !header && error.message().contains("duplicate key") {
             continue;
         }
         in_twin = header && error.message().contains("duplicate key");
-        if told.insert(faults.place(span.clone()).line) {
+        if told.insert(line) {
             faults.push(span, format!("not valid TOML: {}", error.message()), syntax_hint(error.message()));
+        }
+        if told.len() == MOST {
+            break;
         }
     }
 }
@@ -128,8 +142,25 @@ pub fn failure(file: &Path, faults: Vec<Fault>) -> Failure {
 
 /// Reads a file and parses it with `parse`.
 pub fn read<T>(file: &Path, parse: impl FnOnce(&str) -> Result<T, Vec<Fault>>) -> Result<T, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
+    let text = text(file).map_err(|error| unreadable(file, &error))?;
     parse(&text).map_err(|faults| failure(file, faults))
+}
+
+/// The text of a file that came with a repository: a message shows lines of it, so a link must not lead to a file of the host.
+fn text(file: &Path) -> io::Result<String> {
+    let refused = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
+    let folder = file.parent().unwrap_or(Path::new(".")).canonicalize()?;
+    let real = file.canonicalize()?;
+    if !real.starts_with(folder) {
+        return Err(refused("it is a link that leads out of its folder"));
+    }
+    // Opening a pipe would wait for somebody who writes.
+    if !std::fs::symlink_metadata(&real)?.is_file() {
+        return Err(refused("it is no plain file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(real)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST { Err(refused("it is longer than 1 MB")) } else { Ok(text) }
 }
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Failure {

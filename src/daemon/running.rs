@@ -44,6 +44,14 @@ impl Running {
         let certificates = tls::Certificates::open(&store.folder, &routes, tls::system_clock());
         let certificates =
             Arc::new(certificates.map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?);
+        let renewed = certificates.authorities().into_iter().filter(|authority| authority.is_renewed);
+        let renewed = renewed.map(|authority| {
+            format!(
+                "the authority of {} was made while the clock was ahead, or is about to end: it has a new certificate; make this \
+                 host trust it with `adt host:bind-proxy`",
+                authority.domain
+            )
+        });
         // Those of a process that was killed lead to ports where nobody listens any more.
         detour::remove(store.install())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -52,7 +60,7 @@ impl Running {
             .build()
             .map_err(|error| Failure::new(Kind::Host, "start the name server").because(&error))?;
         let listen = settings.listen.value;
-        let mut around = Around { notices: Vec::new(), table: detour::table(store.install()) };
+        let mut around = Around { notices: renewed.collect(), table: detour::table(store.install()) };
         let serial = now();
         let config = dns::Config {
             listen: vec![(listen, NAMES).into()],
@@ -65,7 +73,7 @@ impl Running {
         let entered = runtime.enter();
         let dns = around.names(config, &routes)?;
         drop(entered);
-        let stats = dns.stats().clone();
+        let names = dns.metrics();
         let path = store.folder.join("access.log");
         let log = proxy::Log::open(&path, LOG_BYTES)
             .map_err(|error| Failure::new(Kind::Store, format!("open `{}`", path.display())).because(&error))?;
@@ -75,7 +83,7 @@ impl Running {
             ports: Some(PORTS),
             gateways: Some(PORTS),
             log: Some(log),
-            metrics: Some(proxy::MoreMetrics(Arc::new(move || stats.metrics()))),
+            metrics: Some(proxy::MoreMetrics(Arc::new(names))),
             ..proxy::Config::default()
         };
         let proxy = around.pages(config, &routes, &certificates)?;

@@ -55,7 +55,7 @@ impl<'a> File<'a> {
         let draft = self.draft(bytes.as_ref())?;
         draft.as_file().sync_all()?;
         match draft.persist_noclobber(self.path) {
-            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => return Err(error.error),
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
             // The other one may be on its way to the disk still.
             Ok(_) | Err(_) => sync_folder(self.folder()),
         }

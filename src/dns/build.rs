@@ -155,7 +155,7 @@ impl<'a> Build<'a> {
         }
         // The proxy listens at the gateway too, and shows a machine its own environment there. The host's addresses are closed
         // to machines, and a loopback address would lead a machine to itself.
-        self.zone.inside.push(Inside { names, proxy: Set::addresses(&gateways[..1]), gateways });
+        self.zone.inside.push(Inside { names, proxy: Set::addresses(&gateways[..1]), gateway: environment.gateway_v4, gateways });
     }
 
     /// Production's names for a site lead to the machines that serve it, as in /etc/hosts: no authority of ours may sign them, so

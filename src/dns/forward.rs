@@ -1,6 +1,10 @@
 //! Names that aren't adt's, for machines: asked of the host's name servers, and handed on as they answer.
+//!
+//! A question that no server answers waits for seconds. So that one environment, or one machine of it, can't fill all places with
+//! such, each has its share of them, and who holds it is told at once that there is no answer.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -8,8 +12,9 @@ use hickory_proto::op::{Header, Message, MessageType, Query, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
+
+use crate::shares::{self, Share, Shares};
 
 use super::front::Transport;
 use super::stats::Stats;
@@ -19,24 +24,29 @@ const PATIENCE: Duration = Duration::from_millis(1200);
 /// Each server is asked this often.
 const ROUNDS: usize = 2;
 /// Each takes a socket.
-const IN_FLIGHT: usize = 256;
+const IN_FLIGHT: usize = 512;
 
 pub(super) struct Forwarder {
     servers: Vec<SocketAddr>,
-    places: Semaphore,
+    pub(super) places: Arc<Shares>,
 }
 
 impl Forwarder {
     pub(super) fn new(servers: Vec<SocketAddr>) -> Self {
-        Self { servers, places: Semaphore::new(IN_FLIGHT) }
+        Self { servers, places: Shares::new(IN_FLIGHT.min(shares::files() / 8)) }
     }
 
     pub(super) fn any(&self) -> bool {
         !self.servers.is_empty()
     }
 
-    /// The answer with the asker's id, or nothing when no server gave one, or when too many questions are open.
-    pub(super) async fn ask(&self, packet: &[u8], transport: Transport, stats: &Stats) -> Option<Vec<u8>> {
+    /// What a question of this machine needs, or nothing when the machine or its environment has too many open.
+    pub(super) fn place(&self, gateway: Ipv4Addr, machine: IpAddr) -> Option<Share> {
+        self.places.member(gateway, machine).take()
+    }
+
+    /// The answer with the asker's id, or nothing when no server gave one.
+    pub(super) async fn ask(&self, packet: &[u8], transport: Transport, stats: &Stats, _place: &Share) -> Option<Vec<u8>> {
         stats.forwarded.fetch_add(1, Relaxed);
         let answer = self.tries(packet, transport).await;
         if answer.is_none() {
@@ -46,7 +56,6 @@ impl Forwarder {
     }
 
     async fn tries(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let _place = self.places.try_acquire().ok()?;
         let mut failed = None;
         for server in self.servers.iter().cycle().take(self.servers.len() * ROUNDS) {
             let Some(answer) = ask_one(*server, packet, transport).await else { continue };

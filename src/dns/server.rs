@@ -1,7 +1,7 @@
 //! The server as its owner sees it: start, update, stop.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use tokio::task::JoinHandle;
 
 use crate::model::route::Routes;
+use crate::shares::{self, Account, Share, Shares};
 
 use super::forward::Forwarder;
 use super::front::{Asker, Transport};
@@ -61,12 +62,16 @@ impl Error {
 /// What is being answered may take this long after a stop.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// TCP connections, of which one environment or one client of the host's has at most half.
+const CONNECTIONS: usize = 4096;
+
 /// What every socket's task works with.
 pub(super) struct Shared {
     zone: RwLock<Arc<Zone>>,
     version: AtomicU64,
     pub(super) stats: Arc<Stats>,
     pub(super) forwarder: Forwarder,
+    pub(super) connections: Arc<Shares>,
 }
 
 /// One task's hold on the zone, renewed when there is another. Costs one load for a question.
@@ -83,14 +88,36 @@ impl Reader {
         Self { shared, zone, version }
     }
 
-    /// Looks for a newer zone first, so an answer is never older than its question.
-    pub(super) fn asker(&mut self, from: SocketAddr, transport: Transport, turn: usize) -> Asker {
+    fn renew(&mut self) {
         let version = self.shared.version.load(Ordering::Acquire);
         if version != self.version {
             self.zone = self.shared.zone.read().expect("no holder panics").clone();
             self.version = version;
         }
+    }
+
+    /// Looks for a newer zone first, so an answer is never older than its question.
+    pub(super) fn asker(&mut self, from: SocketAddr, transport: Transport, turn: usize) -> Asker {
+        self.renew();
         Asker { view: self.zone.view(from.ip()), transport, forwards: self.shared.forwarder.any(), turn }
+    }
+
+    /// Whose connections are counted together.
+    pub(super) fn account(&mut self, from: IpAddr) -> Arc<Account> {
+        self.renew();
+        let gateway = self.zone.gateway(self.zone.view(from));
+        self.shared.connections.asker(gateway, from)
+    }
+
+    /// What it takes to forward a question from there.
+    pub(super) fn place(&self, from: IpAddr) -> Option<Share> {
+        let gateway = self.zone.gateway(self.zone.view(from))?;
+        self.shared.forwarder.place(gateway, from)
+    }
+
+    /// See [`Zone::keeps_out`].
+    pub(super) fn keeps_out(&self, own: IpAddr, from: IpAddr) -> bool {
+        self.zone.keeps_out(own, from)
     }
 
     pub(super) fn zone(&self) -> &Zone {
@@ -130,6 +157,7 @@ impl Server {
             version: AtomicU64::new(0),
             stats: Arc::default(),
             forwarder: Forwarder::new(config.upstreams),
+            connections: Shares::new(CONNECTIONS.min(shares::files() / 8)),
         });
         let posts = Posts::open(shared.clone(), &config.listen, config.gateway_port)?;
         let addresses = posts.addresses();
@@ -165,6 +193,15 @@ impl Server {
 
     pub fn stats(&self) -> &Arc<Stats> {
         &self.shared.stats
+    }
+
+    /// In Prometheus' text format, whenever it is asked.
+    pub fn metrics(&self) -> impl Fn() -> String + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || {
+            let all = [("questions", &*shared.forwarder.places), ("connections", &*shared.connections)];
+            shared.stats.metrics() + &shares::metrics("adt_dns", &all)
+        }
     }
 
     /// Answers what has already arrived, then ends. Connections are closed between two questions.

@@ -8,25 +8,27 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::timeout;
+
+use crate::shares::Share;
 
 use super::front::{Transport, Verdict, respond};
 use super::posts::Stop;
 use super::server::{Reader, Shared, servfail};
 
-/// Of one address, so that one environment's machines can't take the others' connections.
-const CONNECTIONS: u32 = 2048;
 const IDLE: Duration = Duration::from_secs(10);
-/// When most connections are taken.
-const IDLE_WHEN_FULL: Duration = Duration::from_secs(1);
+/// For who holds most of its share of connections.
+const IDLE_WHEN_CROWDED: Duration = Duration::from_secs(1);
 /// For an asker that doesn't read.
 const WRITE: Duration = Duration::from_secs(5);
 /// Forwarded questions of one connection that wait for their answer.
 const OPEN: usize = 16;
 
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    // Each connection holds one end until it is over.
+    let (alive, mut over) = mpsc::channel::<()>(1);
+    let mut door = Reader::new(shared.clone());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -38,22 +40,24 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
             continue;
         };
         shared.stats.connections.fetch_add(1, Relaxed);
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let (shared, places, stop) = (shared.clone(), places.clone(), stop.clone());
+        let Some(place) = door.account(from.ip()).take() else { continue };
+        let (shared, alive, stop) = (shared.clone(), alive.clone(), stop.clone());
         tokio::spawn(async move {
-            Connection::new(stream, from, shared).serve(&places, stop).await;
-            drop(place);
+            Connection::new(stream, from, shared).serve(&place, stop).await;
+            drop((place, alive));
         });
     }
     // Closed first, so that the address is free; then until each connection's last answer is out.
-    drop(listener);
-    let _ = places.acquire_many(CONNECTIONS).await;
+    drop((listener, alive));
+    let _ = over.recv().await;
 }
 
 struct Connection {
     input: BufReader<OwnedReadHalf>,
     output: Arc<Mutex<OwnedWriteHalf>>,
     from: SocketAddr,
+    /// `None` where the asker is gone already.
+    own: Option<SocketAddr>,
     reader: Reader,
     open: Arc<Semaphore>,
 }
@@ -61,21 +65,26 @@ struct Connection {
 impl Connection {
     fn new(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>) -> Self {
         let _ = stream.set_nodelay(true);
+        let own = stream.local_addr().ok();
         let (input, output) = stream.into_split();
         Self {
             input: BufReader::with_capacity(1024, input),
             output: Arc::new(Mutex::new(output)),
             from,
+            own,
             reader: Reader::new(shared),
             open: Arc::new(Semaphore::new(OPEN)),
         }
     }
 
     /// Until the asker closes, is silent for too long, or sends what is no question.
-    async fn serve(mut self, places: &Semaphore, mut stop: Stop) {
+    async fn serve(mut self, place: &Share, mut stop: Stop) {
         let mut reply = Vec::new();
+        if self.own.is_none_or(|own| self.reader.keeps_out(own.ip(), self.from.ip())) {
+            return;
+        }
         for turn in 0.. {
-            let idle = if places.available_permits() < CONNECTIONS as usize / 4 { IDLE_WHEN_FULL } else { IDLE };
+            let idle = if place.account().is_crowded() { IDLE_WHEN_CROWDED } else { IDLE };
             let packet = tokio::select! {
                 biased;
                 packet = timeout(idle, frame(&mut self.input)) => packet,
@@ -110,14 +119,18 @@ impl Connection {
     }
 
     async fn forward(&self, packet: Vec<u8>) {
-        let place = self.open.clone().acquire_owned().await.expect("it is never closed");
+        let open = self.open.clone().acquire_owned().await.expect("it is never closed");
+        let place = self.reader.place(self.from.ip());
         let (shared, output) = (self.reader.shared.clone(), self.output.clone());
         tokio::spawn(async move {
-            let answer = shared.forwarder.ask(&packet, Transport::Tcp, &shared.stats).await;
+            let answer = match &place {
+                Some(place) => shared.forwarder.ask(&packet, Transport::Tcp, &shared.stats, place).await,
+                None => None,
+            };
             if let Some(answer) = answer.or_else(|| servfail(&packet)) {
                 let _ = send(&output, &answer).await;
             }
-            drop(place);
+            drop(open);
         });
     }
 }

@@ -5,6 +5,7 @@ use hickory_proto::rr::{DNSClass, Name, RecordType};
 use proptest::prelude::*;
 
 use super::*;
+use crate::dice::{Dice, rounds};
 
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 11, 61);
 
@@ -268,20 +269,8 @@ fn what_is_no_ordinary_question_is_declined() {
     assert_eq!(code(&query(name, RecordType::A).into_response()), None);
 }
 
-/// One generator of numbers, so that a failure comes again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % below
-    }
-}
-
-/// The long run: `ADT_FUZZ=50000000 cargo test --release --lib dns::tests::mutated -- --nocapture`.
 #[test]
-fn mutated_questions_never_panic() {
-    let rounds = std::env::var("ADT_FUZZ").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(200_000);
+fn fuzzed_questions_never_panic() {
     let mut with_edns = query("x.www.1000.shop.example.test.", RecordType::A);
     with_edns.set_edns(Edns::new());
     let mut with_record = with_edns.clone();
@@ -289,22 +278,12 @@ fn mutated_questions_never_panic() {
     let answer = ask(&zone, asker(View::Host, Transport::Udp), &query("db.1001.shop.example.test.", RecordType::ANY)).unwrap();
     with_record.add_additionals(answer.answers.clone());
     with_record.add_authorities(answer.answers);
-    let seeds: Vec<_> = [query("db.", RecordType::AAAA), with_edns, with_record].map(|seed| seed.to_vec().unwrap()).into();
-    let mut dice = Dice(1161);
-    for _ in 0..rounds {
-        let mut packet = seeds[dice.roll(seeds.len())].clone();
-        for _ in 0..1 + dice.roll(4) {
-            let place = dice.roll(packet.len().max(1));
-            match dice.roll(6) {
-                0 => packet.truncate(place),
-                1 => packet.insert(place.min(packet.len()), dice.roll(256) as u8),
-                2 if !packet.is_empty() => drop(packet.remove(place)),
-                3 if place + 1 < packet.len() => packet[place] = 0xc0 | dice.roll(2) as u8,
-                _ if !packet.is_empty() => packet[place] = dice.roll(256) as u8,
-                _ => {}
-            }
-        }
-        fuzz(&packet);
+    let seeds = [query("db.", RecordType::AAAA), with_edns, with_record].map(|seed| seed.to_vec().unwrap());
+    // A pointer to another place of the packet, lengths of labels, and the type of EDNS.
+    let words: &[&[u8]] = &[b"\xc0\x0c", b"\xc1\xff", b"\xc0", b"\0", b"\x3f", b"\x40", b"\0\x29", b"\xff\xff"];
+    let mut dice = Dice::new();
+    for _ in 0..rounds(200_000) {
+        fuzz(&dice.damaged(&seeds, words));
     }
 }
 

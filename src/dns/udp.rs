@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::net::UdpSocket;
 
+use crate::shares::Share;
+
 use super::front::{Transport, Verdict, respond};
 use super::posts::Stop;
 use super::server::{Reader, Shared, servfail};
@@ -57,7 +59,8 @@ impl Desk {
     async fn handle(&mut self, packet: &[u8], from: SocketAddr) {
         self.turn = self.turn.wrapping_add(1);
         // Nothing listens on port 0, and only a forger sends from our own address.
-        let verdict = if from.port() == 0 || from == self.own {
+        let is_forged = from.port() == 0 || from == self.own;
+        let verdict = if is_forged || self.reader.keeps_out(self.own.ip(), from.ip()) {
             Verdict::Drop
         } else {
             let asker = self.reader.asker(from, Transport::Udp, self.turn);
@@ -72,17 +75,27 @@ impl Desk {
                     let _ = self.socket.send_to(&self.reply, from).await;
                 }
             }
-            Verdict::Forward => self.forward(packet.to_vec(), from),
+            Verdict::Forward => match self.reader.place(from.ip()) {
+                Some(place) => self.forward(packet.to_vec(), from, place),
+                None => self.crowded(packet, from),
+            },
             Verdict::Drop => {
                 stats.dropped.fetch_add(1, Relaxed);
             }
         }
     }
 
-    fn forward(&self, packet: Vec<u8>, from: SocketAddr) {
+    /// Who has too many questions open hears so at once, while there is room to say it.
+    fn crowded(&self, packet: &[u8], from: SocketAddr) {
+        if let Some(answer) = servfail(packet) {
+            let _ = self.socket.try_send_to(&answer, from);
+        }
+    }
+
+    fn forward(&self, packet: Vec<u8>, from: SocketAddr, place: Share) {
         let (shared, socket) = (self.reader.shared.clone(), self.socket.clone());
         tokio::spawn(async move {
-            let answer = shared.forwarder.ask(&packet, Transport::Udp, &shared.stats).await;
+            let answer = shared.forwarder.ask(&packet, Transport::Udp, &shared.stats, &place).await;
             if let Some(answer) = answer.or_else(|| servfail(&packet)) {
                 let _ = socket.send_to(&answer, from).await;
             }

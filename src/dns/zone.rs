@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hickory_proto::rr::RecordType;
 
 use super::ready::{self, Body, Key, Set};
+use crate::model::EnvironmentRoute;
 
 pub(super) type Names = HashMap<Box<[u8]>, Node>;
 pub(super) type Sets = Vec<(RecordType, Set)>;
@@ -44,6 +45,8 @@ pub struct Zone {
 pub(super) struct Inside {
     pub(super) names: Names,
     pub(super) proxy: Sets,
+    /// What tells the environment from others.
+    pub(super) gateway: Ipv4Addr,
     /// The host's own addresses in the environment's networks: what comes from them is the host.
     pub(super) gateways: [IpAddr; 2],
 }
@@ -73,7 +76,7 @@ pub(super) enum Found<'a> {
 
 /// The first address of the /26 that the address would be in; the model gives each environment one.
 pub(super) fn network_v4(address: Ipv4Addr) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(address) & !0x3f)
+    EnvironmentRoute::network_v4(address)
 }
 
 /// The same of the /64.
@@ -84,15 +87,32 @@ pub(super) fn network_v6(address: Ipv6Addr) -> Ipv6Addr {
 impl Zone {
     /// Who asks, by the address that it asks from.
     pub fn view(&self, source: IpAddr) -> View {
-        let source = source.to_canonical();
-        let network = match source {
+        match self.place(source) {
+            Some(place) if !self.inside[place].gateways.contains(&source.to_canonical()) => View::Inside(place),
+            Some(_) | None => View::Host,
+        }
+    }
+
+    /// The environment in whose network an address lies.
+    fn place(&self, address: IpAddr) -> Option<usize> {
+        let network = match address.to_canonical() {
             IpAddr::V4(v4) => IpAddr::V4(network_v4(v4)),
             IpAddr::V6(v6) => IpAddr::V6(network_v6(v6)),
         };
-        match self.networks.get(&network) {
-            Some(&place) if !self.inside[place].gateways.contains(&source) => View::Inside(place),
-            Some(_) | None => View::Host,
-        }
+        self.networks.get(&network).copied()
+    }
+
+    /// Whether a question that came to an address of ours gets no answer: a gateway is there for its environment's machines and
+    /// for this host, but who on the network knows it has a way to it past every bridge.
+    pub(super) fn keeps_out(&self, own: IpAddr, from: IpAddr) -> bool {
+        let Some(place) = self.place(own) else { return false };
+        self.inside[place].gateways.contains(&own) && self.place(from) != Some(place) && !from.is_loopback()
+    }
+
+    /// Of the environment whose names they are.
+    pub(super) fn gateway(&self, view: View) -> Option<Ipv4Addr> {
+        let View::Inside(place) = view else { return None };
+        self.inside.get(place).map(|inside| inside.gateway)
     }
 
     /// `turn` chooses which of several addresses comes first.

@@ -146,8 +146,8 @@ impl Engine {
         let from = match &written.recipe.parent {
             Parent::Box(parent) => parent.name.to_string(),
             Parent::Suite(suite) => format!("suite {suite}"),
-            Parent::Rootfs(path) => format!("rootfs {}", path.display()),
-            Parent::Oci(path) => format!("image {}", path.display()),
+            Parent::Rootfs(archive) => format!("rootfs {}", archive.path.display()),
+            Parent::Oci(archive) => format!("image {}", archive.path.display()),
         };
         Ok(BoxSummary {
             summary: last.recipe.summary.clone(),
@@ -270,9 +270,11 @@ impl Engine {
         events: &Events,
     ) -> Result<Vec<String>, Failure> {
         let mut own = BTreeSet::new();
+        let mut authors = BTreeSet::from([BTreeSet::from([record.folder.clone()])]);
         if let Ok(platform) = config::platform::read(&record.folder.join("platform.toml"))
             && let Ok(needed) = self.platform_boxes(&platform)
         {
+            authors.extend(needed.all.iter().map(|one| one.authors.clone()).filter(|all| all.contains(&record.folder)));
             own.extend(needed.all.into_iter().map(|one| one.digest));
         }
         let mut kept = self.layers_of_recipes(Some(&record.name), events)?;
@@ -296,6 +298,7 @@ impl Engine {
         gone.extend(self.forget_releases(&record.name, dry_run)?);
         if !dry_run {
             prune::run(&layers, &unused).map_err(told)?;
+            authors.iter().try_for_each(|authors| boxes::cache::forget(&self.store.folder, authors)).map_err(told)?;
             // Of an environment that was gone before its process was killed, nobody else would know.
             self.store.sweep_locks(&record.name, &self.holder())?;
             // Before the row goes, as with an environment.

@@ -50,6 +50,7 @@ impl Engine {
             Ok(seen) => CheckItem::ok(format!("provider {}", self.provider.capabilities().name), seen),
             Err(error) => CheckItem::fault("provider", error.to_string(), "adt host:bootstrap"),
         });
+        items.extend(self.check_ids());
         items.push(check_space(&self.store.folder, &self.store.folder));
         if self.has_pool() {
             // A pool can be full before it says so: its disk gives out.
@@ -75,6 +76,15 @@ impl Engine {
         items.extend(self.check_orphans().unwrap_or_else(|failure| vec![told("networks", &failure, "adt env:list")]));
         items.extend(self.check_entrance().unwrap_or_else(|failure| vec![told("names and pages", &failure, "adt env:list")]));
         Ok(Response::Check(Checklist { items }))
+    }
+
+    fn check_ids(&self) -> Vec<CheckItem> {
+        let subject = "ids of machines";
+        let troubles = self.provider.troubles();
+        if troubles.is_empty() {
+            return vec![CheckItem::ok(subject, format!("{} and those on disk are nobody else's", self.settings.pool_ids.value))];
+        }
+        troubles.into_iter().map(|trouble| CheckItem::notice(subject, trouble.seen, Some(trouble.remedy))).collect()
     }
 
     fn check_pool(&self) -> Result<CheckItem, Failure> {

@@ -1,7 +1,6 @@
 //! From a platform's folder to what an environment runs: every role's layers, built where they are missing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use super::Engine;
 use super::events::Events;
@@ -91,7 +90,8 @@ impl Engine {
         let mut in_use = BTreeMap::new();
         for (role, resolved) in &needed.roles {
             let chain = needed.chain(resolved);
-            in_use.insert(role.clone(), BoxInUse { layers: chain, health: resolved.health.clone(), logs: resolved.logs.clone() });
+            let (health, logs, services) = (resolved.health.clone(), resolved.logs.clone(), resolved.services.clone());
+            in_use.insert(role.clone(), BoxInUse { layers: chain, health, logs, services });
         }
         let left_out = leave_out(&mut platform, &basis.sites)?;
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
@@ -158,9 +158,8 @@ impl Engine {
         platform: Option<&Platform>,
         work: impl FnOnce(&Catalogue<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut folders: Vec<PathBuf> = platform.iter().map(|platform| platform.folder.join("boxes")).collect();
-        folders.extend(self.settings.boxes.value.iter().cloned());
-        let catalogue = Catalogue::open(&self.store.folder, &folders, &config::recipe::read)
+        let own = platform.map(|platform| platform.folder.as_path());
+        let catalogue = Catalogue::open(&self.store.folder, own, &self.settings.boxes.value, &config::recipe::read)
             .map_err(|error| error.failure("find the recipes of boxes"))?;
         work(&catalogue)
     }

@@ -1,6 +1,7 @@
 //! `site:deploy`, `site:rollback`, and what brings a new machine to the releases that the others serve.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::Engine;
 use super::code::{Codes, at_site, pattern};
@@ -281,7 +282,8 @@ impl Engine {
         let inputs = inputs(definition, platform, deployable, commit)?;
         let shelf = self.shelf()?;
         let (shop, emit) = (MachineShop { engine: self }, |event: Event| events.emit(event));
-        let context = Context { shelf: &shelf, workshop: &shop, emit: &emit, cancel: &self.cancel };
+        let deadline = Duration::from_secs(deployable.site.code.phase_deadline.into());
+        let context = Context { shelf: &shelf, workshop: &shop, emit: &emit, cancel: &self.cancel, deadline };
         let origin = Origin { platform, site: &deployable.site.name, mirror: &deployable.mirror, commit };
         let (manifest, hold) = build::ensure(context, origin, &inputs).map_err(|failure| match failure.kind {
             Kind::Cancelled => self.goes_on(failure),

@@ -370,11 +370,11 @@ impl Engine {
                 if !source.exists() {
                     return Err(Failure::new(Kind::NotFound, format!("find `{}` on this host", source.display())));
                 }
-                self.provider.copy_in(&machine, source, target)?;
+                self.provider.copy_in(&machine, source, target, &self.cancel())?;
                 format!("`{}` is at `{machine}:{target}`", source.display())
             }
             Copy::Out { source, target } => {
-                self.provider.copy_out(&machine, source, target)?;
+                self.provider.copy_out(&machine, source, target, &self.cancel())?;
                 format!("`{machine}:{source}` is at `{}`", target.display())
             }
         };

@@ -117,7 +117,11 @@ impl From<providers::Error> for Failure {
                 Self::new(Kind::Exhausted, "write the machine's files").because(&error).hint(PRUNE)
             }
             Error::Io { .. } => Self::new(Kind::Host, "write the machine's files").because(&error),
-            Error::Exec(source) => exec_hint(Self::new(Kind::Program, "work on the machine"), source).because(&error),
+            // Only copies are cut short.
+            Error::Exec(source) if source.kind() == Kind::Cancelled => {
+                Self::new(Kind::Cancelled, "finish the copy").cause("cancelled")
+            }
+            Error::Exec(source) => exec_hint(Self::new(source.kind(), "work on the machine"), source).because(&error),
         }
     }
 }

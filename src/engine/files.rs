@@ -27,8 +27,11 @@ pub fn read(platform: &Platform) -> Result<BTreeMap<RoleName, Vec<RoleFile>>, Fa
     let top = platform.folder.join("files");
     let mut all: BTreeMap<RoleName, Vec<RoleFile>> = BTreeMap::new();
     let mut bytes = 0;
-    if !top.is_dir() {
-        return Ok(all);
+    match std::fs::symlink_metadata(&top) {
+        Ok(meta) if meta.is_dir() => {}
+        // A link could lead to a folder of this host.
+        Ok(_) => return Err(unfit(&top, "it is no folder")),
+        Err(_) => return Ok(all),
     }
     for entry in walkdir::WalkDir::new(&top).min_depth(1).sort_by_file_name() {
         let told = |error: &(dyn std::error::Error + 'static)| {

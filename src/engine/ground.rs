@@ -12,13 +12,14 @@
 //! given again.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::render::{self, Rendering};
 use super::{Engine, Events, probe};
-use crate::model::{Check, Digest, Event, Exec, Failure, Kind, MachineSpec, Site};
+use crate::model::{Check, Digest, Event, Exec, Failure, Kind, MachineSpec, Site, Stream};
 use crate::providers::{self, Stdio};
-use crate::releases::phase::{Job, Reader};
+use crate::releases::phase::{Job, Reader, Until};
 use crate::releases::{Error, Shelf, archive};
 
 /// A site on one of its machines.
@@ -222,7 +223,7 @@ impl Ground<'_> {
         let (mut reader, writer) = std::io::pipe().map_err(failed)?;
         Ok(std::thread::scope(|scope| {
             let sending = scope.spawn(move || send(writer));
-            let unpacked = self.engine.provider.unpack(&self.spec.id, &mut reader, &target, user);
+            let unpacked = self.engine.provider.unpack(&self.spec.id, &mut reader, &target, user, &self.engine.cancel());
             // A sender that still has something to say must not wait for a reader that gave up.
             drop(reader);
             let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -253,17 +254,26 @@ impl Ground<'_> {
         self.shell("remove old releases from", TIDY, &arguments).map(drop)
     }
 
-    /// Runs one of the release's own programs, showing what it prints.
-    pub fn run(&self, job: &Job, events: &Events) -> Result<(), Failure> {
-        let mut reader = Reader::default();
+    /// Runs one of the release's own programs, showing what it prints, to its end or until it is cut short. What leads back is
+    /// not cancelled, but it has its deadline.
+    pub fn run(&self, job: &Job, cancel: Option<&AtomicBool>, events: &Events) -> Result<(), Failure> {
+        let deadline = Duration::from_secs(self.site.code.phase_deadline.into());
+        let mut reader = Reader::new(Until { cancel, deadline });
         let source = format!("{} {}", self.spec.id.machine, job.phase.word());
-        let each = &mut |stream, line: &str| {
-            if reader.line(line) {
-                events.emit(Event::Output { source: source.clone(), stream, line: line.to_owned() });
-            }
+        let show = |line: &str| {
+            events.emit(Event::Output { source: source.clone(), stream: Stream::Out, line: line.to_owned() });
         };
-        let ended = self.engine.provider.exec(&self.spec.id, &job.exec(), Stdio::Pipes { stdin: None, each })?;
-        reader.end(job, &format!("`{}`", self.spec.id), ended.code)
+        let ended = {
+            let each = &mut |line: Option<(Stream, &str)>| reader.take(line, show);
+            self.engine.provider.exec(&self.spec.id, &job.exec(), Stdio::Follow { each })
+        };
+        let code = match ended {
+            Ok(ended) => Some(ended.code),
+            // Who had to be killed answers nothing.
+            Err(_) if reader.is_cut() => None,
+            Err(error) => return Err(error.into()),
+        };
+        reader.end(job, &format!("`{}`", self.spec.id), code)
     }
 
     /// Init has finished starting, so that services can be told to reload.
@@ -306,13 +316,12 @@ impl Ground<'_> {
         exec.argv.extend(arguments.iter().map(|&word| word.to_owned()));
         exec.cwd = Some("/".to_owned());
         exec.user = user.map(str::to_owned);
-        let mut lines = Vec::new();
-        let each = &mut |_, line: &str| lines.push(line.to_owned());
-        let ended = self.engine.provider.exec(&self.spec.id, &exec.as_one_stream(), Stdio::Pipes { stdin: None, each })?;
+        let stdio = Stdio::Pipes { stdin: None, each: &mut |_, _| {} };
+        let ended = self.engine.provider.exec(&self.spec.id, &exec.as_one_stream(), stdio)?;
         if ended.code == 0 {
-            return Ok(lines);
+            return Ok(ended.output.text().lines().map(str::to_owned).collect());
         }
         let failure = Failure::new(Kind::Program, format!("{what} `{}`", self.spec.id));
-        Err(failure.cause(format!("a program there ended with exit code {}", ended.code)).tail(lines))
+        Err(failure.cause(format!("a program there ended with exit code {}", ended.code)).tail(ended.output.tail.lines()))
     }
 }

@@ -39,6 +39,7 @@ pub mod service;
 mod serving;
 mod sites;
 mod snapshot;
+mod upkeep;
 mod wanted;
 mod workshop;
 
@@ -51,6 +52,7 @@ use std::time::Duration;
 pub use events::Events;
 
 use crate::config::host::HostSettings;
+use crate::exec::Cancel;
 use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, Request, Response};
 use crate::network::Network;
 use crate::providers::Provider;
@@ -105,6 +107,9 @@ impl Engine {
     }
 
     fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {
+        if !request.only_reads() {
+            self.upkeep(events);
+        }
         let moves = follow::moves_routes(&request);
         let result = self.verb(request, events);
         if moves {
@@ -163,6 +168,11 @@ impl Engine {
 
     fn now(&self) -> i64 {
         (self.clock)()
+    }
+
+    /// For what is cut short by it.
+    fn cancel(&self) -> Cancel {
+        Cancel(Arc::clone(&self.cancel))
     }
 
     fn grace(&self) -> Duration {

@@ -126,6 +126,7 @@ impl Engine {
             domains: ours.into_iter().cloned().collect(),
             address: (self.settings.listen.value, 53).into(),
             owner: self.store.install().to_owned(),
+            store: self.store.folder.clone(),
         };
         let plan = resolver::plan(Path::new("/"), System::detect(Path::new("/")), &wanted)?;
         let resolver = resolver::apply(Path::new("/"), &self.store.folder, &plan)?;
@@ -146,12 +147,12 @@ impl Engine {
         let Ok(system) = trust::System::find() else { return Ok(()) };
         let owner = self.owner(&|_, _| false);
         for domain in domains {
-            if let Some(path) = system.of_another(owner, domain) {
+            if let Some((path, store)) = system.of_another(owner, domain) {
+                let named = store.as_ref().map_or_else(|| "another store".to_owned(), |store| format!("the store `{store}`"));
+                let store = store.unwrap_or_else(|| "FOLDER".to_owned());
                 return Err(Failure::new(Kind::Conflict, format!("lead this host's programs to `{domain}`"))
-                    .cause(format!("another store's adt has this domain here: its authority is `{}`", path.display()))
-                    .hint(
-                        "`adt --store FOLDER host:unbind-proxy` with that store gives it free; or choose another `--domain` here",
-                    )
+                    .cause(format!("the adt of {named} has this domain here: its authority is `{}`", path.display()))
+                    .hint(format!("`adt --store {store} host:unbind-proxy` gives it free; or choose another `--domain` here"))
                     .hint(format!("if that store is gone: rm {} && update-ca-certificates", path.display())));
             }
         }
@@ -212,7 +213,7 @@ impl Engine {
 
     /// This installation, as those know it who trust its authorities.
     pub(super) fn owner<'a>(&'a self, is_own: &'a dyn Fn(&Domain, &str) -> bool) -> trust::Owner<'a> {
-        trust::Owner { install: self.store.install(), is_own }
+        trust::Owner { install: self.store.install(), store: &self.store.folder, is_own }
     }
 
     pub(super) fn has_key_of(&self, domain: &Domain, pem: &str) -> bool {

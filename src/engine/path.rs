@@ -3,10 +3,10 @@
 //!
 //! Machines, which lie between proxy and application, are judged one by one by [`super::check`].
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -21,6 +21,8 @@ use crate::model::route::{EnvironmentRoute, OWN_PAGE, SiteRoute};
 use crate::resolver::{self, System, Verdict};
 
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Of an answer's head. Its machine says how long it is.
+const LONGEST: u64 = 64 << 10;
 /// adt renews its certificates long before; one this close to its end is renewed by nobody.
 const SOON: Duration = Duration::from_secs(3 * 86_400);
 
@@ -219,9 +221,10 @@ struct Head {
 }
 
 impl Head {
-    fn get(host: &str, path: &str, mut secure: Secure) -> std::io::Result<Self> {
-        write!(secure, "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: adt\r\nConnection: close\r\n\r\n")?;
-        let mut lines = BufReader::new(secure).lines();
+    fn get(host: &str, path: &str, mut stream: impl Read + Write) -> std::io::Result<Self> {
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: adt\r\nConnection: close\r\n\r\n")?;
+        let patient = Patient { stream, until: Instant::now() + PATIENCE };
+        let mut lines = BufReader::new(patient.take(LONGEST)).lines();
         let status = lines.next().transpose()?.unwrap_or_default();
         let mut own_page = false;
         for line in lines {
@@ -236,6 +239,21 @@ impl Head {
 
     fn code(&self) -> Option<u16> {
         self.status.split_whitespace().nth(1)?.parse().ok()
+    }
+}
+
+/// Each read of a socket has an end; here all of them have one together.
+struct Patient<S> {
+    stream: S,
+    until: Instant,
+}
+
+impl<S: Read> Read for Patient<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if Instant::now() > self.until {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.stream.read(buffer)
     }
 }
 
@@ -255,4 +273,46 @@ fn until(host: &str, leaf: &[u8]) -> CheckItem {
         return CheckItem::notice(host, format!("trusted, but only until {day}"), Some(remedy));
     }
     CheckItem::ok(host, format!("trusted, until {day}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers with this, and counts what is read of it.
+    struct Server<R>(R, usize);
+
+    impl<R: Read> Read for Server<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.0.read(buffer)?;
+            self.1 += count;
+            Ok(count)
+        }
+    }
+
+    impl<R> Write for Server<R> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<R: Read> Server<R> {
+        fn get(&mut self) -> std::io::Result<Head> {
+            Head::get("www", "/", self)
+        }
+    }
+
+    #[test]
+    fn a_head_without_end_ends() {
+        let answer = format!("HTTP/1.1 204 No Content\r\nX: y\r\n{OWN_PAGE}: 1\r\n\r\n{OWN_PAGE}: 2\r\n");
+        let head = Server(answer.as_bytes(), 0).get().unwrap();
+        assert_eq!((head.code(), head.own_page), (Some(204), true));
+        let mut endless = Server(answer.as_bytes()[..30].chain(std::io::repeat(b'x')), 0);
+        assert_eq!(endless.get().unwrap().code(), Some(204));
+        assert!(endless.1 <= 100_000, "{} bytes were read", endless.1);
+    }
 }

@@ -10,7 +10,8 @@ use super::code::LiveSites;
 use super::events::{Events, milliseconds};
 use super::{Engine, probe};
 use crate::model::{
-    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step, Wave,
+    Action, Event, Exec, Failure, Kind, MachineId, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step,
+    Wave,
 };
 use crate::network::address;
 use crate::plan::Wanted;
@@ -119,10 +120,10 @@ impl Engine {
                 let raising = scene.raising.as_ref().expect("only plans that bring something up create");
                 self.make_machine(raising.environment, spec(machine))?;
             }
-            Action::Start { machine } => self.provider.start(&id(machine))?,
+            Action::Start { machine } => self.start_machine(&id(machine), events)?,
             Action::Thaw { machine } => match self.provider.freezer() {
                 Some(freezer) => freezer.thaw(&id(machine))?,
-                None => self.provider.start(&id(machine))?,
+                None => self.start_machine(&id(machine), events)?,
             },
             Action::Await { machine } => self.await_answer(spec(machine), true)?,
             Action::Deploy { machine, site, release } => {
@@ -163,6 +164,13 @@ impl Engine {
                 self.store.snapshots.forget(&step.environment)?;
                 self.store.database.forget_environment(&step.environment)?;
             }
+        }
+        Ok(())
+    }
+
+    fn start_machine(&self, id: &MachineId, events: &Events) -> Result<(), Failure> {
+        if let Some(warning) = self.provider.start(id)?.warning {
+            events.warn(warning);
         }
         Ok(())
     }
@@ -218,7 +226,8 @@ impl Engine {
         let list = Exec::new(["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"]);
         let mut units = Vec::new();
         let each = &mut |_, line: &str| {
-            units.extend(line.split_whitespace().next().map(|unit| format!("unit `{unit}` failed")));
+            let unit = line.split_whitespace().next().filter(|_| units.len() < MOST_UNITS);
+            units.extend(unit.map(|unit| format!("unit `{unit}` failed")));
         };
         match self.provider.exec(&spec.id, &list, Stdio::Pipes { stdin: None, each }) {
             Ok(ended) if ended.code == 0 => units,
@@ -226,6 +235,9 @@ impl Engine {
         }
     }
 }
+
+/// A machine with more failed units than this is told of well enough.
+const MOST_UNITS: usize = 100;
 
 /// Whether the network is open that a wave's machines start on.
 struct Opening(OnceLock<bool>);

@@ -1,17 +1,16 @@
 //! `platform:init`, `platform:list`, `platform:pull`: how a host comes to know a platform.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::Engine;
 use super::events::Events;
 use super::listing::state_of;
 use crate::config;
 use crate::disk;
-use crate::exec::Cancel;
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
+use crate::sources::address::Address;
 use crate::sources::{self, git, shipped};
 use crate::store::{Environment, PlatformRecord, Readable};
 
@@ -55,6 +54,10 @@ impl From<sources::Error> for Failure {
             Error::InTheWay { .. } => Self::new(Kind::Config, "render a site's templates")
                 .because(&error)
                 .hint("move that file away, or the template if the file is what you want, then run the same command again"),
+            Error::NoAccessLists { .. } => Self::new(Kind::Host, "keep a repository for you alone").because(&error).hint(
+                "`adt host:bootstrap --pool 50G` moves the store into a filesystem that has them; where only a mount option \
+                 is missing, `mount -o remount,acl` gives it",
+            ),
             Error::Io { .. } => Self::new(Kind::Host, "keep the sources").because(&error),
             Error::Exec(source) => Self::new(source.kind(), "run git").because(&error).tail(source.tail().iter().cloned()),
         }
@@ -71,12 +74,13 @@ impl Engine {
             }
             Source::Git(address) => {
                 let branch = init.branch.as_deref();
+                let address = Address::new(&address);
                 let fetch = |folder: &Path| {
-                    events.task("git", &format!("cloning {address}"), || {
+                    events.task("git", &format!("cloning {}", address.shown), || {
                         git::clone(&self.person(), &address, branch, folder).map_err(Failure::from)
                     })
                 };
-                self.make(init, &address, fetch)
+                self.make(init, &address.shown, fetch)
             }
             Source::Example(name) => self.make(init, &name, |folder| {
                 shipped::write(&name, folder)?;
@@ -249,7 +253,8 @@ impl Engine {
                 name: record.name,
                 summary: read.as_ref().map(|platform| platform.summary.clone()).unwrap_or_default(),
                 folder: record.folder,
-                source: record.source,
+                // An older adt kept it as it was given.
+                source: Address::new(&record.source).shown,
                 branch: record.branch,
                 environments: own.len() + unreadable,
                 up,
@@ -274,8 +279,7 @@ impl Engine {
     }
 
     pub(super) fn person(&self) -> git::Person {
-        let cancel = Cancel(Arc::clone(&self.cancel));
-        git::Person { ids: self.caller.ids, home: self.caller.home.clone(), cancel }
+        git::Person { ids: self.caller.ids, home: self.caller.home.clone(), cancel: self.cancel() }
     }
 
     /// Files made for a person behind sudo belong to that person.

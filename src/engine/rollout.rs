@@ -166,7 +166,7 @@ impl Rollout<'_> {
         }
         self.task(ground, "switch back", || ground.switch(old.short()))?;
         let Some(job) = self.job(ground, Phase::Postdeploy, old) else { return Ok(()) };
-        self.task(ground, "postdeploy of the old release", || ground.run(&job, self.events).and_then(|()| ground.told()))
+        self.task(ground, "postdeploy of the old release", || ground.run(&job, None, self.events).and_then(|()| ground.told()))
     }
 
     /// Old releases that can't be removed are no reason to fail: the next deploy tries again.
@@ -203,12 +203,13 @@ impl Rollout<'_> {
 
     fn postdeploy(&self, ground: &Ground<'_>) -> Result<(), Failure> {
         let Some(job) = self.job(ground, Phase::Postdeploy, &self.manifest.digest) else { return Ok(()) };
-        self.step(ground, Phase::Postdeploy.word(), || ground.run(&job, self.events).and_then(|()| ground.told()))
+        let run = || ground.run(&job, Some(&self.engine.cancel), self.events).and_then(|()| ground.told());
+        self.step(ground, Phase::Postdeploy.word(), run)
     }
 
     fn script(&self, ground: &Ground<'_>, phase: Phase) -> Result<(), Failure> {
         let Some(job) = self.job(ground, phase, &self.manifest.digest) else { return Ok(()) };
-        self.step(ground, phase.word(), || ground.run(&job, self.events))
+        self.step(ground, phase.word(), || ground.run(&job, Some(&self.engine.cancel), self.events))
     }
 
     /// The run of a phase's program of this release; nothing where the site has none.
@@ -228,7 +229,14 @@ impl Rollout<'_> {
             program: program.as_ref()?.to_string_lossy().into_owned(),
             env: self.env(ground, release),
             services: self.services(ground),
+            units: self.units(),
         })
+    }
+
+    /// What its programs may start, stop and reload: what the site says, or else what its box enables.
+    fn units(&self) -> Vec<String> {
+        let boxed = || self.environment.definition.boxes.get(&self.site.on).map(|boxed| boxed.services.clone());
+        self.site.code.units.clone().or_else(boxed).unwrap_or_default()
     }
 
     /// The names are documented in the README.

@@ -11,6 +11,7 @@ use crate::model::response::{CodeDetail, CodeSummary, SiteDetail};
 use crate::model::topology::Mode;
 use crate::model::{Action, BranchName, EnvironmentId, Event, Failure, Kind, Plan, Platform, Response, Site, SiteName, Step};
 use crate::plan::Goal;
+use crate::sources::address::Address;
 use crate::sources::branch::{self, Wish};
 use crate::sources::checkout::{self, Stand};
 use crate::store::record::SiteCode;
@@ -251,7 +252,7 @@ impl Engine {
         let route = super::routes::environment(self.store.install(), environment);
         let details = route.sites.into_iter().map(|site| {
             let definition = environment.definition.platform.sites.iter().find(|known| known.name == site.name);
-            let source = definition.and_then(|known| known.code.source.clone());
+            let source = definition.and_then(|known| known.code.source.as_deref()).map(|source| Address::new(source).shown);
             let code = codes.get(&site.name).zip(source).map(|(code, source)| CodeDetail {
                 summary: summary(code),
                 source,

@@ -11,6 +11,7 @@ use super::environment::WORKSHOP;
 use super::perform::Scene;
 use super::{Engine, wanted};
 use crate::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
+use crate::exec::Follow;
 use crate::model::snapshot::Keep;
 use crate::model::{
     BoxName, BoxRef, EnvironmentId, EnvironmentName, Exec, Failure, Health, Kind, Limits, Machine, MachineId, MachineName,
@@ -18,7 +19,7 @@ use crate::model::{
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted, plan};
-use crate::providers::{Layers, Stdio};
+use crate::providers::{Layers, Stdio, half_of_memory};
 use crate::store::record::{BoxInUse, Definition};
 use crate::store::{Environment, Lock};
 
@@ -71,7 +72,8 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
         summary: String::new(),
         boxed: BoxRef::new(BoxName::new(BENCH).expect("a constant that is a label")),
         count: None,
-        limits: Limits::default(),
+        // A build takes what it needs of a host, as long as others can live on the rest.
+        limits: Limits { memory_bytes: Some(half_of_memory()), ..Limits::default() },
         after: Vec::new(),
         data: Vec::new(),
         logs: Vec::new(),
@@ -100,7 +102,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
                 folder: PathBuf::new(),
             },
             domain: engine.settings.domain.value.clone(),
-            boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new() })].into(),
+            boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new(), services: Vec::new() })].into(),
             left_out: BTreeSet::new(),
             seeded: BTreeMap::new(),
             seeds: BTreeMap::new(),
@@ -130,7 +132,9 @@ impl MachineBench<'_> {
         let mut machine = self.spec();
         machine.mounts.clone_from(&spec.mounts);
         self.engine.provider.create(&machine)?;
-        self.engine.provider.start(&self.id)?;
+        if let Some(warning) = self.engine.provider.start(&self.id)?.warning {
+            tracing::warn!(%warning, "a build's machine");
+        }
         Ok(())
     }
 
@@ -169,16 +173,21 @@ impl Bench for MachineBench<'_> {
         Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
     }
 
+    fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
+        let mut each = |line: Option<(Stream, &str)>| each(line);
+        Ok(self.engine.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each })?.code)
+    }
+
     fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each })?.code)
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
-        Ok(self.engine.provider.copy_in(&self.id, source, target)?)
+        Ok(self.engine.provider.copy_in(&self.id, source, target, &self.engine.cancel())?)
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        Ok(self.engine.provider.copy_out(&self.id, source, target)?)
+        Ok(self.engine.provider.copy_out(&self.id, source, target, &self.engine.cancel())?)
     }
 
     fn halt(&self) -> Result<()> {

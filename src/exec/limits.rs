@@ -9,6 +9,12 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(pub Arc<AtomicBool>);
 
+impl Cancel {
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl PartialEq for Cancel {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -51,7 +57,7 @@ impl fmt::Display for Broken {
 impl Limits {
     /// Of a program that was started at one time and printed last at the other.
     pub(super) fn broken(&self, started: Instant, heard: Instant) -> Option<Broken> {
-        if self.cancel.as_ref().is_some_and(|cancel| cancel.0.load(Ordering::Relaxed)) {
+        if self.cancel.as_ref().is_some_and(Cancel::is_set) {
             return Some(Broken::Cancelled);
         }
         let late = self.within.filter(|after| started.elapsed() >= *after).map(Broken::Late);

@@ -6,21 +6,29 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getppid, kill_process, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 
-use crate::model::{Kind, Stream};
+use crate::model::{Kind, Stream, Tail};
+
+use lines::{Cut, LONGEST, PIECE};
+use queue::Receiver;
 
 mod limits;
+mod lines;
+pub mod queue;
+mod talk;
 
 pub use limits::{Broken, Cancel, Limits};
+pub use lines::Reading;
+pub use talk::Talk;
 
 /// A program with its arguments, not yet started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +52,8 @@ pub struct Command {
 pub struct Output {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+    /// The last lines of both, as they came.
+    pub tail: Tail,
 }
 
 impl Output {
@@ -108,20 +118,20 @@ impl fmt::Display for Status {
     }
 }
 
-/// How many lines of a failed program are kept for the message.
-const TAIL: usize = 20;
-/// Of a program whose lines are handed over as they come: so many may wait, then it waits itself.
-const WAITING: usize = 256;
-/// A line longer than this is handed over in pieces.
-const LONGEST: u64 = 1 << 20;
-/// The same for a program whose output is kept.
-const PIECE: usize = 64 << 10;
+/// So many bytes that a program printed may wait for who reads them, then it waits itself.
+const WAITING: usize = 128 << 10;
 /// So much of each output is kept. Whoever wants more reads it as it comes.
 const KEPT: usize = 64 << 20;
+/// The same for one that is [`Command::shown`].
+const BEGINNING: usize = 1 << 20;
 /// How often one who follows a program is asked whether to go on although nothing came.
 const PAUSE: Duration = Duration::from_millis(50);
 /// So long a program that was asked to end may tidy up.
 const GRACE: Duration = Duration::from_millis(500);
+/// The same for one who is followed: it may have a whole tree in a machine to end, which has a time of its own for that.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So long after its end a program's last lines may come out of its pipes, where somebody else keeps these open.
+const REST: Duration = Duration::from_secs(5);
 
 impl Command {
     pub fn new(program: impl Into<OsString>) -> Self {
@@ -215,11 +225,7 @@ impl Command {
 
     /// The error that belongs to an unsuccessful end.
     pub fn failed(&self, status: ExitStatus, output: &Output) -> Error {
-        let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-        let text = String::from_utf8_lossy(&both);
-        let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let tail = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| (*line).to_owned()).collect();
-        Error::Failed { command: self.to_string(), status: Status(status), tail }
+        Error::Failed { command: self.to_string(), status: Status(status), tail: output.tail.clone().lines() }
     }
 
     /// Runs it to its end, however it ends.
@@ -253,12 +259,12 @@ impl Command {
         let stderr = child.stderr.take().expect("stderr was piped");
         let (output, fed) = std::thread::scope(|scope| {
             let feeding = stdin.zip(input).map(|(mut pipe, input)| scope.spawn(move || feed(input, &mut pipe)));
-            let (sender, lines) = mpsc::sync_channel(WAITING);
+            let (sender, lines) = queue::bounded(WAITING);
             let other = sender.clone();
             // Not waited for: of a program that is cut short, one that left its group may hold the pipes for long.
-            let returns = self.limits.silent.is_some();
-            std::thread::spawn(move || read_lines(stdout, Stream::Out, returns, &sender));
-            std::thread::spawn(move || read_lines(stderr, Stream::Err, returns, &other));
+            let cut = Cut { longest: PIECE, returns: self.limits.silent.is_some() };
+            std::thread::spawn(move || lines::send(stdout, &Stream::Out, cut, &sender));
+            std::thread::spawn(move || lines::send(stderr, &Stream::Err, cut, &other));
             let output = self.gather(&lines, child.id(), each);
             let fed = feeding.map(|feeding| feeding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             (output, fed)
@@ -273,19 +279,23 @@ impl Command {
     /// All that a program prints until it ends, or until a limit is reached and it is ended.
     fn gather(&self, lines: &Lines, child: u32, each: &mut dyn FnMut(Stream, &str)) -> Result<Output, Error> {
         let mut output = Output::default();
+        let most = if self.shown { BEGINNING } else { KEPT };
         let (started, mut heard) = (Instant::now(), Instant::now());
         loop {
-            match lines.recv_timeout(PAUSE) {
+            match lines.next_within(PAUSE) {
                 Ok((stream, line)) => {
                     heard = Instant::now();
-                    each(stream.clone(), String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+                    let text = String::from_utf8_lossy(&line);
+                    let text = text.trim_end_matches(['\n', '\r']);
+                    each(stream.clone(), text);
                     let kept = match stream {
                         Stream::Out => &mut output.stdout,
                         // Nobody reads later how far it once was.
                         Stream::Err if self.limits.silent.is_some() && line.ends_with(b"\r") => continue,
                         Stream::Err => &mut output.stderr,
                     };
-                    if kept.len() + line.len() <= KEPT {
+                    output.tail.push(text);
+                    if kept.len() + line.len() <= most {
                         kept.extend_from_slice(&line);
                     } else if !self.shown {
                         end_group(lines, child);
@@ -303,34 +313,43 @@ impl Command {
     }
 
     /// Runs it and hands over each line as it comes, keeping none; `None` where nothing came for a moment. A program that prints
-    /// faster than its lines are taken waits. It is asked to end as soon as `each` breaks.
+    /// faster than its lines are taken waits. As soon as `each` breaks, it and its group are asked to end, and killed where
+    /// they don't. Returns when it has ended, whoever else holds its output.
     pub fn follow(&self, each: &mut Follow<'_>) -> Result<ExitStatus, Error> {
         let mut command = self.to_std();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(|source| self.not_started(source))?;
         let stdout = child.stdout.take().expect("stdout was piped");
         let stderr = child.stderr.take().expect("stderr was piped");
-        std::thread::scope(|scope| {
-            // Dropped at the end of this closure, before the readers are waited for: they end with it.
-            let (sender, lines) = mpsc::sync_channel(WAITING);
-            let other = sender.clone();
-            scope.spawn(move || read_pieces(stdout, Stream::Out, &sender));
-            scope.spawn(move || read_pieces(stderr, Stream::Err, &other));
-            loop {
-                let flow = match lines.recv_timeout(PAUSE) {
-                    Ok((stream, line)) => each(Some((stream, String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])))),
-                    Err(RecvTimeoutError::Timeout) => each(None),
-                    Err(RecvTimeoutError::Disconnected) => break,
-                };
-                if flow.is_break() {
-                    // One that has ended meanwhile is not yet waited for, so its number is nobody else's.
-                    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                        let _ = kill_process(pid, Signal::TERM);
-                    }
-                    break;
+        let (sender, lines) = queue::bounded(WAITING);
+        let other = sender.clone();
+        let cut = Cut { longest: LONGEST, returns: false };
+        // Not waited for: whom the program gave its pipes to may hold them for long.
+        std::thread::spawn(move || lines::send(stdout, &Stream::Out, cut, &sender));
+        std::thread::spawn(move || lines::send(stderr, &Stream::Err, cut, &other));
+        let (mut looked, mut ended) = (Instant::now(), None::<Instant>);
+        loop {
+            let (flow, is_silent) = match lines.next_within(PAUSE) {
+                Ok((stream, line)) => {
+                    (each(Some((stream, String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])))), false)
                 }
+                Err(RecvTimeoutError::Timeout) => (each(None), true),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if flow.is_break() {
+                // The readers wait no longer for who takes their lines.
+                drop(lines);
+                return end_followed(&mut child).map_err(|source| self.not_started(source));
             }
-        });
+            // What it said last is still taken, however busy the host is; those who hold its output now are not heard for ever.
+            if ended.is_some_and(|ended| ended.elapsed() > if is_silent { REST } else { 12 * REST }) {
+                break;
+            }
+            if ended.is_none() && (is_silent || looked.elapsed() > PAUSE) {
+                looked = Instant::now();
+                ended = child.try_wait().map_err(|source| self.not_started(source))?.map(|_| Instant::now());
+            }
+        }
         child.wait().map_err(|source| self.not_started(source))
     }
 
@@ -365,6 +384,9 @@ fn tie(command: &mut std::process::Command) {
     unsafe { command.pre_exec(tie) };
 }
 
+/// What comes of a program's lines.
+type Lines = Receiver<(Stream, Vec<u8>)>;
+
 /// What a program reads.
 enum Input<'a> {
     None,
@@ -372,32 +394,34 @@ enum Input<'a> {
     Fed(&'a mut (dyn Read + Send)),
 }
 
-type Lines = Receiver<(Stream, Vec<u8>)>;
-
 /// Ends a child that was not yet waited for, and all of its group: first in a way that lets them tidy up.
 fn end_group(lines: &Lines, child: u32) {
     let Some(group) = i32::try_from(child).ok().and_then(Pid::from_raw) else { return };
     let since = Instant::now();
     let _ = kill_process_group(group, Signal::TERM);
     // Their pipes close when the last one ends.
-    while since.elapsed() < GRACE && !matches!(lines.recv_timeout(PAUSE), Err(RecvTimeoutError::Disconnected)) {}
+    while since.elapsed() < GRACE && !matches!(lines.next_within(PAUSE), Err(RecvTimeoutError::Disconnected)) {}
     let _ = kill_process_group(group, Signal::KILL);
+}
+
+/// Ends a program that was not yet waited for, and its group.
+fn end_followed(child: &mut std::process::Child) -> std::io::Result<ExitStatus> {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let since = Instant::now();
+    let tell = |signal| group.map(|group| kill_process_group(group, signal));
+    tell(Signal::TERM);
+    while since.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(PAUSE / 5);
+    }
+    tell(Signal::KILL);
+    child.wait()
 }
 
 /// Takes a line, or `None` for a moment without one, and says whether to go on.
 pub type Follow<'a> = dyn FnMut(Option<(Stream, &str)>) -> ControlFlow<()> + 'a;
-
-fn read_pieces(pipe: impl Read, stream: Stream, sender: &mpsc::SyncSender<(Stream, Vec<u8>)>) {
-    let mut reader = BufReader::new(pipe);
-    loop {
-        let mut line = Vec::new();
-        match reader.by_ref().take(LONGEST).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) if sender.send((stream.clone(), line)).is_err() => return,
-            Ok(_) => {}
-        }
-    }
-}
 
 /// A program may end without reading its input; its exit code tells more than a broken pipe.
 fn feed(input: &mut dyn Read, pipe: &mut dyn Write) -> std::io::Result<()> {
@@ -409,31 +433,6 @@ fn feed(input: &mut dyn Read, pipe: &mut dyn Write) -> std::io::Result<()> {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Hands over each line, a very long one in pieces. With `returns` a line also ends where a program goes back to its start, to say how far it is now.
-fn read_lines(pipe: impl Read, stream: Stream, returns: bool, sender: &mpsc::SyncSender<(Stream, Vec<u8>)>) {
-    let mut reader = BufReader::new(pipe);
-    let mut line = Vec::new();
-    loop {
-        let bytes = match reader.fill_buf() {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => return,
-        };
-        let end = bytes.iter().position(|byte| *byte == b'\n' || (returns && *byte == b'\r'));
-        let count = end.map_or(bytes.len(), |end| end + 1);
-        line.extend_from_slice(&bytes[..count]);
-        reader.consume(count);
-        let is_last = count == 0;
-        if is_last && line.is_empty() {
-            return;
-        }
-        let is_whole = end.is_some() || is_last || line.len() >= PIECE;
-        if is_whole && sender.send((stream.clone(), std::mem::take(&mut line))).is_err() {
-            return;
         }
     }
 }
@@ -507,6 +506,20 @@ mod tests {
     }
 
     #[test]
+    fn one_who_holds_a_followed_programs_output_holds_nobody() {
+        // In a session of its own, so that no group reaches it.
+        let mut seen = Vec::new();
+        let command = Command::new("sh").args(["-c", "setsid sleep 1000 & echo $!; echo said"]);
+        let status = command.follow(&mut |line| {
+            seen.extend(line.map(|(_, line)| line.to_owned()));
+            ControlFlow::Continue(())
+        });
+        assert!(status.unwrap().success());
+        assert_eq!(seen[1], "said");
+        Command::new("kill").arg(&seen[0]).run().unwrap();
+    }
+
+    #[test]
     fn a_program_that_is_not_read_waits() {
         let mut count = 0;
         let status = Command::new("yes").follow(&mut |_| {
@@ -531,7 +544,9 @@ mod tests {
         let much = Command::new("head").args(["-c", "100000000", "/dev/zero"]).shown();
         let output = much.run_lines(&mut |_, line| seen += line.len()).unwrap();
         assert_eq!(seen, 100_000_000);
-        assert!(output.stdout.len() <= KEPT && output.stdout.len() > KEPT / 2);
+        assert!(output.stdout.len() <= BEGINNING && output.stdout.len() > BEGINNING / 2);
+        let failing = Command::new("sh").args(["-c", "head -c 100000000 /dev/zero; echo; echo end; exit 1"]).shown();
+        assert_eq!(failing.run().unwrap_err().tail().last().map(String::as_str), Some("end"));
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl Reader {
         self.pending.replace((record, 1)).map(|(record, _)| record)
     }
 
+    /// The bytes of the record that may still grow.
+    pub fn held(&self) -> usize {
+        self.pending.as_ref().map_or(0, |(record, _)| record.bytes())
+    }
+
     /// The record that may still have grown.
     pub fn flush(&mut self) -> Option<Record> {
         self.pending.take().map(|(record, _)| record)

@@ -48,13 +48,15 @@ impl<I: Iterator<Item = Record>> Iterator for Merge<I> {
 
 /// How long a record waits for earlier ones of other machines.
 pub const WAIT: Duration = Duration::from_millis(250);
-/// More than this wait for nobody.
+/// More than this wait for nobody, nor more bytes.
 const MOST: usize = 4096;
+const MOST_BYTES: usize = 16 << 20;
 
 /// Puts records that arrive about when they were written in order.
 #[derive(Default)]
 pub struct Window {
     waiting: BinaryHeap<Reverse<Waiting>>,
+    bytes: usize,
     count: usize,
 }
 
@@ -69,6 +71,7 @@ struct Waiting {
 impl Window {
     pub fn push(&mut self, record: Record, now: Instant) {
         self.count += 1;
+        self.bytes += record.bytes();
         self.waiting.push(Reverse(Waiting { time: record.time, number: self.count, arrived: now, record }));
     }
 
@@ -76,13 +79,19 @@ impl Window {
     /// need not wait itself.
     pub fn pop(&mut self, now: Instant) -> Option<Record> {
         let Reverse(first) = self.waiting.peek()?;
-        let ripe = now.duration_since(first.arrived) >= WAIT || self.waiting.len() > MOST;
-        if ripe { self.waiting.pop().map(|Reverse(waiting)| waiting.record) } else { None }
+        let full = self.waiting.len() > MOST || self.bytes > MOST_BYTES;
+        if full || now.duration_since(first.arrived) >= WAIT { self.take() } else { None }
+    }
+
+    fn take(&mut self) -> Option<Record> {
+        let Reverse(Waiting { record, .. }) = self.waiting.pop()?;
+        self.bytes -= record.bytes();
+        Some(record)
     }
 
     /// Everything that still waits, in order.
     pub fn drain(&mut self) -> impl Iterator<Item = Record> {
-        std::iter::from_fn(|| self.waiting.pop().map(|Reverse(waiting)| waiting.record))
+        std::iter::from_fn(|| self.take())
     }
 }
 

@@ -75,14 +75,22 @@ pub struct Marks {
     pub files: BTreeMap<String, Place>,
 }
 
+/// Of a machine, whose places are known.
+pub const MOST_FILES: usize = 4096;
+
 impl Marks {
     pub fn advance(&mut self, mark: &Mark) {
         match mark {
             Mark::Journal { cursor } => self.journal = Some(cursor.clone()),
-            Mark::File { path, place } => match self.files.get_mut(&**path) {
-                Some(known) => *known = *place,
-                None => drop(self.files.insert(path.to_string(), *place)),
-            },
+            Mark::File { path, place } => {
+                let is_full = self.files.len() >= MOST_FILES;
+                match self.files.get_mut(&**path) {
+                    Some(known) => *known = *place,
+                    // Whoever has new files all the time is not remembered for ever.
+                    None if is_full => {}
+                    None => drop(self.files.insert(path.to_string(), *place)),
+                }
+            }
         }
     }
 }
@@ -94,6 +102,11 @@ pub const INFO: u8 = 6;
 pub const WARNING: u8 = 4;
 
 impl Record {
+    /// What it takes in memory, without what it shares with others.
+    pub fn bytes(&self) -> usize {
+        self.message.len() + self.unit.len()
+    }
+
     pub fn severity_word(&self) -> &'static str {
         SEVERITIES[usize::from(self.severity.min(7))]
     }

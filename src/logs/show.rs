@@ -4,6 +4,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::{Micros, Record};
+use crate::model::visible::spelled;
 
 /// How wide the columns are so far: they grow with what comes.
 #[derive(Debug, Default)]
@@ -15,7 +16,7 @@ pub struct Columns {
 /// A longer unit moves its own message to the right, not everyone's.
 const WIDEST: usize = 24;
 
-/// The parts of a line, clean of what a terminal would obey.
+/// The parts of a line, with what a terminal would obey spelled out.
 pub struct Shown {
     pub time: String,
     pub machine: String,
@@ -27,12 +28,12 @@ pub struct Shown {
 impl Columns {
     pub fn show(&mut self, record: &Record, zone: &TimeZone) -> Shown {
         let machine = record.origin.id.machine.as_str();
-        let unit = clean(&record.unit);
+        let unit = spelled(&record.unit);
         self.machine = self.machine.max(machine.len());
         self.unit = self.unit.max(unit.chars().count()).min(WIDEST);
         let time = time(record.time, zone);
         let indent = " ".repeat(time.len() + self.machine + self.unit.max(unit.chars().count()) + 3);
-        let lines: Vec<_> = record.message.split('\n').map(clean).collect();
+        let lines: Vec<_> = record.message.split('\n').map(spelled).collect();
         Shown {
             machine: format!("{machine:<width$}", width = self.machine),
             unit: format!("{unit:<width$}", width = self.unit),
@@ -47,26 +48,6 @@ fn time(micros: Micros, zone: &TimeZone) -> String {
         Ok(time) => time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S.%3f").to_string(),
         Err(_) => "?".to_owned(),
     }
-}
-
-/// Whoever can write into a log must not be able to write to the terminal of whoever reads it: control characters, also those
-/// beyond ASCII, and those that turn the direction of text are spelled out.
-pub fn clean(text: &str) -> String {
-    let harmless = |c: char| c == '\t' || !(c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'));
-    if text.chars().all(harmless) {
-        return text.to_owned();
-    }
-    let mut cleaned = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            c if harmless(c) => cleaned.push(c),
-            // A carriage return at the end of a line is how some programs end lines.
-            '\r' => cleaned.push_str("\\r"),
-            '\0'..='\u{ff}' => cleaned.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => cleaned.extend(c.escape_unicode()),
-        }
-    }
-    cleaned
 }
 
 /// What `--json` prints.
@@ -88,7 +69,6 @@ pub fn json(record: &Record) -> Value {
 mod tests {
     use super::*;
     use crate::logs::tests::record;
-    use proptest::prelude::*;
 
     #[test]
     fn columns_stand_below_each_other() {
@@ -97,25 +77,5 @@ mod tests {
         let shown = columns.show(&record("db", 1_700_000_000_123_456, "one\n two"), &TimeZone::UTC);
         let line = format!("{} {} {} {}", shown.time, shown.machine, shown.unit, shown.message);
         assert_eq!(line, format!("2023-11-14 22:13:20.123 db   apache2 one\n{} two", " ".repeat(37)));
-    }
-
-    #[test]
-    fn escapes_are_spelled_out() {
-        for (text, wanted) in [
-            ("plain\ttext äöü", "plain\ttext äöü"),
-            ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
-            ("\u{9b}2J", "\\x9b2J"),
-            ("a\rb\x07\x7f\0", "a\\rb\\x07\\x7f\\x00"),
-            ("\u{202e}abc", "\\u{202e}abc"),
-        ] {
-            assert_eq!(clean(text), wanted);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_a_terminal_obeys_is_left(text in any::<String>()) {
-            prop_assert!(!clean(&text).chars().any(|c| c.is_control() && c != '\t'));
-        }
     }
 }

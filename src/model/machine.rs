@@ -45,13 +45,32 @@ impl fmt::Display for Tag {
     }
 }
 
-/// What a machine may use of its host. `None` means no limit.
+/// What a machine may use of its host. `None` means no limit, but for memory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
+    /// `None` is what the host gives to a machine of which nobody said how much it needs.
     pub memory_bytes: Option<u64>,
     /// Shares of a processor, e.g. 1.5.
     pub cpus: Option<f64>,
     pub processes: Option<u32>,
+}
+
+impl Limits {
+    /// As much memory as the host has.
+    pub const ALL_MEMORY: u64 = u64::MAX;
+}
+
+/// Ids of the kernel's that this host gives to machines, the first and the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdPool {
+    pub first: u32,
+    pub last: u32,
+}
+
+impl fmt::Display for IdPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
 }
 
 /// Everything a provider needs to create one machine.

@@ -14,12 +14,14 @@ pub mod response;
 pub mod route;
 pub mod snapshot;
 pub mod step;
+pub mod tail;
 pub mod topology;
+pub mod visible;
 
 pub use event::{Event, Stream};
 pub use facts::Facts;
 pub use failure::{Failure, Fault, Kind, Place};
-pub use machine::{Exec, Limits, MachineSpec, MachineState, Tag};
+pub use machine::{Exec, IdPool, Limits, MachineSpec, MachineState, Tag};
 pub use names::{
     BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName,
     SiteName, SnapshotName,
@@ -30,4 +32,5 @@ pub use request::Request;
 pub use response::Response;
 pub use route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Protocol, Routes, SiteRoute};
 pub use step::{Action, Plan, Step, Wave};
+pub use tail::Tail;
 pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Digest;
 use super::names::BoxName;
 use super::topology::{BoxRef, DataEngine, Health};
 
@@ -63,9 +64,17 @@ pub enum Parent {
     /// A Debian suite, e.g. `bookworm`.
     Suite(String),
     /// A root file system in a tar archive.
-    Rootfs(PathBuf),
-    /// An OCI image in a tar archive.
-    Oci(PathBuf),
+    Rootfs(Archive),
+    /// An OCI image, in a tar archive or as a folder.
+    Oci(Archive),
+}
+
+/// What somebody else packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archive {
+    pub path: PathBuf,
+    /// What it must be. Of a folder, it is the digest of the file that names all others by theirs.
+    pub sha256: Option<Digest>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

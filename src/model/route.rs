@@ -93,6 +93,11 @@ impl PlatformRoute {
 }
 
 impl EnvironmentRoute {
+    /// The first address of the /26 that an address is in: each environment has one.
+    pub fn network_v4(address: Ipv4Addr) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(address) & !0x3f)
+    }
+
     /// `1161.shop.example.test`
     pub fn host(&self) -> String {
         self.id.fqdn(&self.domain)

@@ -195,6 +195,12 @@ pub struct Code {
     /// What these programs may reach besides their own machine's site; the buildpack reaches everything.
     #[serde(default)]
     pub network: Vec<Reach>,
+    /// The units of its machines that these programs may start, stop and reload; `None` is what the role's box enables.
+    #[serde(default)]
+    pub units: Option<Vec<String>>,
+    /// So many seconds each of these programs may take.
+    #[serde(default = "Code::phase_deadline")]
+    pub phase_deadline: u32,
     /// How many releases stay on its machines and in the store.
     pub keep: u32,
     pub rollout: Rollout,
@@ -240,6 +246,11 @@ impl Code {
     /// Debian's web servers run as this user.
     pub const USER: &'static str = "www-data";
     pub const KEEP: u32 = 3;
+
+    /// A dump that a `predeploy` reads or a build of everything takes minutes; what takes longer than half an hour has hung.
+    pub fn phase_deadline() -> u32 {
+        30 * 60
+    }
 }
 
 impl Default for Code {
@@ -258,6 +269,8 @@ impl Default for Code {
             before_deploy: None,
             after_deploy: None,
             network: Vec::new(),
+            units: None,
+            phase_deadline: Self::phase_deadline(),
             keep: Self::KEEP,
             rollout: Rollout::default(),
         }

@@ -29,6 +29,8 @@ use crate::exec::Command;
 /// with `fib daddr . iif oif missing` is "to another environment": with br_netfilter (Docker loads it), frames between
 /// neighbours pass here as well, and those must not be dropped.
 ///
+/// A question for names that comes from outside with a machine's address is forged: the answer would go to the machine.
+///
 /// A machine may ask its host for names and pages: at the ports that it wrote, since a detour may have led it to others.
 ///
 /// Where the host is a rented server, 169.254.169.254 would give a machine its keys. The same in IPv6 (fd00:ec2::254) never
@@ -48,6 +50,7 @@ const RULES: &str = r#"
     }
     chain to_host {
         type filter hook input priority 0; policy accept;
+        iifname != "adt*" iifname != "lo" udp dport 53 fib saddr oifname "adt*" drop
         iifname != "adt*" accept
         icmpv6 type { nd-router-advert, nd-redirect } drop
         ct state { established, related } accept

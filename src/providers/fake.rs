@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Stdio, Volumes};
-use crate::exec::{Command, Output};
+use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Started, Stdio, Volumes};
+use crate::exec::{Cancel, Command, Limits, Output};
 use crate::model::machine::{SeenVolume, Volume};
-use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream};
+use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream, Tail};
 
 /// Called with the name of each point at which a real command could be killed.
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
@@ -199,11 +199,12 @@ impl Fake {
         self.change(|world| drop(world.machines.remove(id)));
     }
 
-    fn copy(&self, id: &MachineId, source: &Path, target: &Path) -> Result<()> {
+    fn copy(&self, id: &MachineId, source: &Path, target: &Path, cancel: &Cancel) -> Result<()> {
         self.running(id)?;
         self.point("copy", id, "before");
         if self.root(id).is_some() {
-            Command::new("cp").arg("-a").arg(source).arg(target).run()?;
+            let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
+            Command::new("cp").arg("-a").arg(source).arg(target).limits(limits).run()?;
         }
         Ok(())
     }
@@ -284,7 +285,7 @@ impl Provider for Fake {
         Ok(())
     }
 
-    fn start(&self, id: &MachineId) -> Result<()> {
+    fn start(&self, id: &MachineId) -> Result<Started> {
         self.point("start", id, "before");
         self.refuse("start", id)?;
         match self.inspect(id)? {
@@ -301,7 +302,7 @@ impl Provider for Fake {
             }
         }
         self.point("start", id, "after");
-        Ok(())
+        Ok(Started::default())
     }
 
     fn stop(&self, id: &MachineId, _grace: Duration) -> Result<()> {
@@ -331,6 +332,17 @@ impl Provider for Fake {
         self.running(id)?;
         self.refuse("exec", id)?;
         let (mut read, mut status) = (Vec::new(), 0);
+        if let Stdio::Follow { each } = &mut stdio
+            && let Some(root) = self.root(id)
+            && let Some(command) = folder::command(&root, &exec.argv, &exec.env)
+        {
+            self.point("exec", id, "before");
+            let ended = command.follow(&mut |line| match line {
+                Some((stream, line)) => each(Some((stream, &folder::line(&root, line)))),
+                None => each(None),
+            })?;
+            return Ok(Ended { code: ended.code().unwrap_or(137), output: Output::default() });
+        }
         if let Some(root) = self.root(id)
             && let Some(command) = folder::command(&root, &exec.argv, &exec.env)
         {
@@ -341,26 +353,29 @@ impl Provider for Fake {
             read.push((Stream::Out, exec.argv.join(" ")));
         }
         let stdout = read.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n").into_bytes();
+        let mut tail = Tail::default();
+        read.iter().for_each(|(_, line)| tail.push(line));
         for (stream, line) in read {
             match &mut stdio {
                 Stdio::Pipes { each, .. } | Stdio::Fed { each, .. } => each(stream, &line),
                 Stdio::Follow { each } => drop(each(Some((stream, &line)))),
-                Stdio::Inherit | Stdio::Terminal => {}
+                Stdio::Caller | Stdio::Terminal => {}
             }
         }
-        Ok(Ended { code: status, output: Output { stdout, stderr: Vec::new() } })
+        Ok(Ended { code: status, output: Output { stdout, tail, ..Output::default() } })
     }
 
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()> {
-        self.copy(id, source, &self.below(id, target))
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
+        self.copy(id, source, &self.below(id, target), cancel)
     }
 
-    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, _user: &str) -> Result<()> {
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, _user: &str, cancel: &Cancel) -> Result<()> {
         self.running(id)?;
         self.point("unpack", id, "before");
         if self.root(id).is_some() {
             let unpack = Command::new("tar").args(["--extract", "--no-same-owner", "--directory"]).arg(self.below(id, folder));
-            let (status, output) = unpack.run_fed(tar, &mut |_, _| {})?;
+            let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
+            let (status, output) = unpack.clone().limits(limits).run_fed(tar, &mut |_, _| {})?;
             if !status.success() {
                 return Err(unpack.failed(status, &output).into());
             }
@@ -371,8 +386,8 @@ impl Provider for Fake {
         Ok(())
     }
 
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
-        self.copy(id, &self.below(id, source), target)
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
+        self.copy(id, &self.below(id, source), target, cancel)
     }
 
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {

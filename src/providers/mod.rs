@@ -8,6 +8,7 @@
 //! - A second call with the same arguments succeeds and changes nothing.
 //! - A call that is killed anywhere leaves something that `inspect` reports (often [`MachineState::Broken`]), that
 //!   calling the verb again completes, and that `delete` removes without a trace.
+//! - Copies end as cancelled, with whatever was there by then, soon after `cancel` is set.
 //! - Calls for different machines may run at the same time; calls for one machine never do (the engine holds its lock).
 
 pub mod choose;
@@ -20,9 +21,18 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::{Follow, Output};
+use crate::exec::{Cancel, Follow, Output};
 use crate::model::machine::SeenVolume;
 use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream};
+
+/// Half of the memory that this host has: what one machine may use of it at most unless somebody says otherwise.
+pub fn half_of_memory() -> u64 {
+    let host = rustix::system::sysinfo();
+    // Integers of the C library, whose width differs between processors.
+    #[allow(clippy::useless_conversion)]
+    let total = u64::from(host.totalram).saturating_mul(host.mem_unit.into());
+    total / 2
+}
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -69,13 +79,28 @@ pub enum Stdio<'a> {
     Pipes { stdin: Option<&'a [u8]>, each: &'a mut dyn FnMut(Stream, &str) },
     /// The same with input of any size.
     Fed { input: &'a mut (dyn std::io::Read + Send), each: &'a mut dyn FnMut(Stream, &str) },
-    /// No input; each line as it comes, none kept, until the program ends or `each` breaks, which ends it.
+    /// No input; each line as it comes, none kept, until the program ends or `each` breaks: then it is told to end (TERM), and
+    /// it and what is left of its group are killed where that takes longer than some seconds.
     Follow { each: &'a mut Follow<'a> },
-    /// The caller's own descriptors 0, 1 and 2 go straight to the program: nothing in between, any size, any bytes. But never a
-    /// terminal: whoever holds one can type into it. The program gets a pipe in its place.
-    Inherit,
+    /// What comes from the caller's descriptor 0 and goes to 1 and 2, any size, any bytes. The program gets pipes, never the
+    /// descriptors: whoever holds a terminal can type into it, and whoever holds a file can cut it off.
+    Caller,
     /// A new terminal inside, joined to the caller's: window size, signals and raw mode included.
     Terminal,
+}
+
+/// Something on the host that makes machines less apart than they should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub seen: String,
+    pub remedy: String,
+}
+
+/// A machine whose init runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Started {
+    /// What its user should know of it: how it is less apart from others than it should be.
+    pub warning: Option<String>,
 }
 
 /// How a program inside a machine ended.
@@ -103,6 +128,11 @@ pub trait Provider: Send + Sync {
     /// What it needs of this host is there: its version in words. Costs more than the verbs; for checks.
     fn ready(&self) -> Result<String>;
 
+    /// What of this host makes machines less apart from its users or from each other; for checks.
+    fn troubles(&self) -> Vec<Trouble> {
+        Vec::new()
+    }
+
     /// Every machine of this installation, running or not, with its state; one cheap pass, whatever their number.
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>>;
 
@@ -121,7 +151,7 @@ pub trait Provider: Send + Sync {
     fn place(&self, id: &MachineId, files: &[File], gone: &[String]) -> Result<()>;
 
     /// Starts init and returns as soon as it runs; services come up later. Thaws a frozen machine.
-    fn start(&self, id: &MachineId) -> Result<()>;
+    fn start(&self, id: &MachineId) -> Result<Started>;
 
     /// Graceful shutdown, then force after `grace`. A machine that is halted or absent is fine.
     fn stop(&self, id: &MachineId, grace: Duration) -> Result<()>;
@@ -133,13 +163,13 @@ pub trait Provider: Send + Sync {
     fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended>;
 
     /// Copies a file or folder from the host into a running machine; `target` follows `cp -a`: into an existing folder, else as that name.
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()>;
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()>;
 
     /// Unpacks a tar stream into a folder that a running machine has, as a user of it who may write there: what it holds becomes theirs.
-    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()>;
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()>;
 
     /// Copies a file or folder out of a running machine, as the calling user's own files.
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()>;
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()>;
 
     /// Where the machine is reached, from its configuration; empty when it is absent.
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>>;

@@ -13,8 +13,10 @@ use tokio::time::Sleep;
 use super::connection::Busy;
 use super::log;
 use super::metrics::Metrics;
+use super::pace::Pace;
 use super::pool::Lease;
 use super::table::Site;
+use crate::shares::Share;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,6 +29,7 @@ pub enum Upload {
         incoming: Incoming,
         metrics: Arc<Metrics>,
         gate: Option<Pin<Box<Gate>>>,
+        pace: Option<Pace>,
     },
 }
 
@@ -103,18 +106,22 @@ impl Body for Upload {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream { incoming, metrics, gate } => {
+            Self::Stream { incoming, metrics, gate, pace } => {
                 if let Some(closed) = gate {
                     if !ready!(closed.poll(cx)) {
                         return Poll::Ready(Some(Err("the backend answered without the body".into())));
                     }
                     *gate = None;
                 }
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+                    let Some(pace) = pace else { return Poll::Pending };
+                    return pace.wait(cx).map(|slow| Some(Err(slow.into())));
+                };
                 if let Some(Ok(frame)) = &frame
                     && let Some(data) = frame.data_ref()
                 {
                     metrics.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    pace.iter_mut().for_each(|pace| pace.came(data.len()));
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
@@ -140,8 +147,26 @@ impl Body for Upload {
 
 /// What a client is sent.
 pub enum Download {
-    Whole(Option<Bytes>),
+    Whole {
+        bytes: Option<Bytes>,
+        /// Of the client's requests, where there is no [`Record`] that has it.
+        _share: Option<Share>,
+    },
     Stream(Pin<Box<Stream>>),
+}
+
+impl Download {
+    pub fn whole(bytes: Option<Bytes>) -> Self {
+        Self::Whole { bytes, _share: None }
+    }
+
+    /// The share is given back with the last byte.
+    pub fn held(self, share: Share) -> Self {
+        match self {
+            Self::Whole { bytes, .. } => Self::Whole { bytes, _share: Some(share) },
+            Self::Stream(stream) => Self::Stream(stream),
+        }
+    }
 }
 
 /// A backend's answer. It moves the backend's connection along while it is read, and gives it back at the end.
@@ -157,21 +182,21 @@ impl Body for Download {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut *self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Whole { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(stream) => stream.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(bytes) => bytes.is_none(),
+            Self::Whole { bytes, .. } => bytes.is_none(),
             Self::Stream(stream) => stream.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream(stream) => stream.incoming.size_hint(),
         }
     }
@@ -216,6 +241,8 @@ pub struct Record {
     pub line: Option<Box<Line>>,
     /// Keeps the client's connection from being taken for an idle one.
     _busy: Busy,
+    /// Of the client's requests, and of those to the site's environment.
+    _shares: [Share; 2],
 }
 
 /// What the access log says; collected only where somebody reads it.
@@ -229,9 +256,9 @@ pub struct Line {
 }
 
 impl Record {
-    pub fn new(site: Arc<Site>, busy: Busy) -> Self {
+    pub fn new(site: Arc<Site>, busy: Busy, shares: [Share; 2]) -> Self {
         site.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { site, began: Instant::now(), status: 0, bytes: 0, failed: false, line: None, _busy: busy }
+        Self { site, began: Instant::now(), status: 0, bytes: 0, failed: false, line: None, _busy: busy, _shares: shares }
     }
 }
 

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
@@ -15,14 +16,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::CipherSuite;
 use rustls::server::ResolvesServerCert;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::gather::{Gathered, gather};
 use super::headers::Client;
 use super::worker::Shared;
-use super::{Error, handle};
+use super::{Error, handle, pages};
+use crate::model::EnvironmentRoute;
+use crate::shares::{Account, Share};
 
 /// TLS 1.2 and 1.3 with the certificates given; sessions are resumed by tickets, so no state is kept for them.
 pub fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, Error> {
@@ -44,6 +47,8 @@ pub fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, Err
 /// What the sweeper and a connection tell each other.
 pub struct State {
     shared: Arc<Shared>,
+    /// Its place among all connections.
+    share: Share,
     verdict: AtomicU8,
     /// One for the connection and one for each tunnel through it.
     wakers: Mutex<Vec<Waker>>,
@@ -52,6 +57,10 @@ pub struct State {
     begun: AtomicU32,
     /// Reads and writes that moved bytes.
     moved: AtomicU32,
+    /// Writes that moved bytes.
+    written: AtomicU32,
+    /// The client has not taken what it was sent last.
+    unread: AtomicBool,
     /// Many requests at a time: it can be told to finish.
     polite: AtomicBool,
     /// Bytes go through it that are not HTTP: either side may end first.
@@ -69,15 +78,17 @@ thread_local! {
 
 impl State {
     /// Known to this thread's sweeper until it is dropped.
-    pub fn new(shared: &Arc<Shared>) -> Arc<Self> {
-        shared.open.fetch_add(1, Ordering::Relaxed);
+    pub fn new(shared: &Arc<Shared>, share: Share) -> Arc<Self> {
         let state = Arc::new(Self {
             shared: shared.clone(),
+            share,
             verdict: AtomicU8::new(0),
             wakers: Mutex::default(),
             busy: AtomicU32::new(0),
             begun: AtomicU32::new(0),
             moved: AtomicU32::new(0),
+            written: AtomicU32::new(0),
+            unread: AtomicBool::new(false),
             polite: AtomicBool::new(false),
             tunnel: AtomicBool::new(false),
             seen: AtomicU32::new(0),
@@ -99,16 +110,22 @@ impl State {
 
     /// Counts seconds in which nothing happened that should have.
     fn tick(&self) {
-        let busy = self.busy.load(Ordering::Relaxed) > 0;
-        // Between requests only a whole head counts: single bytes of one are what a slow loris sends.
-        let now = if busy { &self.moved } else { &self.begun }.load(Ordering::Relaxed);
+        let limits = &self.shared.config.limits;
+        let (counter, limit) = if self.busy.load(Ordering::Relaxed) == 0 {
+            // Between requests only a whole head counts: single bytes of one are what a slow loris sends.
+            (&self.begun, limits.head)
+        } else if self.unread.load(Ordering::Relaxed) {
+            // Nor does it count what a client says that does not listen.
+            (&self.written, limits.unread)
+        } else {
+            (&self.moved, limits.silence)
+        };
+        let now = counter.load(Ordering::Relaxed);
         if self.seen.swap(now, Ordering::Relaxed) != now {
             self.quiet.store(0, Ordering::Relaxed);
             return;
         }
         let quiet = u64::from(self.quiet.fetch_add(1, Ordering::Relaxed)) + 1;
-        let limits = &self.shared.config.limits;
-        let limit = if busy { limits.silence } else { limits.head };
         if quiet > limit.as_secs() {
             // HTTP/2 says goodbye first; if that changes nothing for a while, it is cut as well.
             let polite = self.polite.load(Ordering::Relaxed) && quiet < limit.as_secs() + 5;
@@ -118,6 +135,20 @@ impl State {
 
     fn moved(&self) {
         self.moved.store(self.moved.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    fn wrote(&self, taken: bool) {
+        self.unread.store(!taken, Ordering::Relaxed);
+        if taken {
+            self.moved();
+            self.written.store(self.written.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Of HTTP/2 at a time: fewer for each connection of a client that has many.
+    fn streams(&self) -> u32 {
+        let most = self.shared.places.requests.total() / 2 / self.share.account().held().max(1);
+        u32::try_from(most.clamp(16, 250)).expect("it is at most 250")
     }
 
     pub fn becomes_tunnel(&self) {
@@ -161,12 +192,6 @@ impl State {
             self.wakers().retain(|waker| !waker.will_wake(&mine));
         }
         output
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        self.shared.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -216,15 +241,56 @@ pub struct Peer {
     pub client: Client,
     pub address: std::net::IpAddr,
     pub gateway: Option<Ipv4Addr>,
+    /// Of its requests to all environments.
+    pub asker: Arc<Account>,
+    /// Of those to the environment that was asked last.
+    within: Mutex<Option<(Ipv4Addr, Arc<Account>)>>,
 }
 
-pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, door: Door) {
+impl Peer {
+    /// Of its requests to one environment.
+    pub fn within(&self, environment: Ipv4Addr) -> Arc<Account> {
+        let mut last = self.within.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((known, account)) if *known == environment => account.clone(),
+            _ => last.insert((environment, self.shared.places.sites.member(environment, self.address))).1.clone(),
+        }
+    }
+}
+
+/// Closes a connection that its client has too many of. It hears why where saying so is cheap: TLS would take a handshake first.
+pub fn refuse(shared: &Shared, mut stream: TcpStream, remote: SocketAddr, door: Door) {
+    if door.secure {
+        return;
+    }
+    let Some(place) = shared.places.told.asker(door.gateway, remote.ip()).take() else { return };
+    tokio::spawn(async move {
+        let told = async {
+            // What is left unread would take the answer along when the connection is closed.
+            let mut head = Vec::new();
+            while head.len() < 8 << 10 && !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await? > 0 {}
+            stream.write_all(&pages::refusal(&head)).await?;
+            stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+        drop(place);
+    });
+}
+
+pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, door: Door, share: Share) {
     let Door { secure, port, gateway } = door;
-    let state = State::new(&shared);
+    let state = State::new(&shared, share);
     let trusted = shared.config.trusted.iter().any(|net| net.contains(&remote.ip().to_canonical()));
     let client = Client::new(remote.ip(), port, secure, trusted);
     let address = remote.ip().to_canonical();
-    let peer = || Arc::new(Peer { shared: shared.clone(), state: state.clone(), client, address, gateway });
+    if gateway.is_some_and(|gateway| !is_neighbour(address, gateway)) {
+        return;
+    }
+    let peer = || {
+        let (shared, state, within) = (shared.clone(), state.clone(), Mutex::default());
+        let asker = shared.places.requests.asker(gateway, address);
+        Arc::new(Peer { shared, state, client, address, gateway, asker, within })
+    };
     let over = |_: Pin<&mut _>| false;
     if secure {
         let accept = shared.tls.accept(stream);
@@ -242,6 +308,15 @@ pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, d
         Box::pin(http2(peer(), stream)).await;
     } else {
         Box::pin(http1(peer(), stream)).await;
+    }
+}
+
+/// Who comes to a gateway is one of its environment's machines, or this host. Who on the network knows a gateway has a way to
+/// it past every bridge: a computer takes what is for any of its addresses.
+fn is_neighbour(address: IpAddr, gateway: Ipv4Addr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback() || EnvironmentRoute::network_v4(v4) == EnvironmentRoute::network_v4(gateway),
+        IpAddr::V6(_) => false,
     }
 }
 
@@ -279,7 +354,7 @@ async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(peer: Arc<Pee
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(limit).unwrap_or(u32::MAX))
-        .max_concurrent_streams(250)
+        .max_concurrent_streams(state.streams())
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(1 << 20)
         .max_send_buf_size(256 << 10)
@@ -314,9 +389,7 @@ impl<S: AsyncRead + Unpin> Read for Io<S> {
 impl<S: AsyncWrite + Unpin> Write for Io<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        if done.is_ready() {
-            self.state.moved();
-        }
+        self.state.wrote(done.is_ready());
         done
     }
 
@@ -337,9 +410,7 @@ impl<S: AsyncWrite + Unpin> Write for Io<S> {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
-        if done.is_ready() {
-            self.state.moved();
-        }
+        self.state.wrote(done.is_ready());
         done
     }
 }

@@ -22,11 +22,13 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::body::{Download, Gate, Latch, Line, Record, Stream, Upload};
 use super::connection::Peer;
+use super::pace::{Pace, TooSlow};
 use super::pages::{self, Asker, Page};
 use super::pool::{self, Lease};
 use super::table::{Endpoint, Site};
 use super::{Limits, headers};
 use crate::model::Protocol;
+use crate::shares::Share;
 
 /// Names the machine that answered first, where a site is sticky.
 const STICKY: &str = "adt-backend";
@@ -44,16 +46,25 @@ pub enum Failure {
     Timeout(Duration),
     #[error("it stopped accepting connections while it was waited for")]
     Gone,
+    #[error("its environment has too many connections open: {0} of them")]
+    Crowded(usize),
 }
 
 impl Failure {
     /// A slow answer, or a body that the client did not finish, say something about the request rather than about the machine.
-    fn is_the_backends(&self) -> bool {
+    pub fn is_the_backends(&self) -> bool {
         match self {
-            Self::Timeout(_) => false,
+            Self::Timeout(_) | Self::Crowded(_) => false,
             Self::Broken(error) => !error.is_user(),
             Self::Connect(_) | Self::ConnectTimeout(_) | Self::Gone => true,
         }
+    }
+
+    /// The client is to blame, which sent its body too slowly.
+    fn is_too_slow(&self) -> bool {
+        let Self::Broken(error) = self else { return false };
+        let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+        causes.into_iter().any(|cause| cause.is::<TooSlow>())
     }
 
     /// Nothing was sent to the backend.
@@ -73,7 +84,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    async fn new(mut parts: Parts, incoming: Incoming, limits: &Limits, site: &Site) -> Result<Self, hyper::Error> {
+    async fn new(mut parts: Parts, incoming: Incoming, limits: &Limits, site: &Site) -> Result<Self, Page> {
         let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
         let waits = parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let mut new =
@@ -82,13 +93,17 @@ impl Outgoing {
             parts.headers.remove(EXPECT);
             new.body = Some(Upload::Empty);
         } else if idempotent && !waits && incoming.size_hint().upper().is_some_and(|size| size <= limits.replay_bytes) {
-            let bytes = incoming.collect().await?.to_bytes();
+            let collected = tokio::time::timeout(limits.body, incoming.collect()).await;
+            let bytes = collected.map_err(|_| Page::slow_upload())?.map_err(|_| Page::broken_upload())?.to_bytes();
             site.metrics.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             new.kept = Some(bytes);
         } else {
             new.latch = waits.then(Arc::default);
             let gate = new.latch.clone().map(|latch| Box::pin(Gate::new(latch)));
-            new.body = Some(Upload::Stream { incoming, metrics: site.metrics.clone(), gate });
+            // A stream of gRPC may be silent whatever it declares.
+            let paced = site.route.protocol == Protocol::Http1 && incoming.size_hint().exact().is_some();
+            let pace = paced.then(|| Pace::new(limits.body));
+            new.body = Some(Upload::Stream { incoming, metrics: site.metrics.clone(), gate, pace });
             new.repeatable = false;
         }
         new.parts = parts;
@@ -185,9 +200,12 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
     let sticky = if site.route.sticky { headers::cookie(request.headers(), STICKY).map(str::to_owned) } else { None };
     let (mut parts, incoming) = request.into_parts();
     prepare(peer, &site, &mut parts);
-    let Ok(mut outgoing) = Outgoing::new(parts, incoming, limits, &site).await else {
-        record.status = 400;
-        return pages::page(&asker, Page::broken_upload());
+    let mut outgoing = match Outgoing::new(parts, incoming, limits, &site).await {
+        Ok(outgoing) => outgoing,
+        Err(page) => {
+            record.status = page.status.as_u16();
+            return pages::page(&asker, page);
+        }
     };
     let mut tried = Vec::new();
     let mut last = None;
@@ -212,12 +230,16 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
                 if failure.is_the_backends() {
                     endpoint.failed(failure.is_unreachable());
                 }
-                let slow = matches!(failure, Failure::Timeout(_));
+                if failure.is_too_slow() {
+                    record.status = 408;
+                    return pages::page(&asker, Page::slow_upload());
+                }
+                // Nobody waits that long twice, and the environment's other machines are not reached either.
+                let over = matches!(failure, Failure::Timeout(_) | Failure::Crowded(_));
                 tracing::debug!(host = site.route.host, machine = %endpoint.backend.machine, %failure, "no answer");
                 tried.push(endpoint.clone());
                 last = Some((endpoint, failure));
-                // Nobody waits that long twice.
-                if slow {
+                if over {
                     break;
                 }
             }
@@ -238,6 +260,7 @@ pub fn answer(response: Response<Incoming>, lease: Lease, mut record: Record) ->
     let (mut parts, incoming) = response.into_parts();
     record.status = parts.status.as_u16();
     headers::drop_hop_by_hop(&mut parts.headers);
+    headers::confine_cookies(&mut parts.headers, record.site.environment_host());
     // HTTP/1.1's encoder and HTTP/2's pseudo headers are the server's matter.
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
@@ -263,7 +286,7 @@ async fn http1(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, si
         let fresh = pooled.is_none();
         let mut connection = match pooled {
             Some(connection) => connection,
-            None => dial(endpoint, limits).await?,
+            None => dial(endpoint, limits, site).await?,
         };
         if outgoing.has_body() {
             connection.spawn();
@@ -301,8 +324,10 @@ async fn http1(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, si
 async fn http2(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, site: &Site) -> Result<Answered, Failure> {
     let address = endpoint.backend.address;
     loop {
-        let connecting = tokio::time::timeout(limits.connect, pool::http2(address)).await;
-        let (mut sender, known) = connecting.map_err(|_| Failure::ConnectTimeout(limits.connect))?.map_err(Failure::Connect)?;
+        let (mut sender, known) = match pool::http2(address) {
+            Some(sender) => (sender, true),
+            None => (connect(pool::dial_http2(address, place(site)?), limits).await?, false),
+        };
         if let Err(error) = sender.ready().await {
             pool::forget(address);
             if known {
@@ -337,8 +362,17 @@ fn again(mut error: TrySendError<Request<Upload>>, outgoing: &mut Outgoing, fres
     if !fresh && outgoing.can_be_sent() { Ok(()) } else { Err(Failure::Broken(error.into_error())) }
 }
 
-pub async fn dial(endpoint: &Endpoint, limits: &Limits) -> Result<pool::Http1, Failure> {
-    let dialled = tokio::time::timeout(limits.connect, pool::dial(endpoint.backend.address)).await;
+pub async fn dial(endpoint: &Endpoint, limits: &Limits, site: &Site) -> Result<pool::Http1, Failure> {
+    connect(pool::dial(endpoint.backend.address, place(site)?), limits).await
+}
+
+/// What a connection to a machine of the site's environment needs.
+fn place(site: &Site) -> Result<Share, Failure> {
+    site.backends.take().ok_or_else(|| Failure::Crowded(site.backends.held()))
+}
+
+async fn connect<T>(connection: impl Future<Output = std::io::Result<T>>, limits: &Limits) -> Result<T, Failure> {
+    let dialled = tokio::time::timeout(limits.connect, connection).await;
     dialled.map_err(|_| Failure::ConnectTimeout(limits.connect))?.map_err(Failure::Connect)
 }
 

@@ -22,13 +22,17 @@ enum Next {
 
 pub async fn request(peer: Arc<Peer>, mut request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
     let busy = peer.state.begin();
+    let Some(asked) = peer.asker.take() else {
+        return Ok(pages::page(&Asker::of(&request), Page::crowded_client()));
+    };
     let next = match host::of(&request) {
         _ if headers::is_coded(request.headers()) => Next::Answer(coded(&request)),
         Ok(host) => peer.shared.with_table(|table| decide(&peer, &request, &host, table)),
         Err(host::Bad) => Next::Answer(pages::page(&Asker::of(&request), Page::bad_host())),
     };
     let site = match next {
-        Next::Answer(answer) => return Ok(answer),
+        // It is there until the client took it.
+        Next::Answer(answer) => return Ok(answer.map(|page| page.held(asked))),
         Next::Site(site) => site,
     };
     // Backends see the host that was routed by, also where the request line said another.
@@ -36,7 +40,10 @@ pub async fn request(peer: Arc<Peer>, mut request: Request<Incoming>) -> Result<
         let host = HeaderValue::from_str(authority.as_str()).expect("it was checked to be a host name");
         request.headers_mut().insert(HOST, host);
     }
-    let record = Record::new(site, busy);
+    let Some(within) = peer.within(site.gateway).take() else {
+        return Ok(pages::page(&Asker::of(&request), Page::crowded_site(&site)));
+    };
+    let record = Record::new(site, busy, [asked, within]);
     if tunnel::is_wanted(&request) {
         return Ok(Box::pin(tunnel::open(&peer, request, record)).await);
     }
@@ -103,7 +110,7 @@ fn refused(request: &Request<Incoming>) -> bool {
 fn redirect(request: &Request<Incoming>, name: &str, links: &pages::Links) -> Response<Download> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let path = if path.starts_with('/') { path } else { "/" };
-    let mut answer = Response::new(Download::Whole(None));
+    let mut answer = Response::new(Download::whole(None));
     *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
     let target = format!("{}{path}", links.origin(name));
     answer.headers_mut().insert(LOCATION, HeaderValue::from_str(&target).expect("a parsed path and a checked name are a URL"));

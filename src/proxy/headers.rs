@@ -2,7 +2,8 @@
 
 use hyper::HeaderMap;
 use hyper::header::{
-    CONNECTION, COOKIE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -131,6 +132,42 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Keeps cookies within their environment, whose `host` is the widest domain that they may name: for browsers all environments
+/// are one site, so that a cookie of `example.test` would be sent to each of them. One that is narrowed still reaches all sites
+/// that an application in production shares it with. Browsers throw cookies of other domains away by themselves.
+///
+/// A script can still write such a cookie in the browser; no answer of ours comes by there.
+pub fn confine_cookies(headers: &mut HeaderMap, host: &str) {
+    if !headers.contains_key(SET_COOKIE) {
+        return;
+    }
+    let confined: Vec<_> = headers.get_all(SET_COOKIE).iter().map(|cookie| confined(cookie, host)).collect();
+    headers.remove(SET_COOKIE);
+    for cookie in confined {
+        headers.append(SET_COOKIE, cookie);
+    }
+}
+
+fn confined(cookie: &HeaderValue, host: &str) -> HeaderValue {
+    let is_wide = |part: &&[u8]| {
+        let Some(equals) = part.iter().position(|byte| *byte == b'=') else { return false };
+        let (name, value) = (part[..equals].trim_ascii(), part[equals + 1..].trim_ascii());
+        let value = value.strip_prefix(b".").unwrap_or(value);
+        let above = host.len().checked_sub(value.len()).filter(|length| *length > 0).map(|start| host.as_bytes().split_at(start));
+        name.eq_ignore_ascii_case(b"domain")
+            && !value.is_empty()
+            && above.is_some_and(|(before, rest)| before.ends_with(b".") && rest.eq_ignore_ascii_case(value))
+    };
+    let parts: Vec<_> = cookie.as_bytes().split(|byte| *byte == b';').collect();
+    if !parts.iter().skip(1).any(is_wide) {
+        return cookie.clone();
+    }
+    let narrowed = format!(" Domain={host}");
+    // What comes before the first semicolon is the cookie itself, whatever it looks like.
+    let parts = parts.iter().enumerate().map(|(at, part)| if at > 0 && is_wide(part) { narrowed.as_bytes() } else { *part });
+    HeaderValue::from_bytes(&parts.collect::<Vec<_>>().join(&b';')).expect("it is made of a header value and a host name")
+}
+
 /// The value of one cookie.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
@@ -143,6 +180,29 @@ mod tests {
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn cookies_stay_in_their_environment() {
+        let host = "1161.shop.example.test";
+        for (set, kept) in [
+            ("a=1; Domain=example.test; Path=/", "a=1; Domain=1161.shop.example.test; Path=/"),
+            ("a=1;domain=.SHOP.example.TEST", "a=1; Domain=1161.shop.example.test"),
+            ("a=1; DOMAIN = test ", "a=1; Domain=1161.shop.example.test"),
+            ("a=1; Domain=x.test; Domain=example.test", "a=1; Domain=x.test; Domain=1161.shop.example.test"),
+            ("a=1; Domain=1161.shop.example.test", "a=1; Domain=1161.shop.example.test"),
+            ("a=1; Domain=www.1161.shop.example.test", "a=1; Domain=www.1161.shop.example.test"),
+            ("a=1; Domain=ample.test", "a=1; Domain=ample.test"),
+            ("a=1; Domain=shop.com; Secure", "a=1; Domain=shop.com; Secure"),
+            ("domain=example.test; HttpOnly", "domain=example.test; HttpOnly"),
+            ("a=1; Domain=; Path=/", "a=1; Domain=; Path=/"),
+        ] {
+            let mut headers = map(&[("set-cookie", "b=2"), ("set-cookie", "b=3")]);
+            headers.append(SET_COOKIE, HeaderValue::from_static(set));
+            confine_cookies(&mut headers, host);
+            let all: Vec<_> = headers.get_all(SET_COOKIE).iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(all.last(), Some(&kept), "{set}");
+        }
     }
 
     #[test]

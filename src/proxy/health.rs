@@ -1,5 +1,7 @@
 //! Asks backends how they are, where that matters: sites that somebody used just now, and backends that are marked down.
 
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,8 +13,9 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
 
-use super::table::{Endpoint, Site, now};
+use super::table::{Endpoint, Site, Table, now};
 use super::worker::Shared;
 use crate::model::Protocol;
 
@@ -20,29 +23,51 @@ const EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A site is looked after for this long after its last request.
 const RECENTLY: u64 = 30_000;
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
+/// Of one environment.
+const AT_ONCE_EACH: usize = 16;
 
+/// One environment's machines that don't answer hold up no other's.
 pub async fn watch(shared: Arc<Shared>) {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
+    let mut running: HashMap<Ipv4Addr, JoinHandle<()>> = HashMap::new();
     let mut round = tokio::time::interval(EVERY);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         round.tick().await;
-        let table = shared.table();
-        let mut checks = tokio::task::JoinSet::new();
-        for site in table.sites().filter(|site| site.up) {
-            let asked = site.asked.load(Ordering::Relaxed);
-            let recently = asked != 0 && now().saturating_sub(asked) < RECENTLY;
-            for endpoint in site.endpoints.iter().filter(|endpoint| recently || endpoint.is_marked()) {
-                let (site, endpoint, permits) = (site.clone(), endpoint.clone(), permits.clone());
-                checks.spawn(async move {
-                    let _permit = permits.acquire().await;
-                    check(&site, &endpoint).await;
-                });
-            }
+        running.retain(|_, round| !round.is_finished());
+        for (gateway, checks) in due(&shared.table()) {
+            running.entry(gateway).or_insert_with(|| tokio::spawn(environment(checks, permits.clone())));
         }
-        while checks.join_next().await.is_some() {}
     }
+}
+
+type Checks = Vec<(Arc<Site>, Arc<Endpoint>)>;
+
+fn due(table: &Table) -> HashMap<Ipv4Addr, Checks> {
+    let mut due: HashMap<_, Checks> = HashMap::new();
+    for site in table.sites().filter(|site| site.up) {
+        let asked = site.asked.load(Ordering::Relaxed);
+        let recently = asked != 0 && now().saturating_sub(asked) < RECENTLY;
+        for endpoint in site.endpoints.iter().filter(|endpoint| recently || endpoint.is_marked()) {
+            due.entry(site.gateway).or_default().push((site.clone(), endpoint.clone()));
+        }
+    }
+    due
+}
+
+async fn environment(checks: Checks, permits: Arc<Semaphore>) {
+    let own = Arc::new(Semaphore::new(AT_ONCE_EACH));
+    let mut running = JoinSet::new();
+    for (site, endpoint) in checks {
+        let (permits, own) = (permits.clone(), own.clone());
+        running.spawn(async move {
+            let _own = own.acquire().await;
+            let _permit = permits.acquire().await;
+            check(&site, &endpoint).await;
+        });
+    }
+    running.join_all().await;
 }
 
 async fn check(site: &Site, endpoint: &Endpoint) {

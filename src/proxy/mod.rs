@@ -10,12 +10,15 @@
 //!   tunnel      WebSocket and other upgrades                                                  │
 //!   pool        a thread's own connections to backends                                        │
 //!   log         a line for each request, gathered per thread and written once a second        │
-//!   health      which backends are worth asking                                               ▼
+//!   health      which backends are worth asking                                               │
+//!   places      what clients and environments share, and who has how much of it               │
+//!   pace        how slowly a client may send a body                                           ▼
 //!   table       routes in the form that requests need; replaced as a whole, never changed in place
 //! ```
 //! What always holds:
 //! - A request takes no lock that another thread may hold: the table is cached per thread behind a version number, pools and
-//!   connections belong to one thread, counters are atomic.
+//!   connections belong to one thread, counters are atomic, and a connection keeps the accounts that its requests are counted in.
+//! - Nobody waits for a place: who has taken its share is refused at once, and the others find theirs.
 //! - No body is collected, except for a small one of an idempotent request that may have to be sent again.
 //! - A new table never touches a connection: requests that run keep the site they began with.
 //!
@@ -32,7 +35,9 @@ mod health;
 mod host;
 mod log;
 mod metrics;
+mod pace;
 mod pages;
+mod places;
 mod pool;
 mod table;
 mod tunnel;
@@ -41,7 +46,6 @@ mod worker;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -53,7 +57,6 @@ pub use gateways::At;
 use gateways::Gateways;
 pub use log::Log;
 pub use metrics::MoreMetrics;
-use table::Table;
 use worker::Shared;
 
 #[derive(Debug, thiserror::Error)]
@@ -117,14 +120,22 @@ pub struct Config {
 
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// More clients than this wait in the kernel's queue.
+    /// Of all clients. One alone has at most half of these, here and below.
     pub connections: usize,
+    /// That are not over.
+    pub requests: usize,
+    /// Connections to machines.
+    pub backends: usize,
     /// Of a request's head; hyper itself allows 100 headers.
     pub head_bytes: usize,
     /// Between connecting, or the end of an answer, and the end of the next head.
     pub head: Duration,
     /// Without a byte in either direction while a request or a tunnel is open. Long, because somebody may sit in a debugger.
     pub silence: Duration,
+    /// For a body of a declared length that does not come, and comes at less than a hundred bytes a second.
+    pub body: Duration,
+    /// For a client that takes nothing of what is ready for it.
+    pub unread: Duration,
     pub connect: Duration,
     /// Until a backend's headers.
     pub response: Duration,
@@ -136,9 +147,13 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 50_000,
+            requests: 16_384,
+            backends: 16_384,
             head_bytes: 64 << 10,
             head: Duration::from_secs(60),
             silence: Duration::from_secs(3600),
+            body: Duration::from_secs(60),
+            unread: Duration::from_secs(600),
             connect: Duration::from_secs(2),
             response: Duration::from_secs(600),
             replay_bytes: 64 << 10,
@@ -164,7 +179,7 @@ impl Server {
         let https = worker::reserve(&config.https)?;
         let https_port = config.ports.map(|ports| ports.https).or(https.first().map(SocketAddr::port));
         let gateways = config.gateways;
-        let shared = Arc::new(Shared::new(config, Table::new(routes.clone(), None), tls, https_port));
+        let shared = Arc::new(Shared::new(config, routes.clone(), tls, https_port));
         let mut sockets = Vec::new();
         for _ in 0..count {
             sockets.push(worker::Sockets::bind(&http, &https)?);
@@ -214,7 +229,7 @@ impl Server {
 
     /// Open client connections, tunnels included.
     pub fn connections(&self) -> usize {
-        self.shared.open.load(Ordering::Relaxed)
+        self.shared.places.connections.used()
     }
 
     /// In Prometheus' text format.

@@ -3,7 +3,10 @@
 use std::fmt::Display;
 
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,6 +17,19 @@ use super::table::{Endpoint, Found, Site, Table};
 use crate::model::route::OWN_PAGE;
 use crate::model::{EnvironmentRoute, PlatformRoute};
 use crate::template;
+
+/// Our pages run no scripts, send no forms, are shown in no other page's frame and read by no other page's scripts.
+const FOR_BROWSERS: [(HeaderName, &str); 6] = [
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (X_FRAME_OPTIONS, "DENY"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+];
 
 const STYLE: &str = include_str!("../../proxy/pages/style.css");
 const HOME: &str = include_str!("../../proxy/pages/home.html");
@@ -120,6 +136,23 @@ impl Page {
         Self::new(StatusCode::BAD_REQUEST, "broken request", "the request's body ended too early")
     }
 
+    pub fn slow_upload() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "slow request", "the request's body comes too slowly")
+    }
+
+    /// Of whoever asks: the others have the rest.
+    pub fn crowded_client() -> Self {
+        let why = "too many requests or connections of this client are open, and the others' places are kept for them";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests", why).retry(1)
+    }
+
+    pub fn crowded_site(site: &Site) -> Self {
+        let (platform, environment) = (&site.platform, &site.environment);
+        let why = format!("environment {platform}/{environment} has too many requests open that it has not answered");
+        let page = Self::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests", why);
+        page.command(format!("adt env:check {platform} {environment}")).retry(1)
+    }
+
     pub fn coding() -> Self {
         let why = "bodies are taken whole or in chunks: `Transfer-Encoding: chunked` and nothing else";
         Self::new(StatusCode::NOT_IMPLEMENTED, "unknown coding", why)
@@ -147,7 +180,9 @@ impl Page {
             Some((endpoint, failure)) => {
                 let status = match failure {
                     // Like a site that no machine serves: nobody was there to be asked.
-                    Failure::Connect(_) | Failure::ConnectTimeout(_) | Failure::Gone => StatusCode::SERVICE_UNAVAILABLE,
+                    Failure::Connect(_) | Failure::ConnectTimeout(_) | Failure::Gone | Failure::Crowded(_) => {
+                        StatusCode::SERVICE_UNAVAILABLE
+                    }
                     Failure::Broken(_) => StatusCode::BAD_GATEWAY,
                     Failure::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
                 };
@@ -244,6 +279,21 @@ pub fn page(asker: &Asker, page: Page) -> Response<Download> {
     response
 }
 
+/// The whole answer to a client whose connection is not served, in the form that its first words ask for.
+pub fn refusal(head: &[u8]) -> Vec<u8> {
+    let html = head.windows(9).any(|word| word.eq_ignore_ascii_case(b"text/html"));
+    let asker = Asker { form: if html { Form::Html } else { Form::Text }, reads: true };
+    let response = page(&asker, Page::crowded_client());
+    let mut text = format!("HTTP/1.1 {}\r\nconnection: close\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        text.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    let Download::Whole { bytes: Some(body), .. } = response.body() else { unreachable!("pages are whole") };
+    text.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+    text.extend_from_slice(body);
+    text
+}
+
 /// The homepage of a level.
 pub fn home(asker: &Asker, place: &Found<'_>, name: &str, table: &Table, links: &Links) -> Response<Download> {
     if !asker.reads {
@@ -334,12 +384,14 @@ fn response(status: StatusCode, form: Form, body: String) -> Response<Download> 
         Form::Json => "application/json",
         Form::Text => "text/plain; charset=utf-8",
     };
-    let mut response = Response::new(Download::Whole(Some(Bytes::from(body))));
+    let mut response = Response::new(Download::whole(Some(Bytes::from(body))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(OWN_PAGE, HeaderValue::from_static("1"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
+    for (name, value) in FOR_BROWSERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use super::body::{Latch, Upload};
 use super::table::now;
+use crate::shares::Share;
 
 type Driver = http1::Connection<TokioIo<TcpStream>, Upload>;
 
@@ -41,6 +42,8 @@ pub struct Http1 {
     address: SocketAddr,
     /// Since when it is idle.
     since: u64,
+    /// Of its environment's connections.
+    _place: Share,
     /// Of a request that expects `100 Continue`.
     pub latch: Option<Arc<Latch>>,
 }
@@ -77,25 +80,26 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// A new connection.
-pub async fn dial(address: SocketAddr) -> std::io::Result<Http1> {
+pub async fn dial(address: SocketAddr, place: Share) -> std::io::Result<Http1> {
     let stream = connect(address).await?;
     let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
-    Ok(Http1 { sender, driver: Some(Box::pin(driver)), address, since: now(), latch: None })
+    Ok(Http1 { sender, driver: Some(Box::pin(driver)), address, since: now(), _place: place, latch: None })
 }
 
-/// The thread's one HTTP/2 connection to the backend, and whether it was there before.
-pub async fn http2(address: SocketAddr) -> std::io::Result<(http2::SendRequest<Upload>, bool)> {
-    let known = POOL.with_borrow_mut(|pool| pool.http2.get(&address).filter(|sender| !sender.is_closed()).cloned());
-    if let Some(sender) = known {
-        return Ok((sender, true));
-    }
+/// The thread's one HTTP/2 connection to the backend.
+pub fn http2(address: SocketAddr) -> Option<http2::SendRequest<Upload>> {
+    POOL.with_borrow_mut(|pool| pool.http2.get(&address).filter(|sender| !sender.is_closed()).cloned())
+}
+
+/// A new one, for the requests to come too.
+pub async fn dial_http2(address: SocketAddr, place: Share) -> std::io::Result<http2::SendRequest<Upload>> {
     let stream = connect(address).await?;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
     let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
-    tokio::spawn(async move { drop(driver.await) });
+    tokio::spawn(async move { drop((driver.await, place)) });
     POOL.with_borrow_mut(|pool| pool.http2.insert(address, sender.clone()));
-    Ok((sender, false))
+    Ok(sender)
 }
 
 /// Forgets a shared connection that broke.

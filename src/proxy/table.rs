@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::metrics::Metrics;
 use crate::model::{Backend, EnvironmentRoute, PlatformRoute, Protocol, Routes, SiteRoute};
+use crate::shares::{Account, Shares};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -72,6 +73,8 @@ pub struct Site {
     pub up: bool,
     pub endpoints: Vec<Arc<Endpoint>>,
     pub metrics: Arc<Metrics>,
+    /// Of the environment's connections to its machines.
+    pub backends: Arc<Account>,
     next: AtomicUsize,
     /// When a request came last.
     pub asked: AtomicU64,
@@ -121,6 +124,11 @@ impl Endpoint {
 }
 
 impl Site {
+    /// `1161.shop.example.test`
+    pub fn environment_host(&self) -> &str {
+        self.route.host.split_once('.').map_or("", |(_, host)| host)
+    }
+
     /// The next backend in turn that was not tried yet; one that is marked down only if no other is left.
     pub fn pick(&self, tried: &[Arc<Endpoint>], preferred: Option<&str>) -> Option<Arc<Endpoint>> {
         let fresh = |endpoint: &&Arc<Endpoint>| !tried.iter().any(|one| Arc::ptr_eq(one, endpoint));
@@ -136,16 +144,17 @@ impl Site {
     }
 
     pub fn touch(&self) {
-        let now = now();
-        if now.saturating_sub(self.asked.load(Ordering::Relaxed)) > 1000 {
-            self.asked.store(now, Ordering::Relaxed);
+        let (now, asked) = (now(), self.asked.load(Ordering::Relaxed));
+        if asked == 0 || now.saturating_sub(asked) > 1000 {
+            // 0 says never, also in the first millisecond.
+            self.asked.store(now.max(1), Ordering::Relaxed);
         }
     }
 }
 
 impl Table {
     /// What was learned and counted under the table before stays with the sites and backends that stay.
-    pub fn new(routes: Routes, before: Option<&Self>) -> Self {
+    pub fn new(routes: Routes, before: Option<&Self>, backends: &Arc<Shares>) -> Self {
         let mut places = HashMap::new();
         for domain in routes.domains() {
             places.insert(domain.as_str().into(), Place::Domain);
@@ -155,8 +164,10 @@ impl Table {
             places.insert(platform.host().into(), Place::Platform(p));
             for (e, environment) in platform.environments.iter().enumerate() {
                 places.insert(environment.host().into(), Place::Environment(p, e));
+                let backends = backends.environment(environment.gateway_v4);
                 for route in &environment.sites {
-                    let site = site(environment, route, before.and_then(|table| table.site(&route.host)));
+                    let before = before.and_then(|table| table.site(&route.host));
+                    let site = site(environment, route, before, backends.clone());
                     addresses.extend(site.endpoints.iter().map(|endpoint| endpoint.backend.address));
                     places.insert(route.host.as_str().into(), Place::Site(Arc::new(site)));
                 }
@@ -210,7 +221,7 @@ impl Table {
     }
 }
 
-fn site(environment: &EnvironmentRoute, route: &SiteRoute, before: Option<&Arc<Site>>) -> Site {
+fn site(environment: &EnvironmentRoute, route: &SiteRoute, before: Option<&Arc<Site>>, backends: Arc<Account>) -> Site {
     let endpoint = |backend: &Backend| {
         let mut known = before.into_iter().flat_map(|site| &site.endpoints);
         let same = known.find(|endpoint| &endpoint.backend == backend && endpoint.protocol == route.protocol);
@@ -223,6 +234,7 @@ fn site(environment: &EnvironmentRoute, route: &SiteRoute, before: Option<&Arc<S
         up: environment.up,
         endpoints: route.backends.iter().map(endpoint).collect(),
         metrics: before.map_or_else(Arc::default, |site| site.metrics.clone()),
+        backends,
         next: AtomicUsize::new(0),
         asked: AtomicU64::new(before.map_or(0, |site| site.asked.load(Ordering::Relaxed))),
         route: route.clone(),

@@ -19,7 +19,7 @@ use super::connection::Peer;
 use super::forward::{self, Failure};
 use super::pages::{self, Asker, Page};
 use super::pool::Lease;
-use super::table::Endpoint;
+use super::table::{Endpoint, Site};
 use crate::model::Protocol;
 
 pub fn is_wanted(request: &Request<Incoming>) -> bool {
@@ -62,14 +62,16 @@ pub async fn open(peer: &Arc<Peer>, mut request: Request<Incoming>, mut record: 
         *again.method_mut() = parts.method.clone();
         *again.uri_mut() = parts.uri.clone();
         *again.headers_mut() = parts.headers.clone();
-        match ask(peer, &endpoint, again).await {
+        match ask(peer, &site, &endpoint, again).await {
             Ok((response, lease)) => {
                 endpoint.worked();
                 return settle(peer, client, (response, lease), record, extended);
             }
             Err(failure) => {
                 site.metrics.upstream_errors.fetch_add(1, Ordering::Relaxed);
-                endpoint.failed(failure.is_unreachable());
+                if failure.is_the_backends() {
+                    endpoint.failed(failure.is_unreachable());
+                }
                 tried.push(endpoint.clone());
                 let over = !failure.is_unreachable();
                 last = Some((endpoint, failure));
@@ -89,9 +91,11 @@ fn switch(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
-async fn ask(peer: &Peer, endpoint: &Endpoint, request: Request<Upload>) -> Result<(Response<Incoming>, Lease), Failure> {
+type Answered = (Response<Incoming>, Lease);
+
+async fn ask(peer: &Peer, site: &Site, endpoint: &Endpoint, request: Request<Upload>) -> Result<Answered, Failure> {
     let limits = &peer.shared.config.limits;
-    let mut connection = forward::dial(endpoint, limits).await?;
+    let mut connection = forward::dial(endpoint, limits, site).await?;
     connection.spawn_upgradeable();
     let sent = tokio::time::timeout(limits.response, connection.sender.send_request(request)).await;
     let response = sent.map_err(|_| Failure::Timeout(limits.response))?.map_err(Failure::Broken)?;
@@ -110,9 +114,10 @@ fn settle(
     }
     let backend = hyper::upgrade::on(&mut response);
     let protocol = response.headers().get(UPGRADE).cloned();
-    let mut answer = Response::new(Download::Whole(None));
+    let mut answer = Response::new(Download::whole(None));
     *answer.headers_mut() = std::mem::take(response.headers_mut());
     super::headers::drop_hop_by_hop(answer.headers_mut());
+    super::headers::confine_cookies(answer.headers_mut(), record.site.environment_host());
     if extended {
         answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
         answer.headers_mut().remove(HeaderName::from_static("content-length"));
@@ -123,11 +128,12 @@ fn settle(
         record.status = 101;
     }
     peer.state.becomes_tunnel();
-    tokio::spawn(carry(peer.clone(), client, backend, record));
+    tokio::spawn(carry(peer.clone(), client, (backend, lease), record));
     answer
 }
 
-async fn carry(peer: Arc<Peer>, client: OnUpgrade, backend: OnUpgrade, mut record: Record) {
+/// The backend's connection counts as one for as long as bytes may go through it.
+async fn carry(peer: Arc<Peer>, client: OnUpgrade, (backend, _lease): (OnUpgrade, Lease), mut record: Record) {
     let both = async {
         let (client, backend) = tokio::try_join!(client, backend).ok()?;
         let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));

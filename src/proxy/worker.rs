@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::Door;
+use super::places::Places;
 use super::table::Table;
 use super::{Config, Error, connection, health, log, metrics, pool};
 use crate::model::Routes;
@@ -23,7 +24,7 @@ pub struct Shared {
     pub tls: TlsAcceptor,
     /// Where plain requests are redirected to.
     pub https_port: Option<u16>,
-    pub open: AtomicUsize,
+    pub places: Places,
     version: AtomicU64,
     table: Mutex<Arc<Table>>,
     stop: watch::Sender<Option<Instant>>,
@@ -34,9 +35,10 @@ thread_local! {
 }
 
 impl Shared {
-    pub fn new(config: Config, table: Table, tls: TlsAcceptor, https_port: Option<u16>) -> Self {
-        let (open, version) = Default::default();
-        Self { config, tls, https_port, open, version, table: Mutex::new(Arc::new(table)), stop: watch::channel(None).0 }
+    pub fn new(config: Config, routes: Routes, tls: TlsAcceptor, https_port: Option<u16>) -> Self {
+        let places = Places::new(&config.limits);
+        let table = Mutex::new(Arc::new(Table::new(routes, None, &places.backends)));
+        Self { config, tls, https_port, places, version: AtomicU64::new(0), table, stop: watch::channel(None).0 }
     }
 
     pub fn table(&self) -> Arc<Table> {
@@ -46,7 +48,7 @@ impl Shared {
     /// Takes the lock for as long as a table is built, so that two replacements don't forget each other's backends.
     pub fn replace(&self, routes: Routes) {
         let mut current = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(Table::new(routes, Some(&current)));
+        *current = Arc::new(Table::new(routes, Some(&current), &self.places.backends));
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -63,7 +65,7 @@ impl Shared {
     /// In Prometheus' text format.
     pub fn metrics(&self, table: &Table) -> String {
         let more = self.config.metrics.as_ref().map(|more| more.0()).unwrap_or_default();
-        metrics::text(table, self.open.load(Ordering::Relaxed)) + &more
+        metrics::text(table, self.places.connections.used()) + &self.places.metrics() + &more
     }
 
     /// `None` for a socket that the kernel has closed.
@@ -178,7 +180,7 @@ async fn run(shared: &Arc<Shared>) {
     let deadline = stop.borrow().unwrap_or_else(Instant::now);
     // Clients that the kernel accepted already get an answer.
     tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(20)).into()).await;
-    while Instant::now() < deadline && shared.open.load(Ordering::Relaxed) > 0 {
+    while Instant::now() < deadline && shared.places.connections.used() > 0 {
         connection::drain(false);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -190,19 +192,16 @@ async fn run(shared: &Arc<Shared>) {
 pub async fn accept(shared: Arc<Shared>, listener: TcpListener, door: Door) {
     let mut stop = shared.stop.subscribe();
     loop {
-        if shared.open.load(Ordering::Relaxed) >= shared.config.limits.connections && stop.borrow().is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        }
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(Option::is_some) => return,
         };
         match accepted {
-            Ok((stream, remote)) => {
-                tokio::spawn(connection::serve(shared.clone(), stream, remote, door));
-            }
+            Ok((stream, remote)) => match shared.places.connections.asker(door.gateway, remote.ip()).take() {
+                Some(share) => drop(tokio::spawn(connection::serve(shared.clone(), stream, remote, door, share))),
+                None => connection::refuse(&shared, stream, remote, door),
+            },
             // Out of descriptors: others have to end first.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use secrecy::ExposeSecret;
@@ -22,20 +23,56 @@ const PROGRAMS: &str = "/usr/";
 /// zstd's own default: more costs seconds per deploy and saves little.
 const LEVEL: i32 = 3;
 
-/// Packs a tree and says how many files it has. Owners are left out, and set-id bits with them.
-pub fn pack(tree: &Path, to: impl Write) -> Result<u64> {
+/// A build's program decides what its tree holds; a hole in a file counts, for it becomes zeros in an archive.
+const MOST_FILES: u64 = 1_000_000;
+const MOST_BYTES: u64 = 64 << 30;
+
+/// Packs a tree and says how many files it has, unless it is cancelled. Owners are left out, and set-id bits with them.
+pub fn pack(tree: &Path, to: impl Write, cancel: &AtomicBool) -> Result<u64> {
+    pack_until(tree, Watched { to, cancel })
+        .map_err(|error| if cancel.load(Ordering::Relaxed) { Error::Cancelled } else { error })
+}
+
+fn pack_until(tree: &Path, to: Watched<'_, impl Write>) -> Result<u64> {
     let failed = || Error::io("could not pack", tree);
-    let mut builder = Builder::new(zstd::Encoder::new(BufWriter::new(to), LEVEL).map_err(failed())?);
-    let mut files = 0;
+    let cancel = to.cancel;
+    let encoder = zstd::Encoder::new(BufWriter::new(to), LEVEL).map_err(failed())?;
+    // In front of the compression, or a file that compresses well would long be read to its end.
+    let mut builder = Builder::new(Watched { to: encoder, cancel });
+    let (mut files, mut all, mut bytes) = (0, 0, 0);
     for entry in walkdir::WalkDir::new(tree).min_depth(1).sort_by_file_name() {
         let entry = entry.map_err(io::Error::from).map_err(failed())?;
         let inside = entry.path().strip_prefix(tree).expect("the walk stays below its start");
+        all += 1;
+        bytes += entry.metadata().map_or(0, |meta| meta.len());
+        if all > MOST_FILES {
+            return Err(bad(inside, "is one too many: a release has at most a million files and folders"));
+        }
+        if bytes > MOST_BYTES {
+            return Err(bad(inside, "makes the release larger than 64 GB"));
+        }
         append(&mut builder, entry.path(), inside)?;
         files += u64::from(!entry.file_type().is_dir());
     }
-    let encoder = builder.into_inner().map_err(failed())?;
+    let encoder = builder.into_inner().map_err(failed())?.to;
     encoder.finish().and_then(|mut file| file.flush()).map_err(failed())?;
     Ok(files)
+}
+
+/// Takes nothing more once it is cancelled.
+struct Watched<'a, W> {
+    to: W,
+    cancel: &'a AtomicBool,
+}
+
+impl<W: Write> Write for Watched<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.cancel.load(Ordering::Relaxed) { Err(io::Error::other("cancelled")) } else { self.to.write(bytes) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 fn append(builder: &mut Builder<impl Write>, path: &Path, inside: &Path) -> Result<()> {
@@ -237,6 +274,22 @@ mod tests {
         }
     }
 
+    /// Nobody cancels.
+    static ON: AtomicBool = AtomicBool::new(false);
+
+    #[test]
+    fn a_cancelled_pack_ends_in_the_middle_of_a_file() {
+        let home = tempfile::tempdir().unwrap();
+        // Without a block on the disk, and minutes long to read.
+        File::create(home.path().join("sparse")).unwrap().set_len(1 << 40).unwrap();
+        let cancel = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let packing = scope.spawn(|| pack(home.path(), io::sink(), &cancel));
+            cancel.store(true, Ordering::Relaxed);
+            assert_eq!(packing.join().unwrap().unwrap_err().kind(), crate::model::Kind::Cancelled);
+        });
+    }
+
     #[test]
     fn a_tree_arrives_as_it_was() {
         let home = tempfile::tempdir().unwrap();
@@ -250,7 +303,7 @@ mod tests {
         symlink("/usr/bin/python3", tree.join("bin/python3")).unwrap();
         symlink("bin/python3", tree.join("python")).unwrap();
         let path = home.path().join("a.tar.zst");
-        assert_eq!(pack(&tree, File::create(&path).unwrap()).unwrap(), 4);
+        assert_eq!(pack(&tree, File::create(&path).unwrap(), &ON).unwrap(), 4);
         let mut bytes = Vec::new();
         send(&path, &[], &mut bytes).unwrap();
         let new = home.path().join("new");
@@ -261,7 +314,7 @@ mod tests {
         assert_eq!(fs::read_link(new.join("bin/python3")).unwrap(), Path::new("/usr/bin/python3"));
         // The same tree is the same archive.
         let mut again = Vec::new();
-        pack(&tree, &mut again).unwrap();
+        pack(&tree, &mut again, &ON).unwrap();
         assert_eq!(fs::read(path).unwrap(), again);
     }
 
@@ -298,10 +351,13 @@ mod tests {
     fn what_a_release_can_not_hold_is_not_packed() {
         let home = tempfile::tempdir().unwrap();
         symlink("/srv/shared/uploads", home.path().join("uploads")).unwrap();
-        let error = pack(home.path(), io::sink()).unwrap_err();
+        let error = pack(home.path(), io::sink(), &ON).unwrap_err();
         assert!(error.to_string().contains("`uploads`: it is a link that leads out"), "{error}");
         fs::remove_file(home.path().join("uploads")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(home.path().join("socket")).unwrap();
-        assert!(pack(home.path(), io::sink()).unwrap_err().to_string().contains("neither"));
+        assert!(pack(home.path(), io::sink(), &ON).unwrap_err().to_string().contains("neither"));
+        fs::remove_file(home.path().join("socket")).unwrap();
+        File::create(home.path().join("holes")).unwrap().set_len(MOST_BYTES + 1).unwrap();
+        assert!(pack(home.path(), io::sink(), &ON).unwrap_err().to_string().contains("larger than 64 GB"));
     }
 }

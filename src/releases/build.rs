@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::phase::{Job, Phase, Reader};
+use super::phase::{Job, Phase, Reader, Until};
 use super::shelf::{Draft, Manifest, Shelf};
 use super::{Error, Inputs};
 use crate::boxes::{Bench, BenchSpec, Workshop, phases};
-use crate::model::{Digest, Event, Exec, Failure, Kind, PlatformName, SiteName};
+use crate::model::{Digest, Event, Exec, Failure, Kind, PlatformName, SiteName, Stream, Tail};
 use crate::sources::export;
 use crate::sources::mirror::Mirror;
 use crate::sources::rendered;
@@ -21,8 +21,9 @@ pub struct Context<'a> {
     pub shelf: &'a Shelf,
     pub workshop: &'a dyn Workshop,
     pub emit: &'a (dyn Fn(Event) + Sync),
-    /// Looked at between steps.
     pub cancel: &'a AtomicBool,
+    /// So long the buildpack may take.
+    pub deadline: Duration,
 }
 
 /// Whose release it is, and from where its files come.
@@ -73,7 +74,7 @@ pub fn ensure(context: Context<'_>, origin: Origin<'_>, inputs: &Inputs) -> Resu
         files: 0,
         digest: digest.clone(),
     };
-    let manifest = task.phase("pack the release", || draft.finish(manifest).map_err(failed))?;
+    let manifest = task.phase("pack the release", || draft.finish(manifest, context.cancel).map_err(failed))?;
     Ok((manifest, hold))
 }
 
@@ -125,28 +126,38 @@ impl Task<'_> {
             program: buildpack.to_owned(),
             env,
             services: Vec::new(),
+            units: Vec::new(),
         };
-        self.phase(Phase::Buildpack.word(), || {
-            let mut reader = Reader::default();
-            let code = bench.run(&job.exec(), None, &mut |stream, line| {
-                if reader.line(line) {
-                    (self.context.emit)(Event::Output { source: self.name(), stream, line: line.to_owned() });
-                }
-            })?;
-            reader.end(&job, &format!("a machine of its own for `{}/{}`", self.origin.platform, self.origin.site), code)
-        })?;
+        self.phase(Phase::Buildpack.word(), || self.buildpack(bench, &job))?;
         self.phase("take the tree", || bench.copy_out(&tree, &draft.tree()))
+    }
+
+    fn buildpack(&self, bench: &dyn Bench, job: &Job) -> Result<(), Failure> {
+        let until = Until { cancel: Some(self.context.cancel), deadline: self.context.deadline };
+        let mut reader = Reader::new(until);
+        let source = self.name();
+        let show = |line: &str| {
+            (self.context.emit)(Event::Output { source: source.clone(), stream: Stream::Out, line: line.to_owned() });
+        };
+        let ended = bench.follow(&job.exec(), &mut |line| reader.take(line, show));
+        let code = match ended {
+            Ok(code) => Some(code),
+            // Who had to be killed answers nothing.
+            Err(_) if reader.is_cut() => None,
+            Err(failure) => return Err(failure),
+        };
+        reader.end(job, &format!("a machine of its own for `{}/{}`", self.origin.platform, self.origin.site), code)
     }
 
     /// A program of ours, which has no reason to fail but what it says.
     fn run(&self, bench: &dyn Bench, exec: Exec) -> Result<(), Failure> {
-        let mut tail = Vec::new();
-        let code = bench.run(&exec, None, &mut |_, line| tail.push(line.to_owned()))?;
+        let mut tail = Tail::default();
+        let code = bench.run(&exec, None, &mut |_, line| tail.push(line))?;
         if code == 0 {
             return Ok(());
         }
         let failure = Failure::new(Kind::Buildpack, format!("prepare the build of `{}`", self.name()));
-        Err(failure.cause(format!("`{}` ended with exit code {code}", exec.argv.join(" "))).tail(tail))
+        Err(failure.cause(format!("`{}` ended with exit code {code}", exec.argv.join(" "))).tail(tail.lines()))
     }
 
     fn booted(&self, bench: &dyn Bench) -> Result<(), Failure> {

@@ -35,6 +35,8 @@ pub enum Error {
     Missing { digest: Digest },
     #[error("`{path}` is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
+    #[error("cancelled")]
+    Cancelled,
     #[error("{what} `{path}`")]
     Io {
         what: &'static str,
@@ -63,7 +65,7 @@ impl Error {
             Self::Damaged { .. } => Kind::Store,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
             Self::Io { .. } => Kind::Internal,
-            Self::Store(crate::store::Error::Cancelled { .. }) => Kind::Cancelled,
+            Self::Cancelled | Self::Store(crate::store::Error::Cancelled { .. }) => Kind::Cancelled,
             Self::Store(_) => Kind::Store,
             Self::Sources(crate::sources::Error::Exec(error)) => error.kind(),
             Self::Sources(_) => Kind::Program,

@@ -3,7 +3,7 @@
 //! ```text
 //! <store>/releases/<digest>/tree.tar.zst    the files; owners are given where they are unpacked
 //! <store>/releases/<digest>/manifest.json   written last
-//! <store>/releases/.build-<digest>/         being built; renamed when it is whole
+//! <store>/releases/.build-<digest>-<process>/  being built; renamed when it is whole
 //! <store>/releases/.old-<digest>/           being removed
 //! <store>/releases/.lock-<digest>           held by the process that builds it
 //! <store>/releases/.use-<digest>-<process>  held by a process that puts it on machines
@@ -22,6 +22,7 @@ use crate::model::{Digest, PlatformName, SiteName};
 use crate::sources::rendered::Template;
 use crate::store;
 use crate::store::lock::{self, Lock};
+use crate::store::tree;
 
 /// `manifest.json`: what a release was made of, for people and for the next build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,8 +118,12 @@ impl Shelf {
 
     /// A new folder to build `digest` in; what an interrupted build left there is removed. The lock is held until the end.
     pub fn begin(&self, digest: &Digest, lock: Lock) -> Result<Draft<'_>> {
-        let folder = self.folder.join(format!(".build-{digest}"));
-        remove_tree(&folder)?;
+        let left = format!(".build-{digest}");
+        for name in self.names()?.iter().filter(|name| name.starts_with(&left)) {
+            remove_tree(&self.folder.join(name))?;
+        }
+        // A name of its own: what a killed build started may still be writing into the old one.
+        let folder = self.folder.join(format!("{left}-{}", std::process::id()));
         std::fs::create_dir(&folder).map_err(Error::io("could not create", &folder))?;
         Ok(Draft { shelf: self, folder, digest: digest.clone(), _lock: lock })
     }
@@ -259,10 +264,10 @@ impl Draft<'_> {
     }
 
     /// Makes the release of the tree: from here on it is there as a whole, also after a power cut.
-    pub fn finish(self, mut manifest: Manifest) -> Result<Manifest> {
+    pub fn finish(self, mut manifest: Manifest, cancel: &AtomicBool) -> Result<Manifest> {
         let path = self.folder.join("tree.tar.zst");
         let file = File::create(&path).map_err(Error::io("could not write", &path))?;
-        manifest.files = archive::pack(&self.tree(), &file)?;
+        manifest.files = archive::pack(&self.tree(), &file, cancel)?;
         manifest.size = file.metadata().map_err(Error::io("could not read", &path))?.len();
         remove_tree(&self.tree())?;
         remove_tree(&self.source())?;
@@ -287,15 +292,7 @@ impl Drop for Draft<'_> {
 }
 
 fn remove_tree(path: &Path) -> Result<()> {
-    let result = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("could not remove", path)(error)),
-        _ => Ok(()),
-    }
+    tree::remove(path).map_err(Error::io("could not remove", path))
 }
 
 #[cfg(test)]
@@ -328,7 +325,7 @@ mod tests {
             size: 0,
             files: 0,
         };
-        draft.finish(manifest).unwrap()
+        draft.finish(manifest, &AtomicBool::new(false)).unwrap()
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Plan, Result};
+use super::{Error, Plan, Result, plain};
 use crate::disk;
 use crate::exec;
 
@@ -33,6 +33,9 @@ struct Entry {
     path: PathBuf,
     before: Before,
     written: String,
+    /// The installation, where the file is not its alone. An earlier adt kept none.
+    #[serde(default)]
+    owner: String,
     /// Folders that adt made for it, the deepest first.
     folders: Vec<PathBuf>,
 }
@@ -64,7 +67,7 @@ pub fn apply(root: &Path, store: &Path, plan: &Plan) -> Result<Change> {
         if !real.is_symlink() && fs::read(&real).is_ok_and(|bytes| bytes == text.as_bytes()) {
             continue;
         }
-        save(root, &folder, &mut saved, path, text)?;
+        save(root, &folder, &mut saved, plan, (path, text))?;
         saved.commands = plan.commands.iter().map(words).collect();
         saved.untold = true;
         keep(&folder, &saved)?;
@@ -92,6 +95,9 @@ pub fn undo(root: &Path, store: &Path) -> Result<Change> {
         if ours {
             restore(&real, &folder, &entry.before)?;
             change.files.push(entry.path.clone());
+        } else if let Some(left) = shared(&real, &entry.owner) {
+            change.notices.extend(leave(&real, &left)?);
+            change.files.push(entry.path.clone());
         } else if !is_before(&real, &folder, &entry.before) {
             change
                 .notices
@@ -109,6 +115,30 @@ pub fn undo(root: &Path, store: &Path) -> Result<Change> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", &folder)(error)),
         Ok(()) | Err(_) => Ok(change),
     }
+}
+
+/// A file that somebody else has written into since, without an installation's lines.
+fn shared(real: &Path, owner: &str) -> Option<plain::Left> {
+    if real.is_symlink() { None } else { plain::unbind(&fs::read_to_string(real).ok()?, owner) }
+}
+
+/// Takes an installation's lines out of a file that others write into; what it can't bring back it says.
+fn leave(real: &Path, left: &plain::Left) -> Result<Option<String>> {
+    let meta = fs::metadata(real).map_err(Error::io("look at", real))?;
+    let Some(target) = &left.link else {
+        put(real, left.text.as_bytes(), meta.mode() & 0o7777, Some((meta.uid(), meta.gid())))?;
+        return Ok(None);
+    };
+    let folder = real.parent().expect("a file is in a folder");
+    if fs::read_to_string(folder.join(target)).is_ok_and(|text| text == left.text) {
+        relink(real, target)?;
+        return Ok(None);
+    }
+    put(real, left.text.as_bytes(), meta.mode() & 0o7777, Some((meta.uid(), meta.gid())))?;
+    let (target, real) = (target.display(), real.display());
+    Ok(Some(format!(
+        "`{real}` was a link to `{target}` before adt, and differs from it now: `ln -sf {target} {real}` links it again"
+    )))
 }
 
 /// nmcli's exit code where NetworkManager does not run.
@@ -146,13 +176,16 @@ fn keep(folder: &Path, saved: &Saved) -> Result<()> {
 }
 
 /// Remembers what is at `path` now, unless that is what adt itself wrote there before.
-fn save(root: &Path, folder: &Path, saved: &mut Saved, path: &Path, text: &str) -> Result<()> {
+fn save(root: &Path, folder: &Path, saved: &mut Saved, plan: &Plan, (path, text): (&Path, &str)) -> Result<()> {
     let real = root.join(path);
     let known = saved.entries.iter().position(|entry| entry.path == path);
     if let Some(entry) = known.map(|at| &mut saved.entries[at]) {
         let ours = !real.is_symlink() && fs::read(&real).is_ok_and(|bytes| bytes == entry.written.as_bytes());
-        if ours || is_before(&real, folder, &entry.before) {
+        // Others may have come since, or another installation gone.
+        let has_ours = !real.is_symlink() && fs::read_to_string(&real).is_ok_and(|text| plain::has_lines(&text, &plan.owner));
+        if ours || has_ours || is_before(&real, folder, &entry.before) {
             entry.written = text.to_owned();
+            entry.owner = plan.owner.clone();
             return Ok(());
         }
     }
@@ -160,7 +193,8 @@ fn save(root: &Path, folder: &Path, saved: &mut Saved, path: &Path, text: &str) 
     let copy = known.unwrap_or(saved.entries.len()).to_string();
     let before = before(&real, folder, copy)?;
     let missing = path.ancestors().skip(1).take_while(|above| !root.join(above).exists());
-    let entry = Entry { path: path.to_owned(), before, written: text.to_owned(), folders: missing.map(Path::to_owned).collect() };
+    let (written, owner) = (text.to_owned(), plan.owner.clone());
+    let entry = Entry { path: path.to_owned(), before, written, owner, folders: missing.map(Path::to_owned).collect() };
     match known {
         // The folders that a first run made are still adt's.
         Some(at) => saved.entries[at] = Entry { folders: saved.entries[at].folders.clone(), ..entry },
@@ -198,19 +232,21 @@ fn is_before(real: &Path, folder: &Path, before: &Before) -> bool {
 fn restore(real: &Path, folder: &Path, before: &Before) -> Result<()> {
     match before {
         Before::Absent => fs::remove_file(real).map_err(Error::io("remove", real)),
-        Before::Link { target } => {
-            let parent = real.parent().expect("a file is in a folder");
-            let temporary = parent.join(".adt-link");
-            drop(fs::remove_file(&temporary));
-            symlink(target, &temporary).map_err(Error::io("make the link", &temporary))?;
-            disk::put(&temporary, real).map_err(Error::io("replace", real))
-        }
+        Before::Link { target } => relink(real, target),
         Before::File { copy, mode, user, group } => {
             let path = folder.join(copy);
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
             put(real, &bytes, *mode, Some((*user, *group)))
         }
     }
+}
+
+fn relink(real: &Path, target: &Path) -> Result<()> {
+    let parent = real.parent().expect("a file is in a folder");
+    let temporary = parent.join(".adt-link");
+    drop(fs::remove_file(&temporary));
+    symlink(target, &temporary).map_err(Error::io("make the link", &temporary))?;
+    disk::put(&temporary, real).map_err(Error::io("replace", real))
 }
 
 /// The old file or the new one, never half of it; where a file is a mount of its own, as in containers, it is written in place.

@@ -29,6 +29,7 @@ use super::mirror::Mirror;
 use super::{Error, Result, workspace};
 use crate::disk;
 use crate::exec::Command;
+use crate::store::tree;
 
 /// What a checkout is to be on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +138,7 @@ fn fresh(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> 
     init().arg(format!("--template={}", mirror.template().display())).arg("--").arg(folder).run()?;
     // Once more for the hooks and excludes that the person gives each new repository.
     init().arg("--").arg(folder).run()?;
+    mirror.give_login(folder)?;
     switch(person, folder, stand)
 }
 
@@ -180,6 +182,29 @@ pub(super) fn pass_over_submodules(git: &dyn Fn() -> Command) -> Result<()> {
     Ok(())
 }
 
+impl State {
+    /// What `git status --porcelain=v2 --branch` prints.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut state = Self::default();
+        for line in text.lines() {
+            match line.split_once(' ') {
+                Some(("#", rest)) => match rest.split_once(' ') {
+                    Some(("branch.oid", commit)) => state.commit = commit.to_owned(),
+                    Some(("branch.head", "(detached)")) => {}
+                    Some(("branch.head", branch)) => state.branch = Some(branch.to_owned()),
+                    _ => {}
+                },
+                Some(("?", _)) => state.changed += 1,
+                _ => {
+                    state.changed += 1;
+                    state.tracked += 1;
+                }
+            }
+        }
+        state
+    }
+}
+
 /// What is in a checkout. Reading changes nothing in it, and waits for nobody.
 pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<State> {
     let status = in_it(person, folder)
@@ -187,22 +212,7 @@ pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<
         .args(["-c", "core.compression=0"])
         .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal", git::NO_SUBMODULES])
         .run()?;
-    let mut state = State::default();
-    for line in status.text().lines() {
-        match line.split_once(' ') {
-            Some(("#", rest)) => match rest.split_once(' ') {
-                Some(("branch.oid", commit)) => state.commit = commit.to_owned(),
-                Some(("branch.head", "(detached)")) => {}
-                Some(("branch.head", branch)) => state.branch = Some(branch.to_owned()),
-                _ => {}
-            },
-            Some(("?", _)) => state.changed += 1,
-            _ => {
-                state.changed += 1;
-                state.tracked += 1;
-            }
-        }
-    }
+    let mut state = State::parse(&status.text());
     state.unpushed = unpushed(mirror, person, folder)?;
     Ok(state)
 }
@@ -300,8 +310,7 @@ fn put_away(person: &Person, path: &Path, part: Part) -> Result<()> {
             continue;
         }
         let path = Path::new("/proc/self/fd").join(from.as_raw_fd().to_string()).join(OsStr::from_bytes(name.to_bytes()));
-        let is_folder = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-        if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.map_err(io("remove", &path))?;
+        tree::remove(&path).map_err(io("remove", &path))?;
     }
     Ok(())
 }
@@ -371,10 +380,7 @@ fn beside(folder: &Path, what: &str) -> PathBuf {
 }
 
 fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", folder)(error)),
-        _ => Ok(()),
-    }
+    tree::remove(folder).map_err(io("remove", folder))
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {

@@ -51,7 +51,8 @@ mod tests {
     fn files_come_as_they_were_committed() {
         let home = tempfile::tempdir().unwrap();
         let work = home.path().join("work");
-        let mirror = Mirror { address: String::new(), folder: home.path().join("mirror.git") };
+        let origin = super::super::address::Address::new("");
+        let mirror = Mirror { address: String::new(), origin, folder: home.path().join("mirror.git") };
         let run = |args: &[&str]| {
             let identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.test"];
             let command = Command::new("git").arg("-C").arg(home.path()).args(identity).args(args.iter().copied());

@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use secrecy::ExposeSecret;
+
+use super::address::{Address, LOGIN_FILE};
+use super::beneath::Beneath;
 use super::{Error, Result};
 use crate::exec::{Cancel, Command, Limits};
 
@@ -31,17 +35,38 @@ pub fn is_address(word: &str) -> bool {
 }
 
 /// Clones into `folder`, which does not exist yet.
-pub fn clone(person: &Person, address: &str, branch: Option<&str>, folder: &Path) -> Result<()> {
-    let mut command = git(person).limits(person.limits()).arg("clone").arg("--quiet");
+pub fn clone(person: &Person, address: &Address, branch: Option<&str>, folder: &Path) -> Result<()> {
+    let mut command = address.log_in(git(person)).limits(person.limits()).arg("clone").arg("--quiet");
     if let Some(branch) = branch {
         command = command.arg(format!("--branch={branch}"));
     }
-    command.arg("--").arg(address).arg(folder).run().map_err(|source| Error::Fetch {
-        address: address.to_owned(),
+    command.arg("--").arg(&address.shown).arg(folder).run().map_err(|source| Error::Fetch {
+        address: address.shown.clone(),
         branch: branch.map(str::to_owned),
         source,
     })?;
-    Ok(())
+    if let Some((key, helper, _)) = address.kept() {
+        for value in ["", helper] {
+            git(person).arg("-C").arg(folder).args(["config", "--add", &key, value]).run()?;
+        }
+    }
+    keep_login(address, folder)
+}
+
+/// Puts the login of an address beside a checkout's settings, for its person alone.
+pub(super) fn keep_login(address: &Address, checkout: &Path) -> Result<()> {
+    let Some((_, _, line)) = address.kept() else { return Ok(()) };
+    let path = checkout.join(LOGIN_FILE);
+    let kept = Beneath::open(checkout)
+        .and_then(|below| below.replace(LOGIN_FILE, 0o600, line.expose_secret().as_bytes(), &format!("{LOGIN_FILE}.new")));
+    kept.map_err(|source| Error::Io { what: "write", path, source })
+}
+
+/// What a checkout's settings have as its origin. One that its person gave a password stays as it is, and is not shown.
+fn origin(person: &Person, folder: &Path) -> Result<Option<String>> {
+    let (status, output) =
+        git(person).arg("-C").arg(folder).args(["config", "--get", "remote.origin.url"]).run_any(&mut |_, _| {})?;
+    Ok(status.success().then(|| output.text().trim().to_owned()))
 }
 
 /// Fast-forwards a checkout; what the user changed stays, a conflict is git's error. Returns what it printed.
@@ -50,7 +75,9 @@ pub fn pull(person: &Person, folder: &Path) -> Result<String> {
         return Err(Error::NoCheckout { folder: folder.to_owned() });
     }
     let before = head(person, folder)?;
-    git(person)
+    let full = origin(person, folder)?.unwrap_or_default();
+    Address::new(&full)
+        .log_in(git(person))
         .limits(person.limits())
         .arg("-C")
         .arg(folder)

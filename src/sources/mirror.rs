@@ -27,18 +27,21 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::address::Address;
 use super::beneath::Beneath;
 use super::git::{self, Person};
 use super::{Error, Result};
 use crate::disk;
 use crate::exec::{self, Command, Limits};
+use crate::model::BranchName;
 use crate::store::{Lock, Store};
 
 /// A mirror's place, whether it was fetched yet or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Mirror {
-    /// What git is given as the origin: an address, or an absolute path.
+    /// What git is given as the origin: an address, or an absolute path. Without a password that may belong to it.
     pub address: String,
+    pub(super) origin: Address,
     pub folder: PathBuf,
 }
 
@@ -79,9 +82,10 @@ impl Fetch<'_> {
 impl Mirror {
     pub fn of(store: &Store, address: &str) -> Self {
         let hash = Sha256::digest(format!("{}\0{address}", store.install()));
+        let origin = Address::new(address);
         let hash: String = hash[..10].iter().map(|byte| format!("{byte:02x}")).collect();
-        let folder = store.folder.join("sources").join(format!("{}-{hash}.git", readable(address)));
-        Self { address: address.to_owned(), folder }
+        let folder = store.folder.join("sources").join(format!("{}-{hash}.git", readable(&origin.shown)));
+        Self { address: origin.shown.clone(), origin, folder }
     }
 
     /// What the lock of those who fetch into it is called.
@@ -137,17 +141,12 @@ impl Mirror {
     /// Closes the mirror to all but root and those who were let in, and lets this person in: their git reads the objects that a
     /// checkout borrows. Only root may change what is in it, so it can't be theirs, and a group can have other members.
     pub fn admit(&self, person: &Person) -> Result<()> {
-        let io = self.io("close to other users (its filesystem must have access lists)");
-        let Some((user, _)) = person.ids else {
-            return match is_open(&self.folder) {
-                Ok(true) => fs::set_permissions(&self.folder, PermissionsExt::from_mode(0o700)).map_err(io),
-                Ok(false) => Ok(()),
-                Err(error) => Err(io(error)),
-            };
-        };
-        let mut users = access::users(&self.folder).map_err(&io)?;
-        let is_new = users.insert(user);
-        if is_new || is_open(&self.folder).map_err(&io)? { access::set(&self.folder, &users).map_err(io) } else { Ok(()) }
+        close(&self.folder, person.ids.map(|(user, _)| user)).map_err(|error| match error.raw_os_error() {
+            Some(number) if number == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
+                Error::NoAccessLists { folder: self.folder.clone() }
+            }
+            _ => self.io("close to other users")(error),
+        })
     }
 
     pub fn branches(&self) -> Result<Branches> {
@@ -155,7 +154,7 @@ impl Mirror {
         let head = head.trim().strip_prefix("ref: refs/heads/").map(str::to_owned);
         let refs = self.refs()?;
         let commits: BTreeMap<String, String> =
-            refs.into_iter().filter_map(|(name, id)| Some((name.strip_prefix("refs/heads/")?.to_owned(), id))).collect();
+            refs.into_iter().filter_map(|(name, id)| Some((branch(name.strip_prefix("refs/heads/")?)?, id))).collect();
         Ok(Branches { head: head.filter(|head| commits.contains_key(head)), commits })
     }
 
@@ -186,7 +185,7 @@ impl Mirror {
 
     /// What the origin has, asked in one go: most fetches end here, because nothing changed.
     fn ask(&self, fetch: &Fetch<'_>) -> Result<Answer> {
-        let ask = git::git(fetch.person).limits(fetch.limits()).args([
+        let ask = self.origin.log_in(git::git(fetch.person)).limits(fetch.limits()).args([
             "ls-remote",
             "--quiet",
             "--symref",
@@ -204,7 +203,9 @@ impl Mirror {
     fn bring(&self, fetch: &Fetch<'_>) -> Result<()> {
         let draft = Draft::new(self, fetch.person)?;
         let git = || git::git(fetch.person).arg(format!("--git-dir={}", draft.0.display())).cwd("/");
-        let command = git()
+        let command = self
+            .origin
+            .log_in(git())
             .limits(fetch.limits())
             // Every fetch a pack: what root reads then is always of one kind.
             .args(["-c", "fetch.unpackLimit=1", "-c", LARGE_FILES])
@@ -347,7 +348,16 @@ impl Mirror {
         set("diff.ignoreSubmodules", "dirty")?;
         set("submodule.recurse", "false")?;
         set("fetch.recurseSubmodules", "false")?;
+        if let Some((key, helper, _)) = self.origin.kept() {
+            set(&key, "")?;
+            git::plain().args(["config", "--file"]).arg(draft.path()).args(["--add", &key, helper]).run()?;
+        }
         fs::read_to_string(draft.path()).map_err(self.io("read in"))
+    }
+
+    /// Lets the person's git in a new checkout log in as this address says.
+    pub(super) fn give_login(&self, checkout: &Path) -> Result<()> {
+        git::keep_login(&self.origin, checkout)
     }
 
     fn unreachable(&self) -> impl FnOnce(exec::Error) -> Error {
@@ -358,6 +368,27 @@ impl Mirror {
     fn io(&self, what: &'static str) -> impl Fn(std::io::Error) -> Error {
         let path = self.folder.clone();
         move |source| Error::Io { what, path: path.clone(), source }
+    }
+}
+
+/// Mirrors that every user of this host may enter, as an earlier adt made them.
+pub fn open_ones(sources: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(sources).into_iter().flatten().flatten();
+    let mirrors = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "git"));
+    mirrors.filter(|folder| is_open(folder).unwrap_or_default()).collect()
+}
+
+/// To all but root, those who were let in before, and these users.
+pub fn close(folder: &Path, users: impl IntoIterator<Item = u32>) -> std::io::Result<()> {
+    let mut all = access::users(folder)?;
+    let known = all.len();
+    all.extend(users);
+    // Root needs no entry.
+    all.remove(&0);
+    match (all.is_empty(), is_open(folder)?) {
+        (true, true) => fs::set_permissions(folder, PermissionsExt::from_mode(0o700)),
+        (false, is_open) if is_open || all.len() != known => access::set(folder, &all),
+        (true | false, _) => Ok(()),
     }
 }
 
@@ -379,7 +410,12 @@ mod access {
 
     /// Who was let in.
     pub fn users(folder: &Path) -> io::Result<BTreeSet<u32>> {
-        let bytes = xattr::get(folder, NAME)?.unwrap_or_default();
+        let bytes = match xattr::get(folder, NAME) {
+            // Then nobody was let in.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+            other => other?,
+        };
+        let bytes = bytes.unwrap_or_default();
         let entries = bytes.get(VERSION.len()..).unwrap_or_default().as_chunks::<8>().0;
         let users = entries.iter().filter(|[a, b, ..]| u16::from_le_bytes([*a, *b]) == USER);
         Ok(users.map(|[.., a, b, c, d]| u32::from_le_bytes([*a, *b, *c, *d])).collect())
@@ -447,7 +483,12 @@ fn bare(folder: &Path, alternates: &str) -> std::io::Result<()> {
 
 const LIST_REFS: [&str; 4] = ["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"];
 
-fn parse_refs(text: &str) -> BTreeMap<String, String> {
+/// An origin's server may call a branch anything; one that git could take for an option is none to us.
+fn branch(name: &str) -> Option<String> {
+    BranchName::new(name).ok().map(|name| name.to_string())
+}
+
+pub(super) fn parse_refs(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     // A name that is no UTF-8 can't be asked for by anybody here.
     lines.filter(|(_, name)| !name.contains('\u{fffd}')).map(|(id, name)| (name.to_owned(), id.to_owned())).collect()
@@ -455,17 +496,17 @@ fn parse_refs(text: &str) -> BTreeMap<String, String> {
 
 /// What `git ls-remote --symref` prints.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Answer {
-    head: Option<String>,
-    refs: BTreeMap<String, String>,
+pub(super) struct Answer {
+    pub(super) head: Option<String>,
+    pub(super) refs: BTreeMap<String, String>,
 }
 
 impl Answer {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let mut answer = Self::default();
         for (value, name) in text.lines().filter_map(|line| line.split_once('\t')) {
             if let Some(target) = value.strip_prefix("ref: ") {
-                answer.head = target.strip_prefix("refs/heads/").map(str::to_owned).or(answer.head);
+                answer.head = target.strip_prefix("refs/heads/").and_then(branch).or(answer.head);
             } else if name != "HEAD" && !name.ends_with("^{}") && !name.contains('\u{fffd}') {
                 answer.refs.insert(name.to_owned(), value.to_owned());
             }

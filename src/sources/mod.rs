@@ -1,9 +1,12 @@
 //! Where platforms and sites come from: git repositories, folders, and the examples inside this binary.
 
+pub mod address;
 pub mod beneath;
 pub mod branch;
 pub mod checkout;
 pub mod export;
+#[cfg(test)]
+mod fuzz;
 pub mod git;
 pub mod kept;
 pub mod mirror;
@@ -37,6 +40,8 @@ pub enum Error {
     Unfit { file: PathBuf, reason: String },
     #[error("nothing is rendered over `{file}`: {reason}")]
     InTheWay { file: PathBuf, reason: &'static str },
+    #[error("the filesystem of `{folder}` has no access lists, and without one every user could read it")]
+    NoAccessLists { folder: PathBuf },
     #[error("{what} `{path}`")]
     Io {
         what: &'static str,

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::git::Person;
 use super::{Error, Result};
+use crate::store::tree;
 
 const MARK: &str = ".gitignore";
 const FIRST_LINE: &str = "# This folder is adt's: it holds the checkouts of an environment's sites.";
@@ -82,7 +83,7 @@ pub fn remove(folder: &Path) -> Result<()> {
     if !is_ours(folder) {
         return Ok(());
     }
-    std::fs::remove_dir_all(folder).map_err(|source| Error::Io { what: "remove", path: folder.to_owned(), source })
+    tree::remove(folder).map_err(|source| Error::Io { what: "remove", path: folder.to_owned(), source })
 }
 
 #[cfg(test)]

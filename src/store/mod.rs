@@ -26,6 +26,7 @@ pub mod pool;
 pub mod record;
 pub mod secrets;
 pub mod snapshots;
+pub mod tree;
 
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -214,6 +215,27 @@ mod tests {
         let install = Store::open(&path).unwrap().install().to_owned();
         assert_eq!(install.len(), 16);
         assert_eq!(Store::open(&path).unwrap().install(), install);
+    }
+
+    #[test]
+    fn commands_that_come_first_at_once_agree_on_the_identity() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("store");
+            let start = std::sync::Barrier::new(8);
+            let identities: std::collections::BTreeSet<_> = std::thread::scope(|scope| {
+                let open = || {
+                    start.wait();
+                    Store::open(&path).unwrap().install().to_owned()
+                };
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(identities.len(), 1, "{identities:?}");
+            let drafts = std::fs::read_dir(&path).unwrap().flatten().filter(|entry| entry.file_name() != "install");
+            let drafts: Vec<_> = drafts.filter(|entry| entry.file_name().to_string_lossy().contains("install")).collect();
+            assert!(drafts.is_empty(), "{drafts:?}");
+        }
     }
 
     #[test]

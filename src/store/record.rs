@@ -120,6 +120,9 @@ pub struct BoxInUse {
     /// Log files that these boxes' programs write.
     #[serde(default)]
     pub logs: Vec<String>,
+    /// Units that these boxes enable.
+    #[serde(default)]
+    pub services: Vec<String>,
 }
 
 /// What an environment runs of one site's code. A site without it is served by its box as it is. Kept apart from the

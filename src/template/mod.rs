@@ -1,7 +1,9 @@
 //! Text with holes → text. Strict: a value that is missing is an error with its file, line and expression, never an empty string.
 //!
-//! Knows nothing of what the facts mean. A template can't read files, include others or run for ever; what is written by a
-//! platform's author stays as harmless as data.
+//! Knows nothing of what the facts mean. A template can't read files, include others, run for ever or take the host's memory; what
+//! is written by a platform's author stays as harmless as data.
+
+pub mod process;
 
 use std::io::Write;
 use std::ops::Range;
@@ -9,15 +11,19 @@ use std::path::{Component, Path};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, Template, UndefinedBehavior};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Far more than any configuration file needs; a loop over a million entries ends here.
 const FUEL: u64 = 1_000_000;
-/// Far longer than any configuration file. What a single expression makes on its way is not counted.
+/// Far longer than any configuration file. What an expression makes on its way is bounded by the [`process`].
 const LONGEST: usize = 16 << 20;
 
+/// What is told of an expression and of its fault.
+const COMPLAINT: usize = 1000;
+
 /// Why a template gave no text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     /// The file that was rendered, as its caller calls it.
     pub file: String,
@@ -54,12 +60,14 @@ impl Error {
     }
 }
 
-/// Renders `source`; `name` is for messages.
+/// Renders what a platform or a repository wrote; `name` is for messages.
 pub fn render(name: &str, source: &str, facts: &Value) -> Result<String, Error> {
-    let environment = environment();
-    let failed = |error: minijinja::Error| describe(name, source, facts, &error);
-    let template = environment.template_from_named_str(name, source).map_err(failed)?;
-    whole(&template, facts).map_err(failed)
+    process::render(name, source, facts, None)
+}
+
+/// Renders what is adt's own or this host's.
+pub fn render_own(name: &str, source: &str, facts: &Value) -> Result<String, Error> {
+    here(name, source, facts, None)
 }
 
 /// What `secret('db')` in a template becomes.
@@ -67,9 +75,15 @@ pub type Secret = std::sync::Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 /// Like [`render`] for a template that may ask for secrets: its text is as secret as they are.
 pub fn render_with(name: &str, source: &str, facts: &Value, secret: &Secret) -> Result<String, Error> {
+    process::render(name, source, facts, Some(secret))
+}
+
+/// Renders in this process.
+fn here(name: &str, source: &str, facts: &Value, secret: Option<&Secret>) -> Result<String, Error> {
     let mut environment = environment();
-    let secret = std::sync::Arc::clone(secret);
-    environment.add_function("secret", move |name: String| secret(&name));
+    if let Some(secret) = secret.map(std::sync::Arc::clone) {
+        environment.add_function("secret", move |name: String| secret(&name));
+    }
     let failed = |error: minijinja::Error| describe(name, source, facts, &error);
     let template = environment.template_from_named_str(name, source).map_err(failed)?;
     whole(&template, facts).map_err(failed)
@@ -166,11 +180,12 @@ fn describe(name: &str, source: &str, facts: &Value, error: &minijinja::Error) -
         ErrorKind::OutOfFuel => "the template does not come to an end".to_owned(),
         kind => error.detail().map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}")),
     };
+    let short = |text: &str| text[..text.floor_char_boundary(COMPLAINT)].to_owned();
     Error {
         file: name.to_owned(),
         line: error.line(),
-        expression: expression.map(str::to_owned),
-        reason,
+        expression: expression.map(short),
+        reason: short(&reason),
         known: expression.filter(|_| missing).map(|text| neighbours(text, facts)).unwrap_or_default(),
     }
 }

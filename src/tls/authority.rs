@@ -32,6 +32,8 @@ pub struct Authority {
     /// What browsers are asked to trust.
     pub pem: String,
     pub path: PathBuf,
+    /// There was another certificate until now, which did not do.
+    pub is_renewed: bool,
     pub(super) certificate: CertificateDer<'static>,
     pub(super) issuer: Issuer<'static, KeyPair>,
 }
@@ -54,6 +56,21 @@ pub fn is_of_authority(store: &Path, domain: &Domain, pem: &str) -> bool {
     is_of(pem, &key, |_| true)
 }
 
+/// Makes certificates anew that are worth nothing to anybody now, and says whose these were.
+pub fn renew(store: &Path, now: SystemTime) -> Result<Vec<Domain>> {
+    let tls = store.join("tls");
+    let entries = std::fs::read_dir(tls.join("authority")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let domains = names.filter_map(|name| Domain::new(name.strip_suffix(".pem")?).ok());
+    let mut renewed = Vec::new();
+    for domain in domains {
+        if Authority::open(&tls, &domain, now)?.is_renewed {
+            renewed.push(domain);
+        }
+    }
+    Ok(renewed)
+}
+
 impl Authority {
     /// Reads the domain's authority below `folder`, making what is missing of it.
     pub fn open(folder: &Path, domain: &Domain, now: SystemTime) -> Result<Self> {
@@ -61,7 +78,9 @@ impl Authority {
         make_folder(&folder)?;
         let key = key(&folder.join(format!("{domain}.key")), domain)?;
         let path = folder.join(format!("{domain}.pem"));
-        let pem = match read(&path)?.filter(|pem| fits(pem, &key, now)) {
+        let found = read(&path)?;
+        let is_renewed = found.as_ref().is_some_and(|pem| !fits(pem, &key, now));
+        let pem = match found.filter(|_| !is_renewed) {
             Some(pem) => pem,
             None => {
                 let made = parameters(domain, &key, now).self_signed(&key).map_err(|source| sign(domain, source))?.pem();
@@ -72,7 +91,7 @@ impl Authority {
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| Error::Own { path: path.clone(), reason: error.to_string() })?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|source| sign(domain, source))?;
-        Ok(Self { domain: domain.clone(), pem, path, certificate, issuer })
+        Ok(Self { domain: domain.clone(), pem, path, is_renewed, certificate, issuer })
     }
 }
 
@@ -164,6 +183,7 @@ mod tests {
         let after = open(now);
         assert_ne!(after.pem, ahead.pem);
         assert_eq!(after.issuer.key().serialize_pem(), ahead.issuer.key().serialize_pem());
+        assert_eq!((ahead.is_renewed, after.is_renewed, open(now).is_renewed), (false, true, false));
         assert_eq!(open(now).pem, after.pem);
     }
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::disk;
 
-pub use authority::{Authority, authority_pem, is_of_authority};
+pub use authority::{Authority, authority_pem, is_of_authority, renew};
 pub use certificates::Certificates;
 pub use leaf::{RENEW_AFTER, VALIDITY};
 pub use own::Own;

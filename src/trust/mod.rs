@@ -10,7 +10,7 @@ mod browsers;
 mod installed;
 mod system;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::model::Domain;
 
@@ -57,6 +57,8 @@ impl Error {
 #[derive(Clone, Copy)]
 pub struct Owner<'a> {
     pub install: &'a str,
+    /// Its folder, for the message of another one.
+    pub store: &'a Path,
     /// Whether a certificate is of the key that this installation signs a domain's names with.
     pub is_own: &'a dyn Fn(&Domain, &str) -> bool,
 }

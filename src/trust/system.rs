@@ -7,6 +7,13 @@ use crate::disk;
 use crate::exec::Command;
 use crate::model::Domain;
 
+/// What stands before a certificate is for people; every program that reads PEM skips it.
+const STORE: &str = "# Of the adt with the store ";
+
+fn text(owner: Owner<'_>, pem: &str) -> String {
+    format!("{STORE}{}\n{pem}", owner.store.display().to_string().replace(char::is_control, "?"))
+}
+
 /// A folder of certificates and the command that makes them known.
 #[derive(Debug, Clone)]
 pub struct System {
@@ -29,15 +36,18 @@ impl System {
         self.folder.join(format!("adt-{}-{domain}.crt", owner.install))
     }
 
-    /// The file of another installation that has the same domain here.
-    pub fn of_another(&self, owner: Owner<'_>, domain: &Domain) -> Option<PathBuf> {
+    /// The file of another installation that has the same domain here, and that one's store; an earlier adt did not write it.
+    pub fn of_another(&self, owner: Owner<'_>, domain: &Domain) -> Option<(PathBuf, Option<String>)> {
         let end = format!("-{domain}.crt");
         let is_another = |name: &str| {
             let install = name.strip_prefix("adt-").and_then(|rest| rest.strip_suffix(&end));
             install.is_some_and(|id| id != owner.install && id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
         };
         let mut entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.find(|entry| entry.file_name().to_str().is_some_and(is_another)).map(|entry| entry.path())
+        let path = entries.find(|entry| entry.file_name().to_str().is_some_and(is_another))?.path();
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let store = text.strip_prefix(STORE).and_then(|rest| rest.lines().next()).map(str::to_owned);
+        Some((path, store))
     }
 
     /// As an earlier adt named it, which is nobody's name; the file is there if it is the owner's.
@@ -47,7 +57,7 @@ impl System {
     }
 
     pub fn trusts(&self, owner: Owner<'_>, domain: &Domain, pem: &str) -> bool {
-        std::fs::read_to_string(self.file(owner, domain)).is_ok_and(|text| text == pem)
+        std::fs::read_to_string(self.file(owner, domain)).is_ok_and(|found| found.ends_with(pem))
     }
 
     /// The one file that holds all that is trusted, for programs that read it themselves.
@@ -58,13 +68,13 @@ impl System {
 
     pub fn install(&self, owner: Owner<'_>, domain: &Domain, pem: &str) -> Result<Change> {
         let unnamed = self.unnamed(owner, domain);
-        if self.trusts(owner, domain, pem) && unnamed.is_none() {
+        let (path, text) = (self.file(owner, domain), text(owner, pem));
+        if unnamed.is_none() && std::fs::read_to_string(&path).is_ok_and(|found| found == text) {
             return Ok(Change::Nothing);
         }
-        let path = self.file(owner, domain);
         let io = |source| Error::Io { what: "write", path: path.clone(), source };
         // Every user's programs read it.
-        disk::File::at(&path).mode(0o644).write(pem).map_err(io)?;
+        disk::File::at(&path).mode(0o644).write(text).map_err(io)?;
         unnamed.iter().try_for_each(|path| remove(path).map(drop))?;
         // The next call has to refresh if this one did not get that far.
         self.refresh().inspect_err(|_| drop(std::fs::remove_file(&path)))
@@ -74,8 +84,23 @@ impl System {
         let mut removed = false;
         for path in std::iter::once(self.file(owner, domain)).chain(self.unnamed(owner, domain)) {
             removed |= remove(&path)?;
+            self.remove_links(&path)?;
         }
         if removed { self.refresh() } else { Ok(Change::Nothing) }
+    }
+
+    /// Debian's command leaves the links to a certificate that is gone until another one comes.
+    fn remove_links(&self, certificate: &Path) -> Result<()> {
+        let bundle = self.bundle();
+        let folder = bundle.parent().expect("a file is in a folder");
+        let leading_to = |targets: &[PathBuf]| -> Vec<PathBuf> {
+            let all = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            all.filter(|path| std::fs::read_link(path).is_ok_and(|target| targets.contains(&target))).collect()
+        };
+        let links = leading_to(&[certificate.to_owned()]);
+        // Those by which OpenSSL finds it name the link beside them.
+        let names: Vec<_> = links.iter().filter_map(|path| path.file_name()).map(PathBuf::from).collect();
+        leading_to(&names).iter().chain(&links).try_for_each(|path| remove(path).map(drop))
     }
 
     fn refresh(&self) -> Result<Change> {

@@ -92,6 +92,14 @@ impl Adt {
         self
     }
 
+    /// A disk for the store that can't show its files under other owners, on a host of its own.
+    pub fn plain_disk(mut self) -> Self {
+        let host = self.host.get_or_insert_with(Host::new);
+        host.run(&format!("mount -t ramfs adt-test-disk {}", self.store.display()));
+        self.link_layers();
+        self
+    }
+
     /// A path of the host that the program runs on, as the test sees it.
     pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         match &self.host {

@@ -11,7 +11,7 @@ use adt::dns::{At, Config, Error, Server, sample};
 use adt::model::route::Routes;
 
 /// Loopback addresses stand for the environments' networks; each test has its own, so that they run side by side.
-struct Rig {
+pub struct Rig {
     runtime: tokio::runtime::Runtime,
     server: Option<Server>,
     base: Ipv4Addr,
@@ -19,7 +19,7 @@ struct Rig {
 
 impl Rig {
     /// Two environments in `127.<net>.3.0/26` and the /26 behind it.
-    fn new(net: u8, upstreams: Vec<SocketAddr>) -> Self {
+    pub fn new(net: u8, upstreams: Vec<SocketAddr>) -> Self {
         let base = Ipv4Addr::new(127, net, 3, 0);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let config = Config {
@@ -41,7 +41,7 @@ impl Rig {
         self.server.as_ref().unwrap()
     }
 
-    fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.server().addresses()[0]
     }
 
@@ -49,7 +49,13 @@ impl Rig {
         sample::routes(environments, self.base)
     }
 
-    fn machine(&self, number: u8) -> IpAddr {
+    /// A number of `/metrics`.
+    pub fn metric(&self, name: &str, of: &str) -> usize {
+        let (text, start) = ((self.server().metrics())(), format!("adt_dns_{name}{{of=\"{of}\"}} "));
+        text.lines().find_map(|line| line.strip_prefix(&start)).expect("it is told").parse().unwrap()
+    }
+
+    pub fn machine(&self, number: u8) -> IpAddr {
         let [a, b, c, _] = self.base.octets();
         Ipv4Addr::new(a, b, c, number).into()
     }
@@ -190,11 +196,11 @@ fn upstream(address: Ipv4Addr) -> SocketAddr {
     at
 }
 
-fn send(stream: &mut TcpStream, packet: &[u8]) {
+pub fn send(stream: &mut TcpStream, packet: &[u8]) {
     stream.write_all(&[&(packet.len() as u16).to_be_bytes(), packet].concat()).unwrap();
 }
 
-fn receive(stream: &mut TcpStream) -> Vec<u8> {
+pub fn receive(stream: &mut TcpStream) -> Vec<u8> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).unwrap();
     let mut packet = vec![0; u16::from_be_bytes(length).into()];
@@ -247,7 +253,7 @@ fn an_address_in_use_is_named() {
     drop(UdpSocket::bind(taken).unwrap_err());
 }
 
-fn question(name: &str, id: u16) -> Vec<u8> {
+pub fn question(name: &str, id: u16) -> Vec<u8> {
     use hickory_proto::op::{Message, MessageType, OpCode, Query};
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(hickory_proto::rr::Name::from_ascii(name).unwrap(), hickory_proto::rr::RecordType::A));

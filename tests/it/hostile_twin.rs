@@ -55,6 +55,17 @@ impl Twins {
         std::fs::read_to_string(self.adt.at(store).join("install")).expect("it was opened").trim().to_owned()
     }
 
+    /// Links of the system's to a certificate of adt's, also those that lead nowhere.
+    fn certificate_links(&self) -> Vec<PathBuf> {
+        let all = std::fs::read_dir(self.adt.at("/etc/ssl/certs")).expect("the system has certificates").flatten();
+        let of_adt = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|target| target.to_string_lossy().contains("adt-"));
+        all.map(|entry| entry.path()).filter(of_adt).collect()
+    }
+
+    fn resolv_conf(&self) -> String {
+        std::fs::read_to_string(self.adt.at("/etc/resolv.conf")).expect("it is there")
+    }
+
     fn put(&self, path: &str, text: &str) {
         let path = self.adt.at(path);
         std::fs::create_dir_all(path.parent().expect("a file is in a folder")).expect("the folder is the test's own");
@@ -94,8 +105,11 @@ fn what_one_bound_no_verb_of_another_installation_takes_away() {
         same(&bound, &twins.outside(), attempt);
         assert_eq!(twins.browser(), browser, "`{attempt}`");
     }
-    twins.other("host:bind-proxy").fails(5).says("another store's adt has this domain here");
+    let refused = twins.other("host:bind-proxy").fails(5);
+    refused.says(&format!("the adt of the store `{}` has this domain here", twins.adt.store.display()));
+    assert!(!twins.certificate_links().is_empty(), "the system finds the certificate by links");
     twins.adt.run("host:unbind-proxy").ok();
+    assert_eq!(twins.certificate_links(), Vec::<PathBuf>::new());
     let left: Vec<_> =
         twins.outside().into_iter().filter(|(path, bytes)| nothing.get(path) != Some(bytes)).map(|(path, _)| path).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -119,6 +133,55 @@ fn both_may_bind_and_each_takes_its_own_away() {
     assert_eq!(twins.browser(), browser);
     twins.adt.run("host:unbind-proxy").ok();
     same(&nothing, &twins.outside(), "host:unbind-proxy of both");
+}
+
+/// Whoever unbinds first: its lines go, the other's stay, and the last one brings back what was there before either came.
+#[test]
+fn each_takes_its_own_lines_out_of_a_resolv_conf() {
+    if !installed(&["certutil", "update-ca-certificates"]) {
+        return;
+    }
+    const BEFORE: &str = "# somebody's\nsearch lan\nnameserver 192.0.2.1\noptions rotate timeout:1\n";
+    let twins = Twins::new();
+    let other = |words: &str| twins.other(&format!("--domain other.test --listen 127.0.53.2 {words}"));
+    let own = |words: &str| twins.adt.run(&format!("--listen 127.0.53.1 {words}"));
+    let servers = || -> Vec<String> {
+        twins.resolv_conf().lines().filter_map(|line| line.strip_prefix("nameserver ")).map(str::to_owned).collect()
+    };
+    for (is_link, first_leaves_first) in [(false, true), (true, true), (true, false)] {
+        let path = twins.adt.at("/etc/resolv.conf");
+        std::fs::remove_file(&path).expect("the copy is the test's own");
+        if is_link {
+            twins.put("/etc/adt-test-resolv", BEFORE);
+            std::os::unix::fs::symlink("adt-test-resolv", &path).expect("the copy is the test's own");
+        } else {
+            twins.put("/etc/resolv.conf", BEFORE);
+        }
+        own("host:bind-proxy").ok();
+        assert_eq!(servers(), ["127.0.53.1", "192.0.2.1"]);
+        other("host:bind-proxy").ok();
+        let both = twins.resolv_conf();
+        assert_eq!(servers(), ["127.0.53.2", "127.0.53.1", "192.0.2.1"], "{both}");
+        for store in [&twins.adt.store, &twins.other] {
+            assert!(both.contains(&format!("adt --store {} host:unbind-proxy", store.display())), "{both}");
+        }
+        own("host:bind-proxy").ok();
+        other("host:bind-proxy").ok();
+        assert_eq!(twins.resolv_conf(), both, "bound once more, nothing changes");
+        if first_leaves_first {
+            own("host:unbind-proxy").ok();
+            assert_eq!(servers(), ["127.0.53.2", "192.0.2.1"]);
+            own("host:unbind-proxy").ok();
+            assert_eq!(servers(), ["127.0.53.2", "192.0.2.1"]);
+            other("host:unbind-proxy").ok();
+        } else {
+            other("host:unbind-proxy").ok();
+            assert_eq!(servers(), ["127.0.53.1", "192.0.2.1"]);
+            own("host:unbind-proxy").ok();
+        }
+        assert_eq!(twins.resolv_conf(), BEFORE, "link: {is_link}, first leaves first: {first_leaves_first}");
+        assert_eq!(std::fs::read_link(&path).is_ok(), is_link, "first leaves first: {first_leaves_first}");
+    }
 }
 
 #[test]

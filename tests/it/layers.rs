@@ -8,9 +8,10 @@ const LOWER: &[&str] = &[
     "model",
     "disk",
     "config",
-    "template",
     "plan",
+    "shares",
     "exec",
+    "template",
     "store",
     "boxes",
     "network",
@@ -40,9 +41,10 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("model", &[][..]),
         ("disk", &[][..]),
         ("config", &["model"][..]),
-        ("template", &["model"][..]),
         ("plan", &["model"][..]),
+        ("shares", &[][..]),
         ("exec", &["model"][..]),
+        ("template", &["model", "exec"][..]),
         ("store", &["model", "disk"][..]),
         ("boxes", &["model", "disk", "exec", "store", "template"][..]),
         ("network", &["model", "exec"][..]),
@@ -54,8 +56,8 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("logs", &["model"][..]),
         ("providers", &["model", "disk", "exec", "network", "template"][..]),
         ("engine", up_to("providers")),
-        ("dns", &["model", "template"][..]),
-        ("proxy", &["model", "disk", "template"][..]),
+        ("dns", &["model", "template", "shares"][..]),
+        ("proxy", &["model", "disk", "template", "shares"][..]),
         ("tls", &["model", "disk", "store"][..]),
         ("daemon", up_to("proxy")),
         ("cli", LOWER),
@@ -100,6 +102,27 @@ fn no_module_uses_one_above_it() {
     }
     assert!(seen > 100, "only {seen} uses were found: this test reads the sources wrongly");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_screen_writes_to_a_terminal() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    // What its writer spelled out, what is said in a machine, and what only adt reads.
+    let allowed =
+        ["cli/screen.rs", "cli/logs.rs", "providers/lxc/attach.rs", "template/process.rs"].map(|path| source.join(path));
+    let ways = ["println!(", "eprintln!(", "stdout().lock()", "stderr().lock()", "writeln!(std::io::"];
+    let mut wrong = Vec::new();
+    for entry in walkdir::WalkDir::new(&source).into_iter().flatten().filter(|entry| entry.file_type().is_file()) {
+        if allowed.iter().any(|path| path == entry.path()) {
+            continue;
+        }
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let code = text.split("#[cfg(test)]").next().expect("a split has a first part");
+        if ways.iter().any(|way| code.contains(way)) {
+            wrong.push(entry.path().display().to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "these write to a terminal past `cli::screen`: {}", wrong.join(", "));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The proxy on real sockets: backends of this test behind it, raw sockets, curl and hyper in front of it.
 
-mod backend;
+pub mod backend;
 mod clients;
 mod faults;
-mod frames;
+pub mod frames;
 mod fuzz;
 mod hostile;
 mod routing;

@@ -78,6 +78,7 @@ fn wanted() -> Wanted {
         domains: vec![domain("example.test"), domain("shop.example")],
         address: "127.0.53.1:53".parse().unwrap(),
         owner: "me".into(),
+        store: "/var/lib/adt".into(),
     }
 }
 

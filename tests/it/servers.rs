@@ -1,6 +1,6 @@
 //! Other people's servers as a test's own processes: in a temporary folder, on loopback, ended by their process ids.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -162,4 +162,13 @@ impl Drop for Place {
         }
         drop(process.wait());
     }
+}
+
+/// A connection from an address of the caller's choice: on loopback, each is another client.
+pub fn connect_from(address: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    bind(&socket, &SocketAddr::from((address, 0))).unwrap();
+    connect(&socket, &to).unwrap();
+    TcpStream::from(socket)
 }

@@ -17,7 +17,9 @@ use crate::proxy::{HOST, routes};
 use crate::real_check::with_own_parts;
 use crate::servers::installed;
 
-const OWNER: Owner<'_> = Owner { install: "me", is_own: &|_, _| false };
+fn owner() -> Owner<'static> {
+    Owner { install: "me", store: std::path::Path::new("/var/lib/adt"), is_own: &|_, _| false }
+}
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A clock that stands until it is moved.
@@ -235,18 +237,18 @@ fn the_systems_store_is_changed_once_and_back() {
     let refresh = adt::exec::Command::new("sh").args(["-c".to_owned(), format!("echo run >> '{}'", note.display())]);
     let system = System { folder: folder.path().to_owned(), refresh };
     let domain = Domain::new("example.test").unwrap();
-    assert_eq!(system.install(OWNER, &domain, "one").unwrap(), Change::Made);
-    assert_eq!(system.install(OWNER, &domain, "one").unwrap(), Change::Nothing);
-    assert!(system.trusts(OWNER, &domain, "one"));
+    assert_eq!(system.install(owner(), &domain, "one").unwrap(), Change::Made);
+    assert_eq!(system.install(owner(), &domain, "one").unwrap(), Change::Nothing);
+    assert!(system.trusts(owner(), &domain, "one"));
     let mode = std::fs::metadata(folder.path().join("adt-me-example.test.crt")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644);
-    assert_eq!(system.remove(OWNER, &domain).unwrap(), Change::Made);
-    assert_eq!(system.remove(OWNER, &domain).unwrap(), Change::Nothing);
+    assert_eq!(system.remove(owner(), &domain).unwrap(), Change::Made);
+    assert_eq!(system.remove(owner(), &domain).unwrap(), Change::Nothing);
     RUNS.store(std::fs::read_to_string(&note).unwrap().lines().count() as u64, Ordering::Relaxed);
     assert_eq!(RUNS.load(Ordering::Relaxed), 2);
     let failing = System { refresh: adt::exec::Command::new("false"), ..system };
-    failing.install(OWNER, &domain, "one").unwrap_err();
-    assert!(!failing.trusts(OWNER, &domain, "one"), "the next call tries again");
+    failing.install(owner(), &domain, "one").unwrap_err();
+    assert!(!failing.trusts(owner(), &domain, "one"), "the next call tries again");
 }
 
 #[test]
@@ -293,8 +295,8 @@ fn browsers_trust_the_authority_and_forget_it_without_a_trace() {
         .unwrap();
     assert!(new.success());
     let home = Home::open(folder.path()).unwrap();
-    assert_eq!(home.install(OWNER, &domain, &pem).unwrap(), Change::Made);
-    assert_eq!(home.install(OWNER, &domain, &pem).unwrap(), Change::Nothing);
+    assert_eq!(home.install(owner(), &domain, &pem).unwrap(), Change::Made);
+    assert_eq!(home.install(owner(), &domain, &pem).unwrap(), Change::Nothing);
     let all = databases(folder.path());
     assert_eq!(all, [folder.path().join(".pki/nssdb"), profile.clone()]);
     world.certificates.certificate(Some(HOST)).unwrap();
@@ -305,9 +307,9 @@ fn browsers_trust_the_authority_and_forget_it_without_a_trace() {
     // The authority is made anew: one certificate, the new one.
     let other = self::world();
     let newer = std::fs::read_to_string(other.authority()).unwrap();
-    assert_eq!(home.install(OWNER, &domain, &newer).unwrap(), Change::Made);
-    assert_eq!(home.remove(OWNER, &domain).unwrap(), Change::Made);
-    assert_eq!(home.remove(OWNER, &domain).unwrap(), Change::Nothing);
+    assert_eq!(home.install(owner(), &domain, &newer).unwrap(), Change::Made);
+    assert_eq!(home.remove(owner(), &domain).unwrap(), Change::Made);
+    assert_eq!(home.remove(owner(), &domain).unwrap(), Change::Nothing);
     assert!(!folder.path().join(".pki").exists(), "what was made is gone");
     assert_eq!(databases(folder.path()), [profile], "what was there stays");
 }

@@ -18,7 +18,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::model::names::Domain;
-use crate::model::{Failure, Fault, Kind, Place};
+use crate::model::{Failure, Fault, IdPool, Kind, Place};
 
 use super::at::At;
 use super::fault::{self, Faults};
@@ -63,6 +63,7 @@ pub struct HostSettings {
     pub domains: Setting<Vec<Domain>>,
     pub store: Setting<PathBuf>,
     pub pool_v4: Setting<Ipv4Net>,
+    pub pool_ids: Setting<IdPool>,
     /// Empty: the host's own.
     pub nameservers: Setting<Vec<IpAddr>>,
     pub boxes: Setting<Vec<PathBuf>>,
@@ -85,6 +86,7 @@ impl HostSettings {
             ("domains", join(&self.domains.value), &self.domains.origin),
             ("store", self.store.value.display().to_string(), &self.store.origin),
             ("pool_v4", self.pool_v4.value.to_string(), &self.pool_v4.origin),
+            ("pool_ids", self.pool_ids.value.to_string(), &self.pool_ids.origin),
             ("nameservers", join(&self.nameservers.value), &self.nameservers.origin),
             ("boxes", join(self.boxes.value.iter().map(|folder| folder.display())), &self.boxes.origin),
             ("provider", self.provider.value.clone(), &self.provider.origin),
@@ -111,6 +113,7 @@ pub struct HostFlags {
     pub domains: Option<String>,
     pub store: Option<String>,
     pub pool_v4: Option<String>,
+    pub pool_ids: Option<String>,
     pub nameservers: Option<String>,
     pub boxes: Option<String>,
     pub provider: Option<String>,
@@ -151,6 +154,7 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
     let domains = layers.list(&keys.domains, &flags.domains, many(&raw.domains), values::domain);
     let store = layers.pick(&keys.store, &flags.store, one(&raw.store), values::folder);
     let pool_v4 = layers.pick(&keys.pool_v4, &flags.pool_v4, one(&raw.pool_v4), values::pool);
+    let pool_ids = layers.pick(&keys.pool_ids, &flags.pool_ids, one(&raw.pool_ids), values::ids);
     let nameservers = layers.list(&keys.nameservers, &flags.nameservers, many(&raw.nameservers), values::address);
     let boxes = layers.list(&keys.boxes, &flags.boxes, many(&raw.boxes), values::folder);
     let provider = layers.pick(&keys.provider, &flags.provider, one(&raw.provider), values::provider);
@@ -160,19 +164,32 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
     let logs = logs::settle(&raw.logs, &mut layers.faults);
     let mut wrong = layers.faults.into_list();
     wrong.extend(layers.wrong);
-    match (domain, domains, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen, logs) {
+    match (domain, domains, store, pool_v4, pool_ids, nameservers, boxes, provider, grace_seconds, listen, logs) {
         (
             Some(domain),
             Some(domains),
             Some(store),
             Some(pool_v4),
+            Some(pool_ids),
             Some(nameservers),
             Some(boxes),
             Some(provider),
             Some(grace_seconds),
             Some(listen),
             Some(logs),
-        ) => Ok(HostSettings { domain, domains, store, pool_v4, nameservers, boxes, provider, grace_seconds, listen, logs }),
+        ) => Ok(HostSettings {
+            domain,
+            domains,
+            store,
+            pool_v4,
+            pool_ids,
+            nameservers,
+            boxes,
+            provider,
+            grace_seconds,
+            listen,
+            logs,
+        }),
         _ => Err(wrong),
     }
 }

@@ -19,6 +19,9 @@ pub struct Document {
     pub store: Option<At<String>>,
     /// The private IPv4 network that environments get their addresses from, a /26 each. Variable: `ADT_POOL_V4`.
     pub pool_v4: Option<At<String>>,
+    /// The ids of this host's that running machines get theirs from, 65,536 each, e.g. `1879048192-2147352575`. Files on disk
+    /// have others. Variable: `ADT_POOL_IDS`.
+    pub pool_ids: Option<At<String>>,
     /// Name servers for the machines. Without it, the host's own. Variable: `ADT_NAMESERVERS`, separated by commas.
     pub nameservers: Option<At<Vec<At<String>>>>,
     /// More folders of box recipes, the first before the others. Variable: `ADT_BOXES`, separated by colons.

@@ -29,6 +29,7 @@ fn defaults_need_no_file() {
             "domains =  [default]",
             "store = /var/lib/adt [default]",
             "pool_v4 = 10.213.0.0/16 [default]",
+            "pool_ids = 1879048192-2147352575 [default]",
             "nameservers =  [default]",
             "boxes =  [default]",
             "provider = lxc [default]",
@@ -47,6 +48,7 @@ fn a_file_gives_its_places() {
             "domains = dev.bank.de, x.org [/etc/adt/adt.toml:2:11]",
             "store = /srv/adt [/etc/adt/adt.toml:3:9]",
             "pool_v4 = 172.20.0.0/14 [/etc/adt/adt.toml:4:11]",
+            "pool_ids = 1879048192-2147352575 [default]",
             "nameservers = 192.0.2.53, 2001:db8::53 [/etc/adt/adt.toml:5:15]",
             "boxes = /srv/boxes [/etc/adt/adt.toml:6:9]",
             "provider = docker [/etc/adt/adt.toml:7:12]",
@@ -75,6 +77,7 @@ fn a_flag_beats_a_variable_beats_the_file() {
             "domains = dev.bank.de, x.org [f:2:11]",
             "store = /srv/adt [f:3:9]",
             "pool_v4 = 172.20.0.0/14 [f:4:11]",
+            "pool_ids = 1879048192-2147352575 [default]",
             "nameservers = 192.0.2.1, 192.0.2.2 [ADT_NAMESERVERS]",
             "boxes = /a, /b [ADT_BOXES]",
             "provider = vm [--provider]",
@@ -128,6 +131,20 @@ fn settings_that_can_not_work() {
             (
                 "pool_v4 = \"fd00::/8\"\n",
                 &["1:11 the address pool `fd00::/8` is not an IPv4 network (write e.g. `10.213.0.0/16`)"],
+            ),
+            (
+                "pool_ids = \"1-x\"\n",
+                &["1:12 the ids `1-x` are no range (write the first and the last, e.g. `1879048192-2147352575`)"],
+            ),
+            (
+                "pool_ids = \"900000000-900065534\"\n",
+                &[
+                    "1:12 the ids `900000000-900065534` are too few for one machine (give it 65536 or more for each machine that runs)",
+                ],
+            ),
+            (
+                "pool_ids = \"100000-165535\"\n",
+                &["1:12 the ids `100000-165535` are this host's own (take them between 200000 and 4294967294)"],
             ),
             (
                 "nameservers = [\"dns.example\", \"127.0.0.53\"]\nboxes = [\"x\"]\n",

@@ -5,7 +5,11 @@ use std::path::{Component, Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
+use crate::model::IdPool;
 use crate::model::names::Domain;
+
+const IDS_OF_A_MACHINE: u32 = 65_536;
+const LEAST_ID: u32 = 200_000;
 
 /// What is wrong and what to do about it.
 pub type Wrong = (String, String);
@@ -25,6 +29,7 @@ pub struct Keys {
     pub domains: Key,
     pub store: Key,
     pub pool_v4: Key,
+    pub pool_ids: Key,
     pub nameservers: Key,
     pub boxes: Key,
     pub provider: Key,
@@ -37,6 +42,8 @@ pub const KEYS: Keys = Keys {
     domains: Key { variable: "ADT_DOMAINS", flag: "--domains", default: "", separator: ',' },
     store: Key { variable: "ADT_STORE", flag: "--store", default: "/var/lib/adt", separator: ',' },
     pool_v4: Key { variable: "ADT_POOL_V4", flag: "--pool-v4", default: "10.213.0.0/16", separator: ',' },
+    // No user's, no distribution's and no container manager's by any convention; enough for 4,094 machines that run.
+    pool_ids: Key { variable: "ADT_POOL_IDS", flag: "--pool-ids", default: "1879048192-2147352575", separator: ',' },
     nameservers: Key { variable: "ADT_NAMESERVERS", flag: "--nameservers", default: "", separator: ',' },
     boxes: Key { variable: "ADT_BOXES", flag: "--boxes", default: "", separator: ':' },
     provider: Key { variable: "ADT_PROVIDER", flag: "--provider", default: "lxc", separator: ',' },
@@ -100,6 +107,22 @@ pub fn pool(text: &str) -> Result<Ipv4Net, Wrong> {
         return wrong("is not private", "take a part of 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16".into());
     }
     Ok(net)
+}
+
+pub fn ids(text: &str) -> Result<IdPool, Wrong> {
+    let wrong = |reason: &str, hint: &str| Err((format!("the ids `{}` {reason}", text.escape_debug()), hint.to_owned()));
+    let ends = text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    let Some((first, last)) = ends.filter(|(first, last): &(u32, u32)| first <= last) else {
+        return wrong("are no range", "write the first and the last, e.g. `1879048192-2147352575`");
+    };
+    if last - first < IDS_OF_A_MACHINE - 1 {
+        return wrong("are too few for one machine", "give it 65536 or more for each machine that runs");
+    }
+    // The first are this host's users, those after them are machines' files on disk; the last is no id.
+    if first < LEAST_ID || last == u32::MAX {
+        return wrong("are this host's own", "take them between 200000 and 4294967294");
+    }
+    Ok(IdPool { first, last })
 }
 
 pub fn address(text: &str) -> Result<IpAddr, Wrong> {

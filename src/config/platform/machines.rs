@@ -96,7 +96,7 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
     let logs = raw.logs.iter().filter_map(|path| check::log_path(faults, path)).collect();
     Some(Machine {
         role: role?,
-        summary: raw.summary.clone(),
+        summary: check::summary(faults, raw.summary.as_ref()),
         boxed: BoxRef { name: boxed?, place: Some(faults.place(raw.boxed.span())) },
         count,
         limits: Limits { memory_bytes, cpus: raw.cpus, processes: raw.processes },
@@ -108,10 +108,17 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
 }
 
 fn memory_bytes(text: &At<String>, faults: &mut Faults) -> Option<u64> {
+    if text.as_str() == "unlimited" {
+        return Some(Limits::ALL_MEMORY);
+    }
     match bytes(text) {
         None => {
             let message = format!("`{}` is no amount of memory", text.escape_debug());
-            faults.add_hint(text.span(), message, "write a whole number and K, M, G or T, e.g. \"512M\" or \"2G\"");
+            faults.add_hint(
+                text.span(),
+                message,
+                "write a whole number and K, M, G or T, e.g. \"512M\" or \"2G\", or \"unlimited\"",
+            );
             None
         }
         Some(bytes) if bytes < LEAST_MEMORY => {

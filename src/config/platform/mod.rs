@@ -57,7 +57,7 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
     let targets = in_order(&raw.targets).into_iter().filter_map(|(name, each)| target(name, each, &roles, faults)).collect();
     let platform = Platform {
         name: name?,
-        summary: raw.platform.summary.clone(),
+        summary: check::summary(faults, raw.platform.summary.as_ref()),
         domain: domain.map_or(Some(None), |domain| domain.map(Some))?,
         machines,
         sites,

@@ -38,7 +38,7 @@ pub struct Header {
     pub name: At<String>,
     /// One line that says what this is, shown by `platform:list`.
     #[serde(default)]
-    pub summary: String,
+    pub summary: Option<At<String>>,
     /// The last labels of every name, e.g. `example.test`. Without it, the host's own domain. One on the internet is led to adt only
     /// where the host's `domains` name it.
     pub domain: Option<At<String>>,
@@ -70,7 +70,8 @@ pub struct Machine {
     /// How many machines play this role. They are named `web1`, `web2`, …; without a count there is one, named like its role.
     #[schemars(range(min = 1, max = 61))]
     pub count: Option<At<u32>>,
-    /// The most memory that each machine may use, e.g. `"512M"` or `"2G"`. Without it, the host's memory is the limit.
+    /// The most memory that each machine may use, e.g. `"512M"` or `"2G"`, or `"unlimited"`. Without it, 2 GiB, on a small host
+    /// half of what it has.
     pub memory: Option<At<String>>,
     /// The most processor time that each machine may use, e.g. `1.5` processors.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 4096))]
@@ -92,7 +93,7 @@ pub struct Machine {
     pub logs: Vec<At<String>>,
     /// One line that says what these machines do.
     #[serde(default)]
-    pub summary: String,
+    pub summary: Option<At<String>>,
 }
 
 /// An application that is reachable by name.
@@ -142,6 +143,13 @@ pub struct Site {
     /// Services that these programs may reach, as role and port, e.g. `["db:3306"]`. Everything else but the site itself is cut off.
     #[serde(default)]
     pub network: Vec<At<String>>,
+    /// Units of its machines that these programs may start, stop, restart and reload, e.g. `["apache2", "worker@"]`. Without it,
+    /// those in `services` of the role's box and the boxes below it.
+    pub units: Option<Vec<At<String>>>,
+    /// Seconds that each of these programs may take; 1800 where none are given. What takes longer is ended with all that it
+    /// started, and the release before stays.
+    #[schemars(range(min = 1, max = 604_800))]
+    pub phase_deadline: Option<u32>,
     /// How many releases stay on its machines and in the store.
     #[schemars(range(min = 2, max = 100))]
     pub keep: Option<u32>,

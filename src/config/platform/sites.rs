@@ -86,6 +86,8 @@ fn code(raw: &raw::Site, roles: &Roles, faults: &mut Faults) -> Option<Code> {
     let (before_deploy, after_deploy) = (program(&raw.before_deploy), program(&raw.after_deploy));
     once(&raw.network, "service", faults);
     let network = raw.network.iter().filter_map(|word| reach(word, roles, faults)).collect();
+    once(raw.units.as_deref().unwrap_or_default(), "unit", faults);
+    let units = raw.units.as_ref().map(|units| units.iter().filter_map(|unit| check::unit(faults, unit)).collect());
     let path = all(raw.path.as_ref().map(|path| check::machine_path(faults, path)));
     let source = all(raw.source.as_ref().map(|source| address(source, faults)));
     let default_branch = all(raw.default_branch.as_ref().map(|branch| branch_name(branch, faults)));
@@ -116,6 +118,8 @@ fn code(raw: &raw::Site, roles: &Roles, faults: &mut Faults) -> Option<Code> {
         before_deploy: before_deploy?,
         after_deploy: after_deploy?,
         network,
+        units,
+        phase_deadline: raw.phase_deadline.unwrap_or_else(Code::phase_deadline),
         keep,
         rollout: match raw.rollout {
             raw::Rollout::Waves => Rollout::Waves,

@@ -203,7 +203,9 @@ fn machines_that_do_not_fit_together() {
             (&with("memory = \"12M\"\n"), &["4:10 `12M` is too little memory for a machine to start (give it \"16M\" or more)"]),
             (
                 &with("memory = \"512\"\n"),
-                &["4:10 `512` is no amount of memory (write a whole number and K, M, G or T, e.g. \"512M\" or \"2G\")"],
+                &[
+                    "4:10 `512` is no amount of memory (write a whole number and K, M, G or T, e.g. \"512M\" or \"2G\", or \"unlimited\")",
+                ],
             ),
             (
                 &with("data = [\"lib\", \"/a/../b\", \"/\", \"/a\", \"/a\"]\n"),

@@ -7,8 +7,8 @@ pub mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::model::names::BoxName;
-use crate::model::recipe::{BuildStep, Parent, Recipe};
-use crate::model::{BoxRef, Check, Failure, Fault, Health, Kind};
+use crate::model::recipe::{Archive, BuildStep, Parent, Recipe};
+use crate::model::{BoxRef, Check, Digest, Failure, Fault, Health, Kind};
 
 use super::at::{At, in_order};
 use super::check;
@@ -39,8 +39,8 @@ pub fn parse(name: &BoxName, file: &Path, text: &str) -> Result<Recipe, Vec<Faul
 fn settle(name: &BoxName, raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Recipe> {
     let parent = parent(name, &raw.boxed.from, faults);
     let packages = raw.boxed.packages.iter().filter_map(|word| package(word, faults)).collect();
-    let services: Vec<_> = raw.boxed.services.iter().filter_map(|word| unit(word, faults)).collect();
-    let mask: Vec<_> = raw.boxed.mask.iter().filter_map(|word| unit(word, faults)).collect();
+    let services: Vec<_> = raw.boxed.services.iter().filter_map(|word| check::unit(faults, word)).collect();
+    let mask: Vec<_> = raw.boxed.mask.iter().filter_map(|word| check::unit(faults, word)).collect();
     for word in &raw.boxed.mask {
         if raw.boxed.services.iter().any(|service| same_unit(service, word)) {
             faults.add_hint(
@@ -65,7 +65,7 @@ fn settle(name: &BoxName, raw: &raw::Document, file: &Path, faults: &mut Faults)
     }
     Some(Recipe {
         name: name.clone(),
-        summary: raw.boxed.summary.clone(),
+        summary: check::summary(faults, raw.boxed.summary.as_ref()),
         parent: parent?,
         packages,
         services,
@@ -94,7 +94,15 @@ fn only<'a>(choices: &[(&'static str, &'a Option<At<String>>)]) -> Result<(&'sta
 
 fn parent(name: &BoxName, from: &At<raw::From>, faults: &mut Faults) -> Option<Parent> {
     let choices = [("box", &from.boxed), ("suite", &from.suite), ("rootfs", &from.rootfs), ("oci", &from.oci)];
-    match only(&choices) {
+    let chosen = only(&choices);
+    if let (Ok(("box" | "suite", _)), Some(word)) = (&chosen, &from.sha256) {
+        faults.add_hint(
+            word.span(),
+            "only an archive has a SHA-256",
+            "a suite is checked by its signature, a box by what it stands on; leave it out",
+        );
+    }
+    match chosen {
         Ok(("box", word)) => {
             let parent = check::name(faults, word, BoxName::new)?;
             if parent == *name {
@@ -103,14 +111,30 @@ fn parent(name: &BoxName, from: &At<raw::From>, faults: &mut Faults) -> Option<P
             Some(Parent::Box(BoxRef { name: parent, place: Some(faults.place(word.span())) }))
         }
         Ok(("suite", word)) => suite(word, faults).map(Parent::Suite),
-        Ok(("rootfs", word)) => recipe_path(word, faults).map(Parent::Rootfs),
-        Ok((_, word)) => recipe_path(word, faults).map(Parent::Oci),
+        Ok(("rootfs", word)) => archive(word, from.sha256.as_ref(), faults).map(Parent::Rootfs),
+        Ok((_, word)) => archive(word, from.sha256.as_ref(), faults).map(Parent::Oci),
         Err(reason) => {
             let hint = "give exactly one of `box`, `suite`, `rootfs`, `oci`, e.g. from = { suite = \"bookworm\" }";
             faults.add_hint(from.span(), format!("a box starts from one thing, but {reason}"), hint);
             None
         }
     }
+}
+
+fn archive(path: &At<String>, sha256: Option<&At<String>>, faults: &mut Faults) -> Option<Archive> {
+    let path = recipe_path(path, faults);
+    let sha256 = match sha256 {
+        None => None,
+        Some(word) => match Digest::try_from(word.to_ascii_lowercase()) {
+            Ok(digest) => Some(digest),
+            Err(_) => {
+                let message = format!("`{}` is not a SHA-256", word.escape_debug());
+                faults.add_hint(word.span(), message, "write the 64 characters that `sha256sum` prints");
+                return None;
+            }
+        },
+    };
+    Some(Archive { path: path?, sha256 })
 }
 
 fn step(step: &At<raw::Step>, faults: &mut Faults) -> Option<BuildStep> {
@@ -164,22 +188,6 @@ fn package(word: &At<String>, faults: &mut Faults) -> Option<String> {
     }
     let hint = "write it as apt does, e.g. `apache2`, `php=2:8.2+93` or `nginx/bookworm-backports`";
     faults.add_hint(word.span(), format!("`{}` is not a Debian package", word.escape_debug()), hint);
-    None
-}
-
-/// systemd.unit(5): letters, digits and `:-_.\`, with `@` before an instance; a name without a type is a service.
-fn unit(word: &At<String>, faults: &mut Faults) -> Option<String> {
-    const TYPES: [&str; 11] =
-        ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
-    let shaped = (1..=255).contains(&word.len())
-        && !word.starts_with(['-', '.', '@'])
-        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b));
-    if shaped {
-        let typed = word.rsplit_once('.').is_some_and(|(_, kind)| TYPES.contains(&kind));
-        return Some(if typed { word.to_string() } else { format!("{}.service", **word) });
-    }
-    let hint = "write it as `systemctl` shows it, e.g. `apache2` or `apt-daily.timer`";
-    faults.add_hint(word.span(), format!("`{}` is not a systemd unit", word.escape_debug()), hint);
     None
 }
 

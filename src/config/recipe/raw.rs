@@ -31,7 +31,7 @@ pub struct Document {
 pub struct Header {
     /// One line that says what this is, shown by `box:list`.
     #[serde(default)]
-    pub summary: String,
+    pub summary: Option<At<String>>,
     /// What the box starts from: exactly one of `box`, `suite`, `rootfs` and `oci`.
     pub from: At<From>,
     /// Debian packages to install, each perhaps with `=version` or `/suite`.
@@ -63,8 +63,10 @@ pub struct From {
     pub suite: Option<At<String>>,
     /// A root file system in a tar archive of this folder.
     pub rootfs: Option<At<String>>,
-    /// An OCI image in a tar archive of this folder.
+    /// An OCI image in a tar archive of this folder, or a folder with its layout.
     pub oci: Option<At<String>>,
+    /// What `rootfs` or `oci` must be: the archive's SHA-256, of a folder that of its `index.json`. Anything else is refused.
+    pub sha256: Option<At<String>>,
 }
 
 /// How to tell that a machine works.

@@ -57,11 +57,30 @@ fn the_example_settles() {
 }
 
 #[test]
+fn an_archive_can_be_pinned_and_nothing_else_can() {
+    let sum = "0123456789abcdef".repeat(4);
+    let from = |text: &str| read(&format!("[box]\nfrom = {{ {text} }}\n"));
+    let recipe = from(&format!("oci = \"image\", sha256 = \"{}\"", sum.to_uppercase())).unwrap();
+    let Parent::Oci(archive) = recipe.parent else { panic!("{:?}", recipe.parent) };
+    assert_eq!(archive.sha256.unwrap().as_str(), sum);
+    for (text, says) in [
+        (format!("suite = \"bookworm\", sha256 = \"{sum}\""), "only an archive has a SHA-256"),
+        (format!("box = \"debian\", sha256 = \"{sum}\""), "only an archive has a SHA-256"),
+        (format!("rootfs = \"a\", sha256 = \"sha256:{sum}\""), "is not a SHA-256"),
+        ("rootfs = \"a\", sha256 = \"\"".to_owned(), "is not a SHA-256"),
+        (format!("sha256 = \"{sum}\""), "none is given"),
+    ] {
+        let faults = from(&text).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].message.contains(says), "{text}: {faults:?}");
+    }
+}
+
+#[test]
 fn every_kind_of_parent() {
     for (from, wanted) in [
         ("suite = \"bookworm\"", Parent::Suite("bookworm".into())),
-        ("rootfs = \"base.tar.zst\"", Parent::Rootfs("base.tar.zst".into())),
-        ("oci = \"image.tar\"", Parent::Oci("image.tar".into())),
+        ("rootfs = \"base.tar.zst\"", Parent::Rootfs(Archive { path: "base.tar.zst".into(), sha256: None })),
+        ("oci = \"image.tar\"", Parent::Oci(Archive { path: "image.tar".into(), sha256: None })),
     ] {
         let recipe = read(&format!("[box]\nfrom = {{ {from} }}\n")).unwrap();
         assert_eq!(recipe.parent, wanted);

@@ -82,7 +82,13 @@ impl Shipper {
             let exe = std::env::current_exe().map_err(|error| failed(&error))?;
             // Its own connection to the database and its own provider: nothing is shared with those who serve.
             let store = Store::open(&store.folder)?;
-            let provider = choose::provider(&settings.provider.value, store.folder.clone(), store.install().to_owned(), exe)?;
+            let provider = choose::provider(
+                &settings.provider.value,
+                store.folder.clone(),
+                store.install().to_owned(),
+                exe,
+                settings.pool_ids.value,
+            )?;
             let file = store.folder.join("logs").join(format!("{name}.json"));
             let route = Route { address, file, store, provider, ring: Ring::new(settings.logs.buffer), stop: Arc::clone(&stop) };
             threads.push(std::thread::spawn(move || route.run(sink)));

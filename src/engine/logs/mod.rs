@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use regex::Regex;
@@ -22,11 +21,17 @@ pub use follow::Follower;
 pub use source::Subject;
 
 use super::Engine;
+use crate::exec::queue;
 use crate::logs::merge::Window;
 use crate::logs::{Mark, Marks, Micros, Origin, Record, access, file};
 use crate::model::{EnvironmentId, Failure, Kind, Machine, MachineId, MachineName, MachineState, Site, SiteName};
 use crate::providers::Provider;
 use crate::store::Environment;
+
+/// Bytes of records that wait to be shown.
+const WAITING: usize = 4 << 20;
+/// Of the last records, however many were asked for.
+const LAST: usize = 64 << 20;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -96,7 +101,8 @@ impl Engine {
             // What is left out later must not count against what each source gives.
             lines: query.lines.filter(|_| query.grep.is_none() && query.site.is_none() && query.until.is_none()),
         };
-        let mut last = VecDeque::new();
+        let mut last: VecDeque<Record> = VecDeque::new();
+        let mut bytes = 0;
         let mut wanted = true;
         let (marks, notes) = once::read(&*self.provider, subjects, &range, &mut |record| {
             if self.cancel.load(Ordering::Relaxed) {
@@ -111,9 +117,10 @@ impl Engine {
                 wanted = flow.is_continue();
                 return flow;
             };
+            bytes += record.bytes();
             last.push_back(record);
-            if last.len() > most {
-                last.pop_front();
+            while last.len() > most || bytes > LAST {
+                bytes -= last.pop_front().map_or(bytes, |record| record.bytes());
             }
             ControlFlow::Continue(())
         });
@@ -134,10 +141,10 @@ impl Engine {
         each: &mut Each<'_>,
     ) -> Result<(), Failure> {
         let follower = Follower::new(&*self.provider, marks);
-        let (sender, receiver) = mpsc::sync_channel(256);
-        let sink = move |record| match sender.send(record) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        let (sender, receiver) = queue::bounded(WAITING);
+        let sink = move |record: Record| {
+            let bytes = record.bytes();
+            if sender.send(record, bytes) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         std::thread::scope(|scope| {
             // Moved in, so that whatever ends this closure also ends those who send.
@@ -161,7 +168,7 @@ impl Engine {
                         Err(failure) => break Err(failure),
                     }
                 }
-                if let Ok(record) = receiver.recv_timeout(Duration::from_millis(50))
+                if let Ok(record) = receiver.next_within(Duration::from_millis(50))
                     && filter.as_ref().is_some_and(|filter: &Filter| filter.keeps(&record))
                 {
                     window.push(record, Instant::now());

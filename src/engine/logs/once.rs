@@ -1,11 +1,12 @@
 //! What is there, of many sources at the same time, in one order and in little memory: each source waits until its next record is
 //! the earliest.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use super::source::{self, End, Found, Subject};
+use crate::exec::queue::{self, Receiver, Sender};
 use crate::logs::merge::Merge;
 use crate::logs::{Marks, Micros, Record};
 use crate::model::MachineId;
@@ -18,8 +19,10 @@ pub struct Range {
     pub lines: Option<usize>,
 }
 
-/// Records of one source that wait for those of others.
-const AHEAD: usize = 64;
+/// Bytes of one source's records that wait for those of others.
+const AHEAD: usize = 64 << 10;
+/// Each log file of a machine has a program that reads it; of more than this, the newest are read.
+const MOST_FILES: usize = 128;
 
 #[derive(Clone)]
 enum Source {
@@ -42,20 +45,27 @@ pub fn read(
         if subject.journal {
             sources.push((subject, Source::Journal));
         }
+        let mut files = Vec::new();
         for file in found {
             own.files.insert(file.path.clone(), file.place);
             // What was written last before that has nothing of it.
             if file.written + 1_000_000 >= subject.since {
-                sources.push((subject, Source::File(file.path)));
+                files.push(file);
             }
         }
+        if files.len() > MOST_FILES {
+            files.sort_by_key(|file| Reverse(file.written));
+            files.truncate(MOST_FILES);
+            notes.push(format!("`{}` has more log files; the {MOST_FILES} newest are shown", subject.origin.id.machine));
+        }
+        sources.extend(files.into_iter().map(|file| (subject, Source::File(file.path))));
     }
     std::thread::scope(|scope| {
-        let mut receivers: Vec<mpsc::IntoIter<Record>> = Vec::new();
+        let mut receivers: Vec<Receiver<Record>> = Vec::new();
         let mut ends = Vec::new();
         for (subject, source) in sources {
-            let (sender, receiver): (SyncSender<Record>, Receiver<Record>) = mpsc::sync_channel(AHEAD);
-            receivers.push(receiver.into_iter());
+            let (sender, receiver) = queue::bounded(AHEAD);
+            receivers.push(receiver);
             ends.push(scope.spawn(move || {
                 let end = one(provider, subject, &source, range, &sender);
                 note(subject, &source, end)
@@ -106,11 +116,14 @@ fn one(
     subject: &Subject,
     source: &Source,
     range: &Range,
-    sender: &SyncSender<Record>,
+    sender: &Sender<Record>,
 ) -> Result<End, providers::Error> {
-    let next = &mut |record: Option<Record>| match record.map(|record| sender.send(record)) {
-        Some(Err(_)) => ControlFlow::Break(()),
-        Some(Ok(())) | None => ControlFlow::Continue(()),
+    let next = &mut |record: Option<Record>| {
+        let taken = record.is_none_or(|record| {
+            let bytes = record.bytes();
+            sender.send(record, bytes)
+        });
+        if taken { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     // With a beginning, everything from there on counts; how much of it is shown is decided behind the merge.
     let lines = range.lines.filter(|_| range.since.is_none());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::logs::file::{Line, Reader};
 use crate::logs::stamp::Known;
-use crate::logs::{Marks, Micros, Origin, Place, Record, journal};
+use crate::logs::{MOST_FILES, Marks, Micros, Origin, Place, Record, journal};
 use crate::model::{Exec, Stream};
 use crate::providers::{self, Provider, Stdio};
 
@@ -39,6 +39,10 @@ impl End {
 }
 
 const SCRIPT: &str = include_str!("../../logs/follow.pl");
+/// As long as a path can be.
+const PATH: usize = 4096;
+/// What waits of all of them for another line.
+const PENDING: usize = 4 << 20;
 /// A record may have grown by another line until this has passed.
 const WHOLE: Duration = Duration::from_millis(100);
 
@@ -109,6 +113,8 @@ pub fn list(provider: &dyn Provider, subject: &Subject) -> Result<(Vec<Found>, E
     let end = run(provider, subject, &exec, &mut |line| {
         if let Some(line) = line
             && let Some((place, written, _, path)) = fields(line)
+            && path.len() <= PATH
+            && found.len() < MOST_FILES
         {
             found.push(Found { place, written, path: path.to_owned() });
         }
@@ -147,6 +153,8 @@ fn run_files(provider: &dyn Provider, subject: &Subject, exec: &Exec, next: &mut
         let now = Instant::now();
         if let Some((place, written, known, rest)) = line.and_then(fields)
             && let Some((path, text)) = rest.split_once('\t')
+            && path.len() <= PATH
+            && (readers.len() < MOST_FILES || readers.contains_key(path))
         {
             if !readers.contains_key(path) {
                 readers.insert(path.to_owned(), (Reader::new(&subject.origin, path), now));
@@ -159,8 +167,10 @@ fn run_files(provider: &dyn Provider, subject: &Subject, exec: &Exec, next: &mut
                 next(Some(record))?;
             }
         }
+        let mut held = 0;
         for (reader, touched) in readers.values_mut() {
-            if now.duration_since(*touched) >= WHOLE
+            held += reader.held();
+            if (now.duration_since(*touched) >= WHOLE || held > PENDING)
                 && let Some(record) = reader.flush()
             {
                 next(Some(record))?;

@@ -7,9 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::exec::Command;
 
 /// Stands in for `releases/phase.sh`: the release's program itself, without what keeps it apart.
-const PHASE: &str = r#"code=0
-(cd "$3" && "./$4") || code=$?
-printf '\036code %s\n' $code"#;
+const PHASE: &str = r#"exec 3>&1 1>&2
+code=0 number=0
+while eval "word=\${ADT_PHASE_$number-}" && [ "$word" ]; do
+    export "$word"
+    number=$((number + 1))
+done
+(cd "$4" && exec "./$5" < /dev/null 3>&-) || code=$?
+echo "code $code" >&3"#;
 
 /// A path of the machine, on the host.
 pub(super) fn below(root: &Path, path: &str) -> PathBuf {
@@ -27,8 +32,7 @@ pub(super) fn command(root: &Path, argv: &[String], env: &[(String, String)]) ->
         Some(_) | None => word.into(),
     };
     let command = Command::new(shell).arg(flag).cwd(root);
-    let apart = rest.iter().position(|word| word == "unshare");
-    let phase = apart.and_then(|at| Some(at + rest[at..].iter().position(|word| word == "adt")?));
+    let phase = rest.iter().position(|word| word == "adt-phase");
     let init = rest.iter().any(|word| word == "is-system-running");
     Some(match phase {
         Some(at) => command.arg(PHASE).args(rest[at..].iter().map(moved)),

@@ -1,143 +1,306 @@
-//! The caller's terminal stays the caller's: a program in a machine that held it could type into it, read its keys, or write
-//! to it long after its command has ended. What is a terminal reaches the program as a pipe; files and pipes as they are.
+//! The caller's terminal, files and pipes stay the caller's: a program in a machine gets pipes, and we copy. One that held the
+//! terminal could type into it or read its keys; one that held a file could read it, cut it off or go on writing to it long after
+//! its command has ended.
 //!
-//! Not chosen: a terminal of the machine's for these cases too. Where only some of the three are terminals, somebody reads
-//! the others byte by byte, and a terminal changes bytes.
+//! Of the caller's input no more is taken than the program reads, so that `while read name; do adt env:exec …; done <list` goes
+//! through the whole list: what is still in the pipe to the program at its end was never taken. A file is read at its places, and its
+//! offset moved by what was read. Of another pipe only the next piece can be seen, so the program's has room for one piece and gets
+//! it when it is empty; that takes time, and who has read a quarter of a megabyte reads all there is. What was typed at a terminal
+//! can't be left there.
+//!
+//! Not chosen: a terminal of the machine's for all of it. Where only some of the three are terminals, somebody reads the others
+//! byte by byte, and a terminal changes bytes.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Command, ExitStatus};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::fs::{FileType, SeekFrom, fstat, seek};
+use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread, pread};
+use rustix::net::{RecvFlags, recv};
+use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, tee};
 use rustix::process::getpgrp;
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{isatty, tcgetpgrp};
 
-/// What a pipe of the kernel's holds.
-const PIPE: usize = 64 << 10;
-/// So much fits into a pipe that says it can be written to.
-const KEYS: usize = 4096;
+use crate::exec::Command;
+
+/// The smallest pipe that there is: one that can be written to is empty.
+const PIECE: usize = 4096;
+/// Who has read so many of them reads all there is.
+const PIECES: usize = 64;
+/// What is copied at a time where nothing is to be left.
+const BUFFER: usize = 256 << 10;
 /// Who is not in front of the terminal looks so often whether it is now.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// Runs a program with the caller's descriptors to its end. It stays in our process group.
-pub fn status(mut command: Command) -> io::Result<ExitStatus> {
-    let (stop, running) = io::pipe()?;
+/// What kept a program from being run as the caller wanted it.
+#[derive(Debug)]
+pub enum Fault {
+    Start(io::Error),
+    /// Its output was not taken, e.g. by a full disk.
+    Write(io::Error),
+}
+
+/// Runs a program to its end, between pipes of its own. It stays in our process group.
+pub fn run(command: &Command) -> Result<(), Fault> {
+    let mut command = command.to_std();
+    let (stop, running) = io::pipe().map_err(Fault::Start)?;
     let stop = &stop;
     std::thread::scope(|scope| {
-        let ended = (|| {
-            if isatty(stdin()) {
-                let (theirs, ours) = io::pipe()?;
-                command.stdin(theirs);
-                scope.spawn(move || keys(ours, stop));
-            }
-            if isatty(stdout()) {
-                let (ours, theirs) = io::pipe()?;
-                command.stdout(theirs);
-                scope.spawn(move || screen(ours, stdout(), stop));
-            }
-            if isatty(stderr()) {
+        let started = (|| {
+            let (theirs, ours) = io::pipe()?;
+            let source = Source::of(stdin())?;
+            fcntl_setpipe_size(&ours, PIECE)?;
+            ioctl_fionbio(&ours, true)?;
+            command.stdin(theirs.try_clone()?);
+            scope.spawn(move || feed(source, (ours, theirs), stop));
+            let (ours, theirs) = io::pipe()?;
+            let mut copies = vec![scope.spawn(move || deliver(ours, stdout(), stop))];
+            // Lines that go to one place keep their order by going through one pipe.
+            if is_same(stdout(), stderr()) {
+                command.stderr(theirs.try_clone()?);
+            } else {
                 let (ours, theirs) = io::pipe()?;
                 command.stderr(theirs);
-                scope.spawn(move || screen(ours, stderr(), stop));
+                copies.push(scope.spawn(move || deliver(ours, stderr(), stop)));
             }
-            let mut child = command.spawn()?;
+            command.stdout(theirs);
+            let child = command.spawn();
             // Our copies of the program's ends.
             drop(command);
-            child.wait()
+            Ok((child?, copies))
         })();
-        // The others see it, also where somebody whom the program left behind still has its pipes.
+        let (mut child, copies) = started.map_err(Fault::Start)?;
+        let ended = child.wait();
+        // The copies see it, also where somebody whom the program left behind still has its pipes.
         drop(running);
-        ended
+        for copy in copies {
+            copy.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(Fault::Write)?;
+        }
+        ended.map(drop).map_err(Fault::Start)
     })
 }
 
-/// Typed lines go to the program, for as long as the terminal would give them to it.
-fn keys(mut program: PipeWriter, stop: &PipeReader) {
-    let mut buffer = [0; KEYS];
-    loop {
-        // Behind a shell's `&` the kernel would stop us for reading.
-        let is_in_front = tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp());
-        let wanted = if is_in_front { PollFlags::IN } else { PollFlags::empty() };
-        let [typed, stopped] = match look([(stdin(), wanted), (stop.as_fd(), PollFlags::IN)]) {
-            Ok(found) => found,
-            Err(_) => return,
+fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    matches!((fstat(one), fstat(other)), (Ok(one), Ok(other)) if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+/// How the caller's input can be looked at without taking it.
+enum Source {
+    /// A file, and whatever else has places.
+    Places,
+    /// Its contents go through another pipe of ours, so that no page of the caller's gets into the machine.
+    Pipe(PipeReader, PipeWriter),
+    Socket,
+    /// A terminal; what is read of it is taken.
+    Other {
+        terminal: bool,
+    },
+}
+
+impl Source {
+    fn of(input: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(match FileType::from_raw_mode(fstat(input)?.st_mode) {
+            FileType::Fifo => {
+                let (reader, writer) = io::pipe()?;
+                Self::Pipe(reader, writer)
+            }
+            FileType::Socket => Self::Socket,
+            _ if seek(input, SeekFrom::Current(0)).is_ok() => Self::Places,
+            _ => Self::Other { terminal: isatty(input) },
+        })
+    }
+
+    /// What comes next; nothing is the end.
+    fn peek<'b>(&mut self, input: BorrowedFd<'_>, buffer: &'b mut [u8; PIECE]) -> rustix::io::Result<&'b [u8]> {
+        let count = match self {
+            Self::Pipe(reader, writer) => {
+                let count = tee(input, writer, PIECE, SpliceFlags::NONBLOCK)?;
+                reader.read_exact(&mut buffer[..count]).map_err(|_| Errno::IO)?;
+                count
+            }
+            Self::Socket => recv(input, &mut buffer[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0,
+            Self::Places | Self::Other { .. } => rustix::io::read(input, &mut buffer[..])?,
         };
-        if !stopped.is_empty() {
-            return;
-        }
-        if typed.is_empty() {
-            continue;
-        }
-        match look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)]) {
-            Ok([writable, stopped]) if stopped.is_empty() && !writable.contains(PollFlags::ERR) => {
-                if !writable.contains(PollFlags::OUT) {
-                    continue;
+        Ok(&buffer[..count])
+    }
+
+    /// Takes so much of what was seen.
+    fn take(&self, input: BorrowedFd<'_>, mut count: usize) {
+        let mut buffer = [0; PIECE];
+        match self {
+            Self::Places => drop(seek(input, SeekFrom::Current(i64::try_from(count).unwrap_or(i64::MAX)))),
+            // Somebody else who reads there too may have been quicker.
+            Self::Pipe(..) | Self::Socket => {
+                while count > 0 && poll(&mut [PollFd::from_borrowed_fd(input, PollFlags::IN)], Some(&NOW)) == Ok(1) {
+                    match rustix::io::read(input, &mut buffer[..count.min(PIECE)]) {
+                        Ok(taken @ 1..) => count -= taken,
+                        Err(Errno::INTR) => {}
+                        _ => return,
+                    }
                 }
             }
-            _ => return,
+            Self::Other { .. } => {}
         }
-        match rustix::io::read(stdin(), &mut buffer) {
-            Ok(count) if count > 0 && program.write_all(&buffer[..count]).is_ok() => {}
-            Err(Errno::INTR) => {}
-            _ => return,
+    }
+
+    /// Behind a shell's `&` the kernel would stop us for reading a terminal.
+    fn may_be_read(&self) -> bool {
+        !matches!(self, Self::Other { terminal: true }) || tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
+    }
+}
+
+/// Gives the program the caller's input for as long as it reads it, and takes from the caller what was read.
+fn feed(mut source: Source, (program, theirs): (PipeWriter, PipeReader), stop: &PipeReader) {
+    let given = match source {
+        Source::Places => pour(&source, &program, stop),
+        _ => hand(&mut source, &program, stop),
+    };
+    // After the last of it comes the end.
+    drop(program);
+    if given > 0 {
+        while matches!(poll(&mut [PollFd::new(stop, PollFlags::IN)], None), Err(Errno::INTR)) {}
+        let unread = ioctl_fionread(&theirs).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        source.take(stdin(), given.saturating_sub(unread));
+    }
+}
+
+/// Piece by piece, until the input or the program ends; what was given last may not be read yet.
+fn hand(source: &mut Source, program: &PipeWriter, stop: &PipeReader) -> usize {
+    let mut given = 0;
+    let mut pieces = 0;
+    let is_terminal = matches!(source, Source::Other { terminal: true });
+    let wait = is_terminal.then_some(&PAUSE);
+    let mut buffer = [0; PIECE];
+    while pieces < PIECES || is_terminal {
+        let Ok([writable, stopped]) = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None) else {
+            return given;
+        };
+        if !stopped.is_empty() {
+            return given;
+        }
+        if !writable.contains(PollFlags::OUT) {
+            continue;
+        }
+        source.take(stdin(), std::mem::take(&mut given));
+        let wanted = if source.may_be_read() { PollFlags::IN } else { PollFlags::empty() };
+        let Ok([there, stopped]) = look([(stdin(), wanted), (stop.as_fd(), PollFlags::IN)], wait) else { return given };
+        if !stopped.is_empty() {
+            return given;
+        }
+        if there.is_empty() {
+            continue;
+        }
+        match source.peek(stdin(), &mut buffer) {
+            Ok(piece @ [_, ..]) => match rustix::io::write(program, piece) {
+                Ok(count) => (given, pieces) = (count, pieces + 1),
+                Err(_) => return given,
+            },
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Ok([]) | Err(_) => return given,
+        }
+    }
+    // The last piece is still there, and more than a piece is to be.
+    if let Ok([_, stopped]) = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None)
+        && stopped.is_empty()
+    {
+        source.take(stdin(), given);
+        pour(source, program, stop);
+        return 0;
+    }
+    given
+}
+
+/// As much as goes in, until the input or the program ends; says how much that was.
+fn pour(source: &Source, program: &PipeWriter, stop: &PipeReader) -> usize {
+    let _ = fcntl_setpipe_size(program, BUFFER);
+    let mut given = 0;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = match source {
+            Source::Places => {
+                seek(stdin(), SeekFrom::Current(0)).and_then(|start| pread(stdin(), &mut buffer[..], start + given as u64))
+            }
+            _ => match look([(stdin(), PollFlags::IN), (stop.as_fd(), PollFlags::IN)], None) {
+                Ok([_, stopped]) if !stopped.is_empty() => return given,
+                Ok([there, _]) if there.is_empty() => continue,
+                _ => rustix::io::read(stdin(), &mut buffer[..]),
+            },
+        };
+        let mut piece = match read {
+            Ok(count @ 1..) => &buffer[..count],
+            Err(Errno::INTR | Errno::AGAIN) => continue,
+            Ok(0) | Err(_) => return given,
+        };
+        while !piece.is_empty() {
+            match rustix::io::write(program, piece) {
+                Ok(count) => {
+                    given += count;
+                    piece = &piece[count..];
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => match look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None) {
+                    Ok([_, stopped]) if stopped.is_empty() => {}
+                    _ => return given,
+                },
+                Err(_) => return given,
+            }
         }
     }
 }
 
-/// What is there of each within a moment.
-fn look(fds: [(BorrowedFd<'_>, PollFlags); 2]) -> rustix::io::Result<[PollFlags; 2]> {
+/// What there is of each, once there is something.
+fn look(fds: [(BorrowedFd<'_>, PollFlags); 2], wait: Option<&Timespec>) -> rustix::io::Result<[PollFlags; 2]> {
     let mut fds = fds.map(|(fd, wanted)| PollFd::from_borrowed_fd(fd, wanted));
-    match poll(&mut fds, Some(&PAUSE)) {
+    match poll(&mut fds, wait) {
         Ok(_) => Ok(fds.map(|fd| fd.revents())),
         Err(Errno::INTR) => Ok([PollFlags::empty(); 2]),
         Err(error) => Err(error),
     }
 }
 
-/// What the program prints goes to the terminal until it ends; what was printed by then is shown whole.
-fn screen(mut program: PipeReader, terminal: BorrowedFd<'_>, stop: &PipeReader) {
-    let mut buffer = [0; KEYS];
+/// Hands on what the program prints until it ends; what was printed by then goes on whole. A reader who went away is no fault: the
+/// program hears of it from its own pipe.
+fn deliver(mut program: PipeReader, target: BorrowedFd<'_>, stop: &PipeReader) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
     let mut rest = None;
     while rest != Some(0) {
-        let mut fds = [PollFd::from_borrowed_fd(program.as_fd(), PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-        // Once the program has ended nobody waits for who has its pipe still.
-        let wait = rest.map(|_| &Timespec { tv_sec: 0, tv_nsec: 0 });
-        match poll(&mut fds[..if rest.is_some() { 1 } else { 2 }], wait) {
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(_) => return,
+        if rest.is_none() {
+            let [printed, stopped] = look([(program.as_fd(), PollFlags::IN), (stop.as_fd(), PollFlags::IN)], None)?;
+            if !stopped.is_empty() {
+                // Nobody waits for who has its pipe still.
+                rest = Some(ioctl_fionread(&program)?);
+            }
+            if printed.is_empty() {
+                continue;
+            }
         }
-        let [printed, stopped] = fds.map(|fd| fd.revents());
-        if printed.is_empty() && rest.is_some() {
-            return;
-        }
-        if rest.is_none() && !stopped.is_empty() {
-            rest = Some(PIPE);
-        }
-        if printed.is_empty() {
-            continue;
-        }
-        match program.read(&mut buffer) {
-            Ok(0) => return,
+        let most = rest.map_or(BUFFER, |rest| BUFFER.min(usize::try_from(rest).unwrap_or(BUFFER)));
+        match program.read(&mut buffer[..most]) {
+            Ok(0) => return Ok(()),
             Ok(count) => {
-                rest = rest.map(|rest| rest.saturating_sub(count));
-                if write_all(terminal, &buffer[..count]).is_err() {
-                    return;
+                rest = rest.map(|rest| rest.saturating_sub(count as u64));
+                match write_all(target, &buffer[..count]) {
+                    Err(Errno::PIPE) => return Ok(()),
+                    written => written?,
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
-fn write_all(terminal: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
+fn write_all(target: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
-        match rustix::io::write(terminal, bytes) {
+        match rustix::io::write(target, bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::INTR) => {}
+            // Somebody else who has it made it so.
+            Err(Errno::AGAIN) => drop(poll(&mut [PollFd::from_borrowed_fd(target, PollFlags::OUT)], None)),
             Err(error) => return Err(error),
         }
     }

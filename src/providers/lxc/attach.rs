@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use rustix::process::{ioctl_tiocsctty, set_parent_process_death_signal, setsid};
@@ -22,6 +23,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// As shells say it.
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
+/// So long a program that is told to end may tidy up. Shorter than [`crate::exec`] waits for the helper.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the program to its end. What keeps it from starting at all is written to `replies` by the child itself.
 pub fn run(container: &Container, exec: &Exec, terminal: Option<&Terminal>, replies: &mut File) -> Result<Reply, String> {
@@ -71,14 +74,26 @@ impl Drop for Kept {
     }
 }
 
-/// Waits for the program; a helper that is told to end ends the program and its group first.
+/// Waits for the program; a helper that is told to end tells the program and its group first, and kills them where that
+/// takes long or it is told again.
 fn wait(pid: Pid, signals: &terminal::Signals) -> io::Result<i32> {
+    let mut told: Option<Instant> = None;
     loop {
         if let Some(code) = ended(pid)? {
             return Ok(code);
         }
-        if signals.wait(pid)? {
-            end(pid);
+        let left = told.map(|told| GRACE.saturating_sub(told.elapsed()));
+        match (signals.wait(pid, left)?, told) {
+            (true, None) => {
+                told = Some(Instant::now());
+                let _ = kill_process_group(pid, Signal::TERM);
+            }
+            (true, Some(_)) => end(pid),
+            (false, _) if told.is_some_and(|told| told.elapsed() >= GRACE) => {
+                end(pid);
+                told = Some(Instant::now());
+            }
+            (false, _) => {}
         }
     }
 }
@@ -239,6 +254,27 @@ impl User {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_small_files_are_texts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let read = |path: &std::path::Path| {
+            let flags = rfs::OFlags::RDONLY | rfs::OFlags::NONBLOCK;
+            small_text(rfs::open(path, flags, rfs::Mode::empty()).unwrap().into())
+        };
+        std::fs::write(path("text"), "text").unwrap();
+        assert_eq!(read(&path("text")).as_deref(), Some("text"));
+        rfs::mknodat(rfs::CWD, path("pipe"), rfs::FileType::Fifo, rfs::Mode::RWXU, 0).unwrap();
+        File::create(path("large")).and_then(|file| file.set_len(1 << 40)).unwrap();
+        for other in [path("pipe"), path("large"), "/dev/zero".into(), "/dev/null".into(), folder.path().into()] {
+            assert_eq!(read(&other), None, "{}", other.display());
+        }
+        // One that is longer than it says, as one that grows is.
+        let kernel = std::path::Path::new("/proc/kallsyms");
+        assert_eq!(kernel.metadata().unwrap().len(), 0);
+        assert!(read(kernel).is_none_or(|text| text.len() <= 1 << 20));
+    }
 
     #[test]
     fn a_user_with_its_groups() {

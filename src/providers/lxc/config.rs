@@ -5,10 +5,10 @@ use std::path::Path;
 use crate::model::{Limits, MachineSpec};
 
 use super::cgroup::{Hierarchies, Version};
+use super::masks;
 
-/// The host id that is root inside, and how many ids there are. Layers are stored shifted by the same number.
+/// The id of a machine's root on disk. Layers are stored shifted by the same number.
 pub const FIRST_ID: u32 = 100_000;
-pub const IDS: u32 = 65_536;
 
 /// Where the start helper mounts the machine's root, in a mount namespace of its own: the path means nothing outside, can't
 /// grow too long and needs no way for the machine's ids through the store.
@@ -19,6 +19,9 @@ pub const ROOT: &str = "/run/lxc/adt/root";
 pub struct Host<'a> {
     pub hierarchies: &'a Hierarchies,
     pub apparmor: bool,
+    /// What a machine gets of which nobody said how much memory it needs.
+    pub memory: u64,
+    pub seccomp: bool,
 }
 
 /// A setting of the kernel's that limits a control group.
@@ -35,9 +38,9 @@ pub struct Setting {
 /// A scheduling period; the kernel's own default.
 const PERIOD: u64 = 100_000;
 
-/// The settings that keep a machine within `limits`. A controller that the host does not offer is left out: a machine
+/// The settings that keep a machine within `limits`; `memory` is what counts where these say nothing. A controller that the host does not offer is left out: a machine
 /// without its limit is more useful than none, and `host:check` says what is missing.
-pub fn settings(limits: &Limits, hierarchies: &Hierarchies) -> Vec<Setting> {
+pub fn settings(limits: &Limits, memory: Option<u64>, hierarchies: &Hierarchies) -> Vec<Setting> {
     let mut settings = Vec::new();
     let mut add = |controller, legacy: &[(&'static str, String)], unified: (&'static str, String)| match hierarchies
         .version_of(controller)
@@ -53,8 +56,12 @@ pub fn settings(limits: &Limits, hierarchies: &Hierarchies) -> Vec<Setting> {
         }
         None => {}
     };
-    if let Some(bytes) = limits.memory_bytes {
-        add("memory", &[("memory.limit_in_bytes", bytes.to_string())], ("memory.max", bytes.to_string()));
+    if let Some(bytes) = limits.memory_bytes.or(memory) {
+        let (legacy, unified) = match bytes {
+            Limits::ALL_MEMORY => ("-1".to_owned(), "max".to_owned()),
+            bytes => (bytes.to_string(), bytes.to_string()),
+        };
+        add("memory", &[("memory.limit_in_bytes", legacy)], ("memory.max", unified));
     }
     if let Some(cpus) = limits.cpus {
         // The kernel refuses a quota below a millisecond.
@@ -68,13 +75,11 @@ pub fn settings(limits: &Limits, hierarchies: &Hierarchies) -> Vec<Setting> {
     settings
 }
 
-/// The whole configuration of one machine. `folder` is the machine's folder, `group` its control group.
+/// The configuration of one machine but for its ids, which are those of its start. `folder` is the machine's folder, `group` its control group.
 pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> String {
     let mut lines = Lines(String::from("# Written by adt for each start; changes are lost.\n"));
     lines.add("lxc.uts.name", &spec.hostname);
     lines.add("lxc.rootfs.path", format_args!("dir:{ROOT}"));
-    lines.add("lxc.idmap", format_args!("u 0 {FIRST_ID} {IDS}"));
-    lines.add("lxc.idmap", format_args!("g 0 {FIRST_ID} {IDS}"));
     lines.add("lxc.mount.auto", "proc:mixed sys:mixed cgroup:mixed");
     // Without CAP_SYS_RAWIO systemd skips the debug and trace filesystems; with it they fail in a user namespace and the
     // machine counts as degraded.
@@ -83,6 +88,12 @@ pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> S
         lines.add("lxc.apparmor.profile", "generated");
         lines.add("lxc.apparmor.allow_nesting", 1);
     }
+    if host.seccomp {
+        lines.add("lxc.seccomp.profile", folder.join("seccomp").display());
+        // Else a machine that somebody starts who has a filter himself would get none.
+        lines.add("lxc.seccomp.allow_nesting", 1);
+    }
+    lines.add(masks::HOOK.0, masks::HOOK.1);
     lines.add("lxc.tty.max", 0);
     lines.add("lxc.pty.max", 1024);
     lines.add("lxc.signal.halt", "SIGRTMIN+3");
@@ -95,7 +106,7 @@ pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> S
     lines.add("lxc.cgroup.dir.monitor", super::cgroup::monitor(group));
     // The monitor moves here while it removes its own groups; it must not lie inside of them.
     lines.add("lxc.cgroup.dir.monitor.pivot", super::cgroup::PIVOT);
-    for setting in settings(&spec.limits, host.hierarchies) {
+    for setting in settings(&spec.limits, Some(host.memory), host.hierarchies) {
         let key = match setting.version {
             Version::Legacy => "lxc.cgroup",
             Version::Unified => "lxc.cgroup2",
@@ -180,7 +191,7 @@ pub(super) mod tests {
 
     fn lines(version: Version) -> Vec<String> {
         let hierarchies = Hierarchies::fixed(version);
-        let host = Host { hierarchies: &hierarchies, apparmor: false };
+        let host = Host { hierarchies: &hierarchies, apparmor: false, memory: 1 << 30, seccomp: true };
         text(&spec(), Path::new("/store/m"), "adt/tag/web1", host).lines().map(str::to_owned).collect()
     }
 
@@ -210,8 +221,20 @@ pub(super) mod tests {
     #[test]
     fn nothing_is_limited_that_was_not_asked_or_that_the_host_can_not() {
         let all = Hierarchies::fixed(Version::Unified);
-        assert_eq!(settings(&Limits::default(), &all), []);
-        assert_eq!(settings(&spec().limits, &Hierarchies::default()), []);
+        assert_eq!(settings(&Limits::default(), None, &all), []);
+        assert_eq!(settings(&spec().limits, Some(1 << 30), &Hierarchies::default()), []);
+    }
+
+    #[test]
+    fn memory_has_a_limit_unless_somebody_lifted_it() {
+        let lifted = Limits { memory_bytes: Some(Limits::ALL_MEMORY), ..Limits::default() };
+        for (version, none) in [(Version::Legacy, "-1"), (Version::Unified, "max")] {
+            let hierarchies = Hierarchies::fixed(version);
+            let value = |limits: &Limits| settings(limits, Some(1 << 30), &hierarchies).first().map(|one| one.value.clone());
+            assert_eq!(value(&Limits::default()), Some((1 << 30).to_string()));
+            assert_eq!(value(&lifted).as_deref(), Some(none));
+            assert_eq!(value(&spec().limits), Some((512 << 20).to_string()));
+        }
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! bit, whatever its `tar` says.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
@@ -46,12 +48,19 @@ fn append(builder: &mut Builder<impl Write>, path: &Path, inside: &Path) -> io::
 
 /// Unpacks an archive whose only top entry is `name` into `folder`, where it is called `new_name`.
 pub fn unpack(from: impl Read, name: &str, folder: &Path, new_name: &str) -> io::Result<()> {
-    let mut archive = Archive::new(BufReader::with_capacity(128 * 1024, from));
+    let left = Rc::new(Cell::new(0));
+    let metered = Metered { from: BufReader::with_capacity(128 * 1024, from), left: Rc::clone(&left) };
+    let mut archive = Archive::new(metered);
     let folder = folder.canonicalize()?;
     // Modes of folders come last, or a read-only one could not be filled.
     let mut folders = Vec::new();
-    for entry in archive.entries()? {
+    let mut entries = archive.entries()?;
+    loop {
+        // Long names, attributes and maps of holes are read whole, as long as they say that they are.
+        left.set(HEADERS);
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry?;
+        left.set(u64::MAX);
         let path = renamed(&entry.path()?, name, new_name)?;
         let (mode, time) = (entry.header().mode()? & 0o777, entry.header().mtime()?);
         match entry.header().entry_type() {
@@ -73,6 +82,7 @@ pub fn unpack(from: impl Read, name: &str, folder: &Path, new_name: &str) -> io:
             }
             _ => return Err(refused(&path, "is neither file, folder nor link")),
         }
+        io::copy(&mut entry, &mut io::sink())?;
     }
     for (target, mode, time) in folders.into_iter().rev() {
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time);
@@ -80,9 +90,31 @@ pub fn unpack(from: impl Read, name: &str, folder: &Path, new_name: &str) -> io:
         opened.set_permissions(PermissionsExt::from_mode(mode))?;
         opened.set_modified(time)?;
     }
+    left.set(u64::MAX);
     // An archive ends before its last block does, and whoever still writes that must not find the pipe closed.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(())
+}
+
+/// All that may come before the content of a file.
+const HEADERS: u64 = 1 << 20;
+
+/// Gives out no more than is left.
+struct Metered<R> {
+    from: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 && !buffer.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the machine sent a name without end"));
+        }
+        let count = self.from.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - count as u64);
+        Ok(count)
+    }
 }
 
 fn target_of(entry: &Entry<'_, impl Read>, path: &Path) -> io::Result<PathBuf> {
@@ -176,6 +208,20 @@ mod tests {
         let mut left = &bytes[..];
         unpack(&mut left, "copy", to.path(), "new").unwrap();
         assert!(left.is_empty(), "{} bytes", left.len());
+    }
+
+    #[test]
+    fn a_name_without_end_ends() {
+        for kind in [b'L', b'K', b'x'] {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(EntryType::new(kind));
+            header.set_size(1 << 40);
+            header.set_cksum();
+            let to = tempfile::tempdir().unwrap();
+            let endless = header.as_bytes().chain(io::repeat(b'a'));
+            let error = unpack(endless, "x", to.path(), "x").unwrap_err();
+            assert!(error.to_string().contains("a name without end"), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `spec.json` | what is wanted of the machine; written last, so a folder that has it is whole |
 //! | `config` | liblxc's configuration, made from it |
+//! | `seccomp` | the system calls that its programs don't get |
 //! | `upper/` | the machine's own files on top of its layers |
 //! | `work/` | overlayfs' own |
 //! | `mounts/<key>/upper`, `…/work` | the same for each copy-on-write mount |

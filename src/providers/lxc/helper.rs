@@ -12,7 +12,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -21,12 +21,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::exec::Command;
 use crate::model::machine::Mount;
-use crate::model::{Exec, MachineSpec, Tag};
+use crate::model::{Exec, IdPool, MachineSpec, Tag};
 
 use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
-use super::{attach, cgroup, console, overlay, shared};
+use super::ids::{self, Range, Shown};
+use super::{attach, cgroup, console, masks, overlay, seccomp, shared};
+
+/// A reply is a sentence at most.
+const LONGEST: u64 = 64 << 10;
 
 /// The verb that nobody types.
 pub const VERB: &str = "internal:lxc";
@@ -60,6 +64,8 @@ pub struct Target {
     pub store: PathBuf,
     pub tag: Tag,
     pub group: String,
+    /// Where a start takes the machine's ids from.
+    pub pool: IdPool,
     pub spec: MachineSpec,
 }
 
@@ -72,11 +78,19 @@ pub struct Terminal {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     Done,
+    /// The machine's init runs. `shares`: why it has no ids of its own.
+    Started {
+        shares: Option<String>,
+    },
     /// The program inside ended.
     Ended {
         code: i32,
     },
-    Version(String),
+    /// And what keeps machines from having a filter of system calls.
+    Version {
+        version: String,
+        without_filter: Option<String>,
+    },
     LibraryMissing,
     Failed {
         reason: String,
@@ -101,7 +115,8 @@ impl Call {
     pub fn reply(mut self) -> Option<Reply> {
         let mut text = Vec::new();
         self.file.rewind().ok()?;
-        self.file.read_to_end(&mut text).ok()?;
+        // Written by ours, but in the machine, which may have got hold of it.
+        self.file.take(LONGEST).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
     }
 }
@@ -150,23 +165,47 @@ fn serve(request: Request, file: &mut File) -> Reply {
     let done = match request {
         Request::Start { target } => start(&lxc, &target),
         Request::Exec { target, exec, terminal } => {
-            container(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
+            running(&lxc, &target).and_then(|container| attach::run(&container, &exec, terminal.as_ref(), file))
         }
-        Request::Version => Ok(Reply::Version(lxc.version())),
-        Request::Console { target } => container(&lxc, &target).and_then(|container| console::join(&container)),
+        Request::Version => {
+            let without_filter = seccomp::lacking().map(str::to_owned);
+            Ok(Reply::Version { version: lxc.version(), without_filter })
+        }
+        Request::Console { target } => running(&lxc, &target).and_then(|container| console::join(&container)),
         Request::Mounts { .. } => unreachable!("answered before"),
     };
     done.unwrap_or_else(|reason| Reply::Failed { reason })
 }
 
 /// liblxc names its sockets after a home folder and insists that the machine's root can walk to it. It gets one in the
-/// helper's own `/run/lxc`, always the same for a machine, so that the store can stay closed and may have a long path.
-fn container(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> {
+/// helper's own `/run/lxc`, always the same for a machine, so that the store can stay closed and may have a long path. `namespace`
+/// is a path to the machine's own, where it is not liblxc that makes one.
+fn container(lxc: &ffi::Lxc, target: &Target, range: Range, namespace: Option<&str>) -> Result<ffi::Container, String> {
     let home = Path::new(overlay::RUN).join("adt").join(target.tag.as_str());
     let name = target.spec.id.machine.as_str();
-    let config = Folder::new(&target.store, &target.spec.id).join("config");
-    let container = fs::create_dir_all(home.join(name)).and_then(|()| lxc.container(name, &home, &config));
+    let file = Path::new(overlay::RUN).join("adt/config");
+    let written = fs::read_to_string(Folder::new(&target.store, &target.spec.id).join("config"));
+    // One that an older adt wrote has ids, which need not be those that the machine runs with.
+    let mut text: String =
+        written.map_err(|error| error.to_string())?.split_inclusive('\n').filter(|line| !line.starts_with("lxc.idmap")).collect();
+    for kind in ["u", "g"] {
+        text.push_str(&format!("lxc.idmap = {kind} 0 {} {}\n", range.root(), ids::COUNT));
+    }
+    if let Some(path) = namespace {
+        text.push_str(&format!("lxc.namespace.share.user = {path}\n"));
+    }
+    let container = fs::create_dir_all(home.join(name))
+        .and_then(|()| fs::write(&file, text))
+        .and_then(|()| lxc.container(name, &home, &file));
     container.map_err(|error| error.to_string())
+}
+
+/// One that runs, with the ids that it has.
+fn running(lxc: &ffi::Lxc, target: &Target) -> Result<ffi::Container, String> {
+    let failed = |error: io::Error| error.to_string();
+    let init = Hierarchies::detect().map_err(failed)?.init(&target.group).ok_or("the machine has just ended")?;
+    let range = Range::of(init.as_raw_nonzero().get().unsigned_abs()).map_err(failed)?;
+    container(lxc, target, range, None)
 }
 
 fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
@@ -182,12 +221,39 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     raise_file_limit();
     hide_idmap_programs();
-    overlay::assemble(store, &folder, spec).map_err(|error| error.to_string())?;
-    let container = container(lxc, target)?;
+    // The same for the same machine, whichever installation's.
+    let claim = ids::claim(target.pool, &target.group, &hierarchies)?;
+    let (range, shares) = assemble(store, &folder, spec, claim.range)?;
+    let namespace = match ids::user_namespace(range, Some(claim.range)) {
+        // Where adt itself runs in a container, the host has no such ids.
+        Err(_) if shares.is_some() => ids::user_namespace(range, None),
+        made => made,
+    };
+    let namespace = namespace.and_then(|namespace| keep(&namespace)).map_err(failed)?;
+    let container = container(lxc, target, range, Some(&namespace))?;
     if container.start() || container.is_running() {
-        return Ok(Reply::Done);
+        return Ok(Reply::Started { shares });
     }
-    Err(container.error().unwrap_or_else(|| "liblxc gave up".into()))
+    Err(masks::failure().or_else(|| container.error()).unwrap_or_else(|| "liblxc gave up".into()))
+}
+
+/// Puts the machine's root together for these ids; where a filesystem can't show them, for those on disk, and says why.
+fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, range: Range) -> Result<(Range, Option<String>), String> {
+    let own = Shown::to(range).map_err(|error| error.to_string());
+    let own = own.and_then(|shown| overlay::assemble(store, folder, spec, &shown).map_err(|error| error.to_string()));
+    let Err(why) = own else { return Ok((range, None)) };
+    overlay::take_apart();
+    // What fails for any ids fails again, and its reason is the one to tell.
+    overlay::assemble(store, folder, spec, &Shown::as_on_disk()).map_err(|error| error.to_string())?;
+    Ok((Range::DISK, Some(why)))
+}
+
+/// A path that leads to a namespace as long as our mounts are there.
+fn keep(namespace: &OwnedFd) -> io::Result<String> {
+    let path = Path::new(overlay::RUN).join("adt/user");
+    File::create(&path)?;
+    rustix::mount::mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), &path)?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// Services raise their own limits up to what init inherits; the shell that ran adt must not decide that. Set here because

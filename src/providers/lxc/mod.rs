@@ -28,10 +28,13 @@ mod down;
 mod ffi;
 mod folder;
 pub mod helper;
+mod ids;
+pub mod masks;
 mod overlay;
 mod passing;
 mod place;
 mod program;
+mod seccomp;
 mod shared;
 mod snapshot;
 mod terminal;
@@ -49,10 +52,13 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::disk;
+use crate::exec::Cancel;
 use crate::model::machine::SeenVolume;
-use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag};
+use crate::model::{Digest, EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag};
 
-use super::{Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Stdio, Volumes};
+use super::{
+    Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Started, Stdio, Trouble, Volumes,
+};
 use cgroup::Hierarchies;
 use down::{Asked, Running};
 use folder::Folder;
@@ -67,6 +73,8 @@ pub struct LxcHome {
     pub install: String,
     /// The adt program, run again as the helper.
     pub exe: PathBuf,
+    /// Where machines' ids come from.
+    pub ids: IdPool,
 }
 
 #[derive(Debug)]
@@ -165,8 +173,9 @@ impl Machine<'_> {
         self.change_mounts(spec)?;
         self.begin_volumes(spec)?;
         self.write(spec).map_err(failed_io("write the machine's folder", &self.folder.path))?;
-        // A machine that runs gets its new limits at once. It may end meanwhile, and the next start reads them anyway.
-        let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, self.hierarchies));
+        // A machine that runs gets its new limits at once, but none that nobody asked for: it may use more already. It may end
+        // meanwhile, and the next start reads them anyway.
+        let _ = self.hierarchies.apply(&self.group, &config::settings(&spec.limits, None, self.hierarchies));
         Ok(())
     }
 
@@ -193,7 +202,7 @@ impl Machine<'_> {
             Some(Reply::Done) => Ok(()),
             // It may have ended meanwhile; its next start shows it the right ones.
             _ if !matches!(self.state(), MachineState::Running { .. } | MachineState::Frozen { .. }) => Ok(()),
-            other => Err(self.failed("show folders in", other, &output.stderr)),
+            other => Err(self.failed("show folders in", other, output.tail.lines())),
         }
     }
 
@@ -203,19 +212,26 @@ impl Machine<'_> {
         self.write_trust(spec)?;
         self.folder.write_shared("hosts", &spec.hosts)?;
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
-        let host = config::Host { hierarchies: self.hierarchies, apparmor: has_apparmor() };
+        let host = config::Host {
+            hierarchies: self.hierarchies,
+            apparmor: has_apparmor(),
+            memory: default_memory(),
+            seccomp: seccomp::is_possible(),
+        };
         let text = config::text(spec, &self.folder.path, &self.group, host);
-        // Written for each start.
+        // Both are written for each start.
         disk::File::at(&self.folder.join("config")).mode(0o644).write_spare(text)?;
+        disk::File::at(&self.folder.join("seccomp")).mode(0o644).write_spare(seccomp::profile())?;
         self.folder.write_spec(spec)
     }
 
     /// Files below a mounted overlay must not change: what runs is written to through its own eyes.
     fn write_trust(&self, spec: &MachineSpec) -> io::Result<()> {
         if let MachineState::Running { init_pid } | MachineState::Frozen { init_pid } = self.state() {
-            return trust::write(Path::new(&format!("/proc/{init_pid}/root")), &[], &spec.trusted);
+            let range = ids::Range::of(init_pid)?;
+            return trust::write(Path::new(&format!("/proc/{init_pid}/root")), &[], &spec.trusted, range);
         }
-        trust::write(&self.folder.join("upper"), &self.below(spec), &spec.trusted)
+        trust::write(&self.folder.join("upper"), &self.below(spec), &spec.trusted, ids::Range::DISK)
     }
 
     /// Its layers, the uppermost first.
@@ -263,12 +279,14 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn start(&self) -> Result<()> {
+    fn start(&self) -> Result<Started> {
         let spec = self.spec()?;
         match self.state() {
             // Without its monitor the machine is about to end with it.
-            MachineState::Running { .. } if self.running().has_monitor() => return Ok(()),
-            MachineState::Frozen { .. } if self.running().has_monitor() => return self.freeze(false),
+            MachineState::Running { .. } if self.running().has_monitor() => return Ok(Started::default()),
+            MachineState::Frozen { .. } if self.running().has_monitor() => {
+                return self.freeze(false).map(|()| Started::default());
+            }
             MachineState::Running { .. } | MachineState::Frozen { .. } | MachineState::Halted => {}
             MachineState::Absent | MachineState::Broken { .. } => {}
         }
@@ -278,12 +296,16 @@ impl Machine<'_> {
         let call = self.call(&request)?;
         let (_, output) = call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
-            Some(Reply::Done) => {
+            Some(Reply::Started { shares }) => {
                 self.running().clear_helper();
-                Ok(())
+                let warning = shares.map(|why| {
+                    let id = self.id;
+                    format!("`{id}` has no ids of its own and can use up what the kernel counts for those of others: {why}")
+                });
+                Ok(Started { warning })
             }
             other => {
-                let error = self.failed("start", other, &output.stderr);
+                let error = self.failed("start", other, output.tail.lines());
                 let _ = self.clear_leftovers(&spec);
                 Err(error)
             }
@@ -344,7 +366,7 @@ impl Machine<'_> {
 
     fn target(&self, spec: MachineSpec) -> Target {
         let tag = Tag::of(&self.home.install, &self.id.environment);
-        Target { store: self.home.store.clone(), tag, group: self.group.clone(), spec }
+        Target { store: self.home.store.clone(), tag, group: self.group.clone(), pool: self.home.ids, spec }
     }
 
     fn call(&self, request: &Request) -> Result<Call> {
@@ -356,15 +378,16 @@ impl Machine<'_> {
     }
 
     /// The error behind a reply that is no success, with what liblxc's log says.
-    fn failed(&self, verb: &'static str, reply: Option<Reply>, stderr: &[u8]) -> Error {
+    fn failed(&self, verb: &'static str, reply: Option<Reply>, mut tail: Vec<String>) -> Error {
         let reason = match reply {
             Some(Reply::LibraryMissing) => {
                 return Error::HostLacks { what: "liblxc".into(), hint: "run `adt host:bootstrap`".into() };
             }
             Some(Reply::Failed { reason }) => reason,
-            Some(Reply::Done | Reply::Ended { .. } | Reply::Version(_)) | None => "its helper was ended".into(),
+            Some(Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::Version { .. }) | None => {
+                "its helper was ended".into()
+            }
         };
-        let mut tail: Vec<String> = String::from_utf8_lossy(stderr).lines().map(str::to_owned).collect();
         if reason.starts_with("liblxc") {
             let log = fs::read_to_string(self.folder.join("lxc.log")).unwrap_or_default();
             tail.extend(console::complaints(&log));
@@ -372,6 +395,11 @@ impl Machine<'_> {
         tail.drain(..tail.len().saturating_sub(10));
         Error::Failed { verb, id: self.id.clone(), reason, tail }
     }
+}
+
+/// Enough for what teams run on one machine; a host of little memory stays its users'.
+fn default_memory() -> u64 {
+    super::half_of_memory().min(2 << 30)
 }
 
 fn has_apparmor() -> bool {
@@ -393,9 +421,18 @@ impl Provider for Lxc {
         let call = Call::new(&self.home.exe, &Request::Version).map_err(failed_io("call the helper", &self.home.exe))?;
         call.command.run_any(&mut |_, _| {})?;
         match call.reply() {
-            Some(Reply::Version(version)) => Ok(format!("liblxc {version}, {}", self.hierarchies()?)),
-            Some(Reply::Done | Reply::Ended { .. } | Reply::LibraryMissing | Reply::Failed { .. }) | None => Err(lacks("liblxc")),
+            Some(Reply::Version { version, without_filter: None }) => Ok(format!("liblxc {version}, {}", self.hierarchies()?)),
+            Some(Reply::Version { version, without_filter: Some(why) }) => Ok(format!(
+                "liblxc {version}, {}; machines run without a filter of system calls, since {why}",
+                self.hierarchies()?
+            )),
+            Some(Reply::Done | Reply::Started { .. } | Reply::Ended { .. } | Reply::LibraryMissing | Reply::Failed { .. })
+            | None => Err(lacks("liblxc")),
         }
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        ids::troubles(self.home.ids, &ids::owners())
     }
 
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
@@ -432,7 +469,7 @@ impl Provider for Lxc {
         self.machine(id)?.place(files, gone)
     }
 
-    fn start(&self, id: &MachineId) -> Result<()> {
+    fn start(&self, id: &MachineId) -> Result<Started> {
         self.machine(id)?.start()
     }
 
@@ -448,16 +485,16 @@ impl Provider for Lxc {
         self.machine(id)?.exec(exec, stdio)
     }
 
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str) -> Result<()> {
-        self.machine(id)?.copy_in(source, target)
+    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
+        self.machine(id)?.copy_in(source, target, cancel)
     }
 
-    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
-        self.machine(id)?.unpack(tar, folder, user)
+    fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()> {
+        self.machine(id)?.unpack(tar, folder, user, cancel)
     }
 
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path) -> Result<()> {
-        self.machine(id)?.copy_out(source, target)
+    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
+        self.machine(id)?.copy_out(source, target, cancel)
     }
 
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {

@@ -5,19 +5,19 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, open, openat, openat2, statat, unlinkat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount};
+use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::model::MachineSpec;
 use crate::model::machine::{Mount, MountMode};
 
-use super::config::{FIRST_ID, ROOT};
+use super::config::ROOT;
 use super::folder::Folder;
+use super::ids::{Range, Shown};
 use super::{shared, volume};
 
 /// liblxc keeps locks below `/run/lxc`; in the helper's namespace it is an own filesystem, so none stays behind.
@@ -52,16 +52,16 @@ pub fn leave_host() -> Result<(), Error> {
 }
 
 /// Puts the machine's root together at [`ROOT`].
-pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec) -> Result<(), Error> {
+pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, shown: &Shown) -> Result<(), Error> {
     // The base comes first in the spec and last for overlayfs.
     let lowers: Vec<PathBuf> =
         spec.layers.iter().rev().map(|layer| store.join("layers").join(layer.as_str()).join("rootfs")).collect();
-    overlay("root", &lowers, &folder.path, Path::new(ROOT))?;
+    fs::create_dir_all(ROOT).saying("create", ROOT)?;
+    overlay("root", &lowers, &folder.path, Path::new(ROOT), shown)?;
     let root = open(ROOT, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).saying("open", ROOT)?;
     for name in ["hosts", "resolv.conf"] {
-        let target = plain_file(&root, "etc", name).saying("prepare", format!("/etc/{name}"))?;
-        let source = folder.join(name);
-        mount_bind(&source, magic(&target)).saying("mount", &source)?;
+        let target = plain_file(&root, "etc", name, shown.range).saying("prepare", format!("/etc/{name}"))?;
+        bind(&folder.join(name), &target, false, MountAttrFlags::empty(), shown)?;
     }
     let volumes = volume::shown(store, spec).saying("find the volumes of", &folder.path)?;
     // Outer folders first, so that a mount inside another stays visible.
@@ -73,10 +73,10 @@ pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec) -> Result<(),
     });
     for (number, place) in mounts.into_iter().enumerate() {
         match place {
-            Place::Mount(mount) => show(&root, folder, mount, number)?,
+            Place::Mount(mount) => show(&root, folder, mount, number, shown)?,
             Place::Volume(volume) => {
-                let target = target(&root, &volume.path, false).saying("prepare", &volume.path)?;
-                overlay(&format!("mount{number}"), &volume.lowers, &volume.own, Path::new(&magic(&target)))?;
+                let target = target(&root, &volume.path, false, shown.range).saying("prepare", &volume.path)?;
+                overlay(&format!("mount{number}"), &volume.lowers, &volume.own, Path::new(&magic(&target)), shown)?;
             }
         }
     }
@@ -89,59 +89,61 @@ enum Place<'a> {
     Volume(&'a volume::Shown),
 }
 
-fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize) -> Result<(), Error> {
-    let read_only = match &mount.mode {
-        MountMode::Shared { user } => return shared::show(root, mount, user),
-        MountMode::ReadOnly => MountFlags::RDONLY,
-        MountMode::ReadWrite | MountMode::CopyOnWrite => MountFlags::empty(),
-    };
+/// Takes away what an attempt to put it together left.
+pub fn take_apart() {
+    // With all that lies on it; there may be more than one.
+    while unmount(ROOT, UnmountFlags::DETACH).is_ok() {}
+}
+
+fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize, shown: &Shown) -> Result<(), Error> {
+    if let MountMode::Shared { user } = &mount.mode {
+        return shared::show(root, mount, user, shown.range);
+    }
     // Looked up in the machine's root with its links, as the machine itself would, and made where it is missing.
     let is_file = fs::metadata(&mount.source).saying("find", &mount.source)?.is_file();
-    let target = target(root, &mount.target, is_file).saying("prepare", &mount.target)?;
-    let place = magic(&target);
+    let target = target(root, &mount.target, is_file, shown.range).saying("prepare", &mount.target)?;
+    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     match &mount.mode {
-        MountMode::ReadWrite => mount_bind_recursive(&mount.source, &place).saying("mount", &mount.source)?,
-        MountMode::ReadOnly => mount_bind(&mount.source, &place).saying("mount", &mount.source)?,
-        MountMode::Shared { .. } => {}
+        MountMode::Shared { .. } => Ok(()),
+        MountMode::ReadWrite => bind(&mount.source, &target, true, plain, shown),
+        MountMode::ReadOnly => bind(&mount.source, &target, false, plain | MountAttrFlags::MOUNT_ATTR_RDONLY, shown),
         MountMode::CopyOnWrite => {
-            let place = PathBuf::from(&place);
-            overlay(
-                &format!("mount{number}"),
-                std::slice::from_ref(&mount.source),
-                &folder.copy_on_write(&mount.target),
-                &place,
-            )?;
+            let (name, own) = (format!("mount{number}"), folder.copy_on_write(&mount.target));
+            overlay(&name, std::slice::from_ref(&mount.source), &own, Path::new(&magic(&target)), shown)
         }
     }
-    if mount.mode != MountMode::CopyOnWrite {
-        let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | read_only;
-        // The descriptor still names the folder below; the mount on it is found by its path.
-        let path = Path::new(ROOT).join(real_path(&target, root).saying("find", &mount.target)?);
-        mount_remount(&path, flags, c"").saying("protect", &mount.target)?;
-    }
-    Ok(())
+}
+
+/// Shows a file or folder of the host at a place in the machine's root.
+fn bind(source: &Path, place: &OwnedFd, deep: bool, plain: MountAttrFlags, shown: &Shown) -> Result<(), Error> {
+    let tree = shown.tree(source, deep, plain).saying("show with the machine's ids", source)?;
+    shared::put(&tree, place).saying("mount", source)
 }
 
 /// Mounts an overlay over `target`. The kernel takes a page of options at most and splits them at `:` and `,`, so every
-/// folder gets a short link and the options name those; `/proc/mounts` inside then tells nothing about the host either.
-fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path) -> Result<(), Error> {
-    let links = Path::new(RUN).join("adt").join(format!("{name}.d"));
-    fs::create_dir_all(&links).saying("create", &links)?;
-    if target == Path::new(ROOT) {
-        fs::create_dir_all(target).saying("create", target)?;
-    }
+/// folder is mounted under a short name for as long as it takes; `/proc/mounts` inside then tells nothing about the host either.
+fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path, shown: &Shown) -> Result<(), Error> {
+    let desk = Path::new(RUN).join("adt").join(format!("{name}.d"));
     let names: Vec<String> = (0..lowers.len()).map(|number| number.to_string()).collect();
-    for (name, lower) in names.iter().zip(lowers) {
-        symlink(lower, links.join(name)).saying("link", lower)?;
+    let parts: Vec<_> = names.iter().map(String::as_str).zip(lowers.iter().map(PathBuf::as_path)).chain([("own", own)]).collect();
+    for (name, folder) in &parts {
+        let place = desk.join(name);
+        fs::create_dir_all(&place).saying("create", &place)?;
+        let place = open(&place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).saying("open", &place)?;
+        bind(folder, &place, false, MountAttrFlags::empty(), shown)?;
     }
-    symlink(own.join("upper"), links.join("u")).saying("link", own)?;
-    symlink(own.join("work"), links.join("w")).saying("link", own)?;
-    std::env::set_current_dir(&links).saying("enter", &links)?;
+    std::env::set_current_dir(&desk).saying("enter", &desk)?;
     // Without redirects and metadata-only copies, an upper folder is a layer that means the same anywhere.
-    let options = format!("lowerdir={},upperdir=u,workdir=w,redirect_dir=off,metacopy=off,index=off", names.join(":"));
+    let lower = names.join(":");
+    let options = format!("lowerdir={lower},upperdir=own/upper,workdir=own/work,redirect_dir=off,metacopy=off,index=off");
     let options = CString::new(options).expect("digits and words have no NUL");
-    let mounted = mount("adt", target, "overlay", MountFlags::empty(), Some(options.as_c_str()));
+    // A box from elsewhere may have device files in it, which would be the host's.
+    let mounted = mount("adt", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()));
     std::env::set_current_dir("/").saying("enter", "/")?;
+    // The overlay has copies of its own.
+    for (name, _) in &parts {
+        let _ = unmount(desk.join(name), UnmountFlags::DETACH);
+    }
     mounted.saying("mount the layers at", target)
 }
 
@@ -150,46 +152,41 @@ fn magic(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn real_path(fd: &OwnedFd, root: &OwnedFd) -> io::Result<PathBuf> {
-    let (path, root) = (fs::read_link(magic(fd))?, fs::read_link(magic(root))?);
-    path.strip_prefix(&root).map(Path::to_owned).map_err(io::Error::other)
-}
-
 pub(super) const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
 /// A regular file of that name, made anew where there is none or a link: systemd-resolved's `/etc/resolv.conf` is one.
-fn plain_file(root: &OwnedFd, folder: &str, name: &str) -> io::Result<OwnedFd> {
-    let folder = make_folders(root, folder)?;
+fn plain_file(root: &OwnedFd, folder: &str, name: &str, range: Range) -> io::Result<OwnedFd> {
+    let folder = make_folders(root, folder, range)?;
     let kind = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode));
     match kind {
         Ok(FileType::RegularFile) => {}
         Ok(_) => {
             unlinkat(&folder, name, AtFlags::empty())?;
-            make_file(&folder, name)?;
+            make_file(&folder, name, range)?;
         }
-        Err(Errno::NOENT) => make_file(&folder, name)?,
+        Err(Errno::NOENT) => make_file(&folder, name, range)?,
         Err(error) => return Err(error.into()),
     }
     Ok(openat(&folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn make_file(folder: &OwnedFd, name: &str) -> io::Result<()> {
+fn make_file(folder: &OwnedFd, name: &str, range: Range) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(openat(folder, name, flags, Mode::from_raw_mode(0o644))?);
-    std::os::unix::fs::fchown(&file, Some(FIRST_ID), Some(FIRST_ID))
+    std::os::unix::fs::fchown(&file, Some(range.root()), Some(range.root()))
 }
 
-fn target(root: &OwnedFd, path: &str, is_file: bool) -> io::Result<OwnedFd> {
+fn target(root: &OwnedFd, path: &str, is_file: bool, range: Range) -> io::Result<OwnedFd> {
     let path = path.trim_matches('/');
     if !is_file {
-        return make_folders(root, path);
+        return make_folders(root, path, range);
     }
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    plain_file(root, folder, name)
+    plain_file(root, folder, name, range)
 }
 
 /// Opens a folder below `root`, making what is missing of it.
-pub(super) fn make_folders(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+pub(super) fn make_folders(root: &OwnedFd, path: &str, range: Range) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let path = if path.is_empty() { "." } else { path };
     match openat2(root, path, flags, Mode::empty(), IN_ROOT) {
@@ -197,11 +194,11 @@ pub(super) fn make_folders(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
         other => return Ok(other?),
     }
     let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
-    let parent = make_folders(root, parent)?;
+    let parent = make_folders(root, parent, range)?;
     match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
         Ok(()) => {
             let made = openat(&parent, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
-            std::os::unix::fs::fchown(&made, Some(FIRST_ID), Some(FIRST_ID))?;
+            std::os::unix::fs::fchown(&made, Some(range.root()), Some(range.root()))?;
             rustix::fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
             Ok(made)
         }

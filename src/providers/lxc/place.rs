@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use secrecy::ExposeSecret;
 
 use super::attach::User;
-use super::config::{FIRST_ID, IDS};
+use super::ids::Range;
 use super::trust::{Right, folder_at, look, make, replace};
 use super::upper::BENEATH;
 use crate::providers::File;
@@ -58,13 +58,13 @@ pub fn write(stack: &Stack<'_>, accounts: &Accounts, files: &[(String, &File)], 
     }
     for (path, file) in files {
         let (folder, name) = split(path);
-        let Some(folder) = make(&root, &layers, folder)? else {
+        let Some(folder) = make(&root, &layers, folder, Range::DISK)? else {
             let reason = format!("`/{}` leads over a link, or over what is no folder", file.path);
             return Err(io::Error::new(io::ErrorKind::NotADirectory, reason));
         };
         let user = file.group.as_deref().and_then(|user| User::parse(user, &accounts.passwd, &accounts.group));
-        let group = FIRST_ID + user.map_or(0, |user| user.gid.min(IDS - 1));
-        replace(&folder, name, file.text.expose_secret(), &Right { group, mode: file.mode })?;
+        let group = Range::DISK.id(user.map_or(0, |user| user.gid));
+        replace(&folder, name, file.text.expose_secret(), &Right { user: Range::DISK.root(), group, mode: file.mode })?;
     }
     Ok(())
 }
@@ -79,6 +79,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
+    use crate::providers::lxc::config::FIRST_ID;
 
     fn file(path: &str, group: Option<&str>) -> File {
         File { path: path.into(), mode: 0o640, group: group.map(str::to_owned), text: "text".into() }

@@ -3,15 +3,21 @@
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::Stdio as Pipe;
+use std::process::{ChildStdout, Stdio as Pipe};
 
-use crate::exec::Output;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::exec::{self, Broken, Cancel, Limits, Output, Reading};
 use crate::model::{Exec, Stream};
 
-use super::apart;
+use super::apart::{self, Fault};
 use super::helper::{Call, Reply, Request, Terminal};
 use super::terminal::Saved;
 use super::{Ended, Error, Machine, Result, Stdio, copy, failed_io};
+
+/// How often one who waits for bytes looks whether they are still wanted.
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 impl Machine<'_> {
     pub fn exec(&self, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended> {
@@ -27,9 +33,12 @@ impl Machine<'_> {
                 call.command.follow(each)?;
                 self.ended(call, "exec", Output::default())
             }
-            Stdio::Inherit => {
+            Stdio::Caller => {
                 let call = self.exec_call(exec, None)?;
-                apart::status(call.command.to_std()).map_err(failed_io("exec", &self.home.exe))?;
+                apart::run(&call.command).map_err(|fault| match fault {
+                    Fault::Start(source) => failed_io("exec", &self.home.exe)(source),
+                    Fault::Write(source) => failed_io("hand on the output of", self.id.to_string().as_ref())(source),
+                })?;
                 self.ended(call, "exec", Output::default())
             }
             Stdio::Terminal => {
@@ -48,7 +57,7 @@ impl Machine<'_> {
         self.wait_direct(&call, "console")?;
         match call.reply() {
             Some(Reply::Done) => Ok(()),
-            other => Err(self.failed("console", other, &[])),
+            other => Err(self.failed("console", other, Vec::new())),
         }
     }
 
@@ -79,11 +88,11 @@ impl Machine<'_> {
     fn ended(&self, call: Call, verb: &'static str, output: Output) -> Result<Ended> {
         match call.reply() {
             Some(Reply::Ended { code }) => Ok(Ended { code, output }),
-            other => Err(self.failed(verb, other, &output.stderr)),
+            other => Err(self.failed(verb, other, output.tail.lines())),
         }
     }
 
-    pub fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
+    pub fn copy_in(&self, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
         fs::symlink_metadata(source).map_err(failed_io("read", source))?;
         let (folder, name) = if self.is_folder(target)? {
             let contents = source.as_os_str().as_encoded_bytes().ends_with(b"/.");
@@ -93,28 +102,34 @@ impl Machine<'_> {
             split(target)
         };
         let argv = ["tar", "--extract", "--preserve-permissions", "--same-owner", "--directory", &folder, "--file", "-"];
-        let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
-        let mut child = self.spawn(&call, Pipe::piped(), Pipe::null())?;
-        let stdin = child.stdin.take().expect("stdin was piped");
+        let exec = Exec { cwd: Some("/".into()), ..Exec::new(argv) };
+        let (mut reader, writer) = std::io::pipe().map_err(failed_io("copy", source))?;
+        let (fed, packed) = std::thread::scope(|scope| {
+            let packing = scope.spawn(move || copy::pack(source, &name, writer));
+            let fed = self.feed_tar("copy to", &exec, &mut reader, cancel);
+            // Who still packs must not wait for a reader that gave up.
+            drop(reader);
+            (fed, packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
         // A `tar` inside that fails closes the pipe; its own words say more than that.
-        let packed = copy::pack(source, &name, stdin);
-        self.finish_tar("copy to", call, child)?;
+        fed?;
         packed.map_err(failed_io("copy", source))
     }
 
-    pub fn unpack(&self, tar: &mut (dyn Read + Send), folder: &str, user: &str) -> Result<()> {
+    pub fn unpack(&self, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()> {
         let argv = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory", folder, "--file", "-"];
         let exec = Exec { cwd: Some("/".into()), user: Some(user.into()), ..Exec::new(argv) };
-        let call = self.exec_call(&exec, None)?;
-        let mut child = self.spawn(&call, Pipe::piped(), Pipe::null())?;
-        let mut stdin = child.stdin.take().expect("stdin was piped");
-        let fed = std::io::copy(tar, &mut stdin);
-        drop(stdin);
-        self.finish_tar("unpack on", call, child)?;
-        fed.map(drop).map_err(failed_io("unpack into", Path::new(folder)))
+        self.feed_tar("unpack on", &exec, tar, cancel)
     }
 
-    pub fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
+    fn feed_tar(&self, verb: &'static str, exec: &Exec, tar: &mut (dyn Read + Send), cancel: &Cancel) -> Result<()> {
+        let call = self.exec_call(exec, None)?;
+        let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
+        let (_, output) = call.command.clone().shown().limits(limits).run_fed(tar, &mut |_, _| {})?;
+        self.finish_tar(verb, call, output.tail.lines())
+    }
+
+    pub fn copy_out(&self, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
         let (folder, name) = split(source);
         let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
         let (into, new_name) = if target.is_dir() {
@@ -125,40 +140,62 @@ impl Machine<'_> {
         };
         let argv = ["tar", "--create", "--directory", &folder, "--file", "-", "--", &name];
         let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
-        let mut child = self.spawn(&call, Pipe::null(), Pipe::piped())?;
-        let stdout = child.stdout.take().expect("stdout was piped");
-        let unpacked = copy::unpack(stdout, &name, into, &new_name);
-        // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
-        if let Err(error) = unpacked {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(failed_io("copy to", target)(error));
-        }
-        self.finish_tar("copy from", call, child)
-    }
-
-    fn spawn(&self, call: &Call, stdin: Pipe, stdout: Pipe) -> Result<std::process::Child> {
         let mut command = call.command.to_std();
-        command.stdin(stdin).stdout(stdout).stderr(Pipe::piped());
-        command.spawn().map_err(failed_io("run", &self.home.exe))
+        command.stdin(Pipe::null()).stdout(Pipe::piped()).stderr(Pipe::piped());
+        let mut child = command.spawn().map_err(failed_io("run", &self.home.exe))?;
+        let stdout = child.stdout.take().expect("stdout was piped");
+        // Read all the time: with a full pipe it would wait for us, and we for it.
+        let told = Reading::of(child.stderr.take().expect("stderr was piped"));
+        let unpacked = copy::unpack(Watched { pipe: stdout, cancel }, &name, into, &new_name);
+        // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
+        if unpacked.is_err() {
+            let _ = child.kill();
+        }
+        child.wait().map_err(failed_io("run", &self.home.exe))?;
+        match unpacked {
+            Ok(()) => self.finish_tar("copy from", call, told.end().lines()),
+            Err(_) if cancel.is_set() => {
+                Err(exec::Error::CutShort { command: format!("tar --create {source}"), why: Broken::Cancelled }.into())
+            }
+            Err(error) => Err(failed_io("copy to", target)(error)),
+        }
     }
 
-    fn finish_tar(&self, verb: &'static str, call: Call, child: std::process::Child) -> Result<()> {
-        let output = child.wait_with_output().map_err(failed_io("run", &self.home.exe))?;
+    fn finish_tar(&self, verb: &'static str, call: Call, tail: Vec<String>) -> Result<()> {
         match call.reply() {
             Some(Reply::Ended { code: 0 }) => Ok(()),
             Some(Reply::Ended { code }) => {
                 let reason = format!("`tar` in the machine ended with exit code {code}");
-                let tail = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
                 Err(Error::Failed { verb, id: self.id.clone(), reason, tail })
             }
-            other => Err(self.failed(verb, other, &output.stderr)),
+            other => Err(self.failed(verb, other, tail)),
         }
     }
 
     fn is_folder(&self, path: &str) -> Result<bool> {
         let test = Exec { cwd: Some("/".into()), ..Exec::new(["test", "-d", path]) };
         Ok(self.exec_piped(&test, None, &mut |_, _| {})?.code == 0)
+    }
+}
+
+/// A pipe that nobody waits for once it is cancelled.
+struct Watched<'a> {
+    pipe: ChildStdout,
+    cancel: &'a Cancel,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            if self.cancel.is_set() {
+                return Err(std::io::Error::other("cancelled"));
+            }
+            match poll(&mut [PollFd::new(&self.pipe, PollFlags::IN)], Some(&PAUSE)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return self.pipe.read(buffer),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 

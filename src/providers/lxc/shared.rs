@@ -14,7 +14,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -30,14 +30,14 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 use crate::model::machine::{Mount, MountMode};
 
 use super::attach::{User, small_text};
-use super::config::{FIRST_ID, IDS};
+use super::ids::{self, COUNT, Range};
 use super::overlay::{Error, IN_ROOT, RUN, Saying, make_folders};
 use super::passing;
 
 /// Shows `mount` below `root`, which is this process' own root or a mount of its own.
-pub fn show(root: &OwnedFd, mount: &Mount, user: &str) -> Result<(), Error> {
-    let tree = Tree::new(root, mount, user)?;
-    tree.attach(root)
+pub fn show(root: &OwnedFd, mount: &Mount, user: &str, range: Range) -> Result<(), Error> {
+    let tree = Tree::new(root, mount, user, range)?;
+    tree.attach(root, range)
 }
 
 /// Brings the mounts of a running machine from `before` to `after`; mounts that are in place stay untouched.
@@ -45,6 +45,7 @@ pub fn change(init: u32, before: &[Mount], after: &[Mount]) -> Result<(), Error>
     let proc = PathBuf::from(format!("/proc/{init}"));
     let inside = open(proc.join("root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let inside = inside.saying("open", proc.join("root"))?;
+    let range = Range::of(init).saying("read the ids in", proc.join("uid_map"))?;
     let gone: Vec<&Mount> = before.iter().filter(|mount| !after.contains(mount) && is_shared(mount)).collect();
     // Made while the host's folders can still be seen.
     let mut trees = Vec::new();
@@ -52,7 +53,7 @@ pub fn change(init: u32, before: &[Mount], after: &[Mount]) -> Result<(), Error>
         if let MountMode::Shared { user } = &mount.mode
             && !in_place(&inside, mount)
         {
-            trees.push(Tree::new(&inside, mount, user)?);
+            trees.push(Tree::new(&inside, mount, user, range)?);
         }
     }
     let namespace = proc.join("ns/mnt");
@@ -61,9 +62,9 @@ pub fn change(init: u32, before: &[Mount], after: &[Mount]) -> Result<(), Error>
     let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).saying("open", "/")?;
     // Inner ones first on the way out, outer ones first on the way in.
     for mount in by_depth(gone, |mount| &mount.target).into_iter().rev() {
-        hide(&root, mount)?;
+        hide(&root, mount, range)?;
     }
-    by_depth(trees, |tree| &tree.target).into_iter().try_for_each(|tree| tree.attach(&root))
+    by_depth(trees, |tree| &tree.target).into_iter().try_for_each(|tree| tree.attach(&root, range))
 }
 
 pub fn is_shared(mount: &Mount) -> bool {
@@ -82,13 +83,15 @@ struct Tree {
 }
 
 impl Tree {
-    fn new(root: &OwnedFd, mount: &Mount, user: &str) -> Result<Self, Error> {
+    fn new(root: &OwnedFd, mount: &Mount, user: &str, range: Range) -> Result<Self, Error> {
         let owner = fs::symlink_metadata(&mount.source).saying("find", &mount.source)?;
         let user = find_user(root, user);
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = open_tree(rustix::fs::CWD, &mount.source, flags).saying("open", &mount.source)?;
-        let ids = namespace(&map(owner.uid(), user.uid), &map(owner.gid(), user.gid)).saying("map the ids of", &mount.source)?;
-        set_ids(&tree, &ids).saying(
+        let (uids, gids) = (map(range, owner.uid(), user.uid), map(range, owner.gid(), user.gid));
+        let ids = ids::namespace(&uids, &gids, None).saying("map the ids of", &mount.source)?;
+        let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        ids::set_attributes(&tree, false, plain, Some(&ids)).saying(
             "show under other owners (a filesystem like ext4, xfs or btrfs can; move the platform's folder to one)",
             &mount.source,
         )?;
@@ -96,8 +99,8 @@ impl Tree {
         Ok(Self { target: mount.target.clone(), tree })
     }
 
-    fn attach(self, root: &OwnedFd) -> Result<(), Error> {
-        let place = make_folders(root, self.target.trim_matches('/')).saying("prepare", &self.target)?;
+    fn attach(self, root: &OwnedFd, range: Range) -> Result<(), Error> {
+        let place = make_folders(root, self.target.trim_matches('/'), range).saying("prepare", &self.target)?;
         put(&self.tree, &place).saying("mount", &self.target)
     }
 }
@@ -175,7 +178,7 @@ fn in_place(inside: &OwnedFd, mount: &Mount) -> bool {
 }
 
 /// Takes a mount away; what can't go is covered.
-fn hide(root: &OwnedFd, mount: &Mount) -> Result<(), Error> {
+fn hide(root: &OwnedFd, mount: &Mount, range: Range) -> Result<(), Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(place) = openat2(root, mount.target.trim_matches('/'), flags, Mode::empty(), IN_ROOT) else { return Ok(()) };
     let known = rustix::fs::statx(&place, "", AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::BASIC_STATS);
@@ -190,7 +193,7 @@ fn hide(root: &OwnedFd, mount: &Mount) -> Result<(), Error> {
         Ok(()) => Ok(()),
         // The kernel locks what a machine got at its start.
         Err(Errno::INVAL) => {
-            let place = make_folders(root, mount.target.trim_matches('/')).saying("open", &mount.target)?;
+            let place = make_folders(root, mount.target.trim_matches('/'), range).saying("open", &mount.target)?;
             empty().and_then(|cover| Ok(put(&cover, &place)?)).saying("cover", &mount.target)
         }
         Err(error) => Err(error).saying("unmount", &mount.target),
@@ -207,7 +210,7 @@ fn empty() -> io::Result<OwnedFd> {
     Ok(fsmount(&kind, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-fn put(tree: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
+pub(super) fn put(tree: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
     move_mount(tree, "", place, "", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
 }
 
@@ -221,134 +224,74 @@ fn find_user(root: &OwnedFd, name: &str) -> User {
     User::parse(name, &passwd, &group).unwrap_or_else(User::root)
 }
 
-/// Lines of an id map: what is on disk, what the machine's kernel ids are, how many.
-fn map(owner: u32, user: u32) -> String {
-    let end = FIRST_ID + IDS;
-    let user = FIRST_ID + user.min(IDS - 1);
-    let mut lines = vec![(owner, user, 1)];
+/// Lines of an id map: what is on disk, what it is in the kernel for this machine, how many.
+fn map(range: Range, owner: u32, user: u32) -> String {
+    let disk = Range::DISK.all();
+    let place = user.min(COUNT - 1);
+    let mut lines = vec![(owner, range.id(place), 1)];
+    let mut holes = vec![Range::DISK.id(place)];
     // Where the owner is one of the machine's ids itself, the two change places.
-    let ours = FIRST_ID..end;
-    if ours.contains(&owner) && owner != user {
-        lines.push((user, owner, 1));
+    if disk.contains(&owner) && owner != Range::DISK.id(place) {
+        lines.push((Range::DISK.id(place), range.id(owner - disk.start), 1));
+        holes.push(owner);
     }
-    let mut first = FIRST_ID;
-    let mut holes: Vec<u32> = [owner, user].into_iter().filter(|id| ours.contains(id)).collect();
     holes.sort_unstable();
-    holes.dedup();
-    for hole in holes.into_iter().chain([end]) {
+    let mut first = disk.start;
+    for hole in holes.into_iter().chain([disk.end]) {
         if hole > first {
-            lines.push((first, first, hole - first));
+            lines.push((first, range.id(first - disk.start), hole - first));
         }
         first = hole + 1;
     }
     lines.iter().map(|(disk, shown, count)| format!("{disk} {shown} {count}\n")).collect()
 }
 
-/// A user namespace with these maps: mounts take theirs from one. No process stays in it.
-fn namespace(uids: &str, gids: &str) -> io::Result<OwnedFd> {
-    let (ours, theirs) = passing::pair()?;
-    // SAFETY: the helper has a single thread, so the child may do whatever the parent could.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            drop(ours);
-            // SAFETY: a new user namespace shares no memory or descriptors anew.
-            let entered = unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }.is_ok();
-            let _ = rustix::io::write(&theirs, if entered { b"y" } else { b"n" });
-            // Until the other side is closed.
-            let _ = rustix::io::read(&theirs, &mut [0; 1]);
-            // SAFETY: ends this process at once; nothing of the parent's is run twice.
-            unsafe { libc::_exit(0) }
-        }
-        child => {
-            drop(theirs);
-            let made = maps_of(child, &ours, uids, gids);
-            drop(ours);
-            let _ = waitpid(Pid::from_raw(child), WaitOptions::empty());
-            made
-        }
-    }
-}
-
-fn maps_of(child: i32, ours: &OwnedFd, uids: &str, gids: &str) -> io::Result<OwnedFd> {
-    let mut answer = [0; 1];
-    rustix::io::read(ours, &mut answer)?;
-    if answer != *b"y" {
-        return Err(io::Error::other("the kernel allows no further user namespace"));
-    }
-    fs::write(format!("/proc/{child}/uid_map"), uids)?;
-    fs::write(format!("/proc/{child}/gid_map"), gids)?;
-    Ok(fs::File::open(format!("/proc/{child}/ns/user"))?.into())
-}
-
-/// `struct mount_attr` of the kernel.
-#[repr(C)]
-struct MountAttributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    namespace: u64,
-}
-
-fn set_ids(tree: &OwnedFd, ids: &OwnedFd) -> io::Result<()> {
-    const ID_MAP: u64 = 0x0010_0000;
-    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let attributes = MountAttributes {
-        set: ID_MAP | u64::from(plain.bits()),
-        clear: 0,
-        propagation: 0,
-        namespace: u64::try_from(ids.as_raw_fd()).expect("an open descriptor is not negative"),
-    };
-    // SAFETY: the path and the structure outlive the call, and the size is the structure's own.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<MountAttributes>(),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What an id on disk is in the machine.
+    fn lines(map: &str) -> Vec<[u32; 3]> {
+        let numbers = |line: &str| line.split(' ').map(|word| word.parse().unwrap()).collect::<Vec<_>>();
+        map.lines().map(|line| numbers(line).try_into().unwrap()).collect()
+    }
+
+    /// What an id on disk is in the kernel.
     fn shown(map: &str, disk: u32) -> Option<u32> {
-        map.lines().find_map(|line| {
-            let [from, to, count] = line.split(' ').map(|word| word.parse::<u32>().unwrap()).collect::<Vec<_>>()[..] else {
-                panic!("{line}")
-            };
-            (from..from + count).contains(&disk).then(|| to + (disk - from))
-        })
+        let line = |[from, to, count]: [u32; 3]| (from..from + count).contains(&disk).then(|| to + (disk - from));
+        lines(map).into_iter().find_map(line)
     }
 
     #[test]
     fn the_owner_is_the_user_and_nobody_is_the_hosts_root() {
-        let map = map(1000, 33);
-        assert_eq!(shown(&map, 1000), Some(100_033));
-        for id in [100_000, 100_032, 100_034, 165_535] {
-            assert_eq!(shown(&map, id), Some(id));
-        }
-        for id in [0, 33, 999, 100_033, 165_536] {
-            assert_eq!(shown(&map, id), None, "{id}");
+        for first in [100_000, 2_000_000] {
+            let map = map(Range::at(first), 1000, 33);
+            assert_eq!(shown(&map, 1000), Some(first + 33));
+            for id in [0, 32, 34, 65_535] {
+                assert_eq!(shown(&map, 100_000 + id), Some(first + id));
+            }
+            for id in [0, 33, 999, 100_033, 165_536] {
+                assert_eq!(shown(&map, id), None, "{id}");
+            }
         }
     }
 
     #[test]
     fn every_owner_gives_a_map_in_which_no_two_are_one() {
-        for owner in [0, 1000, 100_000, 100_033, 100_034, 165_535, 165_536, 4_000_000] {
-            for user in [0, 33, 34, 65_535] {
-                let map = map(owner, user);
-                assert_eq!(shown(&map, owner), Some(100_000 + user), "{owner} {user}");
-                let all: Vec<_> = (99_990..165_550).chain([0, 1000, 4_000_000]).filter_map(|id| shown(&map, id)).collect();
-                let apart: std::collections::BTreeSet<_> = all.iter().collect();
-                assert_eq!(all.len(), apart.len(), "{owner} {user}");
-                assert!(all.iter().all(|id| (100_000..165_536).contains(id)), "{owner} {user}");
+        for first in [100_000, 165_000, 2_000_000] {
+            for owner in [0, 1000, 100_000, 100_033, 100_034, 165_535, 165_536, 4_000_000] {
+                for user in [0, 33, 34, 65_535, 70_000] {
+                    let map = map(Range::at(first), owner, user);
+                    assert_eq!(shown(&map, owner), Some(first + user.min(65_535)), "{owner} {user}");
+                    for column in [0, 1] {
+                        let mut ranges: Vec<_> =
+                            lines(&map).into_iter().map(|line| line[column]..line[column] + line[2]).collect();
+                        ranges.sort_unstable_by_key(|range| range.start);
+                        assert!(ranges.windows(2).all(|two| two[0].end <= two[1].start), "{owner} {user}: {map}");
+                        let ours = first..first + 65_536;
+                        let inside = |range: &std::ops::Range<u32>| ours.start <= range.start && range.end <= ours.end;
+                        assert!(column == 0 || ranges.iter().all(inside), "{owner} {user}: {map}");
+                    }
+                }
             }
         }
     }

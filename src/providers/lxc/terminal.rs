@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::stdio::{stdin, stdout};
@@ -75,12 +76,13 @@ impl Signals {
         Ok(Self { end, window, typed })
     }
 
-    /// Waits until the child may have ended; true when we are told to end.
-    pub fn wait(&self, child: Pid) -> io::Result<bool> {
+    /// Waits until the child may have ended or the time is over; true when we are told to end.
+    pub fn wait(&self, child: Pid, within: Option<Duration>) -> io::Result<bool> {
         let watched = pidfd_open(child, PidfdFlags::empty())?;
         let mut fds =
             [watched.as_fd(), self.end.as_fd(), self.typed.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        match poll(&mut fds, None) {
+        let within = within.and_then(|within| Timespec::try_from(within).ok());
+        match poll(&mut fds, within.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {
                 if !fds[2].revents().is_empty() && drain(&self.typed) {
                     let _ = kill_process_group(child, Signal::INT);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, mkdirat, open, openat2, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::config::FIRST_ID;
+use super::ids::Range;
 use super::upper::BENEATH;
 
 const BUNDLE: (&str, &str) = ("etc/ssl/certs", "ca-certificates.crt");
@@ -23,8 +23,8 @@ const SOURCES: &str = "usr/local/share/ca-certificates";
 const LIMIT: u64 = 16 << 20;
 
 /// Makes a machine trust these, by name and PEM. `root` is its own files, or all it sees while it runs; `layers` lie below
-/// them, the uppermost first.
-pub fn write(root: &Path, layers: &[PathBuf], trusted: &BTreeMap<String, String>) -> io::Result<()> {
+/// them, the uppermost first; `range` is whose files these are.
+pub fn write(root: &Path, layers: &[PathBuf], trusted: &BTreeMap<String, String>, range: Range) -> io::Result<()> {
     if trusted.is_empty() {
         return Ok(());
     }
@@ -44,14 +44,15 @@ pub fn write(root: &Path, layers: &[PathBuf], trusted: &BTreeMap<String, String>
     if bundle == before {
         return Ok(());
     }
+    let right = Right { user: range.root(), group: range.root(), mode: 0o644 };
     // The bundle last: where it is whole, the rest is there too.
-    if let Some(folder) = make(&root, &layers, SOURCES)? {
+    if let Some(folder) = make(&root, &layers, SOURCES, range)? {
         for (name, pem) in trusted {
-            replace(&folder, &format!("adt-{name}.crt"), pem, &EVERYBODYS)?;
+            replace(&folder, &format!("adt-{name}.crt"), pem, &right)?;
         }
     }
-    match make(&root, &layers, BUNDLE.0)? {
-        Some(folder) => replace(&folder, BUNDLE.1, &bundle, &EVERYBODYS),
+    match make(&root, &layers, BUNDLE.0, range)? {
+        Some(folder) => replace(&folder, BUNDLE.1, &bundle, &right),
         None => Ok(()),
     }
 }
@@ -81,7 +82,7 @@ pub(super) fn look(root: &OwnedFd, path: &str) -> Option<Result<String, Errno>> 
 }
 
 /// A folder of the machine's own with the owner and mode that it has below. `None` where it is something else.
-pub(super) fn make(root: &OwnedFd, layers: &[OwnedFd], path: &str) -> io::Result<Option<OwnedFd>> {
+pub(super) fn make(root: &OwnedFd, layers: &[OwnedFd], path: &str, range: Range) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let mut made = None;
     let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
@@ -94,7 +95,7 @@ pub(super) fn make(root: &OwnedFd, layers: &[OwnedFd], path: &str) -> io::Result
                     Some(Ok(folder)) => fstat(&folder).map(|stat| (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid))?,
                     // A link there would be hidden by a folder here.
                     Some(Err(_)) => return Ok(None),
-                    None => (0o755, FIRST_ID, FIRST_ID),
+                    None => (0o755, range.root(), range.root()),
                 };
                 let (parent, name) = part.rsplit_once('/').unwrap_or((".", part));
                 let parent = openat2(root, parent, flags, Mode::empty(), BENEATH)?;
@@ -111,13 +112,12 @@ pub(super) fn make(root: &OwnedFd, layers: &[OwnedFd], path: &str) -> io::Result
     Ok(made)
 }
 
-/// Whose a new file is, beside the machine's root, and who else may use it.
+/// Whose a new file is, and who else may use it.
 pub(super) struct Right {
+    pub user: u32,
     pub group: u32,
     pub mode: u32,
 }
-
-const EVERYBODYS: Right = Right { group: FIRST_ID, mode: 0o644 };
 
 /// Whole or as it was, also for a program that reads it now.
 pub(super) fn replace(folder: &OwnedFd, name: &str, text: &str, right: &Right) -> io::Result<()> {
@@ -128,7 +128,7 @@ pub(super) fn replace(folder: &OwnedFd, name: &str, text: &str, right: &Right) -
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat2(folder, draft.as_str(), flags, Mode::from_raw_mode(0o600), BENEATH)?);
-    fchown(&file, Some(FIRST_ID), Some(right.group))?;
+    fchown(&file, Some(right.user), Some(right.group))?;
     fchmod(&file, Mode::from_raw_mode(right.mode))?;
     file.write_all(text.as_bytes())?;
     // The next start would take half a bundle for the machine's own.
@@ -175,7 +175,7 @@ mod tests {
 
         fn write(&self) {
             let trusted = [("example.test".to_owned(), PEM.to_owned())].into();
-            write(&self.upper(""), &[self.layer("")], &trusted).unwrap();
+            write(&self.upper(""), &[self.layer("")], &trusted, Range::DISK).unwrap();
         }
 
         fn bundle(&self) -> Option<String> {

@@ -1,8 +1,7 @@
 //! Damaged requests and frames through the real front door to a backend that believes nothing.
 //!
 //! What holds for whatever bytes: the backend is sent nothing that could be read in two ways, it never gets more requests than
-//! the proxy counted, no thread panics, and the next client is served. A thousand rounds each in `make test`; the long run:
-//! `ADT_FUZZ=1000000 cargo test --release --test it proxy::fuzz`.
+//! the proxy counted, no thread panics, and the next client is served. A thousand rounds each in `make test`.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -12,20 +11,7 @@ use adt::proxy::Limits;
 use super::frames::{self, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS};
 use super::witness::Witness;
 use super::{HOST, World, routes, until, world_with};
-
-/// A fixed sequence, so that what failed once fails again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % sides
-    }
-
-    fn pick<'a>(&mut self, all: &[&'a [u8]]) -> &'a [u8] {
-        all[self.roll(all.len())]
-    }
-}
+use crate::dice::{Dice, rounds};
 
 /// What people who smuggle requests write.
 const WORDS: &[&[u8]] = &[
@@ -54,23 +40,6 @@ const WORDS: &[&[u8]] = &[
     b"GET /hidden HTTP/1.1\r\nHost: www.1161.shop.example.test\r\n\r\n",
     b"HTTP/1.0",
 ];
-
-fn damage(bytes: &mut Vec<u8>, dice: &mut Dice) {
-    for _ in 0..dice.roll(5) {
-        let at = dice.roll(bytes.len());
-        match dice.roll(6) {
-            0 => bytes[at] = dice.roll(256) as u8,
-            1 if bytes.len() > 1 => drop(bytes.remove(at)),
-            2 if bytes.len() > 1 => bytes.truncate(at.max(1)),
-            3 => {
-                // A piece of it once more.
-                let piece = bytes[at..(at + dice.roll(40)).min(bytes.len())].to_vec();
-                bytes.splice(at..at, piece);
-            }
-            _ => drop(bytes.splice(at..at, dice.pick(WORDS).iter().copied())),
-        }
-    }
-}
 
 fn http1_seeds() -> Vec<Vec<u8>> {
     let hidden = format!("GET /hidden HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
@@ -135,20 +104,16 @@ fn counted(world: &World) -> u64 {
     of_sites.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-fn rounds() -> usize {
-    std::env::var("ADT_FUZZ").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1000)
-}
-
 fn throw(make: impl Fn(&mut Dice) -> Vec<u8>) {
     let witness = Witness::new();
     let limits = Limits { head: Duration::from_secs(1), silence: Duration::from_secs(1), ..Limits::default() };
     let world = world_with(routes(&[witness.address]), limits);
-    let mut dice = Dice(1161);
+    let mut dice = Dice::new();
     let mut arrived = 0;
-    for round in 0..rounds() {
+    for round in 0..rounds(1000) {
         let mut bytes = make(&mut dice);
         if dice.roll(3) > 0 {
-            damage(&mut bytes, &mut dice);
+            dice.damage(&mut bytes, WORDS);
         }
         let mut stream = world.connect();
         // Mostly in one piece, at times in two, so that the reader has to wait in the middle.
@@ -167,8 +132,8 @@ fn throw(make: impl Fn(&mut Dice) -> Vec<u8>) {
             assert_eq!(world.get(HOST, "/after").status, 200, "round {round}");
         }
     }
-    println!("{} rounds, {arrived} requests arrived", rounds());
-    assert!(arrived > rounds() as u64 / 20, "hardly anything got through, so hardly anything was tried");
+    println!("{} rounds, {arrived} requests arrived", rounds(1000));
+    assert!(arrived > rounds(1000) as u64 / 20, "hardly anything got through, so hardly anything was tried");
 }
 
 #[test]
