@@ -33,6 +33,7 @@ mod layers;
 mod leftovers;
 mod log_files;
 mod own;
+mod protection;
 mod proxy;
 mod real_bound;
 mod real_boxes;
