@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::progress::Reader;
 use super::{Session, answer, screen};
 use crate::daemon::{self, Logs, Started};
-use crate::engine::service;
+use crate::engine::host::service;
 use crate::exec::Command;
 use crate::model::response::Done;
 use crate::model::{Event, Failure, Kind, Response};

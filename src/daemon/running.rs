@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::limit;
 use crate::config::HostSettings;
-use crate::engine::routes::{routes, unreachable};
+use crate::engine::environment::routes::{routes, unreachable};
 use crate::model::{EnvironmentId, Failure, Kind, Routes};
 use crate::network::detour::{self, Detour, Transport};
 use crate::resolver::holder::{is_taken_itself, who_listens};

@@ -2,46 +2,26 @@
 //!
 //! The engine decides nothing that [`crate::plan`] can decide, and touches the world only through the provider, the
 //! network, the boxes and the store. It prints nothing.
+//!
+//! | room | whose verbs | to look for |
+//! |---|---|---|
+//! | [`environment`] | `env:init`, `up`, `halt`, `destroy`, `reload`, `snapshot`, `rewind`, `list`, `show` | what is wanted, what is seen, the steps between |
+//! | `site` | `site:add`, `branch`, `deploy`, `rollback` | checkouts, templates, a release on all machines |
+//! | `platform` | `platform:init`, `pull`, `up`, `halt`, `destroy` | from a platform's folder to a definition |
+//! | `boxes` | `box:build`, `list`, `show`, `prune`, `platform:build` | the machines that build |
+//! | [`check`] | `env:check`, `platform:check`, `host:check`, `env:urls --check` | each step of the way to a page, probes of machines |
+//! | [`host`] | `host:bootstrap`, `bind-proxy`, `unbind-proxy` | what the host must have, the service, the pool |
+//! | [`logs`] | `env:logs` | sources of lines, and how they are followed |
 
-mod bootstrap;
 mod boxes;
-mod certificate;
-mod check;
-mod code;
-mod definition;
-mod deploy;
-mod entrance;
-mod environment;
+pub mod check;
+pub mod environment;
 mod events;
-mod examine;
-pub mod facts;
 mod failure;
-mod files;
-mod fleet;
-mod follow;
-mod ground;
-mod listing;
-mod login;
+pub mod host;
 pub mod logs;
-mod look;
-mod names;
-pub mod path;
-mod perform;
 mod platform;
-pub mod pool;
-mod pool_unit;
-pub mod probe;
-mod reload;
-mod render;
-mod rollout;
-pub mod routes;
-pub mod service;
-mod serving;
-mod sites;
-mod snapshot;
-mod upkeep;
-mod wanted;
-mod workshop;
+mod site;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,7 +44,7 @@ pub struct Engine {
     pub store: Store,
     pub provider: Box<dyn Provider>,
     pub network: Box<dyn Network>,
-    pub probe: Box<dyn probe::Probe>,
+    pub probe: Box<dyn check::probe::Probe>,
     pub clock: fn() -> i64,
     pub caller: Caller,
     /// Set by the first Ctrl-C; looked at between steps.
@@ -110,7 +90,7 @@ impl Engine {
         if !request.only_reads() {
             self.upkeep(events);
         }
-        let moves = follow::moves_routes(&request);
+        let moves = host::follow_bound::moves_routes(&request);
         let result = self.verb(request, events);
         if moves {
             self.follow_bound(events);

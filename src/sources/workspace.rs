@@ -5,9 +5,10 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, mkdirat, open, openat};
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fsync, mkdirat, open, openat};
 use rustix::io::Errno;
 
 use super::git::Person;
@@ -52,6 +53,10 @@ pub fn make(platform: &Path, name: &str, person: &Person) -> Result<PathBuf> {
     // Last: with these words in it the folder is whole.
     let text = format!("{FIRST_LINE}\n*\n");
     file.write_all(text.as_bytes()).map_err(|source| Error::Io { what: "write", path: folder.join(MARK), source })?;
+    // Before anything else is in it: what a power cut leaves of a checkout without the mark would be taken for somebody's work.
+    for part in [file.as_fd(), made.as_fd(), parent.as_fd()] {
+        fsync(part).map_err(io)?;
+    }
     Ok(folder)
 }
 

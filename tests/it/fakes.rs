@@ -10,7 +10,8 @@ use std::sync::{Arc, OnceLock};
 
 use adt::boxes::{Layer, Layers};
 use adt::config::{HostFlags, host};
-use adt::engine::{Caller, Engine, probe::Probe};
+use adt::engine::check::probe::Probe;
+use adt::engine::{Caller, Engine};
 use adt::model::request::PlatformInit;
 use adt::model::response::{BoxDetail, Done};
 use adt::model::{Check, EnvironmentId, Event, Failure, Health, MachineSpec, MachineState, Request, Response};

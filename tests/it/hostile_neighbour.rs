@@ -27,15 +27,12 @@ struct Thing {
     askers: u32,
 }
 
+/// Keys are not among these: no program of a machine gets any, see `hostile_kernel`.
 fn things() -> Vec<Thing> {
     let thing = |name, one_more: String, each, askers| Thing { name, one_more, each, askers };
     let open = |call: String| format!("my $fd = syscall({call}); die \"none: $!\\n\" if $fd < 0; push @held, $fd;");
     // A process that waits for ever; its own children never get here.
     let process = "my $pid = fork; die \"none: $!\\n\" unless defined $pid; unless ($pid) { sleep 1 while 1 } push @held, $pid;";
-    let key = format!(
-        "my ($kind, $name, $text) = ('user', 'key'.$$.'x'.(0+@held), 'text'); my $key = syscall({}, $kind, $name, $text, 4, -2); die \"none: $!\\n\" if $key < 0; push @held, $key;",
-        libc::SYS_add_key
-    );
     let signal = format!(
         "my $mask = pack('Q', 1 << 39); syscall({}, 0, $mask, 0, 8) == 0 or die; \
          my $info = pack('iiiiiLx104', 40, 0, -1, 0, $$, 0); \
@@ -47,7 +44,6 @@ fn things() -> Vec<Thing> {
     vec![
         thing("inotify instances", open(format!("{}, 0", libc::SYS_inotify_init1)), 20_000, 2),
         thing("fanotify groups", open(format!("{}, 0x200, 0", libc::SYS_fanotify_init)), 20_000, 1),
-        thing("keys", key, 400, 3),
         thing("pending signals", signal, 200_000, 1),
         thing("message queues", queue, 300, 1),
         thing("processes", process.into(), 1_000, 1),

@@ -20,7 +20,7 @@ use regex::Regex;
 pub use follow::Follower;
 pub use source::Subject;
 
-use super::Engine;
+use crate::engine::Engine;
 use crate::exec::queue;
 use crate::logs::merge::Window;
 use crate::logs::{Mark, Marks, Micros, Origin, Record, access, file};

@@ -1,0 +1,182 @@
+//! Examines one environment: the way to each of its sites, and each of its machines by itself.
+
+use std::collections::BTreeSet;
+use std::path::Path as FilePath;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::engine::Engine;
+use crate::engine::check::browser::Path;
+use crate::engine::check::certificate::Judge;
+use crate::engine::environment::routes;
+use crate::model::response::{CheckItem, CheckStep};
+use crate::model::{Check, Domain, EnvironmentId, Exec, Failure, MachineSpec, MachineState};
+use crate::plan::{Goal, Seen, SeenNetwork, Wanted as WantedMachines, plan};
+use crate::providers::Stdio;
+use crate::resolver::System;
+use crate::store::{Environment, Wanted};
+use crate::{tls, trust};
+
+impl Engine {
+    /// Every step from the names to the applications, in that order.
+    pub(in crate::engine) fn examine(&self, environment: &Environment) -> Result<Vec<CheckItem>, Failure> {
+        let id = &environment.id;
+        let wanted = self.wanted(environment, &self.live_sites(environment)?)?;
+        let seen = self.seen(Goal::Up, id, &wanted, true)?;
+        let again = format!("adt env:up {} {}", id.platform, id.name);
+        match environment.wanted {
+            Wanted::Up => {}
+            Wanted::Halted | Wanted::Paused => return Ok(vec![halted(id, &wanted, &seen, again)]),
+            Wanted::Gone => {
+                let remedy = format!("adt env:destroy {} {}", id.platform, id.name);
+                return Ok(vec![CheckItem::fault(id.to_string(), "its destroy was interrupted", remedy)]);
+            }
+        }
+        let network = match seen.network {
+            SeenNetwork::Complete => CheckItem::ok(id.to_string(), format!("network {}", environment.network)),
+            SeenNetwork::Partly { .. } | SeenNetwork::Nothing => {
+                CheckItem::fault(id.to_string(), "its network is not connected", again.as_str())
+            }
+        };
+        let specs: Vec<_> = wanted.machines.values().map(|machine| &machine.spec).collect();
+        let (mut items, probed) = std::thread::scope(|scope| {
+            let probes: Vec<_> = specs.iter().map(|spec| scope.spawn(|| self.examine_machine(spec, &seen, &again))).collect();
+            let walked = self.walk(environment);
+            let probed =
+                probes.into_iter().flat_map(|probe| probe.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            (walked, probed.collect::<Vec<_>>())
+        });
+        items.push(network.at(CheckStep::Machine));
+        items.extend(probed);
+        // Stable: within a step the order stays.
+        items.sort_by_key(|item| item.step);
+        Ok(items)
+    }
+
+    /// The way to each site, as far as it can be gone without looking into machines.
+    pub(in crate::engine) fn walk(&self, environment: &Environment) -> Vec<CheckItem> {
+        let route = routes::environment(self.store.install(), environment);
+        if route.sites.is_empty() {
+            return Vec::new();
+        }
+        let path = self.path(&[&route.domain]);
+        let mut items: Vec<_> = std::thread::scope(|scope| {
+            let walks: Vec<_> = route.sites.iter().map(|site| scope.spawn(|| path.walk(&route, site))).collect();
+            walks.into_iter().flat_map(|walk| walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        items.extend(self.check_browsers(&route.domain).into_iter().map(|item| item.at(CheckStep::Certificate)));
+        items
+    }
+
+    /// What this host and adt have to say about ways to sites of these domains.
+    fn path(&self, domains: &[&Domain]) -> Path {
+        let system = trust::System::find().ok().and_then(|system| std::fs::read(system.bundle()).ok()).unwrap_or_default();
+        let ours: Vec<_> = domains.iter().map(|domain| self.authority(domain).unwrap_or_default()).collect();
+        Path {
+            listen: self.settings.listen.value,
+            system: System::detect(FilePath::new("/")),
+            pages: self.pages_served(),
+            names: self.names_served(),
+            trusted: Judge::of(&system),
+            ours: Judge::of(ours.concat().as_bytes()),
+            untrusted: domains.iter().filter(|domain| !self.is_trusted(domain)).map(|domain| (*domain).clone()).collect(),
+        }
+    }
+
+    /// The certificate that signs for a domain; none was made before names were served for the first time.
+    pub(in crate::engine) fn authority(&self, domain: &Domain) -> Option<String> {
+        tls::authority_pem(&self.store.folder, domain).ok().flatten()
+    }
+
+    /// Whether programs of this host, and not just the folder they are given, believe the domain's authority.
+    pub(in crate::engine) fn is_trusted(&self, domain: &Domain) -> bool {
+        let Some(own) = self.authority(domain).and_then(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).ok()) else {
+            return false;
+        };
+        let Ok(bundle) = trust::System::find().map(|system| system.bundle()) else { return false };
+        CertificateDer::pem_file_iter(bundle).is_ok_and(|all| all.flatten().any(|one| one == own))
+    }
+
+    /// Browsers of the caller that do not share the system's trust, and were not told.
+    pub(in crate::engine) fn check_browsers(&self, domain: &Domain) -> Vec<CheckItem> {
+        let Some(pem) = self.authority(domain) else { return Vec::new() };
+        let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
+        let owner = self.owner(&is_own);
+        let lacking = self.homes().into_iter().flat_map(|home| {
+            let home = trust::Home::open(&home);
+            home.map(|home| home.lacking(owner, domain, &pem)).unwrap_or_default()
+        });
+        let lacking: BTreeSet<_> = lacking.collect();
+        let notice = |folder: std::path::PathBuf| {
+            let seen = "a browser that was not told of adt's authority";
+            CheckItem::notice(folder.display().to_string(), seen, Some("adt host:bind-proxy".to_owned()))
+        };
+        lacking.into_iter().map(notice).collect()
+    }
+
+    fn examine_machine(&self, spec: &MachineSpec, seen: &Seen, again: &str) -> Vec<CheckItem> {
+        let id = &spec.id;
+        let state = seen.machines.get(&id.machine).map_or(MachineState::Absent, |machine| machine.state.clone());
+        if !matches!(state, MachineState::Running { .. }) {
+            return vec![CheckItem::fault(id.to_string(), state.word(), again).at(CheckStep::Machine)];
+        }
+        let shell = format!("adt env:ssh {} {} {}", id.environment.platform, id.environment.name, id.machine);
+        let mut items = vec![self.check_init(spec, &shell).at(CheckStep::Machine)];
+        for check in &spec.health.checks {
+            items.extend(self.ask_machine(spec, check, &shell));
+        }
+        items
+    }
+
+    /// The port first: a closed one says nothing about the application behind it.
+    fn ask_machine(&self, spec: &MachineSpec, check: &Check, shell: &str) -> Vec<CheckItem> {
+        let subject = spec.id.to_string();
+        let ask = |check: &Check, what: String| match self.probe.ask(&*self.provider, spec, check) {
+            Ok(()) => CheckItem::ok(subject.as_str(), what),
+            Err(reason) => CheckItem::fault(subject.as_str(), reason, shell),
+        };
+        let port = |port: u16| ask(&Check::Tcp { port }, format!("port {port} accepts")).at(CheckStep::Machine);
+        match check {
+            Check::Tcp { port: number } => vec![port(*number)],
+            Check::Http { port: number, path, .. } => {
+                let open = port(*number);
+                if open.remedy.is_some() {
+                    return vec![open];
+                }
+                vec![open, ask(check, format!("GET {path} answers")).at(CheckStep::Application)]
+            }
+            Check::Command { argv } => {
+                vec![ask(check, format!("`{}` succeeds", argv.join(" "))).at(CheckStep::Application)]
+            }
+            // The machine's own line says so.
+            Check::Booted => Vec::new(),
+        }
+    }
+
+    fn check_init(&self, spec: &MachineSpec, shell: &str) -> CheckItem {
+        let mut state = String::new();
+        let stdio = Stdio::Pipes { stdin: None, each: &mut |_, line| line.clone_into(&mut state) };
+        let asked = self.provider.exec(&spec.id, &Exec::new(["systemctl", "is-system-running"]), stdio);
+        let subject = spec.id.to_string();
+        match (asked, state.as_str()) {
+            (Err(error), _) => CheckItem::fault(subject, error.to_string(), shell),
+            (Ok(_), "degraded") => {
+                CheckItem::fault(subject, format!("runs, with units that failed: {}", self.failed_units(spec).join(", ")), shell)
+            }
+            (Ok(ended), _) if ended.code == 0 => CheckItem::ok(subject, "runs"),
+            (Ok(_), state) => CheckItem::notice(subject, format!("runs; its init is {state}"), None),
+        }
+    }
+}
+
+/// Halted is what was wanted; whether it is so is another question.
+fn halted(id: &EnvironmentId, wanted: &WantedMachines, seen: &Seen, again: String) -> CheckItem {
+    let rest = plan(Goal::Halted, wanted, seen);
+    if rest.is_empty() {
+        return CheckItem::notice(id.to_string(), "halted", Some(again));
+    }
+    let steps: Vec<_> = rest.steps().map(|step| step.action.to_string()).collect();
+    let remedy = format!("adt env:halt {} {}", id.platform, id.name);
+    CheckItem::fault(id.to_string(), format!("its halt was interrupted; left is to {}", steps.join(", ")), remedy)
+}

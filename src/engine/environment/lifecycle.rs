@@ -1,0 +1,466 @@
+//! `env:init`, `env:up`, `env:halt`, `env:destroy`: each is a goal for one environment, reached from wherever it is.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use crate::engine::Engine;
+use crate::engine::environment::perform::{Raising, Scene};
+use crate::engine::environment::wanted;
+use crate::engine::events::Events;
+use crate::engine::site::code::{Codes, LiveSite, LiveSites, workspace_of};
+use crate::engine::site::deploy::add_releases;
+use crate::model::request::{Copy, SiteWish};
+use crate::model::response::Done;
+use crate::model::{
+    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response,
+    SiteName,
+};
+use crate::network::address;
+use crate::plan::{Goal, Wanted as WantedMachines, plan};
+use crate::sources::checkout;
+use crate::store::history::Entry;
+use crate::store::record::Definition;
+use crate::store::{self, Environment, Readable, Wanted};
+
+/// Box builds run as environments of this platform; no user's platform may have its name.
+pub(in crate::engine) const WORKSHOP: &str = "box";
+
+impl Engine {
+    pub(in crate::engine) fn env_init(
+        &self,
+        id: &EnvironmentId,
+        sites: &[SiteWish],
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let platform = self.platform(&id.platform)?;
+        let _lock = self.lock_environment(id, events)?;
+        match self.store.database.environment(id)? {
+            Some(environment) if environment.wanted == Wanted::Gone => {
+                events.note(format!("finishing the interrupted destroy of `{id}` first"));
+                if !dry_run {
+                    self.drive(&environment, Goal::Gone, false, events)?;
+                }
+            }
+            Some(environment) => {
+                events.note(format!("`{id}` exists already"));
+                self.say_what_stays(&environment, sites, events)?;
+                return self.raise(&environment, dry_run, events);
+            }
+            None => {}
+        }
+        let definition = self.definition(&platform, &id.name, sites, dry_run, events)?;
+        let chosen = sites.iter().filter_map(|wish| Some((wish.site.clone(), wish.branch.clone()?))).collect();
+        let mut codes = self.choose_code(id, &definition.platform, &chosen, dry_run, events)?;
+        if !dry_run {
+            // Before there is anything: a release that can't be built leaves no half environment.
+            self.build_first_releases(id, &definition, &mut codes, events)?;
+            self.try_sites(&self.rehearsal(id, &definition), &codes)?;
+        }
+        let environment = self.add(id, definition, &codes, dry_run)?;
+        if !dry_run {
+            self.remember("created", &id.to_string());
+        }
+        self.climb(&environment, codes, dry_run, events)
+    }
+
+    fn add(&self, id: &EnvironmentId, definition: Definition, codes: &Codes, dry_run: bool) -> Result<Environment, Failure> {
+        let routes = self.network.routes()?;
+        let pool = self.settings.pool_v4.value;
+        let choose = |taken: &[Ipv4Net]| Ok::<_, Failure>(address::allocate(pool, taken, &routes)?);
+        let now = self.now();
+        let make = |network| Environment {
+            id: id.clone(),
+            wanted: Wanted::Up,
+            created: now,
+            updated: now,
+            owner: self.caller.user.clone(),
+            network,
+            definition,
+            disk: None,
+        };
+        if dry_run {
+            return Ok(make(choose(&[])?));
+        }
+        let environment = self.store.database.add_environment(choose, make, codes)?;
+        // The other half of `platform:destroy`'s care: either it sees this row, or this sees that the platform is gone.
+        if let Err(failure) = self.platform(&id.platform) {
+            self.store.database.forget_environment(id)?;
+            return Err(failure);
+        }
+        Ok(environment)
+    }
+
+    pub(in crate::engine) fn env_up(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        let environment = self.environment(id)?;
+        if environment.wanted == Wanted::Gone {
+            return Err(leaving(id, "bring up"));
+        }
+        self.raise(&environment, dry_run, events)
+    }
+
+    /// Brings an environment up from wherever it is.
+    fn raise(&self, environment: &Environment, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let id = &environment.id;
+        let codes = self.choose_code(id, &environment.definition.platform, &BTreeMap::new(), dry_run, events)?;
+        if !dry_run {
+            // Sites that came with a reload, or after a damaged store was replaced.
+            for (site, code) in &codes {
+                self.store.database.put_site_code(id, site, code)?;
+            }
+            // First what is wanted, then the deed: whatever comes between, the next `up` knows where to go.
+            self.store.database.set_wanted(id, Wanted::Up, self.now())?;
+            self.store.database.set_disk(id, None)?;
+        }
+        self.say_what_loses_its_data(environment, events)?;
+        self.climb(environment, codes, dry_run, events)
+    }
+
+    /// A way back to the seed that was cut off, or waits for a start, goes on; who brings the environment up must not have to
+    /// read that from the plan.
+    fn say_what_loses_its_data(&self, environment: &Environment, events: &Events) -> Result<(), Failure> {
+        let (id, definition) = (&environment.id, &environment.definition);
+        let applied: BTreeMap<_, _> = self.store.database.applied(Some(id))?.into_iter().collect();
+        for (name, machine) in definition.platform.machines_by_name() {
+            let Some(seeded) = definition.seeded.get(&machine.role) else { continue };
+            if applied.get(&name).is_none_or(|spec| spec.seeded != *seeded) {
+                events.note(format!("`{name}` goes back to its seed, as the last `env:reload --data` wants it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for one that the store has as wanted up: each write to the store waits for the disk.
+    fn climb(&self, environment: &Environment, new: Codes, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let id = &environment.id;
+        if !dry_run {
+            self.put_works_back(environment)?;
+        }
+        let plan = self.drive_with(environment, Goal::Up, new, dry_run, events)?;
+        if !dry_run {
+            self.settle_rewind(environment)?;
+        }
+        let summary = if dry_run {
+            format!("`{id}` would be brought up")
+        } else if plan.is_empty() {
+            format!("`{id}` is up already")
+        } else {
+            format!("`{id}` is up")
+        };
+        let next = if plan.is_empty() { Vec::new() } else { self.next_steps(environment) };
+        Ok(done(summary, plan, dry_run, next))
+    }
+
+    /// Names where somebody serves them, else the machines' addresses.
+    fn next_steps(&self, environment: &Environment) -> Vec<String> {
+        let id = &environment.id;
+        let route = crate::engine::environment::routes::environment(self.store.install(), environment);
+        let mut next = Vec::new();
+        if self.is_served(id) {
+            next.extend(route.sites.iter().map(|site| format!("{}: https://{}/", site.name, site.host)));
+        } else {
+            for site in &route.sites {
+                let port = |port| if port == 80 { String::new() } else { format!(":{port}") };
+                let at = |backend: &Backend| format!("http://{}{}/", backend.address.ip(), port(backend.address.port()));
+                next.extend(site.backends.iter().map(|backend| format!("{} on {}: {}", site.name, backend.machine, at(backend))));
+            }
+            if !route.sites.is_empty() {
+                next.push("by name: adt host:bind-proxy; adt host:up --detach".to_owned());
+            }
+        }
+        if let Some(machine) = route.machines.first() {
+            next.push(format!("a shell: adt env:ssh {} {} {}", id.platform, id.name, machine.name));
+        }
+        next
+    }
+
+    pub(in crate::engine) fn env_halt(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        let environment = self.environment(id)?;
+        let plan = self.lower(&environment, Wanted::Halted, dry_run, events)?;
+        let summary = if dry_run {
+            format!("`{id}` would be halted")
+        } else if plan.is_empty() {
+            format!("`{id}` is halted already")
+        } else {
+            format!("`{id}` is halted")
+        };
+        Ok(done(summary, plan, dry_run, Vec::new()))
+    }
+
+    /// Halts an environment for the user or with its platform; the caller holds its lock.
+    pub(in crate::engine) fn lower(
+        &self,
+        environment: &Environment,
+        becomes: Wanted,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Plan, Failure> {
+        let id = &environment.id;
+        // An interrupted destroy stays one: halting it must not turn it into an environment again.
+        if !dry_run && environment.wanted != Wanted::Gone {
+            self.store.database.set_wanted(id, becomes, self.now())?;
+        }
+        let plan = self.drive(environment, Goal::Halted, dry_run, events)?;
+        if !dry_run && !plan.is_empty() {
+            self.store.database.set_disk(id, self.disk(environment))?;
+        }
+        Ok(plan)
+    }
+
+    pub(in crate::engine) fn env_destroy(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        let row = match self.store.database.environment(id) {
+            // What can't be read can be removed: machines and network are found by name.
+            Err(store::Error::BadEnvironment { .. }) => return self.destroy_by_name(id, true, dry_run, events),
+            row => row?,
+        };
+        match row {
+            Some(environment) => {
+                if !dry_run {
+                    self.store.database.set_wanted(id, Wanted::Gone, self.now())?;
+                    // Before the row goes: afterwards only this line tells a destroy that was killed at its very end from a
+                    // name that never was.
+                    self.remember("destroyed", &id.to_string());
+                }
+                let data = self.data_of(id)?;
+                let plan = self.drive(&environment, Goal::Gone, dry_run, events)?;
+                let verb = if dry_run { "would be" } else { "is" };
+                Ok(gone(format!("`{id}` {verb} destroyed"), plan, data, dry_run))
+            }
+            None => self.destroy_by_name(id, false, dry_run, events),
+        }
+    }
+
+    /// No record, or none that can be read: perhaps a damaged store was replaced and machines are still there, perhaps nothing ever was.
+    fn destroy_by_name(&self, id: &EnvironmentId, remembered: bool, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let wanted = WantedMachines { id: id.clone(), machines: BTreeMap::new(), checkouts: BTreeMap::new() };
+        let (live, workspace) = self.checkouts_without_record(id)?;
+        let mut seen = self.seen(Goal::Gone, id, &wanted, remembered)?;
+        seen.checkouts = live.keys().cloned().collect();
+        let plan = plan(Goal::Gone, &wanted, &seen);
+        let data = self.data_of(id)?;
+        if plan.is_empty() {
+            if self.remembers("destroyed", &id.to_string()) {
+                return Ok(gone(format!("`{id}` is destroyed already"), plan, data, dry_run));
+            }
+            return Err(self.no_environment(id));
+        }
+        events.emit(Event::Planned { plan: plan.clone() });
+        if !dry_run {
+            // Deleting and disconnecting need the name only; addresses are not looked at.
+            let nowhere = Ipv4Net::new(self.settings.pool_v4.value.network(), 26).expect("26 is a prefix length");
+            let network = crate::model::NetworkSpec {
+                id: id.clone(),
+                tag: wanted::tag(self.store.install(), id),
+                v4: nowhere,
+                v6: address::ula_subnet(self.store.install(), &nowhere),
+            };
+            self.remember("destroyed", &id.to_string());
+            self.perform(&plan, &Scene { workspace, ..Scene::of(&network, &live) }, events)?;
+            self.store.keys.forget(id)?;
+            self.store.snapshots.forget(id)?;
+        }
+        let summary = match (dry_run, remembered) {
+            (true, _) => format!("`{id}` would be destroyed"),
+            (false, true) => format!("`{id}` is destroyed; its record was damaged"),
+            (false, false) => format!("`{id}` is destroyed; the store had no record of it"),
+        };
+        Ok(gone(summary, plan, data, dry_run))
+    }
+
+    /// The data of an environment in words, for who is about to end it.
+    fn data_of(&self, id: &EnvironmentId) -> Result<Vec<String>, Failure> {
+        let volumes = self.provider.volumes().map_or(Ok(Vec::new()), |volumes| volumes.seen(id))?;
+        Ok(volumes.into_iter().map(|volume| format!("the data of {} in {}", id.machine(&volume.machine), volume.path)).collect())
+    }
+
+    /// Inspects, plans, shows, runs. Returns what was (or would be) done.
+    pub(in crate::engine) fn drive(
+        &self,
+        environment: &Environment,
+        goal: Goal,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Plan, Failure> {
+        self.drive_with(environment, goal, Codes::new(), dry_run, events)
+    }
+
+    /// The same with code that was chosen just now; a dry run has it in no store.
+    pub(in crate::engine) fn drive_with(
+        &self,
+        environment: &Environment,
+        goal: Goal,
+        new: Codes,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Plan, Failure> {
+        let mut codes = self.codes(&environment.id)?;
+        codes.extend(new);
+        if goal == Goal::Up && !dry_run {
+            for name in self.build_first_releases(&environment.id, &environment.definition, &mut codes, events)? {
+                self.store.database.put_site_code(&environment.id, &name, &codes[&name])?;
+            }
+        }
+        let live = self.live_sites_of(environment, codes.clone());
+        let mut wanted = self.wanted(environment, &live)?;
+        add_releases(environment, &codes, &mut wanted);
+        if goal == Goal::Up {
+            if !dry_run {
+                self.store.keys.ensure(&environment.id)?;
+            }
+            self.add_files(environment, &mut wanted)?;
+        }
+        let mut seen = self.seen(goal, &environment.id, &wanted, true)?;
+        if goal == Goal::Up {
+            self.add_served(environment, &codes, &wanted, &mut seen)?;
+            seen.stale = self.stale_checkouts(environment, &live)?;
+        }
+        // A site that went leaves at least its row.
+        let is_there = |name: &SiteName, site: &LiveSite| checkout::exists(&site.folder) || !wanted.checkouts.contains_key(name);
+        seen.checkouts = live.iter().filter(|(name, site)| is_there(name, site)).map(|(name, _)| name.clone()).collect();
+        let plan = plan(goal, &wanted, &seen);
+        if plan.is_empty() {
+            return Ok(plan);
+        }
+        events.emit(Event::Planned { plan: plan.clone() });
+        if dry_run {
+            return Ok(plan);
+        }
+        let network = wanted::network(self.store.install(), environment);
+        let specs: BTreeMap<&MachineName, &MachineSpec> =
+            wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
+        let (raising, workspace) = (Some(Raising { environment, wanted: &wanted }), Some(workspace_of(environment)));
+        let environment = Some(environment);
+        self.perform(&plan, &Scene { environment, raising, network: &network, specs, sites: &live, workspace }, events)?;
+        Ok(plan)
+    }
+
+    /// Runs steps that concern no machine.
+    pub(in crate::engine) fn perform_on_sites(
+        &self,
+        environment: &Environment,
+        plan: &Plan,
+        sites: LiveSites,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let network = wanted::network(self.store.install(), environment);
+        let scene = Scene { environment: Some(environment), ..Scene::of(&network, &sites) };
+        self.perform(plan, &scene, events)
+    }
+
+    /// Words for sites have no effect on an environment that exists; who typed them should know.
+    fn say_what_stays(&self, environment: &Environment, sites: &[SiteWish], events: &Events) -> Result<(), Failure> {
+        let codes = self.codes(&environment.id)?;
+        let EnvironmentId { platform, name } = &environment.id;
+        for SiteWish { site, branch } in sites {
+            match (branch, codes.get(site)) {
+                (Some(branch), Some(code)) if code.branch != branch.as_str() => events.warn(format!(
+                    "`{site}` stays at `{}`; `adt site:branch {platform} {name} {site} {branch}` brings it to `{branch}`",
+                    code.branch
+                )),
+                (_, None) if !environment.definition.platform.sites.iter().any(|known| known.name == *site) => {
+                    events.warn(format!("`{site}` is not in it; `adt site:add {platform} {name} {site}` adds it"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::engine) fn env_copy(
+        &self,
+        id: &EnvironmentId,
+        machine: &MachineName,
+        copy: &Copy,
+    ) -> Result<Response, Failure> {
+        let machine = self.machine(id, machine)?;
+        let summary = match copy {
+            Copy::In { source, target } => {
+                if !source.exists() {
+                    return Err(Failure::new(Kind::NotFound, format!("find `{}` on this host", source.display())));
+                }
+                self.provider.copy_in(&machine, source, target, &self.cancel())?;
+                format!("`{}` is at `{machine}:{target}`", source.display())
+            }
+            Copy::Out { source, target } => {
+                self.provider.copy_out(&machine, source, target, &self.cancel())?;
+                format!("`{machine}:{source}` is at `{}`", target.display())
+            }
+        };
+        Ok(done(summary, Plan::default(), false, Vec::new()))
+    }
+
+    /// The log is for people; an environment does not fail because its line could not be written.
+    pub(in crate::engine) fn remember(&self, what: &str, subject: &str) {
+        // A verb that goes on where it was killed did it once.
+        if self.remembers(what, subject) {
+            return;
+        }
+        let entry = Entry { time: self.now(), user: self.caller.user.clone(), what: what.into(), subject: subject.into() };
+        if let Err(error) = self.store.history.add(&entry) {
+            tracing::warn!(%error, "history was not written");
+        }
+    }
+
+    pub(in crate::engine) fn remembers(&self, what: &str, subject: &str) -> bool {
+        self.store.history.last(subject).is_some_and(|entry| entry.what == what)
+    }
+
+    /// Bytes that an environment has on disk beyond its layers.
+    pub(in crate::engine) fn disk(&self, environment: &Environment) -> Option<u64> {
+        let machines = environment.definition.platform.machines_by_name();
+        machines.keys().map(|name| self.provider.disk(&environment.id.machine(name)).ok()).sum()
+    }
+
+    /// The machines of an environment, in order.
+    pub fn machine_names(&self, id: &EnvironmentId) -> Result<Vec<MachineName>, Failure> {
+        Ok(self.environment(id)?.definition.platform.machines_by_name().into_keys().collect())
+    }
+
+    /// All machine states at once, for listings.
+    pub(in crate::engine) fn states(&self) -> Result<BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>, Failure> {
+        let mut all: BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>> = BTreeMap::new();
+        for (id, state) in self.provider.list()? {
+            all.entry(id.environment).or_default().insert(id.machine, state);
+        }
+        Ok(all)
+    }
+
+    /// The environments that a user sees: without the ones in which boxes are built.
+    pub(in crate::engine) fn environments(&self, platform: Option<&PlatformName>) -> Result<Vec<Environment>, Failure> {
+        let mut all = self.store.database.environments(platform)?;
+        all.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
+        Ok(all)
+    }
+
+    /// The same for listings, with what can't be read beside it.
+    pub(in crate::engine) fn readable_environments(&self, platform: Option<&PlatformName>) -> Result<Readable, Failure> {
+        let mut readable = self.store.database.readable_environments(platform)?;
+        readable.sound.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
+        Ok(readable)
+    }
+}
+
+pub(in crate::engine) fn leaving(id: &EnvironmentId, verb: &str) -> Failure {
+    Failure::new(Kind::Conflict, format!("{verb} `{id}`"))
+        .cause("its destroy was interrupted")
+        .hint(format!("finish it with `adt env:destroy {} {}`", id.platform, id.name))
+}
+
+pub(in crate::engine) fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {
+    let changed = !dry_run && !plan.is_empty();
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next, removes: Vec::new() })
+}
+
+fn gone(summary: String, plan: Plan, data: Vec<String>, dry_run: bool) -> Response {
+    let machines = plan.steps().filter_map(|step| match &step.action {
+        Action::Discard { site } => Some(format!("the checkout of {site}, unless it holds work")),
+        action => action.machine().map(|machine| step.environment.machine(machine).to_string()),
+    });
+    let removes = machines.chain(data).collect();
+    let changed = !dry_run && !plan.is_empty();
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
+}

@@ -1,0 +1,157 @@
+//! `env:list` and `env:show`: one query, one pass over what runs, nothing per environment that grows with their number.
+
+use std::collections::BTreeMap;
+
+use crate::engine::Engine;
+use crate::engine::environment::routes;
+use crate::engine::environment::wanted;
+use crate::engine::site::code::Codes;
+use crate::engine::site::sites;
+use crate::model::machine::SeenVolume;
+use crate::model::response::{
+    Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url, VolumeDetail,
+};
+use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
+use crate::store::{Environment, Readable, Wanted};
+
+/// One damaged record must not hide the others.
+fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
+    EnvironmentSummary {
+        platform: id.platform,
+        name: id.name,
+        state: EnvironmentState::Broken,
+        machines: BTreeMap::new(),
+        sites: Vec::new(),
+        code: BTreeMap::new(),
+        owner: "?".into(),
+        created: 0,
+        updated: 0,
+        disk: None,
+        fault: Some(what),
+    }
+}
+
+/// What the machines of one environment are.
+pub(in crate::engine) type States = BTreeMap<MachineName, MachineState>;
+
+/// One word for an environment, from what is wanted and what its machines are.
+pub(in crate::engine) fn state_of(environment: &Environment, states: &States) -> EnvironmentState {
+    let names = environment.definition.platform.machines_by_name();
+    let all = |test: &dyn Fn(&MachineState) -> bool| names.keys().all(|name| states.get(name).is_some_and(test));
+    let any = |test: &dyn Fn(&MachineState) -> bool| states.values().any(test);
+    let running = |state: &MachineState| matches!(state, MachineState::Running { .. });
+    let frozen = |state: &MachineState| matches!(state, MachineState::Frozen { .. });
+    let broken = |state: &MachineState| matches!(state, MachineState::Broken { .. });
+    if environment.wanted == Wanted::Gone {
+        EnvironmentState::Leaving
+    } else if any(&broken) {
+        EnvironmentState::Broken
+    } else if all(&running) {
+        EnvironmentState::Up
+    } else if all(&frozen) {
+        EnvironmentState::Frozen
+    } else if any(&running) || any(&frozen) {
+        EnvironmentState::Partial
+    } else if environment.wanted == Wanted::Up {
+        EnvironmentState::Down
+    } else {
+        EnvironmentState::Halted
+    }
+}
+
+impl Engine {
+    pub(in crate::engine) fn env_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
+        if let Some(platform) = platform {
+            self.platform(platform)?;
+        }
+        let states = self.states()?;
+        let Readable { sound, damaged } = self.readable_environments(platform)?;
+        let codes = self.store.database.site_codes(None)?;
+        let (no_states, no_codes) = (States::new(), Codes::new());
+        let own = |environment: &Environment| {
+            let states = states.get(&environment.id).unwrap_or(&no_states);
+            self.summary(environment, states, codes.get(&environment.id).unwrap_or(&no_codes))
+        };
+        let mut all: Vec<_> = sound.iter().map(own).collect();
+        all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
+        Ok(Response::Environments(all))
+    }
+
+    fn summary(&self, environment: &Environment, states: &States, codes: &Codes) -> EnvironmentSummary {
+        let state = |name: &MachineName| states.get(name).unwrap_or(&MachineState::Absent).word().to_owned();
+        let platform = &environment.definition.platform;
+        EnvironmentSummary {
+            platform: environment.id.platform.clone(),
+            name: environment.id.name.clone(),
+            state: state_of(environment, states),
+            machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
+            sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
+            code: codes.iter().map(|(site, code)| (site.clone(), sites::summary(code))).collect(),
+            owner: environment.owner.clone(),
+            created: environment.created,
+            updated: environment.updated,
+            // What is halted was measured when it halted; only what runs can have changed.
+            disk: environment.disk.or_else(|| self.disk(environment)),
+            fault: None,
+        }
+    }
+
+    pub(in crate::engine) fn env_urls(&self, id: &EnvironmentId, check: bool) -> Result<Response, Failure> {
+        let environment = self.environment(id)?;
+        if check {
+            return Ok(Response::Check(Checklist { items: self.walk(&environment) }));
+        }
+        let route = routes::environment(self.store.install(), &environment);
+        let home = Url { site: None, url: format!("https://{}/", route.host()) };
+        let sites = route.sites.iter().map(|site| Url { site: Some(site.name.clone()), url: format!("https://{}/", site.host) });
+        Ok(Response::Urls(std::iter::once(home).chain(sites).collect()))
+    }
+
+    pub(in crate::engine) fn env_show(&self, id: &EnvironmentId) -> Result<Response, Failure> {
+        let environment = self.environment(id)?;
+        let states = self.provider.machines(id)?;
+        let network = wanted::network(self.store.install(), &environment);
+        let definition = &environment.definition;
+        let machines = definition.platform.machines_by_name().into_iter().map(|(name, machine)| {
+            let machine_id = id.machine(&name);
+            let attachment = network.attach(definition.numbers[&name]);
+            MachineDetail {
+                role: machine.role.clone(),
+                state: states.get(&name).cloned().unwrap_or(MachineState::Absent),
+                boxed: machine.boxed.name.clone(),
+                fqdn: machine_id.fqdn(&definition.domain),
+                addresses: vec![attachment.v4.into(), attachment.v6.into()],
+                limits: machine.limits.clone(),
+                disk: self.provider.disk(&machine_id).ok(),
+                layers: definition.boxes.get(&machine.role).map(|boxed| boxed.layers.clone()).unwrap_or_default(),
+                name,
+            }
+        });
+        Ok(Response::Environment(Box::new(EnvironmentDetail {
+            id: id.clone(),
+            state: state_of(&environment, &states),
+            owner: environment.owner.clone(),
+            created: environment.created,
+            updated: environment.updated,
+            folder: definition.platform.folder.clone(),
+            network: environment.network.to_string(),
+            machines: machines.collect(),
+            sites: self.site_details(&environment)?,
+            volumes: self.volume_details(&environment)?,
+        })))
+    }
+
+    /// The volumes of an environment, those that no machine shows any more included.
+    fn volume_details(&self, environment: &Environment) -> Result<Vec<VolumeDetail>, Failure> {
+        let Some(volumes) = self.provider.volumes() else { return Ok(Vec::new()) };
+        let platform = &environment.definition.platform;
+        let machines = platform.machines_by_name();
+        let used = |name: &MachineName, path: &String| {
+            machines.get(name).is_some_and(|machine| platform.volumes(machine).contains(path))
+        };
+        let seen = volumes.seen(&environment.id)?.into_iter();
+        Ok(seen
+            .map(|SeenVolume { machine, path, size }| VolumeDetail { used: used(&machine, &path), machine, path, size })
+            .collect())
+    }
+}

@@ -1,0 +1,389 @@
+//! `env:snapshot`, `env:snapshots`, `env:rewind`: an environment as it was at one moment, and the way back to it.
+//!
+//! ```text
+//! take     freeze what runs → copy → thaw → seal (sync) → record → remove what the rule no longer keeps
+//! rewind   snapshot of now → the old definition, with the wish to be put back, is on record → the plan puts each machine back
+//! ```
+//! A rewind is a wish in the definition like any other, so whatever kills it, the next `env:up` goes on: each machine whose
+//! specification does not have that way back yet is put back and made anew. Machines that were added since go, and their volumes
+//! stay unused, as after any reload.
+
+use std::collections::BTreeMap;
+
+use crate::engine::Engine;
+use crate::engine::environment::lifecycle::{done, leaving};
+use crate::engine::environment::perform::join;
+use crate::engine::events::Events;
+use crate::model::machine::Rewound;
+use crate::model::response::{Done, SnapshotSummary};
+use crate::model::snapshot::{Moment, Reason};
+use crate::model::{EnvironmentId, Failure, Kind, MachineId, MachineState, Plan, Response, SiteName, SnapshotName};
+use crate::plan::Goal;
+use crate::providers::{Cost, Freezer, Snapshots};
+use crate::sources::{checkout, kept};
+use crate::store::snapshots::{Snapshot, Work};
+use crate::store::{Environment, Wanted};
+
+/// What is copied without a question where blocks can't be shared: as much as a disk writes in a blink.
+const MOST_UNASKED: u64 = 256 << 20;
+
+impl Engine {
+    pub(in crate::engine) fn env_snapshot(
+        &self,
+        id: &EnvironmentId,
+        name: Option<SnapshotName>,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        let environment = self.environment(id)?;
+        if environment.wanted == Wanted::Gone {
+            return Err(leaving(id, "take a snapshot of"));
+        }
+        let provider = self.snapshots(id)?;
+        let known = self.whole_snapshots(id)?;
+        if let Some(name) = name.as_ref().filter(|name| known.iter().any(|one| one.name == **name)) {
+            return Err(Failure::new(Kind::Conflict, format!("take the snapshot `{name}` of `{id}`"))
+                .cause("there is one of that name")
+                .hint(format!(
+                    "choose another name, or remove it: adt env:snapshots {} {} --remove {name}",
+                    id.platform, id.name
+                )));
+        }
+        let name = name.unwrap_or_else(|| self.free_name(&known));
+        let cost = provider.cost(id)?;
+        if !cost.shares {
+            events.note(format!(
+                "{} in {} files are copied, and `{id}` stands still meanwhile; on a pool they would be shared at once: adt \
+                 host:bootstrap --pool SIZE",
+                megabytes(cost.bytes),
+                cost.files
+            ));
+            self.fits(id, cost)?;
+        }
+        self.take(&environment, &name, Reason::Asked, events)?;
+        let next = vec![format!("back to it: adt env:rewind {} {} {name}", id.platform, id.name)];
+        Ok(Response::Done(Done {
+            summary: format!("the snapshot `{name}` of `{id}` is taken"),
+            changed: true,
+            next,
+            ..Done::default()
+        }))
+    }
+
+    pub(in crate::engine) fn env_snapshots(&self, id: &EnvironmentId) -> Result<Response, Failure> {
+        self.environment(id)?;
+        let provider = self.snapshots(id)?;
+        let summary = |one: Snapshot| {
+            let alone = provider.alone(id, &one.name).ok();
+            SnapshotSummary {
+                taken: one.taken,
+                reason: one.reason.to_string(),
+                automatic: one.reason.is_automatic(),
+                alone,
+                name: one.name,
+            }
+        };
+        Ok(Response::Snapshots(self.whole_snapshots(id)?.into_iter().map(summary).collect()))
+    }
+
+    pub(in crate::engine) fn env_snapshot_remove(
+        &self,
+        id: &EnvironmentId,
+        name: &SnapshotName,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        let environment = self.environment(id)?;
+        let found = self.find(id, Some(name))?;
+        if environment.definition.rewound.as_ref().is_some_and(|rewound| rewound.snapshot == found.name) {
+            return Err(Failure::new(Kind::Conflict, format!("remove the snapshot `{name}` of `{id}`"))
+                .cause("a rewind to it is not finished")
+                .hint(format!("finish it with `adt env:up {} {}`", id.platform, id.name)));
+        }
+        if !dry_run {
+            self.remove_snapshot(id, name)?;
+        }
+        let verb = if dry_run { "would be" } else { "is" };
+        let mut told = done(format!("the snapshot `{name}` of `{id}` {verb} removed"), Plan::default(), dry_run, Vec::new());
+        if let Response::Done(done) = &mut told {
+            done.changed = !dry_run;
+            done.removes = vec![format!("the snapshot `{name}`, {}", found.reason)];
+        }
+        Ok(told)
+    }
+
+    pub(in crate::engine) fn env_rewind(
+        &self,
+        id: &EnvironmentId,
+        name: Option<&SnapshotName>,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let _lock = self.lock_environment(id, events)?;
+        let mut environment = self.environment(id)?;
+        if environment.wanted == Wanted::Gone {
+            return Err(leaving(id, "rewind"));
+        }
+        let snapshot = self.find(id, name)?;
+        let removes = self.lost(&environment, &snapshot);
+        let kept =
+            if dry_run { None } else { self.before(&environment, Reason::BeforeRewind { to: snapshot.name.clone() }, events)? };
+        environment.definition = snapshot.definition.clone();
+        environment.definition.rewound = Some(Rewound { snapshot: snapshot.name.clone(), number: self.next_rewind(id)? });
+        let codes = snapshot.codes.clone();
+        if !dry_run {
+            for (site, code) in &codes {
+                self.store.database.put_site_code(id, site, code)?;
+            }
+            // From here on every `env:up` goes back there.
+            self.store.database.set_definition(id, &environment.definition, self.now())?;
+            self.remember(&format!("rewound to {}", snapshot.name), &id.to_string());
+        }
+        let is_up = environment.wanted == Wanted::Up;
+        if is_up && !dry_run {
+            self.put_works_back(&environment)?;
+        }
+        let plan = if is_up { self.drive_with(&environment, Goal::Up, codes, dry_run, events)? } else { Plan::default() };
+        if is_up && !dry_run {
+            self.settle_rewind(&environment)?;
+        }
+        let name = &snapshot.name;
+        let summary = match (dry_run, is_up) {
+            (true, _) => format!("`{id}` would be rewound to `{name}`, {}", snapshot.reason),
+            (false, true) => format!("`{id}` is as it was in `{name}`"),
+            (false, false) => format!("`{id}` is as it was in `{name}` from the next `env:up` on"),
+        };
+        let next = kept.map(|kept| format!("undo it: adt env:rewind {} {} {kept}", id.platform, id.name));
+        Ok(Response::Done(Done {
+            summary,
+            changed: !dry_run,
+            plan: dry_run.then_some(plan),
+            next: next.into_iter().collect(),
+            removes,
+        }))
+    }
+
+    /// A way back that every machine has gone is no wish any more: one that is made anew later must not go it again.
+    pub(in crate::engine) fn settle_rewind(&self, environment: &Environment) -> Result<(), Failure> {
+        if environment.definition.rewound.is_some() {
+            let mut definition = environment.definition.clone();
+            definition.rewound = None;
+            self.store.database.set_definition(&environment.id, &definition, self.now())?;
+        }
+        Ok(())
+    }
+
+    /// The automatic snapshot before what can destroy; its name. None where the platform wants none, or where it would cost
+    /// more than a blink: that is said, with the remedy.
+    pub(in crate::engine) fn before(
+        &self,
+        environment: &Environment,
+        reason: Reason,
+        events: &Events,
+    ) -> Result<Option<SnapshotName>, Failure> {
+        let id = &environment.id;
+        let Some(provider) = self.provider.snapshots() else { return Ok(None) };
+        if !environment.definition.platform.snapshots.automatic || self.provider.machines(id)?.is_empty() {
+            return Ok(None);
+        }
+        let cost = provider.cost(id)?;
+        if !cost.shares && (cost.bytes > MOST_UNASKED || self.fits(id, cost).is_err()) {
+            events.warn(format!(
+                "no snapshot is taken {reason}: it would copy {}; `adt env:snapshot {} {}` does it all the same, and on a pool it costs \
+                 nothing: adt host:bootstrap --pool SIZE",
+                megabytes(cost.bytes),
+                id.platform,
+                id.name
+            ));
+            return Ok(None);
+        }
+        let name = self.free_name(&self.whole_snapshots(id)?);
+        self.take(environment, &name, reason, events)?;
+        Ok(Some(name))
+    }
+
+    fn take(&self, environment: &Environment, name: &SnapshotName, reason: Reason, events: &Events) -> Result<(), Failure> {
+        let id = &environment.id;
+        let provider = self.snapshots(id)?;
+        let reason_told = reason.to_string();
+        let works = {
+            let _still = Still::of(self, id)?;
+            provider.copy(id, name)?;
+            self.keep_works(environment, name)?
+        };
+        provider.seal(id, name)?;
+        let codes = self.codes(id)?;
+        let definition = environment.definition.clone();
+        self.store.snapshots.add(id, &Snapshot { name: name.clone(), taken: self.now(), reason, definition, codes, works })?;
+        tracing::debug!(%id, %name, reason = reason_told, "snapshot taken");
+        for surplus in self.surplus(environment)? {
+            events.note(format!("the snapshot `{surplus}` goes, as `[snapshots]` of its platform says"));
+            self.remove_snapshot(id, &surplus)?;
+        }
+        Ok(())
+    }
+
+    fn keep_works(&self, environment: &Environment, name: &SnapshotName) -> Result<BTreeMap<SiteName, Work>, Failure> {
+        let mut works = BTreeMap::new();
+        for (site, live) in self.live_sites(environment)?.into_iter().filter(|(_, live)| checkout::exists(&live.folder)) {
+            works.insert(site, kept::keep(&self.person(), &live.folder, name)?);
+        }
+        Ok(works)
+    }
+
+    /// Brings working trees back where a way back is wished; done again, it changes nothing more.
+    pub(in crate::engine) fn put_works_back(&self, environment: &Environment) -> Result<(), Failure> {
+        let Some(rewound) = &environment.definition.rewound else { return Ok(()) };
+        let snapshot = self.find(&environment.id, Some(&rewound.snapshot))?;
+        let live = self.live_sites_of(environment, snapshot.codes.clone());
+        for (site, work) in &snapshot.works {
+            let Some(live) = live.get(site).filter(|live| checkout::exists(&live.folder)) else { continue };
+            kept::put_back(&self.person(), &live.folder, work)?;
+        }
+        Ok(())
+    }
+
+    fn surplus(&self, environment: &Environment) -> Result<Vec<SnapshotName>, Failure> {
+        let all = self.store.snapshots.list(&environment.id)?;
+        let moments: Vec<_> =
+            all.iter().map(|one| Moment { name: &one.name, taken: one.taken, automatic: one.reason.is_automatic() }).collect();
+        let wished = environment.definition.rewound.as_ref().map(|rewound| &rewound.snapshot);
+        let mut surplus = environment.definition.platform.snapshots.surplus(&moments, self.now());
+        surplus.retain(|name| Some(name) != wished);
+        Ok(surplus)
+    }
+
+    /// The record first: what has none is swept away by the next command.
+    fn remove_snapshot(&self, id: &EnvironmentId, name: &SnapshotName) -> Result<(), Failure> {
+        self.store.snapshots.remove(id, name)?;
+        for live in self.live_sites(&self.environment(id)?)?.into_values().filter(|live| checkout::exists(&live.folder)) {
+            kept::forget(&self.person(), &live.folder, name)?;
+        }
+        Ok(self.snapshots(id)?.remove(id, name)?)
+    }
+
+    fn snapshots(&self, id: &EnvironmentId) -> Result<&dyn Snapshots, Failure> {
+        self.provider.snapshots().ok_or_else(|| {
+            let name = self.provider.capabilities().name;
+            Failure::new(Kind::Host, format!("take snapshots of `{id}`")).cause(format!("machines of `{name}` can't be copied"))
+        })
+    }
+
+    /// The snapshots of which record and copy are there. Whatever has only one of these was cut off, and goes.
+    fn whole_snapshots(&self, id: &EnvironmentId) -> Result<Vec<Snapshot>, Failure> {
+        let provider = self.snapshots(id)?;
+        let mut copied = provider.names(id)?;
+        let mut whole = Vec::new();
+        for one in self.store.snapshots.list(id)? {
+            if copied.remove(&one.name) { whole.push(one) } else { self.store.snapshots.remove(id, &one.name)? }
+        }
+        for unrecorded in copied {
+            provider.remove(id, &unrecorded)?;
+        }
+        Ok(whole)
+    }
+
+    fn find(&self, id: &EnvironmentId, name: Option<&SnapshotName>) -> Result<Snapshot, Failure> {
+        let mut all = self.whole_snapshots(id)?;
+        let names: Vec<_> = all.iter().map(|one| one.name.to_string()).collect();
+        let found = match name {
+            None => all.pop(),
+            Some(name) => all.into_iter().find(|one| one.name == *name),
+        };
+        found.ok_or_else(|| {
+            let what =
+                name.map_or_else(|| format!("find a snapshot of `{id}`"), |name| format!("find the snapshot `{name}` of `{id}`"));
+            let failure = Failure::new(Kind::NotFound, what);
+            if names.is_empty() {
+                failure.cause("it has none").hint(format!("take one with `adt env:snapshot {} {}`", id.platform, id.name))
+            } else {
+                failure.hint(format!("there are {}", names.join(", ")))
+            }
+        })
+    }
+
+    /// A name made of the time, which sorts as it reads.
+    fn free_name(&self, known: &[Snapshot]) -> SnapshotName {
+        let time = jiff::Timestamp::from_second(self.now()).unwrap_or_default().strftime("%Y%m%d-%H%M%S").to_string();
+        let tries = std::iter::once(time.clone()).chain((2..).map(|number| format!("{time}-{number}")));
+        let mut names = tries.map(|name| SnapshotName::new(name).expect("digits and hyphens make a label"));
+        names.find(|name| known.iter().all(|one| one.name != *name)).expect("there are more numbers than snapshots")
+    }
+
+    fn next_rewind(&self, id: &EnvironmentId) -> Result<u32, Failure> {
+        let applied = self.store.database.applied(Some(id))?;
+        Ok(applied.iter().filter_map(|(_, spec)| spec.rewound.as_ref()).map(|rewound| rewound.number).max().unwrap_or(0) + 1)
+    }
+
+    /// What a way back loses, in words.
+    fn lost(&self, environment: &Environment, snapshot: &Snapshot) -> Vec<String> {
+        let since = jiff::Timestamp::from_second(snapshot.taken).unwrap_or_default().strftime("%Y-%m-%d %H:%M:%S UTC");
+        let machines = environment.definition.platform.machines_by_name();
+        machines
+            .keys()
+            .map(|name| format!("what `{}` wrote since {since}, its data included", environment.id.machine(name)))
+            .collect()
+    }
+
+    /// Whether a copy leaves the store something.
+    fn fits(&self, id: &EnvironmentId, cost: Cost) -> Result<(), Failure> {
+        let Ok(disk) = rustix::fs::statvfs(&self.store.folder) else { return Ok(()) };
+        let free = disk.f_bavail * disk.f_frsize;
+        if cost.bytes <= free - free / 10 {
+            return Ok(());
+        }
+        Err(Failure::new(Kind::Host, format!("take a snapshot of `{id}`"))
+            .cause(format!("it would copy {}, and {} are free", megabytes(cost.bytes), megabytes(free)))
+            .hint("on a pool blocks are shared: adt host:bootstrap --pool SIZE"))
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
+}
+
+/// A machine that is frozen was left so by a copy that was killed.
+fn runs(state: &MachineState) -> bool {
+    matches!(state, MachineState::Running { .. } | MachineState::Frozen { .. })
+}
+
+/// The machines of an environment that ran stand still until this is dropped, whatever happens meanwhile.
+struct Still<'a> {
+    freezer: &'a dyn Freezer,
+    frozen: Vec<MachineId>,
+}
+
+impl<'a> Still<'a> {
+    fn of(engine: &'a Engine, id: &EnvironmentId) -> Result<Self, Failure> {
+        let states = engine.provider.machines(id)?;
+        let running: Vec<_> = states.iter().filter(|(_, state)| runs(state)).map(|(name, _)| id.machine(name)).collect();
+        let Some(freezer) = engine.provider.freezer() else {
+            return Err(Failure::new(Kind::Host, format!("take a snapshot of `{id}`"))
+                .cause("its machines can't be frozen while they run")
+                .hint(format!("halt it first: adt env:halt {} {}", id.platform, id.name)));
+        };
+        // All at once: the moment is the same for all of them, but for the milliseconds in which they stop.
+        let still = Self { freezer, frozen: running };
+        std::thread::scope(|scope| {
+            let freezing: Vec<_> = still.frozen.iter().map(|machine| scope.spawn(|| freezer.freeze(machine))).collect();
+            freezing.into_iter().try_for_each(join)
+        })?;
+        Ok(still)
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        let freezer = self.freezer;
+        std::thread::scope(|scope| {
+            for machine in &self.frozen {
+                scope.spawn(move || {
+                    if let Err(error) = freezer.thaw(machine) {
+                        tracing::warn!(%machine, %error, "it stays frozen; the next `env:up` thaws it");
+                    }
+                });
+            }
+        });
+    }
+}

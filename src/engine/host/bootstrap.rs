@@ -1,0 +1,421 @@
+//! `host:bootstrap`: what this host must have, as a list that is compared and converged; `host:check` reads the same list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::disk;
+use crate::engine::Engine;
+use crate::engine::events::Events;
+use crate::engine::host::pool;
+use crate::engine::host::pool_unit;
+use crate::engine::host::service;
+use crate::exec::Command;
+use crate::model::request::Bootstrap;
+use crate::model::response::{CheckItem, Done};
+use crate::model::{Event, Failure, Kind, Response};
+
+/// One thing that machines need of their host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum Requirement {
+    /// A program on the path, and the Debian package that brings it.
+    Program { program: &'static str, package: &'static str },
+    /// A file that any of these patterns' folders may hold.
+    Library { name: &'static str, package: &'static str },
+    /// A file at a fixed place.
+    File { path: &'static str, package: &'static str },
+    /// A kernel setting that must be at least this; a host that allows more keeps its value.
+    Sysctl { key: &'static str, at_least: u64, why: &'static str },
+    /// A filesystem or network ability that may be a module.
+    Module { name: &'static str, sign: &'static str },
+}
+
+pub(in crate::engine) const REQUIREMENTS: &[Requirement] = &[
+    Requirement::Library { name: "liblxc.so.1", package: "liblxc-common" },
+    Requirement::Program { program: "mmdebstrap", package: "mmdebstrap" },
+    Requirement::Program { program: "ip", package: "iproute2" },
+    Requirement::Program { program: "nft", package: "nftables" },
+    Requirement::Program { program: "git", package: "git" },
+    Requirement::Program { program: "tar", package: "tar" },
+    Requirement::Program { program: "zstd", package: "zstd" },
+    Requirement::Program { program: "xz", package: "xz-utils" },
+    Requirement::File { path: "/usr/share/keyrings/debian-archive-keyring.gpg", package: "debian-archive-keyring" },
+    Requirement::Module { name: "overlay", sign: "/sys/module/overlay" },
+    Requirement::Module { name: "bridge", sign: "/sys/module/bridge" },
+    Requirement::Module { name: "veth", sign: "/sys/module/veth" },
+    Requirement::Module { name: "nf_tables", sign: "/sys/module/nf_tables" },
+    Requirement::Sysctl { key: "net.ipv4.ip_forward", at_least: 1, why: "machines reach out through this host" },
+    Requirement::Sysctl { key: "fs.inotify.max_user_instances", at_least: 8192, why: "each machine's init holds several" },
+    Requirement::Sysctl { key: "fs.inotify.max_user_watches", at_least: 524_288, why: "each machine's init holds many" },
+    Requirement::Sysctl { key: "kernel.keys.maxkeys", at_least: 2000, why: "each machine's services hold keyrings" },
+    Requirement::Sysctl { key: "kernel.pty.max", at_least: 4096, why: "each machine and shell holds one" },
+];
+
+/// Kernel settings that hold after a restart too. Each installation has its own: what one takes away, another may need still.
+fn sysctl_file(install: &str) -> String {
+    format!("/etc/sysctl.d/60-adt-{install}.conf")
+}
+
+fn modules_file(install: &str) -> String {
+    format!("/etc/modules-load.d/adt-{install}.conf")
+}
+
+/// As an earlier adt named them, for whichever store.
+const UNNAMED: [&str; 2] = ["/etc/sysctl.d/60-adt.conf", "/etc/modules-load.d/adt.conf"];
+/// What this command installed, so that its removal can say so.
+const INSTALLED_FILE: &str = "bootstrap.installed";
+
+impl Requirement {
+    fn subject(self) -> String {
+        match self {
+            Self::Program { program, .. } => format!("program {program}"),
+            Self::Library { name, .. } => format!("library {name}"),
+            Self::File { path, .. } => format!("file {path}"),
+            Self::Sysctl { key, .. } => format!("kernel setting {key}"),
+            Self::Module { name, .. } => format!("kernel module {name}"),
+        }
+    }
+
+    /// What is there; `Err` says what is missing.
+    pub(in crate::engine) fn state(self) -> Result<String, String> {
+        match self {
+            Self::Program { program, .. } => {
+                let path = find_program(program).ok_or("not installed")?;
+                Ok(path.display().to_string())
+            }
+            Self::Library { name, .. } => find_library(name).ok_or_else(|| "not installed".to_owned()),
+            Self::File { path, .. } => {
+                if Path::new(path).exists() {
+                    Ok("there".to_owned())
+                } else {
+                    Err("missing".to_owned())
+                }
+            }
+            Self::Sysctl { key, at_least, why } => match read_sysctl(key) {
+                Some(value) if value >= at_least => Ok(value.to_string()),
+                Some(value) => Err(format!("is {value}, should be at least {at_least}: {why}")),
+                None => Err("this kernel does not have it".to_owned()),
+            },
+            Self::Module { name, sign } => {
+                if Path::new(sign).exists() || built_in(name) {
+                    Ok("loaded".to_owned())
+                } else {
+                    Err("not loaded".to_owned())
+                }
+            }
+        }
+    }
+
+    fn package(self) -> Option<&'static str> {
+        match self {
+            Self::Program { package, .. } | Self::Library { package, .. } | Self::File { package, .. } => Some(package),
+            Self::Sysctl { .. } | Self::Module { .. } => None,
+        }
+    }
+
+    pub(in crate::engine) fn item(self) -> CheckItem {
+        match self.state() {
+            Ok(seen) => CheckItem::ok(self.subject(), seen),
+            Err(seen) => CheckItem::fault(self.subject(), seen, "adt host:bootstrap"),
+        }
+    }
+}
+
+impl Engine {
+    pub(in crate::engine) fn host_bootstrap(&self, asked: &Bootstrap, events: &Events) -> Result<Response, Failure> {
+        if asked.remove { self.unbootstrap(asked, events) } else { self.converge(asked, events) }
+    }
+
+    fn converge(&self, asked: &Bootstrap, events: &Events) -> Result<Response, Failure> {
+        let new_pool = match asked.pool {
+            Some(size) => self.lacks_pool(size, asked.dry_run, events)?.then_some(size),
+            None => None,
+        };
+        let of_pool = if new_pool.is_some() { pool::REQUIREMENTS } else { &[] };
+        let all = REQUIREMENTS.iter().chain(of_pool).copied();
+        let missing: Vec<_> = all.filter(|requirement| requirement.state().is_err()).collect();
+        let sysctl_file = sysctl_file(self.store.install());
+        let before = std::fs::read_to_string(&sysctl_file).unwrap_or_default();
+        let settings = settings_text(&before, &others_settings(&sysctl_file), &missing);
+        let file_differs = before != settings;
+        for requirement in &missing {
+            events.note(format!("{}: {}", requirement.subject(), requirement.state().err().unwrap_or_default()));
+        }
+        let unit_differs = asked.service && !self.has_unit()?;
+        if unit_differs {
+            events.note("adt.service: not as it should be");
+        }
+        let mount_differs = (new_pool.is_some() || self.has_pool()) && !pool_unit::is_there(&self.store.folder);
+        if new_pool.is_some() {
+            events.note(format!("{}: not in a pool", self.store.folder.display()));
+        }
+        let others = [file_differs, unit_differs, mount_differs, new_pool.is_some()];
+        let others = others.into_iter().filter(|differs| *differs).count();
+        if missing.is_empty() && others == 0 {
+            return Ok(done("this host has all that adt needs", false, Vec::new()));
+        }
+        if asked.dry_run {
+            return Ok(done(format!("{} things would be set up", missing.len() + others), false, Vec::new()));
+        }
+        // First, because it needs nothing of what may fail to be installed.
+        if unit_differs {
+            events.task("systemd", "adt.service", || self.install_unit())?;
+        }
+        self.install_packages(&missing, events)?;
+        events.task("kernel", "kernel modules and settings", || {
+            load_modules(&modules_file(self.store.install()), &missing)?;
+            if file_differs {
+                write(&sysctl_file, &settings)?;
+            }
+            raise_sysctls(&missing)
+        })?;
+        let still: Vec<_> =
+            missing.iter().filter_map(|requirement| requirement.state().err().map(|seen| (requirement, seen))).collect();
+        if !still.is_empty() {
+            let mut failure = Failure::new(Kind::Host, "set up everything that adt needs")
+                .hint("`adt host:check` shows the state of each; the rest is in place");
+            for (requirement, seen) in still {
+                failure = failure.cause(format!("{} {seen}", requirement.subject()));
+            }
+            return Err(failure);
+        }
+        if let Some(size) = new_pool {
+            self.make_pool(size, events)?;
+        }
+        if mount_differs {
+            events.task("systemd", "the pool's mount unit", || pool_unit::install(&self.store.folder))?;
+        }
+        let next = [
+            "a first platform: adt platform:init hello",
+            "names and pages: adt host:up --detach",
+            "this host's programs find and trust them: adt host:bind-proxy",
+        ];
+        Ok(done("this host is ready", true, next.map(str::to_owned).into()))
+    }
+
+    fn install_packages(&self, missing: &[Requirement], events: &Events) -> Result<(), Failure> {
+        let packages: BTreeSet<_> = missing.iter().filter_map(|requirement| requirement.package()).collect();
+        if packages.is_empty() {
+            return Ok(());
+        }
+        if find_program("apt-get").is_none() {
+            return Err(Failure::new(Kind::Host, "install what is missing")
+                .cause("this host has no apt-get; adt knows Debian and Ubuntu")
+                .hint(format!("install what brings {} yourself, then run `adt host:check`", list(&packages))));
+        }
+        let apt = |args: &[&str]| {
+            let command = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive");
+            command
+                .run_lines(&mut |stream, line| {
+                    events.emit(Event::Output { source: "apt".into(), stream, line: line.into() });
+                })
+                .map_err(Failure::from)
+        };
+        let words: Vec<&str> = packages.iter().copied().collect();
+        let install = [["install", "-y", "-q", "--no-install-recommends"].as_slice(), &words].concat();
+        events.task("apt", &format!("installing {}", list(&packages)), || {
+            // Lists may be old or, on a fresh image, not there at all; without network the install itself tells why.
+            if let Err(failure) = apt(&["update", "-q"]) {
+                events.warn(format!("package lists were not refreshed: {failure}"));
+            }
+            apt(&install)
+        })?;
+        let path = self.store.folder.join(INSTALLED_FILE);
+        let mut all: BTreeSet<String> = installed_before(&path);
+        all.extend(words.iter().map(|word| (*word).to_owned()));
+        write(&path, &(all.into_iter().collect::<Vec<_>>().join("\n") + "\n"))
+    }
+
+    fn unbootstrap(&self, asked: &Bootstrap, events: &Events) -> Result<Response, Failure> {
+        let dry_run = asked.dry_run;
+        let environments = self.environments(None)?;
+        if !environments.is_empty() {
+            return Err(Failure::new(Kind::Conflict, "remove adt's set-up from this host")
+                .cause(format!("{} environments still need it", environments.len()))
+                .hint("destroy them first, e.g. with `adt platform:destroy`"));
+        }
+        let served = service::is_written_for(&self.store);
+        let unit = service::remove_unit(&self.store, dry_run)?;
+        let mut next = Vec::new();
+        let mut files = vec![sysctl_file(self.store.install()), modules_file(self.store.install())];
+        if served {
+            // The same command wrote them as wrote the unit.
+            files.extend(UNNAMED.map(str::to_owned));
+        } else if let Some(file) = UNNAMED.into_iter().find(|path| Path::new(path).exists()) {
+            next.push(format!(
+                "an earlier adt wrote {file}, maybe for another store; if none is left: rm -f {}",
+                UNNAMED.join(" ")
+            ));
+        }
+        files.retain(|path| Path::new(path).exists());
+        let installed = installed_before(&self.store.folder.join(INSTALLED_FILE));
+        if !installed.is_empty() {
+            let words: Vec<_> = installed.iter().map(String::as_str).collect();
+            next.push(format!("packages that came with it and that others may use by now: apt-get remove {}", words.join(" ")));
+        }
+        next.push(format!("layers, caches and history: rm -r {}", self.store.folder.display()));
+        if unit {
+            events.note("removing adt.service");
+        }
+        for file in &files {
+            events.note(format!("removing {file}"));
+            if !dry_run {
+                std::fs::remove_file(file)
+                    .map_err(|error| Failure::new(Kind::Host, format!("remove `{file}`")).because(&error))?;
+            }
+        }
+        let pool = self.remove_pool(asked.remove_pool, dry_run, events)?;
+        let nothing = files.is_empty() && !unit && !pool;
+        let summary = match (nothing, dry_run) {
+            (true, _) => "nothing of adt's set-up is in the system's configuration",
+            (false, true) => "these files would be removed",
+            (false, false) => "adt's files are removed; kernel settings return to their own values with the next restart",
+        };
+        Ok(done(summary, !dry_run && !nothing, next))
+    }
+}
+
+fn done(summary: impl Into<String>, changed: bool, next: Vec<String>) -> Response {
+    Response::Done(Done { summary: summary.into(), changed, next, ..Done::default() })
+}
+
+fn list(words: &BTreeSet<&str>) -> String {
+    words.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
+fn installed_before(path: &Path) -> BTreeSet<String> {
+    std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// What this host lacks, and what the file held `before`. A setting that the host has enough of by itself is not for adt to
+/// write down: at the next start that would lower it again. Empty where there is none.
+fn settings_text(before: &str, others: &str, missing: &[Requirement]) -> String {
+    let by_others: BTreeMap<&str, u64> = others.lines().filter_map(setting).collect();
+    let held: BTreeMap<&str, u64> = before.lines().filter_map(setting).collect();
+    let mut lines = Vec::new();
+    for requirement in REQUIREMENTS {
+        if let Requirement::Sysctl { key, at_least, .. } = requirement
+            && (missing.contains(requirement) || held.contains_key(key) || by_others.contains_key(key))
+        {
+            let value = held.get(key).copied().unwrap_or_default().max(*at_least);
+            lines.push(format!("{key} = {value}\n"));
+        }
+    }
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!("# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n{}", lines.concat())
+}
+
+/// What other installations raised: the host has it because of them, and not for longer than they stay.
+fn others_settings(own: &str) -> String {
+    let entries = std::fs::read_dir("/etc/sysctl.d").into_iter().flatten().flatten();
+    let others = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("60-adt") && path != Path::new(own)
+    });
+    others.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+}
+
+fn setting(line: &str) -> Option<(&str, u64)> {
+    let (key, value) = line.split_once('=')?;
+    Some((key.trim(), value.trim().parse().ok()?))
+}
+
+pub(in crate::engine) fn write(path: impl AsRef<Path>, text: &str) -> Result<(), Failure> {
+    let path = path.as_ref();
+    let told = |error: std::io::Error| Failure::new(Kind::Host, format!("write `{}`", path.display())).because(&error);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(told)?;
+    }
+    disk::File::at(path).mode(0o644).write(text).map_err(told)
+}
+
+fn load_modules(file: &str, missing: &[Requirement]) -> Result<(), Failure> {
+    let before = installed_before(Path::new(file));
+    let mut names = before.clone();
+    for requirement in missing {
+        if let Requirement::Module { name, .. } = requirement {
+            Command::new("modprobe").arg(*name).run()?;
+            names.insert((*name).to_owned());
+        }
+    }
+    if names == before { Ok(()) } else { write(file, &(names.into_iter().collect::<Vec<_>>().join("\n") + "\n")) }
+}
+
+fn raise_sysctls(missing: &[Requirement]) -> Result<(), Failure> {
+    for requirement in missing {
+        if let Requirement::Sysctl { key, at_least, .. } = requirement {
+            let path = sysctl_path(key);
+            std::fs::write(&path, at_least.to_string())
+                .map_err(|error| Failure::new(Kind::Host, format!("write `{}`", path.display())).because(&error))?;
+        }
+    }
+    Ok(())
+}
+
+fn sysctl_path(key: &str) -> std::path::PathBuf {
+    Path::new("/proc/sys").join(key.replace('.', "/"))
+}
+
+fn read_sysctl(key: &str) -> Option<u64> {
+    std::fs::read_to_string(sysctl_path(key)).ok()?.trim().parse().ok()
+}
+
+/// Filesystems and link types that are part of the kernel have no folder in /sys/module where they have no parameters.
+fn built_in(name: &str) -> bool {
+    if std::fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with(name))) {
+        return true;
+    }
+    let release = rustix::system::uname();
+    let folder = Path::new("/lib/modules").join(release.release().to_string_lossy().as_ref());
+    match std::fs::read_to_string(folder.join("modules.builtin")) {
+        Ok(text) => text.lines().any(|line| line.ends_with(&format!("/{name}.ko"))),
+        // A kernel without a folder of modules can't load any: what it can do is built in, and using it tells.
+        Err(_) => !folder.exists(),
+    }
+}
+
+pub(in crate::engine) fn find_program(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].into_iter().map(Into::into);
+    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// Looks where Debian keeps libraries; loading one to find out would run its code in this process.
+fn find_library(name: &str) -> Option<String> {
+    let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib"].into_iter().map(std::path::PathBuf::from);
+    let multiarch = std::fs::read_dir("/usr/lib").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let multiarch = multiarch.filter(|path| path.to_string_lossy().contains("-linux-gnu"));
+    let found = folders.chain(multiarch).map(|folder| folder.join(name)).find(|file| file.exists())?;
+    let file = std::fs::canonicalize(&found).unwrap_or(found);
+    Some(file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::response::Verdict;
+
+    #[test]
+    fn the_settings_file_raises_what_the_host_lacks_and_lowers_nothing() {
+        let sysctls = REQUIREMENTS.iter().copied().filter(|one| matches!(one, Requirement::Sysctl { .. }));
+        let (forward, others): (Vec<_>, Vec<_>) = sysctls.partition(|one| one.subject().ends_with("net.ipv4.ip_forward"));
+        assert_eq!(settings_text("", "", &[]), "");
+        let text = settings_text("", "", &forward);
+        assert!(text.ends_with("removes it.\nnet.ipv4.ip_forward = 1\n"), "{text}");
+        assert_eq!(settings_text(&text, "", &[]), text, "it is still needed at the next start");
+        assert_eq!(settings_text("", &text, &[]), text, "another installation raised it, and may go");
+        let text = settings_text(&text, "", &others);
+        assert_eq!(text.lines().count(), 2 + others.len(), "{text}");
+        let raised = text.replace("kernel.pty.max = 4096", "kernel.pty.max = 9000").replace("maxkeys = 2000", "maxkeys = 10");
+        assert_eq!(settings_text(&raised, "", &[]), text.replace("kernel.pty.max = 4096", "kernel.pty.max = 9000"));
+    }
+
+    #[test]
+    fn what_is_missing_says_so_with_a_remedy() {
+        let item = Requirement::Program { program: "no-such-program", package: "x" }.item();
+        assert_eq!((item.verdict, item.seen.as_str()), (Verdict::Fault, "not installed"));
+        assert_eq!(item.remedy.as_deref(), Some("adt host:bootstrap"));
+        assert_eq!(Requirement::Program { program: "sh", package: "dash" }.item().verdict, Verdict::Ok);
+    }
+}

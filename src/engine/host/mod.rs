@@ -1,0 +1,10 @@
+//! The host itself: what it must have, who serves names and pages on it, and the other servers that are led to these.
+
+pub(in crate::engine) mod bind_proxy;
+pub(in crate::engine) mod bootstrap;
+pub(in crate::engine) mod follow_bound;
+pub mod pool;
+pub(in crate::engine) mod pool_unit;
+pub mod service;
+pub(in crate::engine) mod serving;
+pub(in crate::engine) mod upkeep;

@@ -1,0 +1,374 @@
+//! `adt.service`: the unit that serves names and pages from the host's start on, where systemd is process 1.
+//!
+//! `host:bootstrap` writes and enables it. It serves the store and the settings that bootstrap saw; `host:up --detach` and
+//! `host:halt` then start and stop the unit, so that there is one process and one place that knows about it.
+//!
+//! Hardened by what the daemon does: it reads the store, writes certificates and the log there, listens, asks the kernel who
+//! holds a port, and writes one firewall table. It starts and enters no machine, so it needs none of root's other powers. Logs
+//! are read by programs inside the machines: where they are sent, `adt-logs.service` does it, which nobody can talk to. Where
+//! there is no systemd to limit either, one process does both.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::config::host::Origin;
+use crate::engine::Engine;
+use crate::exec::Command;
+use crate::model::{Failure, Kind};
+use crate::store::Store;
+
+const UNIT: &str = "adt.service";
+const UNIT_FILE: &str = "/etc/systemd/system/adt.service";
+const LOGS: &str = "adt-logs.service";
+const LOGS_FILE: &str = "/etc/systemd/system/adt-logs.service";
+
+/// Servers that usually listen at every address: who starts first has the port, and theirs must not fail because of adt. What
+/// they hold is led around.
+const BEFORE_US: &[&str] =
+    &["apache2", "nginx", "httpd", "caddy", "haproxy", "lighttpd", "named", "bind9", "dnsmasq", "unbound", "docker"];
+
+/// Whether this host is run by systemd.
+pub(in crate::engine) fn is_possible() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// Whether the unit is there and serves this store.
+pub fn serves(store: &Store) -> bool {
+    let text = std::fs::read_to_string(UNIT_FILE).unwrap_or_default();
+    is_possible() && text.contains(&store_words(&store.folder.display().to_string()))
+}
+
+/// Whether the unit was written for this store, also where nobody reads it.
+pub(in crate::engine) fn is_written_for(store: &Store) -> bool {
+    Path::new(UNIT_FILE).exists() && refuse_others(store).is_ok()
+}
+
+/// The store that the unit on this host serves.
+fn store_of(unit: &str) -> Option<String> {
+    let (_, rest) = unit.split_once("\"--store\" \"")?;
+    let mut store = String::new();
+    let mut left = rest.chars();
+    loop {
+        match left.next()? {
+            '"' => return Some(store),
+            '\\' => store.extend(left.next()),
+            // Written twice, see `quoted`.
+            sign @ ('%' | '$') => {
+                left.next();
+                store.push(sign);
+            }
+            other => store.push(other),
+        }
+    }
+}
+
+/// A host has one `adt.service`: another store's stays as it is.
+fn refuse_others(store: &Store) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(UNIT_FILE).unwrap_or_default();
+    if text.is_empty() || text.contains(&store_words(&store.folder.display().to_string())) {
+        return Ok(());
+    }
+    let other = store_of(&text).unwrap_or_else(|| "another one".to_owned());
+    Err(Failure::new(Kind::Conflict, format!("write `{UNIT_FILE}`"))
+        .cause(format!("it serves the store `{other}`, and this one is `{}`", store.folder.display()))
+        .hint(format!(
+            "`adt host:bootstrap --no-service` sets up the rest, and `adt host:up --detach` serves without a unit; or take the \
+             other away first: adt --store {other} host:bootstrap --remove"
+        )))
+}
+
+/// Returns when it serves, with what it says about itself.
+pub fn start() -> Result<String, Failure> {
+    systemctl(&["start", UNIT]).map_err(|failure| {
+        let journal = Command::new("journalctl").args(["--unit", UNIT, "--lines", "10", "--output", "cat", "--no-pager"]).run();
+        let lines = journal.map(|output| output.text()).unwrap_or_default();
+        failure.tail(lines.lines().map(str::to_owned).collect::<Vec<_>>())
+    })?;
+    let status = Command::new("systemctl").args(["show", UNIT, "--property", "StatusText", "--value"]).run()?;
+    Ok(format!("{UNIT}: {}", status.text().trim()))
+}
+
+pub fn stop() -> Result<(), Failure> {
+    // Its part alone would follow it, and still be at it when this returns.
+    let units: &[&str] = if Path::new(LOGS_FILE).exists() { &["stop", UNIT, LOGS] } else { &["stop", UNIT] };
+    systemctl(units)
+}
+
+/// Whether its process runs, or is about to.
+pub fn is_active() -> bool {
+    Command::new("systemctl").args(["is-active", "--quiet", UNIT]).run().is_ok()
+}
+
+impl Engine {
+    /// The unit as it should be, and that of the logs where they are sent; `None` where there is no systemd to read it.
+    fn units(&self) -> Result<Option<(String, Option<String>)>, Failure> {
+        if !is_possible() {
+            return Ok(None);
+        }
+        let exe =
+            std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
+        // What came from the file is read from it again; what came from this command's words would be forgotten.
+        let rows = self.settings.rows();
+        let said = rows.iter().filter(|(_, _, origin)| matches!(origin, Origin::Flag(_) | Origin::Variable(_)));
+        let mut settings: Vec<(String, String)> =
+            said.filter(|(key, ..)| *key != "store").map(|(key, value, _)| variable(key, value)).collect();
+        if let Some(file) = std::env::var("ADT_CONFIG").ok().filter(|value| !value.is_empty()) {
+            settings.push(("ADT_CONFIG".into(), file));
+        }
+        let text = |part| text(&exe.display().to_string(), &self.store.folder.display().to_string(), &settings, part);
+        Ok(Some((text(Part::Serve), self.settings.logs.are_sent().then(|| text(Part::SendLogs)))))
+    }
+
+    /// Says whether the unit is as it should be already.
+    pub(in crate::engine) fn has_unit(&self) -> Result<bool, Failure> {
+        let Some((unit, logs)) = self.units()? else { return Ok(true) };
+        refuse_others(&self.store)?;
+        let there = |path, name| std::fs::read_to_string(path).ok().filter(|_| is_enabled(name));
+        Ok(there(UNIT_FILE, UNIT) == Some(unit) && there(LOGS_FILE, LOGS) == logs)
+    }
+
+    pub(in crate::engine) fn install_unit(&self) -> Result<(), Failure> {
+        let Some((unit, logs)) = self.units()? else { return Ok(()) };
+        crate::engine::host::bootstrap::write(UNIT_FILE, &unit)?;
+        match &logs {
+            Some(logs) => crate::engine::host::bootstrap::write(LOGS_FILE, logs)?,
+            None => remove(LOGS_FILE, LOGS)?,
+        }
+        systemctl(&["daemon-reload"])?;
+        systemctl(&["enable", "--quiet", UNIT])?;
+        if logs.is_some() {
+            systemctl(&["enable", "--quiet", LOGS])?;
+        }
+        // One that runs has the settings of before.
+        if is_active() { systemctl(&["restart", UNIT]) } else { Ok(()) }
+    }
+}
+
+/// Says whether there was one for this store.
+pub(in crate::engine) fn remove_unit(store: &Store, dry_run: bool) -> Result<bool, Failure> {
+    let is_ours = is_written_for(store);
+    if !is_ours || dry_run {
+        return Ok(is_ours);
+    }
+    remove(LOGS_FILE, LOGS)?;
+    remove(UNIT_FILE, UNIT)?;
+    if is_possible() {
+        systemctl(&["daemon-reload"])?;
+    }
+    Ok(true)
+}
+
+/// Stops a unit and takes its file away, if it is there.
+fn remove(path: &str, unit: &str) -> Result<(), Failure> {
+    if !Path::new(path).exists() {
+        return Ok(());
+    }
+    if is_possible() {
+        systemctl(&["disable", "--quiet", "--now", unit])?;
+    }
+    std::fs::remove_file(path).map_err(|error| Failure::new(Kind::Host, format!("remove `{path}`")).because(&error))
+}
+
+fn is_enabled(unit: &str) -> bool {
+    Command::new("systemctl").args(["is-enabled", "--quiet", unit]).run().is_ok()
+}
+
+pub(in crate::engine) fn systemctl(args: &[&str]) -> Result<(), Failure> {
+    Command::new("systemctl").args(args.iter().copied()).run().map(drop).map_err(|error| {
+        let unit = args.iter().find(|word| word.contains('.')).unwrap_or(&UNIT);
+        let failure = Failure::new(Kind::Program, format!("let systemd {} {unit}", args[0])).because(&error);
+        failure.hint(format!("`systemctl status {unit}` and `journalctl -u {unit}` tell more"))
+    })
+}
+
+/// `nameservers` as `ADT_NAMESERVERS`, separated as variables are.
+fn variable(key: &str, value: &str) -> (String, String) {
+    let separator = if key == "boxes" { ":" } else { "," };
+    (format!("ADT_{}", key.to_uppercase()), value.replace(", ", separator))
+}
+
+fn store_words(store: &str) -> String {
+    format!("\"--store\" {}", quoted(store, Dollar::IsExpanded))
+}
+
+/// What is done for the host's programs, and what enters machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Serve,
+    SendLogs,
+}
+
+impl Part {
+    fn description(self) -> &'static str {
+        match self {
+            Self::Serve => "names and pages of all environments",
+            Self::SendLogs => "logs of all machines, sent to their receivers",
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Serve => "\"host:up\" \"--no-logs\"",
+            Self::SendLogs => "\"internal:logs\"",
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Serve => "notify",
+            Self::SendLogs => "exec",
+        }
+    }
+
+    /// The logs begin, end and start again with the names.
+    fn order(self) -> &'static str {
+        match self {
+            Self::Serve => "",
+            Self::SendLogs => "PartOf=adt.service\n",
+        }
+    }
+
+    fn wanted_by(self) -> &'static str {
+        match self {
+            Self::Serve => "multi-user.target",
+            Self::SendLogs => UNIT,
+        }
+    }
+
+    /// Namespaces are entered for logs, a mount namespace is made for the program that enters, and it goes into the machine's
+    /// cgroups: who enters a machine needs what the machine's start needed.
+    fn limits(self) -> &'static str {
+        match self {
+            Self::Serve => {
+                "CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n\
+                 NoNewPrivileges=yes\n\
+                 ProtectControlGroups=yes\n\
+                 RestrictNamespaces=yes\n\
+                 RestrictSUIDSGID=yes\n\
+                 MemoryDenyWriteExecute=yes\n\
+                 SystemCallArchitectures=native\n\
+                 SystemCallFilter=@system-service\n\
+                 SystemCallFilter=~@resources @privileged\n\
+                 SystemCallFilter=@chown setrlimit prlimit64\n\
+                 SystemCallErrorNumber=EPERM\n\
+                 LockPersonality=yes\n\
+                 ProtectSystem=strict\n\
+                 ProtectHome=read-only\n\
+                 ProtectKernelModules=yes\n\
+                 ProtectKernelTunables=yes\n\
+                 ProtectKernelLogs=yes\n\
+                 ProtectClock=yes\n\
+                 ProtectHostname=yes\n\
+                 PrivateTmp=yes\n\
+                 PrivateDevices=yes\n\
+                 PrivateMounts=yes\n\
+                 KeyringMode=private\n\
+                 RestrictRealtime=yes\n"
+            }
+            Self::SendLogs => "LockPersonality=yes\nSystemCallArchitectures=native\nRestrictRealtime=yes\n",
+        }
+    }
+}
+
+fn text(exe: &str, store: &str, settings: &[(String, String)], part: Part) -> String {
+    let after = BEFORE_US.iter().map(|name| format!("{name}.service")).collect::<Vec<_>>().join(" ");
+    let mut environment = String::new();
+    for (name, value) in settings {
+        let word = quoted(&format!("{name}={value}"), Dollar::IsPlain);
+        writeln!(environment, "Environment={word}").expect("a string takes any text");
+    }
+    format!(
+        "# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n\
+         [Unit]\n\
+         Description=adt: {description}\n\
+         Wants=network.target\n\
+         After=network.target {after}\n\
+         {order}\
+         RequiresMountsFor={path}\n\
+         \n\
+         [Service]\n\
+         Type={kind}\n\
+         {environment}\
+         ExecStart={exe} {words} {verb}\n\
+         Restart=on-failure\n\
+         RestartSec=200ms\n\
+         TimeoutStopSec=30\n\
+         LimitNOFILE=524288\n\
+         \n\
+         ReadWritePaths={path}\n\
+         RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
+         {limits}\
+         \n\
+         [Install]\n\
+         WantedBy={wanted_by}\n",
+        path = quoted(store, Dollar::IsPlain),
+        exe = quoted(exe, Dollar::IsPlain),
+        words = store_words(store),
+        limits = part.limits(),
+        description = part.description(),
+        order = part.order(),
+        kind = part.kind(),
+        verb = part.verb(),
+        wanted_by = part.wanted_by(),
+    )
+}
+
+/// Command lines expand variables, other settings don't.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dollar {
+    IsExpanded,
+    IsPlain,
+}
+
+/// One word, as systemd.syntax(7) reads it.
+fn quoted(word: &str, dollar: Dollar) -> String {
+    let word = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('\n', "\\n");
+    let word = if dollar == Dollar::IsExpanded { word.replace('$', "$$") } else { word };
+    format!("\"{word}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_path_or_a_setting_is_more_than_a_word() {
+        let settings = [("ADT_DOMAIN".to_owned(), "ex\"am\nple.test".to_owned())];
+        let text = text("/opt/a b/100%/adt", "/var/lib/$a\"d t", &settings, Part::Serve);
+        assert!(
+            text.contains("ExecStart=\"/opt/a b/100%%/adt\" \"--store\" \"/var/lib/$$a\\\"d t\" \"host:up\" \"--no-logs\"\n"),
+            "{text}"
+        );
+        assert!(text.contains("Environment=\"ADT_DOMAIN=ex\\\"am\\nple.test\"\n"), "{text}");
+        assert!(text.contains("ReadWritePaths=\"/var/lib/$a\\\"d t\"\n"), "{text}");
+    }
+
+    /// Whether logs are sent or not: what browsers and machines talk to is one unit, and it is always this one.
+    #[test]
+    fn who_answers_machines_and_browsers_is_exposed_to_little() {
+        if Command::new("systemd-analyze").arg("--version").run().is_err() {
+            assert!(std::env::var_os("CI").is_none(), "systemd-analyze is missing: apt-get install systemd");
+            return eprintln!("NOT RUN: systemd-analyze is missing: apt-get install systemd");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(UNIT);
+        std::fs::write(&file, text("/bin/true", "/var/lib/adt", &[], Part::Serve)).unwrap();
+        // Tenths, of which 30 is "exposed".
+        let command = Command::new("systemd-analyze").args(["security", "--no-pager", "--offline=true", "--threshold=29"]);
+        command.arg(&file).run().unwrap();
+    }
+
+    #[test]
+    fn the_store_of_a_unit_is_read_back() {
+        for store in ["/var/lib/adt", "/srv/$a\"d 100%\\t"] {
+            assert_eq!(store_of(&text("/usr/bin/adt", store, &[], Part::Serve)).as_deref(), Some(store));
+        }
+        assert_eq!(store_of("[Service]\nExecStart=/usr/bin/adt"), None);
+    }
+
+    #[test]
+    fn lists_are_separated_as_variables_are() {
+        assert_eq!(variable("nameservers", "1.1.1.1, 9.9.9.9"), ("ADT_NAMESERVERS".into(), "1.1.1.1,9.9.9.9".into()));
+        assert_eq!(variable("boxes", "/a, /b").1, "/a:/b");
+    }
+}
