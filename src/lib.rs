@@ -18,6 +18,7 @@
 //!    releases    commit → built tree, and the rules for its programs              model store sources boxes
 //!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
+//!                rooms: environment, site, platform, boxes, check, host, logs
 //!    dns         routes → answers; forwards for machines                        model template shares
 //!    proxy       routes → http and https                                         model template shares
 //!    tls         local authorities, certificates on demand                       model store

@@ -17,6 +17,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// A file in the place where it belongs: `disk::File::at(path).mode(0o644).write(text)`.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is written yet"]
@@ -128,6 +130,17 @@ pub fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     sync_tree(new)?;
     renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE)?;
     sync_folder(folder_of(old))
+}
+
+/// Whether files in a folder can share blocks, by trying it.
+pub fn shares_blocks(folder: &Path) -> io::Result<bool> {
+    let mut from = tempfile::tempfile_in(folder)?;
+    from.write_all(&[1; 4096])?;
+    match rustix::fs::ioctl_ficlone(&tempfile::tempfile_in(folder)?, &from) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Everything in and below a folder. One call for its whole filesystem costs less than one for each of ten thousand files.

@@ -166,6 +166,44 @@ fn a_takeover_that_was_cut_off_goes_on() {
 }
 
 #[test]
+fn another_box_with_other_numbers_for_its_users_owns_the_same_data() {
+    let Some(world) = World::new() else { return };
+    let (lxc, id) = (&world.lxc, world.id("db"));
+    let base = fs::read_to_string(world.store.path().join("layers").join(digest().as_str()).join("rootfs/etc/passwd")).unwrap();
+    for (layer, lines) in [
+        (second(), "shop:x:999:999::/:/bin/sh\nfirst:x:998:998::/:/bin/sh\n"),
+        (third(), "other:x:999:999::/:/bin/sh\nfirst:x:997:997::/:/bin/sh\nshop:x:998:998::/:/bin/sh\n"),
+    ] {
+        world.layer(&layer, &[("seed", "old")]);
+        let etc = world.store.path().join("layers").join(layer.as_str()).join("rootfs/etc");
+        fs::create_dir_all(&etc).unwrap();
+        fs::write(etc.join("passwd"), format!("{base}{lines}")).unwrap();
+        for path in [etc.clone(), etc.join("passwd")] {
+            lchown(path, Some(100_000), Some(100_000)).unwrap();
+        }
+    }
+    let owners = || world.text(&id, &["sh", "-c", "cd /var/lib/shop; stat -c '%n %U' *"]);
+    world.up(&world.with_volume(&[digest(), second()], &[digest(), second()]));
+    world.text(
+        &id,
+        &["sh", "-c", "cd /var/lib/shop; echo a > mine; chown shop mine; echo b > firsts; chown first firsts; echo c > roots"],
+    );
+    assert_eq!(owners(), "firsts first\nmine shop\nroots root\nseed shop");
+    lxc.delete(&id).unwrap();
+    for _ in 0..2 {
+        world.up(&world.with_volume(&[digest(), third()], &[digest(), second()]));
+        assert_eq!(owners(), "firsts first\nmine shop\nroots root\nseed shop");
+        lxc.delete(&id).unwrap();
+    }
+    // What they write there has the volume's numbers on disk, so the first box finds it as its own again.
+    world.up(&world.with_volume(&[digest(), third()], &[digest(), second()]));
+    world.text(&id, &["sh", "-c", "cd /var/lib/shop; rm roots; touch late; chown shop late; echo more >> seed"]);
+    lxc.delete(&id).unwrap();
+    world.up(&world.with_volume(&[digest(), second()], &[digest(), second()]));
+    assert_eq!(owners(), "firsts first\nlate shop\nmine shop\nseed shop");
+}
+
+#[test]
 fn files_for_a_machine_reach_its_volumes() {
     let Some(world) = World::new() else { return };
     world.layer(&second(), &[("seed", "old")]);

@@ -9,7 +9,6 @@
 //! folder beneath is thrown away, by whoever mounts it.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -94,18 +93,6 @@ fn clear_beneath(folder: &Path) -> Result<(), Failure> {
     remove_file(&mark)
 }
 
-/// Whether files in `folder` can share blocks, by trying it.
-fn shares_blocks(folder: &Path) -> std::io::Result<bool> {
-    use rustix::io::Errno;
-    let mut from = tempfile::tempfile_in(folder)?;
-    from.write_all(&[1; 4096])?;
-    match rustix::fs::ioctl_ficlone(&tempfile::tempfile_in(folder)?, &from) {
-        Ok(()) => Ok(true),
-        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 /// What people call the filesystem that a folder is on.
 fn filesystem(folder: &Path) -> &'static str {
     match rustix::fs::statfs(folder).map(|stat| stat.f_type as u64 & 0xffff_ffff) {
@@ -127,7 +114,7 @@ impl Engine {
         let subject = "first writes to large files";
         let folder = &self.store.folder;
         let name = filesystem(folder);
-        match shares_blocks(folder) {
+        match disk::shares_blocks(folder) {
             Ok(true) if self.has_pool() => {
                 CheckItem::ok(subject, format!("blocks are shared ({name}, in the pool {})", pool::file(folder).display()))
             }
@@ -153,7 +140,7 @@ impl Engine {
             return Ok(false);
         }
         let refused = || Failure::new(Kind::Conflict, format!("make the pool `{}`", file.display()));
-        if shares_blocks(folder).map_err(|error| refused().because(&error))? {
+        if disk::shares_blocks(folder).map_err(|error| refused().because(&error))? {
             events.note(format!("{} shares blocks already: no pool is needed", filesystem(folder)));
             return Ok(false);
         }

@@ -18,6 +18,7 @@
 //! (an environment may have more machines than one range for each of 1,024 networks leaves, and it says nothing of the
 //! machines of another installation).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -237,6 +238,47 @@ fn owned_ids() -> Vec<ops::Range<u64>> {
     owners().into_iter().map(|owned| owned.ids).collect()
 }
 
+/// Numbers on disk that stand for others in the machine: a permutation, so that each stands for one and none is lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Renumbering(BTreeMap<u32, u32>);
+
+impl Renumbering {
+    /// From what names meant to what they mean. Root is root, and of names with one number the first counts.
+    pub fn between(before: &BTreeMap<String, u32>, now: &BTreeMap<String, u32>) -> Self {
+        let (mut moved, mut taken) = (BTreeMap::new(), BTreeSet::new());
+        for (name, old) in before {
+            let Some(new) = now.get(name) else { continue };
+            let is_usual = (1..COUNT).contains(old) && (1..COUNT).contains(new);
+            if old != new && is_usual && !moved.contains_key(old) && taken.insert(*new) {
+                moved.insert(*old, *new);
+            }
+        }
+        // Whoever had a number that is taken gets one that was left.
+        let left: Vec<_> = moved.keys().filter(|old| !taken.contains(old)).copied().collect();
+        let driven_out: Vec<_> = taken.iter().filter(|new| !moved.contains_key(new)).copied().collect();
+        moved.extend(driven_out.into_iter().zip(left));
+        Self(moved)
+    }
+
+    /// As the kernel wants a map of ids; it takes a page at most.
+    fn lines(&self, range: Range) -> io::Result<String> {
+        let mut text = String::from("0 0 1\n");
+        let mut next = 0;
+        let mut add = |disk: u32, inside: u32, count: u32| {
+            if count > 0 {
+                text.push_str(&format!("{} {} {count}\n", Range::DISK.first + disk, range.first + inside));
+            }
+        };
+        for (disk, inside) in &self.0 {
+            add(next, next, disk - next);
+            add(*disk, *inside, 1);
+            next = disk + 1;
+        }
+        add(next, next, COUNT - next);
+        if text.len() < 4096 { Ok(text) } else { Err(io::Error::other("too many of its users have other numbers than before")) }
+    }
+}
+
 /// How folders of the host are shown to one machine.
 pub struct Shown {
     pub range: Range,
@@ -250,6 +292,16 @@ impl Shown {
         // The host's root stays who it is: overlayfs keeps its own work and the marks of deleted files as his.
         let lines = format!("0 0 1\n{} {} {COUNT}\n", Range::DISK.first, range.first);
         Ok(Self { range, map: Some(namespace(&lines, &lines, None)?) })
+    }
+
+    /// The same for files of users and groups that have other numbers in the machine than on disk. Where ids can't be mapped,
+    /// they keep those on disk.
+    pub fn renumbered(&self, users: &Renumbering, groups: &Renumbering) -> io::Result<Option<Self>> {
+        if self.map.is_none() || users.0.is_empty() && groups.0.is_empty() {
+            return Ok(None);
+        }
+        let map = namespace(&users.lines(self.range)?, &groups.lines(self.range)?, None)?;
+        Ok(Some(Self { range: self.range, map: Some(map) }))
     }
 
     /// As they are on disk: for a machine whose ids are those.
@@ -361,6 +413,29 @@ fn maps_of(child: i32, ours: &OwnedFd, uids: &str, gids: &str) -> io::Result<Own
 
 #[cfg(test)]
 mod tests {
+    fn numbers(all: &[(&str, u32)]) -> BTreeMap<String, u32> {
+        all.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect()
+    }
+
+    #[test]
+    fn each_number_stands_for_one_and_none_is_lost() {
+        let before = numbers(&[("root", 0), ("a", 100), ("b", 101), ("c", 102), ("gone", 103), ("twin", 100)]);
+        let now = numbers(&[("root", 7), ("a", 101), ("b", 100), ("c", 105), ("new", 103), ("twin", 200)]);
+        let map = Renumbering::between(&before, &now);
+        assert_eq!(map.0, BTreeMap::from([(100, 101), (101, 100), (102, 105), (105, 102)]));
+        let text = map.lines(Range { first: 500_000 }).unwrap();
+        let maps: Vec<Vec<u32>> =
+            text.lines().map(|line| line.split(' ').map(|number| number.parse().unwrap()).collect()).collect();
+        assert_eq!(maps[0], [0, 0, 1]);
+        assert_eq!(maps[1..].iter().map(|map| map[2]).sum::<u32>(), COUNT);
+        assert!(maps[1..].windows(2).all(|pair| pair[0][0] + pair[0][2] == pair[1][0]), "{text}");
+        assert!(maps.contains(&vec![100_102, 500_105, 1]), "{text}");
+        assert_eq!(Renumbering::between(&before, &before), Renumbering::default());
+        let many: BTreeMap<_, _> = (1..400).map(|number| (format!("u{number}"), number)).collect();
+        let other: BTreeMap<_, _> = (1..400).map(|number| (format!("u{number}"), 400 - number)).collect();
+        assert!(Renumbering::between(&many, &other).lines(Range::DISK).is_err());
+    }
+
     use super::*;
 
     const POOL: IdPool = IdPool { first: 1_000_000, last: 1_000_000 + 10 * COUNT + 5 };

@@ -76,6 +76,8 @@ pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, shown: &Shown
             Place::Mount(mount) => show(&root, folder, mount, number, shown)?,
             Place::Volume(volume) => {
                 let target = target(&root, &volume.path, false, shown.range).saying("prepare", &volume.path)?;
+                let other = shown.renumbered(&volume.users, &volume.groups).saying("show with its users' ids", &volume.path)?;
+                let shown = other.as_ref().unwrap_or(shown);
                 overlay(&format!("mount{number}"), &volume.lowers, &volume.own, Path::new(&magic(&target)), shown)?;
             }
         }

@@ -1,5 +1,6 @@
 //! The engine's files for a machine, in the machine's own layer. Like everything there, found beneath it and over no link.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -22,17 +23,38 @@ pub struct Stack<'a> {
 }
 
 /// Whom a machine knows.
+#[derive(Default)]
 pub struct Accounts {
     passwd: String,
     group: String,
 }
 
 impl Accounts {
+    pub fn users(&self) -> BTreeMap<String, u32> {
+        numbers(&self.passwd)
+    }
+
+    pub fn groups(&self) -> BTreeMap<String, u32> {
+        numbers(&self.group)
+    }
+
     pub fn of(root: &Stack<'_>) -> io::Result<Self> {
         let (upper, layers) = open(root)?;
         let read = |path: &str| std::iter::once(&upper).chain(&layers).find_map(|root| look(root, path)).and_then(Result::ok);
         Ok(Self { passwd: read("etc/passwd").unwrap_or_default(), group: read("etc/group").unwrap_or_default() })
     }
+}
+
+/// The third field of each line by its first, as both files have them.
+fn numbers(text: &str) -> BTreeMap<String, u32> {
+    let mut numbers = BTreeMap::new();
+    for line in text.lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(number)) = (fields.next(), fields.nth(1).and_then(|number| number.parse().ok())) {
+            numbers.entry(name.to_owned()).or_insert(number);
+        }
+    }
+    numbers
 }
 
 fn open(stack: &Stack<'_>) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {

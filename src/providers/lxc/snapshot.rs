@@ -19,12 +19,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-use rustix::io::Errno;
 
 use crate::disk;
 use crate::exec::{self, Command};
@@ -53,7 +51,7 @@ fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Err
 /// What a copy of everything takes now.
 pub fn cost(store: &Path, environment: &EnvironmentId) -> io::Result<Cost> {
     let home = home(store, environment);
-    let mut cost = Cost { bytes: 0, files: 0, shares: home.exists() && shares_blocks(&home)? };
+    let mut cost = Cost { bytes: 0, files: 0, shares: home.exists() && disk::shares_blocks(&home)? };
     let ours = |entry: &walkdir::DirEntry| entry.depth() != 1 || entry.file_name() != FOLDER;
     for entry in walkdir::WalkDir::new(&home).into_iter().filter_entry(ours).flatten() {
         let Ok(meta) = entry.metadata() else { continue };
@@ -192,17 +190,6 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     }
     let copy = Command::new("cp").args(["--archive", "--reflink=auto", "--no-target-directory", "--"]).arg(from).arg(to);
     Ok(copy.run().map(drop)?)
-}
-
-/// Whether files in `folder` can share blocks, by trying it.
-fn shares_blocks(folder: &Path) -> io::Result<bool> {
-    let mut from = tempfile::tempfile_in(folder)?;
-    from.write_all(&[1; 4096])?;
-    match rustix::fs::ioctl_ficlone(&tempfile::tempfile_in(folder)?, &from) {
-        Ok(()) => Ok(true),
-        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 /// How many extents the kernel tells of at a time.

@@ -6,6 +6,9 @@
 //! | `upper/` | what was written since |
 //! | `work/`, `empty/` | overlayfs' own; a layer for one that began empty |
 //!
+//! Files in it keep the numbers of users that they began with. A box that has other numbers for the same names is shown its own:
+//! the mounts below the overlay map them, so nothing is written anew and a snapshot fits wherever it is put back.
+//!
 //! A volume is an overlay of its own over what the layers of its beginning have at its path, so beginning one copies nothing,
 //! and the machine around it may stand on other layers. It lies beside the machines, in the filesystem that theirs are in: what
 //! an older machine has among its own files moves in by a rename.
@@ -15,7 +18,7 @@
 //! ```
 //! Killed anywhere, the next call goes on: a draft with an `upper` has taken the data already and is only given its name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -33,6 +36,8 @@ use crate::model::{Digest, EnvironmentId, MachineName, MachineSpec};
 
 use super::config::FIRST_ID;
 use super::folder::{self, Folder, hex};
+use super::ids::Renumbering;
+use super::place::{Accounts, Stack};
 
 const FOLDER: &str = ".volumes";
 const RECORD: &str = "volume.json";
@@ -44,6 +49,9 @@ struct Record {
     seed: Vec<Digest>,
     /// How often it went back to a seed.
     seeded: u32,
+    /// Whom the numbers on its files mean. Another box may have other numbers for the same names, and is shown those.
+    users: BTreeMap<String, u32>,
+    groups: BTreeMap<String, u32>,
 }
 
 /// One volume as overlayfs needs it.
@@ -54,6 +62,8 @@ pub struct Shown {
     pub lowers: Vec<PathBuf>,
     /// Holds `upper` and `work`.
     pub own: PathBuf,
+    pub users: Renumbering,
+    pub groups: Renumbering,
 }
 
 /// Begins what is missing of a machine's volumes, from its own files where these have something at that place. The machine
@@ -67,7 +77,7 @@ pub fn begin(store: &Path, spec: &MachineSpec) -> io::Result<()> {
             Some(_) => machine.discard(&place)?,
             None => {}
         }
-        Draft { store, machine: &machine, volume, seeded: spec.seeded, place: &place }.finish()?;
+        Draft { store, machine: &machine, volume, layers: &spec.layers, seeded: spec.seeded, place: &place }.finish()?;
     }
     Ok(())
 }
@@ -75,6 +85,7 @@ pub fn begin(store: &Path, spec: &MachineSpec) -> io::Result<()> {
 /// The volumes of a machine that have begun. One that has not is still among its own files.
 pub fn shown(store: &Path, spec: &MachineSpec) -> io::Result<Vec<Shown>> {
     let mut all = Vec::new();
+    let now = accounts(store, Some(Folder::new(store, &spec.id).join("upper")), &spec.layers)?;
     for volume in spec.volumes.iter().flatten() {
         let own = of_machine(store, &spec.id.environment, &spec.id.machine).join(key(&volume.path));
         let Some(record) = record(&own)? else { continue };
@@ -82,9 +93,21 @@ pub fn shown(store: &Path, spec: &MachineSpec) -> io::Result<Vec<Shown>> {
         if lowers.is_empty() {
             lowers.push(own.join("empty"));
         }
-        all.push(Shown { path: record.path, lowers, own });
+        let users = Renumbering::between(&record.users, &now.users());
+        let groups = Renumbering::between(&record.groups, &now.groups());
+        all.push(Shown { path: record.path, lowers, own, users, groups });
     }
     Ok(all)
+}
+
+/// Whom a machine of these layers knows.
+fn accounts(store: &Path, upper: Option<PathBuf>, layers: &[Digest]) -> io::Result<Accounts> {
+    let layers = layers.iter().rev().map(|layer| store.join("layers").join(layer.as_str()).join("rootfs"));
+    let all: Vec<_> = upper.into_iter().filter(|upper| upper.exists()).chain(layers).collect();
+    match all.split_first() {
+        Some((upper, layers)) => Accounts::of(&Stack { upper, layers }),
+        None => Ok(Accounts::default()),
+    }
 }
 
 /// The volume that a path of a machine leads into, and the rest of the path.
@@ -193,6 +216,8 @@ struct Draft<'a> {
     store: &'a Path,
     machine: &'a Folder,
     volume: &'a Volume,
+    /// What its machine stands on.
+    layers: &'a [Digest],
     seeded: u32,
     place: &'a Path,
 }
@@ -217,7 +242,17 @@ impl Draft<'_> {
         let path = self.volume.path.trim_matches('/');
         let own = Own::find(&self.machine.join("upper"), path)?;
         let seed = if own.hides() { Vec::new() } else { self.volume.seed.clone() };
-        let record = Record { path: self.volume.path.clone(), seed, seeded: self.seeded };
+        // What is taken over has the numbers of the machine that it was in, the seed those of its layers.
+        let known = match own {
+            Own::Folder { .. } => {
+                let layers = self.machine.spec()?.map_or_else(|| self.layers.to_vec(), |before| before.layers);
+                accounts(self.store, Some(self.machine.join("upper")), &layers)?
+            }
+            Own::Nothing { .. } if self.volume.seed.is_empty() => accounts(self.store, None, self.layers)?,
+            Own::Nothing { .. } => accounts(self.store, None, &self.volume.seed)?,
+        };
+        let (users, groups) = (known.users(), known.groups());
+        let record = Record { path: self.volume.path.clone(), seed, seeded: self.seeded, users, groups };
         // On the disk first: the record is found whenever the data is.
         disk::File::at(&draft.join(RECORD)).write(serde_json::to_vec_pretty(&record).map_err(io::Error::other)?)?;
         let upper = draft.join("upper");
