@@ -171,8 +171,8 @@ fn another_box_with_other_numbers_for_its_users_owns_the_same_data() {
     let (lxc, id) = (&world.lxc, world.id("db"));
     let base = fs::read_to_string(world.store.path().join("layers").join(digest().as_str()).join("rootfs/etc/passwd")).unwrap();
     for (layer, lines) in [
-        (second(), "shop:x:999:999::/:/bin/sh\nfirst:x:998:998::/:/bin/sh\n"),
-        (third(), "other:x:999:999::/:/bin/sh\nfirst:x:997:997::/:/bin/sh\nshop:x:998:998::/:/bin/sh\n"),
+        (second(), "shop:x:999:999::/:/bin/sh\nfirst:x:708:708::/:/bin/sh\n"),
+        (third(), "other:x:999:999::/:/bin/sh\nfirst:x:707:707::/:/bin/sh\nshop:x:708:708::/:/bin/sh\n"),
     ] {
         world.layer(&layer, &[("seed", "old")]);
         let etc = world.store.path().join("layers").join(layer.as_str()).join("rootfs/etc");
