@@ -75,7 +75,7 @@ impl Engine {
         for machine in &definition.platform.machines {
             let role = &machine.role;
             let (Some(old), Some(new)) = (before.boxes.get(role), definition.boxes.get(role)) else { continue };
-            if old.layers == new.layers && before.seeds.get(role).is_none() {
+            if old.layers == new.layers && !before.seeds.contains_key(role) {
                 continue;
             }
             let paths = definition.platform.volumes(machine);
