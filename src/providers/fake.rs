@@ -468,7 +468,7 @@ impl Snapshots for Fake {
         Ok(super::Cost { bytes: 4096, files: 1, shares: true })
     }
 
-    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName, _cancel: &Cancel) -> Result<()> {
         self.all_point("copy", "before");
         for (machine, state) in self.machines(environment)? {
             if let MachineState::Running { .. } = state {
@@ -520,7 +520,7 @@ impl Snapshots for Fake {
         Ok(4096)
     }
 
-    fn restore(&self, id: &MachineId, name: &SnapshotName) -> Result<()> {
+    fn restore(&self, id: &MachineId, name: &SnapshotName, _cancel: &Cancel) -> Result<()> {
         self.point("restore", id, "before");
         self.refuse("restore", id)?;
         let found = self.world().snapshots.iter().find(|one| one.environment == id.environment && one.name == *name).cloned();

@@ -205,7 +205,7 @@ pub trait Snapshots: Sync {
 
     /// Copies every machine's own files and every volume. Nobody writes meanwhile: each machine is halted or frozen. A copy of
     /// that name that was not sealed is begun anew.
-    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()>;
+    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName, cancel: &Cancel) -> Result<()>;
 
     /// What was copied is a snapshot, and outlives a power cut. Machines may write again.
     fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()>;
@@ -220,7 +220,7 @@ pub trait Snapshots: Sync {
     fn alone(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<u64>;
 
     /// A machine that does not run gets the files and volumes that the snapshot has of it, whatever it had.
-    fn restore(&self, id: &MachineId, name: &SnapshotName) -> Result<()>;
+    fn restore(&self, id: &MachineId, name: &SnapshotName, cancel: &Cancel) -> Result<()>;
 
     /// One that is not there is fine.
     fn remove(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()>;

@@ -157,6 +157,12 @@ fn a_rewind_brings_back_data_files_and_machines_and_can_be_undone() {
     adt.run("env:snapshots 7").ok().says("good").says("before a rewind to good");
     adt.run("env:snapshots 7 --remove good --yes").ok();
     adt.run("env:rewind 7 good --yes").fails(4);
+    // What can destroy is preceded by one, which brings all of it back.
+    adt.run("env:reload 7 --data --yes").ok();
+    assert_eq!(run("db", "mariadb -N -e 'SHOW DATABASES LIKE \"kept\"'").1, "");
+    adt.run("env:snapshots 7").ok().says("before the data went back to its seed");
+    adt.run("env:rewind 7 --yes").ok();
+    assert_eq!(run("db", "mariadb -N -e 'SHOW DATABASES LIKE \"kept\"'").1, "kept");
     adt.run("env:destroy 7 --yes").ok();
     assert_eq!(adt.leftovers(), Vec::<String>::new());
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
 use crate::engine::check::probe;
 use crate::engine::events::{Events, milliseconds};
 use crate::engine::site::code::LiveSites;
+use crate::exec::Cancel;
 use crate::model::{
     Action, Event, Exec, Failure, Kind, MachineId, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step,
     Wave,
@@ -134,7 +135,7 @@ impl Engine {
             Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
             Action::Restore { machine, snapshot } => {
                 let snapshots = self.provider.snapshots().expect("only a snapshot that was taken is put back");
-                snapshots.restore(&id(machine), snapshot)?;
+                snapshots.restore(&id(machine), snapshot, &Cancel(Arc::clone(&self.cancel)))?;
             }
             Action::Keep { machine } => {
                 let volumes = self.provider.volumes().expect("only machines with volumes keep anything");

@@ -9,11 +9,13 @@
 //! stay unused, as after any reload.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::engine::environment::lifecycle::{done, leaving};
 use crate::engine::environment::perform::join;
 use crate::engine::events::Events;
+use crate::exec::Cancel;
 use crate::model::machine::Rewound;
 use crate::model::response::{Done, SnapshotSummary};
 use crate::model::snapshot::{Moment, Reason};
@@ -25,7 +27,7 @@ use crate::store::snapshots::{Snapshot, Work};
 use crate::store::{Environment, Wanted};
 
 /// What is copied without a question where blocks can't be shared: as much as a disk writes in a blink.
-const MOST_UNASKED: u64 = 256 << 20;
+const MOST_UNASKED: u64 = 64 << 20;
 
 impl Engine {
     pub(in crate::engine) fn env_snapshot(
@@ -209,7 +211,7 @@ impl Engine {
         let reason_told = reason.to_string();
         let works = {
             let _still = Still::of(self, id)?;
-            provider.copy(id, name)?;
+            provider.copy(id, name, &Cancel(Arc::clone(&self.cancel)))?;
             self.keep_works(environment, name)?
         };
         provider.seal(id, name)?;

@@ -602,14 +602,14 @@ impl Snapshots for Lxc {
         snapshot::cost(&self.home.store, environment).map_err(failed_io("look at the files in", &self.home.store))
     }
 
-    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+    fn copy(&self, environment: &EnvironmentId, name: &SnapshotName, cancel: &Cancel) -> Result<()> {
         for (machine, state) in self.machines(environment)? {
             if let MachineState::Running { .. } = state {
                 let (id, reason) = (environment.machine(&machine), "it is running".to_owned());
                 return Err(Error::Failed { verb: "copy", id, reason, tail: Vec::new() });
             }
         }
-        Ok(snapshot::copy(&self.home.store, environment, name)?)
+        Ok(snapshot::copy(&self.home.store, environment, name, cancel)?)
     }
 
     fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
@@ -629,14 +629,14 @@ impl Snapshots for Lxc {
         Ok(snapshot::alone(&self.home.store, environment, name))
     }
 
-    fn restore(&self, id: &MachineId, name: &SnapshotName) -> Result<()> {
+    fn restore(&self, id: &MachineId, name: &SnapshotName, cancel: &Cancel) -> Result<()> {
         let machine = self.machine(id)?;
         if machine.hierarchies.init(&machine.group).is_some() {
             return Err(Error::Failed { verb: "put back", id: id.clone(), reason: "it is running".into(), tail: Vec::new() });
         }
         // Its last processes may still hold the mount.
         machine.stop(Duration::ZERO)?;
-        Ok(snapshot::restore(&self.home.store, id, name)?)
+        Ok(snapshot::restore(&self.home.store, id, name, cancel)?)
     }
 
     fn remove(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {

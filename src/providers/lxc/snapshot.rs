@@ -25,7 +25,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk;
-use crate::exec::{self, Command};
+use crate::exec::{self, Cancel, Command, Limits};
 use crate::model::{Digest, EnvironmentId, MachineId, SnapshotName};
 use crate::providers::Cost;
 
@@ -62,7 +62,7 @@ pub fn cost(store: &Path, environment: &EnvironmentId) -> io::Result<Cost> {
 }
 
 /// Copies everything into a draft. Nobody writes meanwhile.
-pub fn copy(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
+pub fn copy(store: &Path, environment: &EnvironmentId, name: &SnapshotName, cancel: &Cancel) -> Result<()> {
     let draft = draft(store, environment, name);
     folder::discard(store, &draft).map_err(told("remove", &draft))?;
     let (machines, home) = (draft.join("machines"), home(store, environment));
@@ -76,7 +76,7 @@ pub fn copy(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> R
         pairs.extend(["upper", "mounts"].map(|part| (own.join(part), target.join(part))));
     }
     std::thread::scope(|scope| {
-        let copies: Vec<_> = pairs.iter().map(|(from, to)| scope.spawn(|| copy_tree(from, to))).collect();
+        let copies: Vec<_> = pairs.iter().map(|(from, to)| scope.spawn(|| copy_tree(from, to, cancel))).collect();
         copies.into_iter().try_for_each(|copy| copy.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
@@ -91,7 +91,7 @@ pub fn seal(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> i
 }
 
 /// Puts one machine back. Of a machine that the snapshot does not have, nothing is touched.
-pub fn restore(store: &Path, id: &MachineId, name: &SnapshotName) -> Result<()> {
+pub fn restore(store: &Path, id: &MachineId, name: &SnapshotName, cancel: &Cancel) -> Result<()> {
     let environment = &id.environment;
     let from = place(store, environment, name);
     let files = from.join("machines").join(id.machine.as_str());
@@ -101,21 +101,21 @@ pub fn restore(store: &Path, id: &MachineId, name: &SnapshotName) -> Result<()> 
     let own = Folder::new(store, id);
     folder::private(&own.path).map_err(told("make", &own.path))?;
     for part in ["upper", "mounts"] {
-        replace(store, &files.join(part), &own.join(part))?;
+        replace(store, &files.join(part), &own.join(part), cancel)?;
     }
     let volumes = volume::of_machine(store, environment, &id.machine);
     let parent = volumes.parent().expect("a machine's volumes lie in the folder of all");
     folder::private(parent).map_err(told("make", parent))?;
-    replace(store, &from.join("volumes").join(id.machine.as_str()), &volumes)?;
+    replace(store, &from.join("volumes").join(id.machine.as_str()), &volumes, cancel)?;
     // Overlayfs' own of a mount that is no more.
     folder::discard(store, &own.join("work")).map_err(told("remove", &own.path))
 }
 
 /// What is at `to` becomes a copy of `from`, or goes where that has nothing.
-fn replace(store: &Path, from: &Path, to: &Path) -> Result<()> {
+fn replace(store: &Path, from: &Path, to: &Path, cancel: &Cancel) -> Result<()> {
     let new = to.with_file_name(format!(".new-{}", to.file_name().and_then(|name| name.to_str()).expect("names are ours")));
     folder::discard(store, &new).map_err(told("remove", &new))?;
-    copy_tree(from, &new)?;
+    copy_tree(from, &new, cancel)?;
     folder::discard(store, to).map_err(told("remove", to))?;
     if new.exists() {
         // A restore that a power cut undid is done again: nothing says yet that it is done.
@@ -184,12 +184,12 @@ fn draft(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> Path
 
 /// `cp` knows owners, times, links, holes, devices and extended attributes, and shares blocks where that is possible. Where
 /// there is nothing, nothing is made.
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+fn copy_tree(from: &Path, to: &Path, cancel: &Cancel) -> Result<()> {
     if !from.exists() {
         return Ok(());
     }
     let copy = Command::new("cp").args(["--archive", "--reflink=auto", "--no-target-directory", "--"]).arg(from).arg(to);
-    Ok(copy.run().map(drop)?)
+    Ok(copy.limits(Limits { cancel: Some(cancel.clone()), ..Limits::default() }).run().map(drop)?)
 }
 
 /// How many extents the kernel tells of at a time.
