@@ -883,3 +883,24 @@ fn measure() {
         println!("{what:20} median {:?}, worst {:?}", times[times.len() / 2], times[times.len() - 1]);
     }
 }
+
+/// A machine decides what its health command does.
+#[test]
+fn a_health_command_that_never_ends_holds_nobody() {
+    use adt::engine::check::probe::{Live, Probe};
+    let Some(world) = World::new() else { return };
+    let (lxc, spec) = (&world.lxc, world.spec("web1", 2));
+    lxc.create(&spec).unwrap();
+    lxc.start(&spec.id).unwrap();
+    let ask = |script: &str| {
+        let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
+        Live.ask(lxc, &spec, &adt::model::Check::Command { argv })
+    };
+    let told = ask("trap '' TERM; echo on; while :; do sleep 1; done").unwrap_err();
+    assert!(told.contains("does not end within"), "{told}");
+    let told = ask("yes | tr -d '\\n'").unwrap_err();
+    assert!(told.contains("does not end within"), "{told}");
+    assert_eq!(ask("true"), Ok(()));
+    let told = ask("echo why; exit 3").unwrap_err();
+    assert!(told.ends_with("exits with 3: why"), "{told}");
+}

@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::model::{Check, Exec, MachineSpec, MachineState};
+use crate::model::{Check, Exec, MachineSpec, MachineState, Stream};
 use crate::providers::{Provider, Stdio};
 
 /// Asks once whether a check holds; the reason why not is for people.
@@ -19,6 +20,10 @@ pub struct Live;
 
 /// A service that takes longer than this for one answer does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A program may have to start an interpreter on a busy host.
+const PATIENCE_WITH_PROGRAMS: Duration = Duration::from_secs(15);
+/// What is kept of a line, for people.
+const LONGEST_WORD: usize = 1000;
 
 impl Probe for Live {
     fn ask(&self, provider: &dyn Provider, spec: &MachineSpec, check: &Check) -> Result<(), String> {
@@ -76,19 +81,32 @@ pub(in crate::engine) fn judge(line: &str) -> Result<u16, String> {
 }
 
 fn run(provider: &dyn Provider, spec: &MachineSpec, argv: &[String]) -> Result<(), String> {
-    let mut last = String::new();
-    let stdio = Stdio::Pipes { stdin: None, each: &mut |_, line| line.clone_into(&mut last) };
-    let ended = provider.exec(&spec.id, &Exec::new(argv), stdio).map_err(|error| error.to_string())?;
-    match ended.code {
-        0 => Ok(()),
-        code => Err(format!("`{}` exits with {code}: {last}", argv.join(" "))),
+    match last_word(provider, spec, argv)? {
+        (0, _) => Ok(()),
+        (code, last) => Err(format!("`{}` exits with {code}: {last}", argv.join(" "))),
     }
 }
 
+/// A program's exit code and its last line. One that does not end is ended: it must hold nobody who asks.
+fn last_word(provider: &dyn Provider, spec: &MachineSpec, argv: &[String]) -> Result<(i32, String), String> {
+    let (since, mut last, mut late) = (Instant::now(), String::new(), false);
+    let mut each = |line: Option<(Stream, &str)>| {
+        if let Some((_, line)) = line {
+            line.chars().take(LONGEST_WORD).collect::<String>().clone_into(&mut last);
+        }
+        late = since.elapsed() > PATIENCE_WITH_PROGRAMS;
+        if late { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let ended = provider.exec(&spec.id, &Exec::new(argv), Stdio::Follow { each: &mut each });
+    if late {
+        return Err(format!("`{}` does not end within {} s", argv.join(" "), PATIENCE_WITH_PROGRAMS.as_secs()));
+    }
+    let ended = ended.map_err(|error| error.to_string())?;
+    Ok((ended.code, last))
+}
+
 fn booted(provider: &dyn Provider, spec: &MachineSpec) -> Result<(), String> {
-    let mut state = String::new();
-    let stdio = Stdio::Pipes { stdin: None, each: &mut |_, line| line.clone_into(&mut state) };
-    provider.exec(&spec.id, &Exec::new(["systemctl", "is-system-running"]), stdio).map_err(|error| error.to_string())?;
+    let (_, state) = last_word(provider, spec, &["systemctl".to_owned(), "is-system-running".to_owned()])?;
     match state.as_str() {
         // A unit that failed is told by `env:check`; the machine itself is there.
         "running" | "degraded" => Ok(()),
