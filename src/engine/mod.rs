@@ -33,7 +33,7 @@ pub use events::Events;
 
 use crate::config::host::HostSettings;
 use crate::exec::Cancel;
-use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, Request, Response};
+use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, MachineState, Request, Response};
 use crate::network::Network;
 use crate::providers::Provider;
 use crate::store::{Holder, Lock, Store};
@@ -183,7 +183,21 @@ impl Engine {
     }
 
     fn lock_environment(&self, id: &EnvironmentId, events: &Events) -> Result<Lock, Failure> {
-        self.lock(&format!("{}.{}", id.platform, id.name), &id.to_string(), events)
+        let lock = self.lock(&format!("{}.{}", id.platform, id.name), &id.to_string(), events)?;
+        self.thaw(id)?;
+        Ok(lock)
+    }
+
+    /// Only a snapshot freezes machines, and it holds the lock meanwhile: whoever has the lock and finds one frozen comes after a
+    /// snapshot that was killed.
+    fn thaw(&self, id: &EnvironmentId) -> Result<(), Failure> {
+        let Some(freezer) = self.provider.freezer() else { return Ok(()) };
+        for (name, state) in self.provider.machines(id)? {
+            if matches!(state, MachineState::Frozen { .. }) {
+                freezer.thaw(&id.machine(&name))?;
+            }
+        }
+        Ok(())
     }
 
     /// For programs that need the caller's own terminal: they can't travel as a request.

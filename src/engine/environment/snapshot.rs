@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::engine::environment::lifecycle::{done, leaving};
-use crate::engine::environment::perform::join;
+use crate::engine::environment::perform::{join, stopped};
 use crate::engine::events::Events;
 use crate::exec::Cancel;
 use crate::model::machine::Rewound;
@@ -211,6 +211,10 @@ impl Engine {
         let reason_told = reason.to_string();
         let works = {
             let _still = Still::of(self, id)?;
+            if stopped(&self.cancel) {
+                let failure = Failure::new(Kind::Cancelled, format!("take a snapshot of `{id}`"));
+                return Err(failure.cause("cancelled before it began"));
+            }
             provider.copy(id, name, &Cancel(Arc::clone(&self.cancel)))?;
             self.keep_works(environment, name)?
         };
