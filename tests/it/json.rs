@@ -31,7 +31,7 @@ fn listings_have_stable_keys() {
     keys(&json("env:list")[0], "created disk machines name owner platform sites state updated");
     assert_eq!(json("env:list shop"), json("env:list -p shop"));
     let shown = json("env:show 1161");
-    keys(&shown, "created folder id machines network owner sites state updated");
+    keys(&shown, "created folder id machines network owner sites state updated volumes");
     keys(&shown["machines"][0], "addresses boxed disk fqdn layers limits name role state");
     keys(&shown["sites"][0], "addresses aliases host name");
     keys(&json("box:list")[0], "built digest from name origin size summary");

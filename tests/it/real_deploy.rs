@@ -16,6 +16,9 @@ use super::real_hello::{address, get};
 const PLATFORM: &str = r#"
 [platform]
 name = "shop"
+# A snapshot keeps the releases of its moment, and these tests count releases.
+[snapshots]
+automatic = false
 [machines.web]
 box = "web-php"
 count = 2

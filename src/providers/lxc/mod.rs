@@ -49,7 +49,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::disk;
 use crate::exec::Cancel;
@@ -63,6 +63,9 @@ use cgroup::Hierarchies;
 use down::{Asked, Running};
 use folder::Folder;
 use helper::{Call, Reply, Request, Target};
+
+/// How long a program waits for a machine that stands still.
+const STILL: Duration = Duration::from_secs(10);
 
 /// Where machines live and with what they are run.
 #[derive(Debug, Clone)]
@@ -153,6 +156,11 @@ impl Machine<'_> {
     /// The spec of a machine that can run programs now.
     fn running_spec(&self) -> Result<MachineSpec> {
         let spec = self.spec()?;
+        let since = Instant::now();
+        // A snapshot takes a moment, for which nobody's program need fail.
+        while matches!(self.state(), MachineState::Frozen { .. }) && since.elapsed() < STILL {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         match self.state() {
             MachineState::Running { .. } => Ok(spec),
             state => Err(Error::NotRunning { id: self.id.clone(), state: state.word() }),
