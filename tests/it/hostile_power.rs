@@ -166,6 +166,13 @@ fn cut_at_points(prepare: fn(&Host), words: &str, request: &Request) {
     take("the end");
     let mut cuts = std::mem::take(&mut *cuts.lock().unwrap());
     let last = cuts.pop().expect("the last was just taken");
+    // Another thread may be between giving a file its name and making that last: what was there one point before is promised.
+    let mut before = BTreeMap::new();
+    for cut in &mut cuts {
+        let now = cut.promised.clone();
+        cut.promised.retain(|path, bytes| before.get(path) == Some(bytes));
+        before = now;
+    }
     let every = cuts.len().div_ceil(CUTS - 1);
     eprintln!("{words}: {} points", cuts.len());
 
