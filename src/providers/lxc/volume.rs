@@ -122,8 +122,8 @@ pub fn holder<'a>(shown: &'a [Shown], path: &str) -> Option<(&'a Shown, String)>
 pub fn list(store: &Path, environment: &EnvironmentId) -> io::Result<Vec<SeenVolume>> {
     let mut all = Vec::new();
     for (machine, folder) in each(&of_environment(store, environment))? {
-        // A draft may hold data already, and nobody must be told that there is none.
-        let Some(record) = record(&folder)? else { continue };
+        // A draft may hold data already, and nobody must be told that there is none. What can't be read can still be removed.
+        let Ok(Some(record)) = record(&folder) else { continue };
         all.push(SeenVolume { machine, path: record.path, size: folder::disk(&folder) });
     }
     Ok(all)
