@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
@@ -50,19 +50,38 @@ pub struct Database {
     connection: Mutex<Connection>,
 }
 
+/// So long one command waits for another's writing.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Brings a database to this format; returns the one that it has then. Who turns the log of a new one on while another does is
+/// refused at once, whatever the timeout, and comes again.
+fn settle(connection: &mut Connection) -> rusqlite::Result<i64> {
+    let since = Instant::now();
+    loop {
+        match try_to_settle(connection) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && since.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
+fn try_to_settle(connection: &mut Connection) -> rusqlite::Result<i64> {
+    let found = version(connection)?;
+    if found == 0 {
+        connection.pragma_update(None, "journal_mode", "wal")?;
+    }
+    if found < FORMAT { create(connection) } else { Ok(found) }
+}
+
 impl Database {
     pub(super) fn open(path: &Path) -> Result<Self> {
         make_private(path)?;
         let fail = |source| classify(path, source);
         let mut connection = Connection::open(path).map_err(fail)?;
-        connection.busy_timeout(Duration::from_secs(30)).map_err(fail)?;
-        let mut found = version(&connection).map_err(fail)?;
-        if found == 0 {
-            connection.pragma_update(None, "journal_mode", "wal").map_err(fail)?;
-        }
-        if found < FORMAT {
-            found = create(&mut connection).map_err(fail)?;
-        }
+        connection.busy_timeout(PATIENCE).map_err(fail)?;
+        let found = settle(&mut connection).map_err(fail)?;
         if found > FORMAT {
             return Err(Error::Newer { path: path.to_owned(), found, known: FORMAT });
         }
