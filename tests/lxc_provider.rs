@@ -904,3 +904,15 @@ fn a_health_command_that_never_ends_holds_nobody() {
     let told = ask("echo why; exit 3").unwrap_err();
     assert!(told.ends_with("exits with 3: why"), "{told}");
 }
+
+/// What is as deep as a machine likes is removed all the same, by whatever command comes next.
+#[test]
+fn a_tree_without_end_goes_with_its_machine() {
+    let Some(world) = World::new() else { return };
+    let (lxc, spec) = (&world.lxc, world.spec("web1", 2));
+    lxc.create(&spec).unwrap();
+    lxc.start(&spec.id).unwrap();
+    world.text(&spec.id, &["perl", "-e", "chdir '/srv'; for (1..20000) { mkdir 'd' or die; chdir 'd' or die }"]);
+    lxc.delete(&spec.id).unwrap();
+    world.assert_no_trace();
+}

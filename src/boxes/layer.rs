@@ -253,7 +253,7 @@ impl Drop for Draft<'_> {
 }
 
 pub(super) fn remove_tree(path: &Path) -> Result<()> {
-    store::tree::remove(path).map_err(Error::io("could not remove", path))
+    disk::tree::remove(path).map_err(Error::io("could not remove", path))
 }
 
 /// Bytes on disk below a folder; hard links count once.

@@ -12,6 +12,8 @@
 //!
 //! Not chosen: a file system's own promises about renames (`auto_da_alloc`), which ext4 alone gives, and not always.
 
+pub mod tree;
+
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, fchown};

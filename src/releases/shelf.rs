@@ -22,7 +22,7 @@ use crate::model::{Digest, PlatformName, SiteName};
 use crate::sources::rendered::Template;
 use crate::store;
 use crate::store::lock::{self, Lock};
-use crate::store::tree;
+use crate::disk::tree;
 
 /// `manifest.json`: what a release was made of, for people and for the next build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

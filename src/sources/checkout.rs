@@ -29,7 +29,7 @@ use super::mirror::Mirror;
 use super::{Error, Result, workspace};
 use crate::disk;
 use crate::exec::Command;
-use crate::store::tree;
+use crate::disk::tree;
 
 /// What a checkout is to be on.
 #[derive(Debug, Clone, PartialEq, Eq)]

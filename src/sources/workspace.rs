@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::git::Person;
 use super::{Error, Result};
-use crate::store::tree;
+use crate::disk::tree;
 
 const MARK: &str = ".gitignore";
 const FIRST_LINE: &str = "# This folder is adt's: it holds the checkouts of an environment's sites.";

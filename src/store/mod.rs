@@ -26,7 +26,6 @@ pub mod pool;
 pub mod record;
 pub mod secrets;
 pub mod snapshots;
-pub mod tree;
 
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

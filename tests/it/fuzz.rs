@@ -39,7 +39,7 @@ impl Yard {
     /// An empty folder.
     fn fresh(&self, name: &str) -> PathBuf {
         let folder = self.at(name);
-        adt::store::tree::remove(&folder).expect("whatever was unpacked can be removed");
+        adt::disk::tree::remove(&folder).expect("whatever was unpacked can be removed");
         std::fs::create_dir(&folder).expect("it is gone");
         folder
     }

@@ -73,7 +73,7 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// A platform's folder with one box, as it comes out of a repository.
 fn repository(adt: &Adt, platform: &str, recipe: &str) -> PathBuf {
-    adt::store::tree::remove(&adt.here().join("shop")).expect("the folder is ours");
+    adt::disk::tree::remove(&adt.here().join("shop")).expect("the folder is ours");
     let folder = adt.platform_toml("shop", platform);
     let web = folder.join("boxes/web");
     std::fs::create_dir_all(&web).expect("the folder is ours");

@@ -87,8 +87,7 @@ fn clear_beneath(folder: &Path) -> Result<(), Failure> {
     }
     for entry in entries.iter().filter(|entry| entry.path() != mark) {
         let path = entry.path();
-        if entry.file_type().map_err(told)?.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
-            .map_err(told)?;
+        disk::tree::remove(&path).map_err(told)?;
     }
     remove_file(&mark)
 }

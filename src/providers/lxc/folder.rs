@@ -176,7 +176,7 @@ pub fn sweep(store: &Path) {
     let trash = trash(store);
     if let Ok(entries) = fs::read_dir(&trash) {
         for entry in entries.flatten() {
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = disk::tree::remove(&entry.path());
         }
         let _ = fs::remove_dir(&trash);
     }
