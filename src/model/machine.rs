@@ -133,8 +133,6 @@ pub struct Rewound {
 pub struct SeenVolume {
     pub machine: MachineName,
     pub path: String,
-    /// Bytes on disk beyond its seed.
-    pub size: u64,
 }
 
 /// A folder of the host shown inside a machine.

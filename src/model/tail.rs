@@ -24,6 +24,10 @@ impl Tail {
         self.0.push_back(format!("{}{rest}", &line[..end]));
     }
 
+    pub fn last(&self) -> Option<&str> {
+        self.0.back().map(String::as_str)
+    }
+
     pub fn lines(self) -> Vec<String> {
         self.0.into()
     }

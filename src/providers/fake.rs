@@ -441,11 +441,17 @@ impl Volumes for Fake {
 
     fn seen(&self, environment: &EnvironmentId) -> Result<Vec<SeenVolume>> {
         let own = self.begun().into_iter().filter(|begun| begun.machine.environment == *environment);
-        Ok(own.map(|begun| SeenVolume { machine: begun.machine.machine, path: begun.volume.path, size: 4096 }).collect())
+        Ok(own.map(|begun| SeenVolume { machine: begun.machine.machine, path: begun.volume.path }).collect())
     }
 
-    fn any(&self, environment: &EnvironmentId) -> Result<bool> {
-        Ok(!self.seen(environment)?.is_empty())
+    fn size(&self, _environment: &EnvironmentId, _volume: &SeenVolume) -> Result<u64> {
+        Ok(4096)
+    }
+
+    fn any(&self, environment: &EnvironmentId) -> bool {
+        let world = self.world();
+        world.volumes.iter().any(|begun| begun.machine.environment == *environment)
+            || world.snapshots.iter().any(|copied| copied.environment == *environment)
     }
 
     fn held(&self) -> Result<BTreeSet<Digest>> {
@@ -464,8 +470,8 @@ impl Volumes for Fake {
 }
 
 impl Snapshots for Fake {
-    fn cost(&self, _environment: &EnvironmentId) -> Result<super::Cost> {
-        Ok(super::Cost { bytes: 4096, files: 1, shares: true })
+    fn cost(&self, _environment: &EnvironmentId) -> Result<Option<super::Cost>> {
+        Ok(None)
     }
 
     fn copy(&self, environment: &EnvironmentId, name: &SnapshotName, _cancel: &Cancel) -> Result<()> {
@@ -505,14 +511,14 @@ impl Snapshots for Fake {
         Ok(())
     }
 
-    fn any(&self, environment: &EnvironmentId) -> bool {
-        self.world().snapshots.iter().any(|copied| copied.environment == *environment)
+    fn sweep(&self, environment: &EnvironmentId) -> Result<()> {
+        self.change(|world| world.snapshots.retain(|copied| copied.sealed || copied.environment != *environment));
+        Ok(())
     }
 
     fn names(&self, environment: &EnvironmentId) -> Result<BTreeSet<SnapshotName>> {
-        self.change(|world| world.snapshots.retain(|copied| copied.sealed || copied.environment != *environment));
         let world = self.world();
-        let own = world.snapshots.iter().filter(|copied| copied.environment == *environment);
+        let own = world.snapshots.iter().filter(|copied| copied.sealed && copied.environment == *environment);
         Ok(own.map(|copied| copied.name.clone()).collect())
     }
 

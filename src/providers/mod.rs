@@ -200,8 +200,8 @@ pub trait Provider: Send + Sync {
 
 /// Copies of all that an environment's machines are, at one moment. What the environment itself is, its record knows.
 pub trait Snapshots: Sync {
-    /// What a copy takes now; looks at each file.
-    fn cost(&self, environment: &EnvironmentId) -> Result<Cost>;
+    /// What a copy takes of the disk now, looking at each file; `None` where it shares its blocks with what it is a copy of.
+    fn cost(&self, environment: &EnvironmentId) -> Result<Option<Cost>>;
 
     /// Copies every machine's own files and every volume. Nobody writes meanwhile: each machine is halted or frozen. A copy of
     /// that name that was not sealed is begun anew.
@@ -210,10 +210,10 @@ pub trait Snapshots: Sync {
     /// What was copied is a snapshot, and outlives a power cut. Machines may write again.
     fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()>;
 
-    /// Whether anything of one is there, sealed or not.
-    fn any(&self, environment: &EnvironmentId) -> bool;
+    /// Removes copies that were never sealed. Nobody copies meanwhile.
+    fn sweep(&self, environment: &EnvironmentId) -> Result<()>;
 
-    /// Every sealed one. Copies that were never sealed are removed.
+    /// Every sealed one.
     fn names(&self, environment: &EnvironmentId) -> Result<BTreeSet<SnapshotName>>;
 
     /// Bytes that go with it: those that nothing else shares. Looks at each file.
@@ -229,11 +229,8 @@ pub trait Snapshots: Sync {
 /// What a copy takes of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// Written only where blocks can't be shared.
     pub bytes: u64,
     pub files: u64,
-    /// Whether the copy shares its blocks with what it is a copy of.
-    pub shares: bool,
 }
 
 /// Folders of machines that outlive these. [`Provider::create`] begins those of its specification that are not there, and
@@ -243,13 +240,16 @@ pub trait Volumes: Sync {
     /// machine does not run. Of one that is damaged, whatever is left.
     fn keep(&self, spec: &MachineSpec) -> Result<()>;
 
-    /// Every volume of an environment, whether a machine still uses it or not. The size takes a look at each file.
+    /// Every volume of an environment, whether a machine still uses it or not.
     fn seen(&self, environment: &EnvironmentId) -> Result<Vec<SeenVolume>>;
 
-    /// Whether an environment has any.
-    fn any(&self, environment: &EnvironmentId) -> Result<bool>;
+    /// Bytes on disk beyond its seed; looks at each file.
+    fn size(&self, environment: &EnvironmentId, volume: &SeenVolume) -> Result<u64>;
 
-    /// The layers that some volume began from, and still shows.
+    /// Whether there is anything to erase.
+    fn any(&self, environment: &EnvironmentId) -> bool;
+
+    /// The layers that some volume began from and still shows, in a snapshot too.
     fn held(&self) -> Result<BTreeSet<Digest>>;
 
     /// Ends all volumes of an environment, and its snapshots; its machines are gone.

@@ -22,15 +22,13 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::model::{Exec, Failure, Kind, Stream};
+use crate::model::{Exec, Failure, Kind, Stream, Tail};
 
 /// Constants: whatever a platform or a repository says reaches them as arguments or as values of variables.
 const START: &str = include_str!("phase_start.sh");
 const PROGRAM: &str = include_str!("phase.sh");
 
-/// How many of its last lines are shown of a program that failed.
-const TAIL: usize = 20;
-/// And how much of each.
+/// How much is kept of a line that tells of a broken rule.
 const WIDE: usize = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +179,7 @@ pub struct Reader<'a> {
     until: Until<'a>,
     started: Instant,
     cut: Option<Cut>,
-    tail: Vec<String>,
+    tail: Tail,
     code: Option<i32>,
     /// The first of what it was refused, and by which rule.
     refused: Option<(Rule, String)>,
@@ -194,7 +192,7 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(until: Until<'a>) -> Self {
-        let (tail, started) = (Vec::new(), Instant::now());
+        let (tail, started) = (Tail::default(), Instant::now());
         Self { until, started, cut: None, tail, code: None, refused: None, missed: 0, unusable: None, outside: None }
     }
 
@@ -216,12 +214,7 @@ impl<'a> Reader<'a> {
         if line.contains("Read-only file system") {
             self.outside = Some(line.chars().take(WIDE).collect());
         }
-        if !line.trim().is_empty() {
-            if self.tail.len() == TAIL {
-                self.tail.remove(0);
-            }
-            self.tail.push(line.chars().take(WIDE).collect());
-        }
+        self.tail.push(line);
     }
 
     fn verdict(&mut self, verdict: &str) {
@@ -248,7 +241,7 @@ impl<'a> Reader<'a> {
             }
             Some(Cut::Late(deadline)) => {
                 let late = format!("`{program}` did not end within {} s, the site's `phase_deadline`", deadline.as_secs());
-                let failure = failure(job.phase.kind()).cause(late).tail(self.tail);
+                let failure = failure(job.phase.kind()).cause(late).tail(self.tail.lines());
                 return Err(
                     failure.hint("let it do less, or give it more seconds with `phase_deadline` below the site in platform.toml")
                 );
@@ -265,15 +258,15 @@ impl<'a> Reader<'a> {
         }
         if let Some((rule, line)) = self.broken() {
             let broke = format!("`{program}` broke the rule `{}`: {}", rule.name(), rule.sentence());
-            return Err(failure.cause(broke).cause(line).tail(self.tail).hint(rule.remedy()));
+            return Err(failure.cause(broke).cause(line).tail(self.tail.lines()).hint(rule.remedy()));
         }
         match self.code {
             Some(0) => Ok(()),
-            Some(code) => Err(failure.cause(format!("`{program}` ended with exit code {code}")).tail(self.tail)),
+            Some(code) => Err(failure.cause(format!("`{program}` ended with exit code {code}")).tail(self.tail.lines())),
             // What runs the program failed itself, e.g. where a user is missing.
             None => {
                 let code = code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
-                Err(failure.cause(format!("the phase could not be set up, {code}")).tail(self.tail))
+                Err(failure.cause(format!("the phase could not be set up, {code}")).tail(self.tail.lines()))
             }
         }
     }

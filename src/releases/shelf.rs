@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result, archive};
 use crate::disk;
+use crate::disk::tree;
 use crate::model::{Digest, PlatformName, SiteName};
 use crate::sources::rendered::Template;
 use crate::store;
 use crate::store::lock::{self, Lock};
-use crate::disk::tree;
 
 /// `manifest.json`: what a release was made of, for people and for the next build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

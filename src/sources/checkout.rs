@@ -28,8 +28,8 @@ use super::git::{self, Person};
 use super::mirror::Mirror;
 use super::{Error, Result, workspace};
 use crate::disk;
-use crate::exec::Command;
 use crate::disk::tree;
+use crate::exec::Command;
 
 /// What a checkout is to be on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -291,8 +291,8 @@ impl Host {
             process.machines.begun().into_iter().map(|begun| format!("volume {} of {}", begun.volume.path, begun.machine)),
         );
         for name in ["1161", "7", "8"] {
-            let snapshots = adt::providers::Provider::snapshots(&process.machines).expect("this provider has them");
-            left.extend(snapshots.any(&id(name)).then(|| format!("a snapshot of {name}")));
+            let volumes = adt::providers::Provider::volumes(&process.machines).expect("this provider has them");
+            left.extend(volumes.any(&id(name)).then(|| format!("data or a snapshot of {name}")));
         }
         let records = process.engine.store.snapshots.all().unwrap();
         left.extend(records.into_iter().map(|(id, snapshot)| format!("record of snapshot {} of {id}", snapshot.name)));

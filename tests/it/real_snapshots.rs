@@ -163,6 +163,16 @@ fn a_rewind_brings_back_data_files_and_machines_and_can_be_undone() {
     adt.run("env:snapshots 7").ok().says("before the data went back to its seed");
     adt.run("env:rewind 7 --yes").ok();
     assert_eq!(run("db", "mariadb -N -e 'SHOW DATABASES LIKE \"kept\"'").1, "kept");
+    // Of one that lies still, the way back waits for its next start, and nothing else may come between.
+    adt.run("env:snapshot 7 still").ok();
+    assert!(run("db", "mariadb -e 'DROP DATABASE kept'").0);
+    adt.run("env:halt 7").ok();
+    adt.run("env:rewind 7 still --yes").ok().says("from the next `env:up` on");
+    adt.run("env:reload 7").fails(5).says("a rewind is not finished").says("adt env:up hello 7");
+    adt.run("env:snapshots 7 --remove still --yes").fails(5).says("a rewind is not finished");
+    adt.run("env:up 7").ok();
+    assert_eq!(run("db", "mariadb -N -e 'SHOW DATABASES LIKE \"kept\"'").1, "kept");
+    adt.run("env:reload 7").ok();
     adt.run("env:destroy 7 --yes").ok();
     assert_eq!(adt.leftovers(), Vec::<String>::new());
 }

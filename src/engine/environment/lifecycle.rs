@@ -135,13 +135,7 @@ impl Engine {
     /// The same for one that the store has as wanted up: each write to the store waits for the disk.
     fn climb(&self, environment: &Environment, new: Codes, dry_run: bool, events: &Events) -> Result<Response, Failure> {
         let id = &environment.id;
-        if !dry_run {
-            self.put_works_back(environment)?;
-        }
         let plan = self.drive_with(environment, Goal::Up, new, dry_run, events)?;
-        if !dry_run {
-            self.settle_rewind(environment)?;
-        }
         let summary = if dry_run {
             format!("`{id}` would be brought up")
         } else if plan.is_empty() {
@@ -312,6 +306,9 @@ impl Engine {
                 self.store.keys.ensure(&environment.id)?;
             }
             self.add_files(environment, &mut wanted)?;
+            if !dry_run {
+                self.put_works_back(environment)?;
+            }
         }
         let mut seen = self.seen(goal, &environment.id, &wanted, true)?;
         if goal == Goal::Up {
@@ -322,19 +319,20 @@ impl Engine {
         let is_there = |name: &SiteName, site: &LiveSite| checkout::exists(&site.folder) || !wanted.checkouts.contains_key(name);
         seen.checkouts = live.iter().filter(|(name, site)| is_there(name, site)).map(|(name, _)| name.clone()).collect();
         let plan = plan(goal, &wanted, &seen);
-        if plan.is_empty() {
-            return Ok(plan);
+        if !plan.is_empty() {
+            events.emit(Event::Planned { plan: plan.clone() });
         }
-        events.emit(Event::Planned { plan: plan.clone() });
-        if dry_run {
-            return Ok(plan);
+        if !plan.is_empty() && !dry_run {
+            let network = wanted::network(self.store.install(), environment);
+            let specs: BTreeMap<&MachineName, &MachineSpec> =
+                wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
+            let (raising, workspace) = (Some(Raising { environment, wanted: &wanted }), Some(workspace_of(environment)));
+            let environment = Some(environment);
+            self.perform(&plan, &Scene { environment, raising, network: &network, specs, sites: &live, workspace }, events)?;
         }
-        let network = wanted::network(self.store.install(), environment);
-        let specs: BTreeMap<&MachineName, &MachineSpec> =
-            wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
-        let (raising, workspace) = (Some(Raising { environment, wanted: &wanted }), Some(workspace_of(environment)));
-        let environment = Some(environment);
-        self.perform(&plan, &Scene { environment, raising, network: &network, specs, sites: &live, workspace }, events)?;
+        if goal == Goal::Up && !dry_run {
+            self.settle_rewind(environment)?;
+        }
         Ok(plan)
     }
 

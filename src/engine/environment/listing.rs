@@ -149,9 +149,11 @@ impl Engine {
         let used = |name: &MachineName, path: &String| {
             machines.get(name).is_some_and(|machine| platform.volumes(machine).contains(path))
         };
-        let seen = volumes.seen(&environment.id)?.into_iter();
-        Ok(seen
-            .map(|SeenVolume { machine, path, size }| VolumeDetail { used: used(&machine, &path), machine, path, size })
-            .collect())
+        let detail = |seen: SeenVolume| {
+            let size = volumes.size(&environment.id, &seen)?;
+            let SeenVolume { machine, path } = seen;
+            Ok(VolumeDetail { used: used(&machine, &path), machine, path, size })
+        };
+        volumes.seen(&environment.id)?.into_iter().map(detail).collect()
     }
 }

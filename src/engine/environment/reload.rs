@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::Engine;
 use crate::engine::environment::lifecycle::leaving;
+use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
 use crate::model::response::Done;
 use crate::model::snapshot::Reason;
@@ -26,6 +27,9 @@ impl Engine {
         let mut environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
             return Err(leaving(id, "reload"));
+        }
+        if environment.definition.rewound.is_some() {
+            return Err(unfinished(id, &format!("reload `{id}`")));
         }
         let before = environment.definition.clone();
         environment.definition = self.definition_from(&platform, &id.name, &before, dry_run, events)?;

@@ -92,8 +92,7 @@ impl Engine {
             machines,
             checkouts: BTreeSet::new(),
             stale: BTreeSet::new(),
-            volumes: self.provider.volumes().map_or(Ok(false), |volumes| volumes.any(id))?
-                || self.provider.snapshots().is_some_and(|snapshots| snapshots.any(id)),
+            volumes: self.provider.volumes().is_some_and(|volumes| volumes.any(id)),
             remembered,
         })
     }

@@ -8,11 +8,11 @@
 //! specification does not have that way back yet is put back and made anew. Machines that were added since go, and their volumes
 //! stay unused, as after any reload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::engine::environment::lifecycle::{done, leaving};
+use crate::engine::environment::lifecycle::leaving;
 use crate::engine::environment::perform::{join, stopped};
 use crate::engine::events::Events;
 use crate::exec::Cancel;
@@ -42,7 +42,7 @@ impl Engine {
             return Err(leaving(id, "take a snapshot of"));
         }
         let provider = self.snapshots(id)?;
-        let known = self.whole_snapshots(id)?;
+        let known = self.tidy_snapshots(id)?;
         if let Some(name) = name.as_ref().filter(|name| known.iter().any(|one| one.name == **name)) {
             return Err(Failure::new(Kind::Conflict, format!("take the snapshot `{name}` of `{id}`"))
                 .cause("there is one of that name")
@@ -52,8 +52,7 @@ impl Engine {
                 )));
         }
         let name = name.unwrap_or_else(|| self.free_name(&known));
-        let cost = provider.cost(id)?;
-        if !cost.shares {
+        if let Some(cost) = provider.cost(id)? {
             events.note(format!(
                 "{} in {} files are copied, and `{id}` stands still meanwhile; on a pool they would be shared at once: adt \
                  host:bootstrap --pool SIZE",
@@ -97,22 +96,21 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let _lock = self.lock_environment(id, events)?;
         let environment = self.environment(id)?;
+        self.tidy_snapshots(id)?;
         let found = self.find(id, Some(name))?;
         if environment.definition.rewound.as_ref().is_some_and(|rewound| rewound.snapshot == found.name) {
-            return Err(Failure::new(Kind::Conflict, format!("remove the snapshot `{name}` of `{id}`"))
-                .cause("a rewind to it is not finished")
-                .hint(format!("finish it with `adt env:up {} {}`", id.platform, id.name)));
+            return Err(unfinished(id, &format!("remove the snapshot `{name}` of `{id}`")));
         }
         if !dry_run {
             self.remove_snapshot(id, name)?;
         }
         let verb = if dry_run { "would be" } else { "is" };
-        let mut told = done(format!("the snapshot `{name}` of `{id}` {verb} removed"), Plan::default(), dry_run, Vec::new());
-        if let Response::Done(done) = &mut told {
-            done.changed = !dry_run;
-            done.removes = vec![format!("the snapshot `{name}`, {}", found.reason)];
-        }
-        Ok(told)
+        Ok(Response::Done(Done {
+            summary: format!("the snapshot `{name}` of `{id}` {verb} removed"),
+            changed: !dry_run,
+            removes: vec![format!("the snapshot `{name}`, {}", found.reason)],
+            ..Done::default()
+        }))
     }
 
     pub(in crate::engine) fn env_rewind(
@@ -143,13 +141,7 @@ impl Engine {
             self.remember(&format!("rewound to {}", snapshot.name), &id.to_string());
         }
         let is_up = environment.wanted == Wanted::Up;
-        if is_up && !dry_run {
-            self.put_works_back(&environment)?;
-        }
         let plan = if is_up { self.drive_with(&environment, Goal::Up, codes, dry_run, events)? } else { Plan::default() };
-        if is_up && !dry_run {
-            self.settle_rewind(&environment)?;
-        }
         let name = &snapshot.name;
         let summary = match (dry_run, is_up) {
             (true, _) => format!("`{id}` would be rewound to `{name}`, {}", snapshot.reason),
@@ -167,7 +159,7 @@ impl Engine {
     }
 
     /// A way back that every machine has gone is no wish any more: one that is made anew later must not go it again.
-    pub(in crate::engine) fn settle_rewind(&self, environment: &Environment) -> Result<(), Failure> {
+    pub(super) fn settle_rewind(&self, environment: &Environment) -> Result<(), Failure> {
         if environment.definition.rewound.is_some() {
             let mut definition = environment.definition.clone();
             definition.rewound = None;
@@ -189,8 +181,8 @@ impl Engine {
         if !environment.definition.platform.snapshots.automatic || self.provider.machines(id)?.is_empty() {
             return Ok(None);
         }
-        let cost = provider.cost(id)?;
-        if !cost.shares && (cost.bytes > MOST_UNASKED || self.fits(id, cost).is_err()) {
+        let cost = provider.cost(id)?.filter(|cost| cost.bytes > MOST_UNASKED || self.fits(id, *cost).is_err());
+        if let Some(cost) = cost {
             events.warn(format!(
                 "no snapshot is taken {reason}: it would copy {}; `adt env:snapshot {} {}` does it all the same, and on a pool it costs \
                  nothing: adt host:bootstrap --pool SIZE",
@@ -200,7 +192,7 @@ impl Engine {
             ));
             return Ok(None);
         }
-        let name = self.free_name(&self.whole_snapshots(id)?);
+        let name = self.free_name(&self.tidy_snapshots(id)?);
         self.take(environment, &name, reason, events)?;
         Ok(Some(name))
     }
@@ -208,7 +200,6 @@ impl Engine {
     fn take(&self, environment: &Environment, name: &SnapshotName, reason: Reason, events: &Events) -> Result<(), Failure> {
         let id = &environment.id;
         let provider = self.snapshots(id)?;
-        let reason_told = reason.to_string();
         let works = {
             let _still = Still::of(self, id)?;
             if stopped(&self.cancel) {
@@ -222,7 +213,6 @@ impl Engine {
         let codes = self.codes(id)?;
         let definition = environment.definition.clone();
         self.store.snapshots.add(id, &Snapshot { name: name.clone(), taken: self.now(), reason, definition, codes, works })?;
-        tracing::debug!(%id, %name, reason = reason_told, "snapshot taken");
         for surplus in self.surplus(environment)? {
             events.note(format!("the snapshot `{surplus}` goes, as `[snapshots]` of its platform says"));
             self.remove_snapshot(id, &surplus)?;
@@ -239,7 +229,7 @@ impl Engine {
     }
 
     /// Brings working trees back where a way back is wished; done again, it changes nothing more.
-    pub(in crate::engine) fn put_works_back(&self, environment: &Environment) -> Result<(), Failure> {
+    pub(super) fn put_works_back(&self, environment: &Environment) -> Result<(), Failure> {
         let Some(rewound) = &environment.definition.rewound else { return Ok(()) };
         let snapshot = self.find(&environment.id, Some(&rewound.snapshot))?;
         let live = self.live_sites_of(environment, snapshot.codes.clone());
@@ -276,18 +266,21 @@ impl Engine {
         })
     }
 
-    /// The snapshots of which record and copy are there. Whatever has only one of these was cut off, and goes.
+    /// The snapshots of which record and copy are there. Whoever is about to take one at this moment has only the one or the other.
     fn whole_snapshots(&self, id: &EnvironmentId) -> Result<Vec<Snapshot>, Failure> {
+        let copied = self.snapshots(id)?.names(id)?;
+        Ok(self.store.snapshots.list(id)?.into_iter().filter(|one| copied.contains(&one.name)).collect())
+    }
+
+    /// The same for who holds the environment's lock: what is not whole was cut off, and goes.
+    fn tidy_snapshots(&self, id: &EnvironmentId) -> Result<Vec<Snapshot>, Failure> {
         let provider = self.snapshots(id)?;
-        let mut copied = provider.names(id)?;
-        let mut whole = Vec::new();
-        for one in self.store.snapshots.list(id)? {
-            if copied.remove(&one.name) { whole.push(one) } else { self.store.snapshots.remove(id, &one.name)? }
+        provider.sweep(id)?;
+        let recorded = self.store.snapshots.list(id)?.into_iter().map(|one| one.name).collect::<BTreeSet<_>>();
+        for half in provider.names(id)?.symmetric_difference(&recorded) {
+            self.remove_snapshot(id, half)?;
         }
-        for unrecorded in copied {
-            provider.remove(id, &unrecorded)?;
-        }
-        Ok(whole)
+        self.whole_snapshots(id)
     }
 
     fn find(&self, id: &EnvironmentId, name: Option<&SnapshotName>) -> Result<Snapshot, Failure> {
@@ -349,9 +342,11 @@ fn megabytes(bytes: u64) -> String {
     format!("{} MB", bytes.div_ceil(1_000_000))
 }
 
-/// A machine that is frozen was left so by a copy that was killed.
-fn runs(state: &MachineState) -> bool {
-    matches!(state, MachineState::Running { .. } | MachineState::Frozen { .. })
+/// Until a way back is gone, machines and definition are not of one time.
+pub(in crate::engine) fn unfinished(id: &EnvironmentId, what: &str) -> Failure {
+    Failure::new(Kind::Conflict, what)
+        .cause("a rewind is not finished")
+        .hint(format!("finish it with `adt env:up {} {}`", id.platform, id.name))
 }
 
 /// The machines of an environment that ran stand still until this is dropped, whatever happens meanwhile.
@@ -362,8 +357,11 @@ struct Still<'a> {
 
 impl<'a> Still<'a> {
     fn of(engine: &'a Engine, id: &EnvironmentId) -> Result<Self, Failure> {
-        let states = engine.provider.machines(id)?;
-        let running: Vec<_> = states.iter().filter(|(_, state)| runs(state)).map(|(name, _)| id.machine(name)).collect();
+        let states = engine.provider.machines(id)?.into_iter();
+        let running: Vec<_> = states
+            .filter(|(_, state)| matches!(state, MachineState::Running { .. }))
+            .map(|(name, _)| id.machine(&name))
+            .collect();
         let Some(freezer) = engine.provider.freezer() else {
             return Err(Failure::new(Kind::Host, format!("take a snapshot of `{id}`"))
                 .cause("its machines can't be frozen while they run")
@@ -386,7 +384,7 @@ impl Drop for Still<'_> {
             for machine in &self.frozen {
                 scope.spawn(move || {
                     if let Err(error) = freezer.thaw(machine) {
-                        tracing::warn!(%machine, %error, "it stays frozen; the next `env:up` thaws it");
+                        tracing::warn!(%machine, %error, "it stays frozen; the next command thaws it");
                     }
                 });
             }

@@ -41,8 +41,7 @@ pub struct Folder {
 
 impl Folder {
     pub fn new(store: &Path, id: &MachineId) -> Self {
-        let environment = &id.environment;
-        let path = machines(store).join(environment.platform.as_str()).join(environment.name.as_str()).join(id.machine.as_str());
+        let path = of_environment(store, &id.environment).join(id.machine.as_str());
         Self { store: store.to_owned(), path }
     }
 
@@ -118,11 +117,7 @@ impl Folder {
     /// Removes everything. One rename makes it gone at once; files follow.
     pub fn remove(&self) -> io::Result<()> {
         discard(&self.store, &self.path)?;
-        for parent in self.path.ancestors().skip(1).take(2) {
-            // Other machines may still be there.
-            let _ = fs::remove_dir(parent);
-        }
-        sweep(&self.store);
+        clear(&self.store, self.path.parent().expect("a machine lies in its environment's folder"));
         Ok(())
     }
 
@@ -162,8 +157,20 @@ pub fn discard(store: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub fn machines(store: &Path) -> PathBuf {
+/// Takes away what was discarded, and an environment's folder, with its platform's, where nothing else is in it.
+pub fn clear(store: &Path, environment: &Path) {
+    for folder in environment.ancestors().take(2) {
+        let _ = fs::remove_dir(folder);
+    }
+    sweep(store);
+}
+
+fn machines(store: &Path) -> PathBuf {
     store.join("machines")
+}
+
+pub fn of_environment(store: &Path, environment: &EnvironmentId) -> PathBuf {
+    machines(store).join(environment.platform.as_str()).join(environment.name.as_str())
 }
 
 /// No platform's name starts with a dot.
@@ -202,8 +209,7 @@ pub fn list(store: &Path) -> io::Result<BTreeMap<EnvironmentId, Vec<Found>>> {
 
 /// The folders of one environment.
 pub fn list_of(store: &Path, environment: &EnvironmentId) -> io::Result<Vec<Found>> {
-    let path = machines(store).join(environment.platform.as_str()).join(environment.name.as_str());
-    open(CWD, &path)?.map_or_else(|| Ok(Vec::new()), |folder| machines_in(&folder))
+    open(CWD, &of_environment(store, environment))?.map_or_else(|| Ok(Vec::new()), |folder| machines_in(&folder))
 }
 
 fn machines_in(environment: &OwnedFd) -> io::Result<Vec<Found>> {

@@ -168,12 +168,8 @@ impl Machine<'_> {
     }
 
     fn create(&self, spec: &MachineSpec) -> Result<()> {
-        for digest in &spec.layers {
-            if !self.home.store.join("layers").join(digest.as_str()).join("rootfs").is_dir() {
-                return Err(Error::LayerMissing { id: self.id.clone(), digest: digest.to_string() });
-            }
-        }
-        for digest in spec.volumes.iter().flatten().flat_map(|volume| &volume.seed) {
+        let seeds = spec.volumes.iter().flatten().flat_map(|volume| &volume.seed);
+        for digest in spec.layers.iter().chain(seeds) {
             if !self.home.store.join("layers").join(digest.as_str()).join("rootfs").is_dir() {
                 return Err(Error::LayerMissing { id: self.id.clone(), digest: digest.to_string() });
             }
@@ -192,6 +188,14 @@ impl Machine<'_> {
         match self.hierarchies.init(&self.group) {
             Some(_) => Ok(()),
             None => volume::begin(&self.home.store, spec).map_err(failed_io("begin the volumes of", &self.folder.path)),
+        }
+    }
+
+    /// Its files may only be moved while nothing in it runs.
+    fn must_lie_still(&self, verb: &'static str) -> Result<()> {
+        match self.hierarchies.init(&self.group) {
+            Some(_) => Err(is_running(verb, self.id)),
+            None => Ok(()),
         }
     }
 
@@ -251,10 +255,7 @@ impl Machine<'_> {
     fn place(&self, files: &[super::File], gone: &[String]) -> Result<()> {
         let spec = self.spec()?;
         match self.state() {
-            MachineState::Running { .. } | MachineState::Frozen { .. } => {
-                let reason = "it is running".to_owned();
-                Err(Error::Failed { verb: "put files into", id: self.id.clone(), reason, tail: Vec::new() })
-            }
+            MachineState::Running { .. } | MachineState::Frozen { .. } => Err(is_running("put files into", self.id)),
             MachineState::Halted | MachineState::Absent | MachineState::Broken { .. } => {
                 let upper = self.folder.join("upper");
                 self.place_files(&spec, files, gone).map_err(failed_io("put files into", &upper))
@@ -414,6 +415,10 @@ fn has_apparmor() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
 }
 
+fn is_running(verb: &'static str, id: &MachineId) -> Error {
+    Error::Failed { verb, id: id.clone(), reason: "it is running".into(), tail: Vec::new() }
+}
+
 fn failed_io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { what, path, source }
@@ -536,6 +541,11 @@ impl Provider for Lxc {
 }
 
 impl Lxc {
+    /// Where the data of an environment lies.
+    fn data(&self, environment: &EnvironmentId) -> [PathBuf; 2] {
+        [volume::of_environment(&self.home.store, environment), snapshot::of_environment(&self.home.store, environment)]
+    }
+
     /// The states of an environment's machines: those with a folder, and where `groups` says that there are control groups
     /// of it, those of which only processes are left.
     fn states(
@@ -575,14 +585,7 @@ impl Freezer for Lxc {
 impl Volumes for Lxc {
     fn keep(&self, spec: &MachineSpec) -> Result<()> {
         let machine = self.machine(&spec.id)?;
-        if machine.hierarchies.init(&machine.group).is_some() {
-            return Err(Error::Failed {
-                verb: "keep the data of",
-                id: spec.id.clone(),
-                reason: "it is running".into(),
-                tail: Vec::new(),
-            });
-        }
+        machine.must_lie_still("keep the data of")?;
         machine.begin_volumes(spec)
     }
 
@@ -590,47 +593,61 @@ impl Volumes for Lxc {
         volume::list(&self.home.store, environment).map_err(failed_io("list the volumes in", &self.home.store))
     }
 
-    fn any(&self, environment: &EnvironmentId) -> Result<bool> {
-        volume::any(&self.home.store, environment).map_err(failed_io("list the volumes in", &self.home.store))
+    fn size(&self, environment: &EnvironmentId, volume: &SeenVolume) -> Result<u64> {
+        Ok(volume::size(&self.home.store, environment, volume))
+    }
+
+    fn any(&self, environment: &EnvironmentId) -> bool {
+        self.data(environment).iter().any(|folder| folder.exists())
     }
 
     fn held(&self) -> Result<BTreeSet<Digest>> {
-        volume::held(&self.home.store).map_err(failed_io("list the volumes in", &self.home.store))
+        let store = &self.home.store;
+        let held = folder::list(store).and_then(|environments| {
+            environments.keys().try_fold(BTreeSet::new(), |mut held, environment| {
+                held.extend(volume::held_in(&volume::of_environment(store, environment))?);
+                held.extend(snapshot::held(store, environment)?);
+                Ok(held)
+            })
+        });
+        held.map_err(failed_io("list the volumes in", store))
     }
 
     fn erase(&self, environment: &EnvironmentId) -> Result<()> {
-        let snapshots = snapshot::of_environment(&self.home.store, environment);
-        let erased = folder::discard(&self.home.store, &snapshots).and_then(|()| volume::erase(&self.home.store, environment));
-        erased.map_err(failed_io("remove the data in", &self.home.store))
+        let store = &self.home.store;
+        self.data(environment)
+            .iter()
+            .try_for_each(|folder| folder::discard(store, folder))
+            .map_err(failed_io("erase the data in", store))?;
+        folder::clear(store, &folder::of_environment(store, environment));
+        Ok(())
     }
 }
 
 impl Snapshots for Lxc {
-    fn cost(&self, environment: &EnvironmentId) -> Result<super::Cost> {
+    fn cost(&self, environment: &EnvironmentId) -> Result<Option<super::Cost>> {
         snapshot::cost(&self.home.store, environment).map_err(failed_io("look at the files in", &self.home.store))
     }
 
     fn copy(&self, environment: &EnvironmentId, name: &SnapshotName, cancel: &Cancel) -> Result<()> {
         for (machine, state) in self.machines(environment)? {
             if let MachineState::Running { .. } = state {
-                let (id, reason) = (environment.machine(&machine), "it is running".to_owned());
-                return Err(Error::Failed { verb: "copy", id, reason, tail: Vec::new() });
+                return Err(is_running("copy", &environment.machine(&machine)));
             }
         }
-        Ok(snapshot::copy(&self.home.store, environment, name, cancel)?)
+        snapshot::copy(&self.home.store, environment, name, cancel)
     }
 
     fn seal(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
         snapshot::seal(&self.home.store, environment, name).map_err(failed_io("keep the snapshot in", &self.home.store))
     }
 
-    fn any(&self, environment: &EnvironmentId) -> bool {
-        snapshot::of_environment(&self.home.store, environment).exists()
+    fn sweep(&self, environment: &EnvironmentId) -> Result<()> {
+        snapshot::sweep(&self.home.store, environment).map_err(failed_io("remove unfinished snapshots in", &self.home.store))
     }
 
     fn names(&self, environment: &EnvironmentId) -> Result<BTreeSet<SnapshotName>> {
-        let found = snapshot::sweep(&self.home.store, environment).and_then(|()| snapshot::names(&self.home.store, environment));
-        found.map_err(failed_io("list the snapshots in", &self.home.store))
+        snapshot::names(&self.home.store, environment).map_err(failed_io("list the snapshots in", &self.home.store))
     }
 
     fn alone(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<u64> {
@@ -639,25 +656,14 @@ impl Snapshots for Lxc {
 
     fn restore(&self, id: &MachineId, name: &SnapshotName, cancel: &Cancel) -> Result<()> {
         let machine = self.machine(id)?;
-        if machine.hierarchies.init(&machine.group).is_some() {
-            return Err(Error::Failed { verb: "put back", id: id.clone(), reason: "it is running".into(), tail: Vec::new() });
-        }
+        machine.must_lie_still("put back")?;
         // Its last processes may still hold the mount.
         machine.stop(Duration::ZERO)?;
-        Ok(snapshot::restore(&self.home.store, id, name, cancel)?)
+        snapshot::restore(&self.home.store, id, name, cancel)
     }
 
     fn remove(&self, environment: &EnvironmentId, name: &SnapshotName) -> Result<()> {
         snapshot::remove(&self.home.store, environment, name).map_err(failed_io("remove the snapshot in", &self.home.store))
-    }
-}
-
-impl From<snapshot::Error> for Error {
-    fn from(error: snapshot::Error) -> Self {
-        match error {
-            snapshot::Error::Io { what, path, source } => Self::Io { what, path, source },
-            snapshot::Error::Exec(error) => Self::Exec(error),
-        }
     }
 }
 
@@ -684,9 +690,7 @@ impl Layers for Lxc {
     fn commit(&self, id: &MachineId, target: &Path) -> Result<()> {
         let machine = self.machine(id)?;
         machine.spec()?;
-        if machine.hierarchies.init(&machine.group).is_some() {
-            return Err(Error::Failed { verb: "commit", id: id.clone(), reason: "it is running".into(), tail: Vec::new() });
-        }
+        machine.must_lie_still("commit")?;
         // Its last processes may still hold the mount.
         machine.stop(Duration::ZERO)?;
         if target.exists() {

@@ -21,58 +21,47 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk;
-use crate::exec::{self, Cancel, Command, Limits};
+use crate::exec::{Cancel, Command, Limits};
 use crate::model::{Digest, EnvironmentId, MachineId, SnapshotName};
-use crate::providers::Cost;
+use crate::providers::{Cost, Result};
 
 use super::folder::{self, Folder};
-use super::volume;
+use super::{failed_io, volume};
 
 const FOLDER: &str = ".snapshots";
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{what} `{path}`")]
-    Io { what: &'static str, path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Exec(#[from] exec::Error),
-}
-
-type Result<T> = std::result::Result<T, Error>;
-
-fn told<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + use<'a> {
-    move |source| Error::Io { what, path: path.to_owned(), source }
-}
-
-/// What a copy of everything takes now.
-pub fn cost(store: &Path, environment: &EnvironmentId) -> io::Result<Cost> {
-    let home = home(store, environment);
-    let mut cost = Cost { bytes: 0, files: 0, shares: home.exists() && disk::shares_blocks(&home)? };
+/// What a copy of everything takes now; nothing worth a word where blocks are shared.
+pub fn cost(store: &Path, environment: &EnvironmentId) -> io::Result<Option<Cost>> {
+    let home = folder::of_environment(store, environment);
+    if home.exists() && disk::shares_blocks(&home)? {
+        return Ok(None);
+    }
+    let mut cost = Cost { bytes: 0, files: 0 };
     let ours = |entry: &walkdir::DirEntry| entry.depth() != 1 || entry.file_name() != FOLDER;
     for entry in walkdir::WalkDir::new(&home).into_iter().filter_entry(ours).flatten() {
         let Ok(meta) = entry.metadata() else { continue };
         cost.files += 1;
         cost.bytes += meta.blocks() * 512;
     }
-    Ok(cost)
+    Ok(Some(cost))
 }
 
 /// Copies everything into a draft. Nobody writes meanwhile.
 pub fn copy(store: &Path, environment: &EnvironmentId, name: &SnapshotName, cancel: &Cancel) -> Result<()> {
     let draft = draft(store, environment, name);
-    folder::discard(store, &draft).map_err(told("remove", &draft))?;
-    let (machines, home) = (draft.join("machines"), home(store, environment));
-    folder::private(&machines).map_err(told("make", &machines))?;
-    let found = folder::list_of(store, environment).map_err(told("list", &home))?;
+    folder::discard(store, &draft).map_err(failed_io("remove", &draft))?;
+    let machines = draft.join("machines");
+    folder::private(&machines).map_err(failed_io("make", &machines))?;
+    let found = folder::list_of(store, environment).map_err(failed_io("list the machines in", store))?;
     let mut pairs = vec![(volume::of_environment(store, environment), draft.join("volumes"))];
     for (machine, _) in found {
         let own = Folder::new(store, &environment.machine(&machine));
         let target = machines.join(machine.as_str());
-        folder::private(&target).map_err(told("make", &target))?;
+        folder::private(&target).map_err(failed_io("make", &target))?;
         pairs.extend(["upper", "mounts"].map(|part| (own.join(part), target.join(part))));
     }
     std::thread::scope(|scope| {
@@ -96,30 +85,30 @@ pub fn restore(store: &Path, id: &MachineId, name: &SnapshotName, cancel: &Cance
     let from = place(store, environment, name);
     let files = from.join("machines").join(id.machine.as_str());
     if !files.exists() {
-        return Err(told("find", &files)(io::ErrorKind::NotFound.into()));
+        return Err(failed_io("find", &files)(io::ErrorKind::NotFound.into()));
     }
     let own = Folder::new(store, id);
-    folder::private(&own.path).map_err(told("make", &own.path))?;
+    folder::private(&own.path).map_err(failed_io("make", &own.path))?;
     for part in ["upper", "mounts"] {
         replace(store, &files.join(part), &own.join(part), cancel)?;
     }
     let volumes = volume::of_machine(store, environment, &id.machine);
     let parent = volumes.parent().expect("a machine's volumes lie in the folder of all");
-    folder::private(parent).map_err(told("make", parent))?;
+    folder::private(parent).map_err(failed_io("make", parent))?;
     replace(store, &from.join("volumes").join(id.machine.as_str()), &volumes, cancel)?;
     // Overlayfs' own of a mount that is no more.
-    folder::discard(store, &own.join("work")).map_err(told("remove", &own.path))
+    folder::discard(store, &own.join("work")).map_err(failed_io("remove", &own.path))
 }
 
 /// What is at `to` becomes a copy of `from`, or goes where that has nothing.
 fn replace(store: &Path, from: &Path, to: &Path, cancel: &Cancel) -> Result<()> {
     let new = to.with_file_name(format!(".new-{}", to.file_name().and_then(|name| name.to_str()).expect("names are ours")));
-    folder::discard(store, &new).map_err(told("remove", &new))?;
+    folder::discard(store, &new).map_err(failed_io("remove", &new))?;
     copy_tree(from, &new, cancel)?;
-    folder::discard(store, to).map_err(told("remove", to))?;
+    folder::discard(store, to).map_err(failed_io("remove", to))?;
     if new.exists() {
         // A restore that a power cut undid is done again: nothing says yet that it is done.
-        disk::put_spare(&new, to).map_err(told("put in place", to))?;
+        disk::put_spare(&new, to).map_err(failed_io("put in place", to))?;
     }
     Ok(())
 }
@@ -139,11 +128,9 @@ pub fn alone(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> 
 pub fn remove(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> io::Result<()> {
     folder::discard(store, &place(store, environment, name))?;
     folder::discard(store, &draft(store, environment, name))?;
-    for folder in of_environment(store, environment).ancestors().take(3) {
-        // Others may still be there.
-        let _ = fs::remove_dir(folder);
-    }
-    folder::sweep(store);
+    // Others may still be there.
+    let _ = fs::remove_dir(of_environment(store, environment));
+    folder::clear(store, &folder::of_environment(store, environment));
     Ok(())
 }
 
@@ -166,12 +153,8 @@ pub fn held(store: &Path, environment: &EnvironmentId) -> io::Result<BTreeSet<Di
     Ok(held)
 }
 
-fn home(store: &Path, environment: &EnvironmentId) -> PathBuf {
-    folder::machines(store).join(environment.platform.as_str()).join(environment.name.as_str())
-}
-
 pub fn of_environment(store: &Path, environment: &EnvironmentId) -> PathBuf {
-    home(store, environment).join(FOLDER)
+    folder::of_environment(store, environment).join(FOLDER)
 }
 
 fn place(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> PathBuf {
@@ -225,8 +208,7 @@ const SHARED: u32 = 0x2000;
 /// Bytes of a file in blocks that are its own.
 fn unshared(path: &Path) -> io::Result<u64> {
     let meta = fs::symlink_metadata(path)?;
-    let kind = meta.file_type();
-    if !kind.is_file() || kind.is_fifo() || meta.blocks() == 0 {
+    if !meta.is_file() || meta.blocks() == 0 {
         return Ok(meta.blocks() * 512);
     }
     let file = File::from(rustix::fs::open(

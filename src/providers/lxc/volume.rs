@@ -89,7 +89,7 @@ pub fn shown(store: &Path, spec: &MachineSpec) -> io::Result<Vec<Shown>> {
     for volume in spec.volumes.iter().flatten() {
         let own = of_machine(store, &spec.id.environment, &spec.id.machine).join(key(&volume.path));
         let Some(record) = record(&own)? else { continue };
-        let mut lowers = below(store, &record.seed, &record.path)?.folders;
+        let mut lowers = below(store, &record.seed, &record.path)?;
         if lowers.is_empty() {
             lowers.push(own.join("empty"));
         }
@@ -124,27 +124,19 @@ pub fn list(store: &Path, environment: &EnvironmentId) -> io::Result<Vec<SeenVol
     for (machine, folder) in each(&of_environment(store, environment))? {
         // A draft may hold data already, and nobody must be told that there is none. What can't be read can still be removed.
         let Ok(Some(record)) = record(&folder) else { continue };
-        all.push(SeenVolume { machine, path: record.path, size: folder::disk(&folder) });
+        all.push(SeenVolume { machine, path: record.path });
     }
     Ok(all)
 }
 
-pub fn any(store: &Path, environment: &EnvironmentId) -> io::Result<bool> {
-    Ok(of_environment(store, environment).exists())
+/// Bytes of one volume.
+pub fn size(store: &Path, environment: &EnvironmentId, volume: &SeenVolume) -> u64 {
+    folder::disk(&of_machine(store, environment, &volume.machine).join(key(&volume.path)))
 }
 
 /// Bytes of one machine's volumes.
 pub fn disk(store: &Path, environment: &EnvironmentId, machine: &MachineName) -> u64 {
     folder::disk(&of_machine(store, environment, machine))
-}
-
-pub fn held(store: &Path) -> io::Result<BTreeSet<Digest>> {
-    let mut held = BTreeSet::new();
-    for environment in folder::list(store)?.into_keys() {
-        held.extend(held_in(&of_environment(store, &environment))?);
-        held.extend(super::snapshot::held(store, &environment)?);
-    }
-    Ok(held)
 }
 
 /// The layers that the volumes in a folder of volumes began from.
@@ -156,19 +148,8 @@ pub fn held_in(volumes: &Path) -> io::Result<BTreeSet<Digest>> {
     Ok(held)
 }
 
-pub fn erase(store: &Path, environment: &EnvironmentId) -> io::Result<()> {
-    let all = of_environment(store, environment);
-    folder::discard(store, &all)?;
-    for parent in all.ancestors().skip(1).take(2) {
-        // Others may still be there.
-        let _ = fs::remove_dir(parent);
-    }
-    folder::sweep(store);
-    Ok(())
-}
-
 pub fn of_environment(store: &Path, environment: &EnvironmentId) -> PathBuf {
-    folder::machines(store).join(environment.platform.as_str()).join(environment.name.as_str()).join(FOLDER)
+    folder::of_environment(store, environment).join(FOLDER)
 }
 
 pub fn of_machine(store: &Path, environment: &EnvironmentId, machine: &MachineName) -> PathBuf {
@@ -262,7 +243,7 @@ impl Draft<'_> {
                 Ok(fsync(&parent)?)
             }
             Own::Nothing { .. } => {
-                let below = below(self.store, &record.seed, path)?.folders;
+                let below = below(self.store, &record.seed, path)?;
                 fresh_upper(&draft.join("upper.new"), below.first().map(PathBuf::as_path))?;
                 disk::put_spare(&draft.join("upper.new"), &upper)
             }
@@ -333,13 +314,8 @@ impl Own {
     }
 }
 
-/// What overlayfs shows of layers at a path.
-struct Below {
-    /// The uppermost first.
-    folders: Vec<PathBuf>,
-}
-
-fn below(store: &Path, seed: &[Digest], path: &str) -> io::Result<Below> {
+/// The folders of layers that overlayfs shows at a path, the uppermost first.
+fn below(store: &Path, seed: &[Digest], path: &str) -> io::Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for digest in seed.iter().rev() {
         let root = store.join("layers").join(digest.as_str()).join("rootfs");
@@ -366,7 +342,7 @@ fn below(store: &Path, seed: &[Digest], path: &str) -> io::Result<Below> {
             break;
         }
     }
-    Ok(Below { folders })
+    Ok(folders)
 }
 
 enum Found {
