@@ -136,4 +136,44 @@ mod tests {
         forget(&person, folder, &"s".parse().unwrap()).unwrap();
         assert_eq!(git(folder, &["for-each-ref", "refs/adt"]), "");
     }
+
+    /// What a machine puts into the folder of a submodule, and into one of its own making, is executed by neither way.
+    #[test]
+    fn nothing_in_the_tree_is_executed() {
+        let place = tempfile::tempdir().unwrap();
+        let (folder, person) = (place.path().join("tree"), Person::default());
+        let (trap, sprung) = (place.path().join("trap"), place.path().join("sprung"));
+        fs::write(&trap, format!("#!/bin/sh\ntouch {}\n", sprung.display())).unwrap();
+        fs::set_permissions(&trap, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let plant = |name: &str| {
+            let inner = folder.join(name);
+            fs::create_dir(&inner).unwrap();
+            git(&inner, &["init", "--quiet"]);
+            fs::write(inner.join("file"), "one").unwrap();
+            git(&inner, &["add", "."]);
+            git(&inner, &["commit", "--quiet", "-m", "one"]);
+            inner
+        };
+        fs::create_dir(&folder).unwrap();
+        git(&folder, &["init", "--quiet", "--initial-branch=main"]);
+        let module = plant("module");
+        fs::write(folder.join(".gitmodules"), "[submodule \"module\"]\n\tpath = module\n\turl = ./module\n\tignore = none\n")
+            .unwrap();
+        git(&folder, &["add", "."]);
+        git(&folder, &["commit", "--quiet", "-m", "with a submodule"]);
+        for inner in [module, plant("planted")] {
+            git(&inner, &["config", "core.fsmonitor", trap.to_str().unwrap()]);
+            fs::write(inner.join("file"), "two").unwrap();
+        }
+        git(&folder, &["config", "submodule.recurse", "true"]);
+        let name = "s".parse().unwrap();
+        let kept = keep(&person, &folder, &name).unwrap();
+        fs::write(folder.join("later"), "").unwrap();
+        put_back(&person, &folder, &kept).unwrap();
+        forget(&person, &folder, &name).unwrap();
+        assert!(!sprung.exists() && !folder.join("later").exists());
+        // The trap works.
+        git(&folder.join("module"), &["status"]);
+        assert!(sprung.exists());
+    }
 }
