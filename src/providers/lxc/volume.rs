@@ -30,7 +30,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::disk;
+use crate::disk::{self, marks::Marks};
 use crate::model::machine::{SeenVolume, Volume};
 use crate::model::{Digest, EnvironmentId, MachineName, MachineSpec};
 
@@ -258,7 +258,8 @@ fn fresh_upper(upper: &Path, like: Option<&Path>) -> io::Result<()> {
     let (user, group, mode) = match like {
         Some(like) => {
             let meta = fs::metadata(like)?;
-            for name in xattr::list(like)?.filter(|name| !name.as_encoded_bytes().starts_with(b"trusted.overlay.")) {
+            for name in xattr::list(like)?.filter(|name| !name.as_encoded_bytes().starts_with(Marks::here().prefix().as_bytes()))
+            {
                 if let Some(value) = xattr::get(like, &name)? {
                     xattr::set(upper, &name, &value)?;
                 }
@@ -371,7 +372,7 @@ fn step(folder: &OwnedFd, name: &str) -> io::Result<Found> {
 
 fn is_opaque(folder: &OwnedFd) -> bool {
     let mut value = [0; 1];
-    rustix::fs::fgetxattr(folder, c"trusted.overlay.opaque", &mut value).is_ok_and(|length| length == 1 && value[0] == b'y')
+    rustix::fs::fgetxattr(folder, Marks::here().opaque(), &mut value).is_ok_and(|length| length == 1 && value[0] == b'y')
 }
 
 fn not_a_folder(path: &str) -> io::Error {
