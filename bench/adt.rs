@@ -98,7 +98,8 @@ impl Adt {
             let folder = self.store.join("machines/hello/1").join(name.as_str());
             let config = std::fs::read_to_string(folder.join("config"))?;
             let identity = std::fs::read_to_string(folder.join("upper/etc/machine-id"))?;
-            Ok(Machine { name: name.to_string(), config, identity, spec })
+            let seccomp = std::fs::read_to_string(folder.join("seccomp"))?;
+            Ok(Machine { name: name.to_string(), config, seccomp, identity, spec })
         });
         let model = Model { machines: machines.collect::<Result<_>>()?, environment };
         self.run("env:destroy hello 1 --yes")?;
@@ -145,6 +146,8 @@ pub struct Machine {
     pub name: String,
     /// liblxc's configuration, as adt writes it.
     pub config: String,
+    /// The calls that are refused to its programs.
+    pub seccomp: String,
     pub identity: String,
     pub spec: MachineSpec,
 }

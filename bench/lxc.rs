@@ -1,5 +1,6 @@
-//! LXC's own programs with machines that are adt's in everything: layers, configuration, addresses. Their bridge stands
-//! already, and for the bare start their roots are mounted already.
+//! LXC's own programs with machines that are adt's in everything (layers, configuration, addresses) but two: they share one
+//! range of ids, so that roots need no id-mapped mounts, and nothing covers `/proc` and `/sys`. Their bridge stands already, and
+//! for the bare start their roots are mounted already.
 
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
@@ -48,10 +49,18 @@ fn bridge(model: &Model) -> Result<()> {
 fn configure(place: &Path, machine: &Machine, name: &str, root: &str) -> Result<PathBuf> {
     let folder = place.join(name);
     sweep::folder(&folder.join("root"))?;
-    let mut text = String::new();
+    // A machine's ids are those of its start, so the text that it was started from has none.
+    let mut text = format!("lxc.idmap = u 0 {SHIFT} 65536\nlxc.idmap = g 0 {SHIFT} 65536\n");
     for line in machine.config.lines().filter(|line| !line.starts_with('#')) {
         let (key, value) = line.split_once(" = ").ok_or("a setting is a key and a value")?;
         let value = match key {
+            // Only adt's own start helper can be called by it.
+            "lxc.hook.start-host" => continue,
+            "lxc.seccomp.profile" => {
+                let profile = folder.join("seccomp");
+                std::fs::write(&profile, &machine.seccomp)?;
+                profile.display().to_string()
+            }
             "lxc.rootfs.path" => root.to_owned(),
             "lxc.log.file" => folder.join("lxc.log").display().to_string(),
             "lxc.console.logfile" => folder.join("console.log").display().to_string(),
