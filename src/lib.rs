@@ -16,7 +16,7 @@
 //!    sources     git mirrors, checkouts, what is rendered in these                model exec store
 //!    logs        lines of journals and log files → records, in order; their forms on the wire       model
 //!    releases    commit → built tree, and the rules for its programs              model store sources boxes
-//!    providers   trait Provider, lxc, fake; choose names them                     model exec network template
+//!    providers   trait Provider, their registry, lxc, fake                        model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
 //!                rooms: environment, site, platform, boxes, check, host, logs
 //!    dns         routes → answers; forwards for machines                        model template shares

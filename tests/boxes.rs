@@ -17,12 +17,12 @@ use adt::exec::{Cancel, Follow};
 use adt::model::machine::Mount;
 use adt::model::{
     BoxName, Digest, EnvironmentId, EnvironmentName, Event, Exec, Failure, Health, IdPool, Kind, Limits, MachineId, MachineName,
-    MachineSpec, MachineState, NetworkSpec, PlatformName, Stream, Tag,
+    MachineSpec, MachineState, NetworkSpec, PlatformName, ProviderName, Stream, Tag,
 };
 use adt::network::address::{allocate, ula_subnet};
 use adt::network::{Linux, Network};
 use adt::providers::lxc::{Lxc, LxcHome};
-use adt::providers::{Provider, Stdio};
+use adt::providers::{Provider, Stdio, copies};
 
 /// As of a host that says nothing else.
 const IDS: IdPool = IdPool { first: 1_879_048_192, last: 2_147_352_575 };
@@ -132,6 +132,7 @@ impl Lab {
         let network = NetworkSpec { id: id.environment.clone(), tag, v4, v6: ula_subnet(&self.install, &v4) };
         self.network.connect(&network).and_then(|()| self.network.open(&network)).map_err(|error| fail(&error))?;
         let spec = MachineSpec {
+            provider: ProviderName::first(),
             hostname: "build".into(),
             fqdn: "build.test".into(),
             layers,
@@ -247,11 +248,11 @@ impl Bench for LabBench<'_> {
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
-        self.lab.provider.copy_in(&self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
+        copies::copy_in(&self.lab.provider, &self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        self.lab.provider.copy_out(&self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
+        copies::copy_out(&self.lab.provider, &self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn halt(&self) -> Result<()> {

@@ -4,6 +4,8 @@
 //! test comes first: each is a process of its own.
 //! Without these the tests say so and pass, but fail where `CI` is set.
 
+#[path = "contract/mod.rs"]
+mod contract;
 #[path = "lxc_provider/volumes.rs"]
 mod volumes;
 
@@ -21,10 +23,10 @@ use adt::exec::Cancel;
 use adt::model::machine::{Mount, MountMode};
 use adt::model::{
     Attachment, Digest, EnvironmentId, EnvironmentName, Exec, Health, IdPool, Limits, MachineId, MachineName, MachineSpec,
-    MachineState, PlatformName, Stream, Tag,
+    MachineState, PlatformName, ProviderName, Stream, Tag,
 };
 use adt::providers::lxc::{Lxc, LxcHome};
-use adt::providers::{Ended, Error, Provider, Stdio};
+use adt::providers::{Ended, Error, Provider, Stdio, copies};
 
 const EXE: &str = env!("CARGO_BIN_EXE_adt");
 /// As of a host that says nothing else.
@@ -137,14 +139,15 @@ impl World {
     fn spec(&self, name: &str, number: u8) -> MachineSpec {
         MachineSpec {
             id: self.id(name),
+            provider: ProviderName::first(),
             hostname: name.into(),
             fqdn: format!("{name}.1161.shop.example.test"),
             layers: vec![digest()],
             seeded: 0,
             limits: Limits { memory_bytes: Some(256 << 20), cpus: Some(0.5), processes: Some(200) },
             network: Attachment {
-                bridge: self.bridge(),
-                host_link: format!("adt{}-{number}", self.tag()),
+                net: self.bridge(),
+                cable: format!("adt{}-{number}", self.tag()),
                 mac: format!("02:ad:00:00:{:02x}:{number:02x}", self.net),
                 v4: Ipv4Addr::new(10, 213, self.net, number),
                 v4_prefix: 24,
@@ -258,6 +261,13 @@ fn until<T>(most: Duration, mut done: impl FnMut() -> Option<T>) -> T {
 
 fn is_running(state: &MachineState) -> bool {
     matches!(state, MachineState::Running { .. })
+}
+
+#[test]
+fn it_keeps_the_contract_of_all_providers() {
+    let Some(world) = World::new() else { return };
+    contract::holds(&world.lxc, &world.spec("web1", 2));
+    world.assert_no_trace();
 }
 
 #[test]
@@ -435,25 +445,25 @@ fn files_go_in_and_come_out() {
     fs::write(tree.join("sub/run"), [0, 1, 255]).unwrap();
     fs::set_permissions(tree.join("sub/run"), PermissionsExt::from_mode(0o750)).unwrap();
     symlink("sub/run", tree.join("link")).unwrap();
-    lxc.copy_in(&id, &tree, "/srv", &Cancel::default()).unwrap();
-    lxc.copy_in(&id, &tree, "/srv/other", &Cancel::default()).unwrap();
-    lxc.copy_in(&id, &tree.join("sub/run"), "/srv/file", &Cancel::default()).unwrap();
+    copies::copy_in(lxc, &id, &tree, "/srv", &Cancel::default()).unwrap();
+    copies::copy_in(lxc, &id, &tree, "/srv/other", &Cancel::default()).unwrap();
+    copies::copy_in(lxc, &id, &tree.join("sub/run"), "/srv/file", &Cancel::default()).unwrap();
     let listing = world.text(&id, &["stat", "-c", "%n %F %a %U", "/srv/tree/sub/run", "/srv/other/link", "/srv/file"]);
     assert_eq!(
         listing,
         "/srv/tree/sub/run regular file 750 root\n/srv/other/link symbolic link 777 root\n/srv/file regular file 750 root"
     );
     world.text(&id, &["chown", "daemon", "/srv/tree/sub/run"]);
-    lxc.copy_out(&id, "/srv/tree", &folder.path().join("back"), &Cancel::default()).unwrap();
-    lxc.copy_out(&id, "/srv/file", folder.path(), &Cancel::default()).unwrap();
+    copies::copy_out(lxc, &id, "/srv/tree", &folder.path().join("back"), &Cancel::default()).unwrap();
+    copies::copy_out(lxc, &id, "/srv/file", folder.path(), &Cancel::default()).unwrap();
     let back = folder.path().join("back/sub/run");
     assert_eq!(fs::read(&back).unwrap(), [0, 1, 255]);
     assert_eq!((fs::metadata(&back).unwrap().uid(), fs::metadata(&back).unwrap().mode() & 0o7777), (0, 0o750));
     assert_eq!(fs::read_link(folder.path().join("back/link")).unwrap(), Path::new("sub/run"));
     assert!(folder.path().join("file").exists());
-    let error = lxc.copy_out(&id, "/srv/nothing", &folder.path().join("x"), &Cancel::default()).unwrap_err();
+    let error = copies::copy_out(lxc, &id, "/srv/nothing", &folder.path().join("x"), &Cancel::default()).unwrap_err();
     assert!(error.to_string().contains("exit code 2"), "{error}");
-    assert!(lxc.copy_in(&id, &tree, "/no/such/folder/x", &Cancel::default()).is_err());
+    assert!(copies::copy_in(lxc, &id, &tree, "/no/such/folder/x", &Cancel::default()).is_err());
 }
 
 #[test]
@@ -604,7 +614,7 @@ fn a_start_that_can_not_work_says_why_and_leaves_nothing() {
     spec.layers = vec![Digest::from_bytes(&[9; 32])];
     assert!(matches!(lxc.create(&spec), Err(Error::LayerMissing { .. })));
     spec.layers = vec![digest()];
-    spec.network.bridge = "adt-nowhere".into();
+    spec.network.net = "adt-nowhere".into();
     lxc.create(&spec).unwrap();
     let Err(Error::Failed { tail, .. }) = lxc.start(&id) else { panic!("it started") };
     assert!(tail.iter().any(|line| line.contains("adt-nowhere")), "{tail:?}");

@@ -94,8 +94,8 @@ impl Hosts {
     fn plug(&self, spec: &NetworkSpec, number: u8, place: &str) {
         let link = spec.attach(number);
         let name = self.name(place);
-        run("ip", &["link", "add", &link.host_link, "type", "veth", "peer", "name", "eth0", "netns", &name]);
-        run("ip", &["link", "set", &link.host_link, "master", &link.bridge, "up"]);
+        run("ip", &["link", "add", &link.cable, "type", "veth", "peer", "name", "eth0", "netns", &name]);
+        run("ip", &["link", "set", &link.cable, "master", &link.net, "up"]);
         self.ip_at(
             place,
             &format!(
@@ -225,7 +225,7 @@ fn twice_is_the_same_and_gone_is_gone() {
         assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap(), "0\n");
 
         bring_up(&network, &b);
-        run("ip", &["link", "add", &b.attach(2).host_link, "type", "veth", "peer", "name", "loose"]);
+        run("ip", &["link", "add", &b.attach(2).cable, "type", "veth", "peer", "name", "loose"]);
         let mut listed = vec![(a.tag.clone(), format!("{INSTALL} shop/1161")), (b.tag.clone(), format!("{INSTALL} shop/1162"))];
         listed.sort();
         assert_eq!(network.list().unwrap(), listed);

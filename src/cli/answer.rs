@@ -7,7 +7,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use super::args::Global;
 use super::{checklist, screen};
 use crate::model::response::{
-    BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, SiteDetail, SnapshotSummary,
+    BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, MachineDetail, PlatformSummary, SiteDetail,
+    SnapshotSummary,
 };
 use crate::model::topology::Mode;
 use crate::model::{Failure, Kind, Limits, Response, SiteName};
@@ -187,13 +188,17 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
         environment.network,
         environment.folder.display()
     );
+    let provider = |machine: &MachineDetail| match environment.machines.iter().all(|other| other.provider == machine.provider) {
+        true => String::new(),
+        false => format!(" on {}", machine.provider),
+    };
     let mut machines = table(&["MACHINE", "STATE", "ADDRESS", "BOX", "MEMORY", "CPUS", "DISK", "NAME"]);
     for machine in &environment.machines {
         machines.add_row([
             machine.name.to_string(),
             machine.state.word().to_owned(),
             machine.addresses.first().map(ToString::to_string).unwrap_or_default(),
-            machine.boxed.to_string(),
+            format!("{}{}", machine.boxed, provider(machine)),
             memory(machine.limits.memory_bytes),
             machine.limits.cpus.map_or_else(|| "-".into(), |cpus| cpus.to_string()),
             machine.disk.map_or_else(|| "?".into(), bytes),

@@ -63,7 +63,7 @@ pub struct Global {
     /// More folders of box recipes, separated by colons (ADT_BOXES)
     #[arg(long, global = true, value_name = "FOLDERS", help_heading = "Host settings")]
     pub boxes: Option<String>,
-    /// What machines run on (ADT_PROVIDER)
+    /// What machines of new environments run on (ADT_PROVIDER)
     #[arg(long, global = true, value_name = "NAME", help_heading = "Host settings")]
     pub provider: Option<String>,
     /// Seconds that a machine may take to shut down (ADT_GRACE_SECONDS)
@@ -283,6 +283,9 @@ pub enum Verb {
         /// The environment, then perhaps sites: SITE:BRANCH chooses a branch, SITE alone means only these and what they need
         #[arg(value_name = "[PLATFORM] ENV [SITE[:BRANCH]]...")]
         words: Vec<String>,
+        /// Put all of its machines on this provider, whatever `platform.toml` says
+        #[arg(long, value_name = "PROVIDER")]
+        on: Option<String>,
         #[command(flatten)]
         dry_run: DryRun,
     },

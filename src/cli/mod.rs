@@ -124,13 +124,13 @@ impl Session {
     fn open(global: Global, steps: bool) -> Result<Self, Failure> {
         let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
         let store = pool::open(&settings.store.value)?;
-        let provider = choose::provider(
-            &settings.provider.value,
-            store.folder.clone(),
-            store.install().to_owned(),
-            program()?,
-            settings.pool_ids.value,
-        )?;
+        let providers = choose::registry(choose::Host {
+            store: store.folder.clone(),
+            install: store.install().to_owned(),
+            exe: program()?,
+            ids: settings.pool_ids.value,
+        });
+        providers.knows(&settings.provider.value)?;
         template::process::by(program()?);
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
@@ -139,7 +139,7 @@ impl Session {
             network: Box::new(Linux::new(store.install())),
             settings,
             store,
-            provider,
+            providers,
             probe: Box::new(probe::Live),
             clock: now,
             caller: caller(),
@@ -244,9 +244,10 @@ impl Session {
                 let (platform, environments) = around.fleet(&words.words)?;
                 Request::PlatformCheck { platform, environments }
             }
-            Verb::EnvInit { words, dry_run } => {
+            Verb::EnvInit { words, on, dry_run } => {
                 let (id, sites) = around.environment_and_sites(&words, &|platform| self.site_names(platform))?;
-                Request::EnvInit { id, sites, dry_run: dry_run.dry_run }
+                let on = on.as_deref().map(words::name).transpose()?;
+                Request::EnvInit { id, sites, on, dry_run: dry_run.dry_run }
             }
             Verb::SiteAdd { words, dry_run } => {
                 let (before, [site]) = last(&words);

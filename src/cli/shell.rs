@@ -28,14 +28,13 @@ impl Session {
         let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".into());
         let exec = Exec { argv, env: vec![("TERM".into(), term)], cwd: None, user: Some(user) };
         let stdio = if interactive { Stdio::Terminal } else { Stdio::Caller };
-        let ended = self.engine.provider.exec(&machine, &exec, stdio)?;
+        let ended = self.engine.provider_of(&machine)?.exec(&machine, &exec, stdio)?;
         Ok(exit_code(ended.code))
     }
 
     fn console(&self, machine: &MachineId) -> Result<ExitCode, Failure> {
-        let Some(console) = self.engine.provider.console() else {
-            let name = self.engine.provider.capabilities().name;
-            return Err(Failure::new(Kind::Usage, "join the console").cause(format!("machines of `{name}` have none")));
+        let Some(console) = self.engine.provider_of(machine)?.console() else {
+            return Err(Failure::new(Kind::Usage, "join the console").cause(format!("`{machine}` has none")));
         };
         if !std::io::stdin().is_terminal() {
             return Err(Failure::new(Kind::Usage, "join the console").cause("there is no terminal"));
@@ -55,7 +54,7 @@ impl Session {
         if let [one] = ids.as_slice() {
             let interactive = is_terminal() && std::io::stderr().is_terminal();
             let stdio = if interactive { Stdio::Terminal } else { Stdio::Caller };
-            let ended = self.engine.provider.exec(one, &exec, stdio)?;
+            let ended = self.engine.provider_of(one)?.exec(one, &exec, stdio)?;
             return Ok(exit_code(ended.code));
         }
         let width = ids.iter().map(|id| id.machine.as_str().len()).max().unwrap_or(0);
@@ -83,7 +82,7 @@ impl Session {
                 Stream::Err => screen::err_as_is(&line),
             });
         };
-        Ok(self.engine.provider.exec(id, exec, Stdio::Pipes { stdin: None, each })?.code)
+        Ok(self.engine.provider_of(id)?.exec(id, exec, Stdio::Pipes { stdin: None, each })?.code)
     }
 
     pub(super) fn copy(&self, words: &[String]) -> Result<Request, Failure> {

@@ -25,6 +25,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
+pub use check::meant;
 pub use fault::failure;
 pub use host::{HostFlags, HostSettings, Origin, Setting};
 

@@ -1,7 +1,7 @@
 //! Errors of the layers below become what the user reads: one sentence, the causes, and a command that helps.
 
-use crate::model::{EnvironmentId, Failure, Kind};
-use crate::{exec, network, providers, store};
+use crate::model::{EnvironmentId, Failure, Kind, ProviderName};
+use crate::{config, exec, network, providers, store};
 
 const PRUNE: &str = "free some space, e.g. with `adt box:prune`, then run the same command again";
 const ROOM: &str = "free some space on the disk that the store is on, then run the same command again";
@@ -95,6 +95,11 @@ impl From<providers::Error> for Failure {
             Error::HostLacks { hint, .. } => {
                 let hint = hint.clone();
                 Self::new(Kind::Host, "run machines here").because(&error).hint(hint)
+            }
+            Error::Unknown { name, known } => {
+                let known = known.iter().map(ProviderName::as_str);
+                let hint = config::meant(name.as_str(), known, "this adt has none");
+                Self::new(Kind::Config, "choose what machines run on").because(&error).hint(hint)
             }
             Error::Absent { id } => {
                 Self::new(Kind::NotFound, "find the machine").because(&error).hint(format!("{} makes it", up(&id.environment)))

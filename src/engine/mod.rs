@@ -1,6 +1,6 @@
 //! The verbs. Each one inspects, plans, shows the plan and runs it; what a user sees of it are events and one response.
 //!
-//! The engine decides nothing that [`crate::plan`] can decide, and touches the world only through the provider, the
+//! The engine decides nothing that [`crate::plan`] can decide, and touches the world only through the providers, the
 //! network, the boxes and the store. It prints nothing.
 //!
 //! | room | whose verbs | to look for |
@@ -35,14 +35,14 @@ use crate::config::host::HostSettings;
 use crate::exec::Cancel;
 use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, MachineState, Request, Response};
 use crate::network::Network;
-use crate::providers::Provider;
+use crate::providers::Registry;
 use crate::store::{Holder, Lock, Store};
 
 /// Everything that verbs work with.
 pub struct Engine {
     pub settings: HostSettings,
     pub store: Store,
-    pub provider: Box<dyn Provider>,
+    pub providers: Registry,
     pub network: Box<dyn Network>,
     pub probe: Box<dyn check::probe::Probe>,
     pub clock: fn() -> i64,
@@ -118,7 +118,7 @@ impl Engine {
                 self.platform_destroy(&platform, &environments, dry_run, events)
             }
             Request::PlatformCheck { platform, environments } => self.platform_check(&platform, &environments),
-            Request::EnvInit { id, sites, dry_run } => self.env_init(&id, &sites, dry_run, events),
+            Request::EnvInit { id, sites, on, dry_run } => self.env_init(&id, &sites, on.as_ref(), dry_run, events),
             Request::EnvUp { id, dry_run } => self.env_up(&id, dry_run, events),
             Request::EnvHalt { id, dry_run } => self.env_halt(&id, dry_run, events),
             Request::EnvDestroy { id, dry_run } => self.env_destroy(&id, dry_run, events),
@@ -191,10 +191,12 @@ impl Engine {
     /// Only a snapshot freezes machines, and it holds the lock meanwhile: whoever has the lock and finds one frozen comes after a
     /// snapshot that was killed.
     fn thaw(&self, id: &EnvironmentId) -> Result<(), Failure> {
-        let Some(freezer) = self.provider.freezer() else { return Ok(()) };
-        for (name, state) in self.provider.machines(id)? {
-            if matches!(state, MachineState::Frozen { .. }) {
-                freezer.thaw(&id.machine(&name))?;
+        for (_, provider) in self.around(id)? {
+            let Some(freezer) = provider.freezer() else { continue };
+            for (name, state) in provider.machines(id)? {
+                if matches!(state, MachineState::Frozen { .. }) {
+                    freezer.thaw(&id.machine(&name))?;
+                }
             }
         }
         Ok(())

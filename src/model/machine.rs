@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Digest, EnvironmentId, MachineId, MachineName, SnapshotName};
+use super::names::{Digest, EnvironmentId, MachineId, MachineName, ProviderName, SnapshotName};
 use super::network::Attachment;
 use super::topology::Health;
 
@@ -77,6 +77,9 @@ impl fmt::Display for IdPool {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineSpec {
     pub id: MachineId,
+    /// What it is to run on.
+    #[serde(default = "ProviderName::first")]
+    pub provider: ProviderName,
     /// `web1`
     pub hostname: String,
     /// `web1.1161.shop.example.test`
@@ -167,10 +170,10 @@ pub enum MachineState {
     Halted,
     /// Its init runs. Whether its services answer is another question, see [`Health`].
     Running {
-        init_pid: u32,
+        boot: BootId,
     },
     Frozen {
-        init_pid: u32,
+        boot: BootId,
     },
     /// Something is there that is no whole machine: a create or delete was interrupted, or files are damaged.
     Broken {
@@ -188,6 +191,17 @@ impl MachineState {
             Self::Frozen { .. } => "frozen",
             Self::Broken { .. } => "broken",
         }
+    }
+}
+
+/// Tells one start of a machine from its next, and nothing else: what it is made of is its provider's own business.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(String);
+
+impl BootId {
+    pub fn new(value: impl fmt::Display) -> Self {
+        Self(value.to_string())
     }
 }
 

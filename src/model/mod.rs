@@ -21,10 +21,10 @@ pub mod visible;
 pub use event::{Event, Stream};
 pub use facts::Facts;
 pub use failure::{Failure, Fault, Kind, Place};
-pub use machine::{Exec, IdPool, Limits, MachineSpec, MachineState, Tag};
+pub use machine::{BootId, Exec, IdPool, Limits, MachineSpec, MachineState, Tag};
 pub use names::{
-    BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName,
-    SiteName, SnapshotName,
+    BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName,
+    ProviderName, RoleName, SiteName, SnapshotName,
 };
 pub use network::{Attachment, NetworkSpec};
 pub use recipe::{BuildStep, Parent, Recipe};
@@ -33,4 +33,4 @@ pub use response::Response;
 pub use route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Protocol, Routes, SiteRoute};
 pub use step::{Action, Plan, Step, Wave};
 pub use tail::Tail;
-pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};
+pub use topology::{BoxRef, Check, Health, Machine, Platform, ProviderRef, Site};

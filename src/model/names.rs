@@ -127,6 +127,21 @@ label!(
     "box name"
 );
 
+label!(
+    /// What machines run on, e.g. `lxc`.
+    ProviderName,
+    "provider name"
+);
+
+impl ProviderName {
+    /// What a host's machines run on where nobody says otherwise, and what those run on whose records are older than this word.
+    pub const FIRST: &str = "lxc";
+
+    pub fn first() -> Self {
+        Self(Self::FIRST.to_owned())
+    }
+}
+
 impl RoleName {
     /// The machines of this role: `web1`, `web2` where a count is given, else just `db`.
     pub fn machine(&self, index: Option<u32>) -> Result<MachineName, BadName> {

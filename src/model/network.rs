@@ -36,8 +36,8 @@ impl NetworkSpec {
     /// The place of host number `number` (2 to 62) in this network.
     pub fn attach(&self, number: u8) -> Attachment {
         Attachment {
-            bridge: self.bridge(),
-            host_link: format!("adt{}-{number}", self.tag),
+            net: self.bridge(),
+            cable: format!("adt{}-{number}", self.tag),
             mac: mac(&self.tag, number),
             v4: Ipv4Addr::from(u32::from(self.v4.network()) + u32::from(number)),
             v4_prefix: self.v4.prefix_len(),
@@ -57,9 +57,12 @@ fn mac(tag: &Tag, number: u8) -> String {
 /// A machine's place in its environment's network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    pub bridge: String,
-    /// The host's end of the machine's cable.
-    pub host_link: String,
+    /// The environment's network by its name. Where this host has it, its bridge is called so.
+    #[serde(rename = "bridge")]
+    pub net: String,
+    /// The machine's cable. Where it ends on this host, that end is called so.
+    #[serde(rename = "host_link")]
+    pub cable: String,
     pub mac: String,
     pub v4: Ipv4Addr,
     pub v4_prefix: u8,

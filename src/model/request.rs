@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{BoxName, BranchName, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName, SnapshotName};
+use super::names::{
+    BoxName, BranchName, EnvironmentId, EnvironmentName, MachineName, PlatformName, ProviderName, SiteName, SnapshotName,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
@@ -45,9 +47,12 @@ pub enum Request {
         environments: Vec<EnvironmentName>,
     },
 
+    /// `on`: what all of its machines run on, whatever their roles say.
     EnvInit {
         id: EnvironmentId,
         sites: Vec<SiteWish>,
+        #[serde(default)]
+        on: Option<ProviderName>,
         dry_run: bool,
     },
     EnvUp {

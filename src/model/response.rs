@@ -10,7 +10,7 @@ use super::facts::FactSheet;
 use super::failure::Failure;
 use super::machine::{Limits, MachineState};
 use super::names::{
-    BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName, SnapshotName,
+    BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, ProviderName, RoleName, SiteName, SnapshotName,
 };
 use super::step::Plan;
 use super::topology::Mode;
@@ -247,6 +247,7 @@ pub struct MachineDetail {
     pub role: RoleName,
     pub state: MachineState,
     pub boxed: BoxName,
+    pub provider: ProviderName,
     pub fqdn: String,
     pub addresses: Vec<IpAddr>,
     pub limits: Limits,

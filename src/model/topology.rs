@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Place;
 use super::machine::Limits;
-use super::names::{BoxName, Domain, MachineName, PlatformName, RoleName, SiteName};
+use super::names::{BoxName, Domain, MachineName, PlatformName, ProviderName, RoleName, SiteName};
 use super::route::Protocol;
 use super::snapshot::Keep;
 
@@ -53,6 +53,9 @@ pub struct Machine {
     /// Log files inside the machine besides its journal: absolute paths, `*` and `?` stand for any characters of a name.
     #[serde(default)]
     pub logs: Vec<String>,
+    /// What these machines run on; `None` leaves it to whoever makes the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderRef>,
 }
 
 impl Machine {
@@ -104,6 +107,23 @@ impl Ord for BoxRef {
         self.name.cmp(&other.name)
     }
 }
+
+/// Which provider a role's machines want. Like a [`BoxRef`], it is equal to another of its name, and stored without its place.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProviderRef {
+    pub name: ProviderName,
+    #[serde(skip)]
+    pub place: Option<Place>,
+}
+
+impl PartialEq for ProviderRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for ProviderRef {}
 
 /// An application reachable as `<site>.<environment>.<platform>.<domain>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

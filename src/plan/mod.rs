@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::model::machine::{Mount, MountMode};
-use crate::model::{Action, Digest, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, SiteName, Step};
+use crate::model::{Action, Digest, EnvironmentId, MachineName, MachineSpec, MachineState, Plan, ProviderName, SiteName, Step};
 
 /// Where an environment is meant to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,13 @@ pub struct Seen {
     pub remembered: bool,
 }
 
+impl Seen {
+    /// Where each machine is.
+    pub fn places(&self) -> BTreeMap<MachineName, BTreeSet<ProviderName>> {
+        self.machines.iter().map(|(name, machine)| (name.clone(), machine.on.clone())).collect()
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SeenNetwork {
     #[default]
@@ -62,6 +69,8 @@ pub enum SeenNetwork {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SeenMachine {
     pub state: MachineState,
+    /// The providers that have something of it, or where it is absent, had.
+    pub on: BTreeSet<ProviderName>,
     /// The specification that it was created with; unknown for what was made by an interrupted or foreign hand.
     pub applied: Option<MachineSpec>,
     /// Whether its health checks hold; only asked of running machines.
@@ -77,7 +86,7 @@ pub enum Change {
     /// Files that a running machine sees change.
     Live,
     Restart,
-    /// Other layers, or data that goes back to its seed: its own files no longer fit. Its volumes stay.
+    /// Other layers, another provider, or data that goes back to its seed: its own files no longer fit. Its volumes stay.
     Recreate,
     /// Its files and volumes become those of a snapshot.
     Restore,
@@ -92,7 +101,7 @@ impl Change {
         let applied = &MachineSpec { rewound: wanted.rewound.clone(), ..applied.clone() };
         if applied == wanted {
             Self::None
-        } else if applied.layers != wanted.layers || applied.seeded != wanted.seeded {
+        } else if applied.layers != wanted.layers || applied.seeded != wanted.seeded || applied.provider != wanted.provider {
             Self::Recreate
         } else {
             let mut live = applied.clone();
@@ -204,7 +213,11 @@ impl Steps<'_> {
         let machine = || name.clone();
         let rewound = self.wanted.machines[name].spec.rewound.as_ref().expect("only what is rewound is restored");
         let restore = Action::Restore { machine: machine(), snapshot: rewound.snapshot.clone() };
-        let first = match self.seen.machines.get(name).map(|seen| &seen.state) {
+        let seen = self.seen.machines.get(name);
+        let first = match seen.map(|seen| &seen.state) {
+            Some(MachineState::Halted) if seen.is_some_and(|seen| self.moves(name, seen)) => {
+                Some(Action::Delete { machine: machine() })
+            }
             None | Some(MachineState::Absent | MachineState::Halted) => None,
             // What it would write on its way down goes anyway.
             Some(MachineState::Running { .. } | MachineState::Frozen { .. } | MachineState::Broken { .. }) => {
@@ -236,6 +249,7 @@ impl Steps<'_> {
             }
             None => Change::Restart,
         };
+        let change = if self.moves(name, seen) { change.max(Change::Recreate) } else { change };
         let begin = match (&seen.state, change) {
             (MachineState::Absent, _) => vec![start],
             (MachineState::Broken { .. }, _) | (MachineState::Halted, Change::Recreate | Change::Restore)
@@ -289,6 +303,12 @@ impl Steps<'_> {
         }));
         actions.push(Action::Await { machine: name.clone() });
         actions
+    }
+
+    /// Whether something of a machine is where it is not wanted.
+    fn moves(&self, name: &MachineName, seen: &SeenMachine) -> bool {
+        let wanted = &self.wanted.machines[name].spec.provider;
+        seen.on.iter().any(|provider| provider != wanted)
     }
 
     /// Whether what a machine holds must be safe in its volumes before it is deleted; not where it goes back to its seed. Asked

@@ -4,10 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::machine::Volume;
-use crate::model::{Digest, EnvironmentName, Health, Limits, NetworkSpec, PlatformName, Tag};
+use crate::model::{BootId, Digest, EnvironmentName, Health, Limits, NetworkSpec, PlatformName, Tag};
 
 fn id() -> EnvironmentId {
     EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() }
+}
+
+fn on() -> BTreeSet<ProviderName> {
+    [ProviderName::first()].into()
 }
 
 fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineSpec {
@@ -20,6 +24,7 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
     };
     MachineSpec {
         id: id.machine(&MachineName::new(name).unwrap()),
+        provider: ProviderName::first(),
         hostname: name.into(),
         fqdn: format!("{name}.1161.shop.example.test"),
         layers: vec![Digest::from_bytes(&[layer; 32])],
@@ -54,12 +59,12 @@ fn what_holds_data_is_deleted_only_when_that_is_safe() {
     let machine = WantedMachine { spec: spec.clone(), after: Vec::new(), releases: BTreeMap::new() };
     let wanted = Wanted { id: id(), machines: [(name.clone(), machine)].into(), checkouts: BTreeMap::new() };
     let steps = |state: MachineState, applied: Option<MachineSpec>| {
-        let machine = SeenMachine { state, applied, answers: true, releases: BTreeMap::new() };
+        let machine = SeenMachine { state, on: on(), applied, answers: true, releases: BTreeMap::new() };
         let seen = Seen { network: SeenNetwork::Complete, machines: [(name.clone(), machine)].into(), ..Seen::default() };
         let plan = plan(Goal::Up, &wanted, &seen);
         plan.steps().map(|step| step.action.to_string()).collect::<Vec<_>>()
     };
-    let (running, broken) = (MachineState::Running { init_pid: 7 }, MachineState::Broken { reason: "x".into() });
+    let (running, broken) = (MachineState::Running { boot: BootId::new(7) }, MachineState::Broken { reason: "x".into() });
     let other_box = MachineSpec { layers: vec![Digest::from_bytes(&[1; 32])], volumes: None, ..spec.clone() };
     let all = ["stop db", "keep the data of db", "delete db", "create db", "start db", "wait until db answers"];
     assert_eq!(steps(running.clone(), Some(other_box.clone())), all);
@@ -129,15 +134,15 @@ fn apply(seen: &mut Seen, wanted: &Wanted, step: &Step) {
             };
             let applied = Some(wanted.machines[machine].spec.clone());
             let releases = seen.machines.get(machine).map(|seen| seen.releases.clone()).unwrap_or_default();
-            seen.machines.insert(machine.clone(), SeenMachine { state, applied, answers: false, releases });
+            seen.machines.insert(machine.clone(), SeenMachine { state, on: on(), applied, answers: false, releases });
         }
         Action::Start { machine } => {
             let seen = seen.machines.get_mut(machine).expect("only created machines are started");
             assert_eq!(seen.state, MachineState::Halted, "a start must find a halted machine");
-            seen.state = MachineState::Running { init_pid: 1 };
+            seen.state = MachineState::Running { boot: BootId::new(1) };
         }
         Action::Thaw { machine } => {
-            seen.machines.get_mut(machine).unwrap().state = MachineState::Running { init_pid: 1 };
+            seen.machines.get_mut(machine).unwrap().state = MachineState::Running { boot: BootId::new(1) };
         }
         Action::Await { machine } => {
             let seen = seen.machines.get_mut(machine).unwrap();
@@ -164,8 +169,8 @@ fn any_state() -> impl Strategy<Value = MachineState> {
     prop_oneof![
         Just(MachineState::Absent),
         Just(MachineState::Halted),
-        Just(MachineState::Running { init_pid: 1 }),
-        Just(MachineState::Frozen { init_pid: 1 }),
+        Just(MachineState::Running { boot: BootId::new(1) }),
+        Just(MachineState::Frozen { boot: BootId::new(1) }),
         Just(MachineState::Broken { reason: "x".into() }),
     ]
 }
@@ -180,7 +185,7 @@ fn any_machine(name: &'static str) -> impl Strategy<Value = (MachineName, SeenMa
                 MachineState::Running { .. } if name.starts_with("web") => served.map(release).unwrap_or_default(),
                 _ => BTreeMap::new(),
             };
-            (MachineName::new(name).unwrap(), SeenMachine { state, applied, answers, releases })
+            (MachineName::new(name).unwrap(), SeenMachine { state, on: on(), applied, answers, releases })
         },
     )
 }

@@ -6,7 +6,7 @@
 mod folder;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Started, Stdio, Volumes};
+use super::{Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Started, Stdio, Volumes, copies};
 use crate::exec::{Cancel, Command, Limits, Output};
 use crate::model::machine::{SeenVolume, Volume};
-use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream, Tail};
+use crate::model::{
+    BootId, Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream, Tail,
+};
 
 /// Called with the name of each point at which a real command could be killed.
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
@@ -34,7 +36,7 @@ struct World {
     volumes: Vec<Begun>,
     snapshots: Vec<Copied>,
     failures: Vec<(String, String)>,
-    next_pid: u32,
+    boots: u32,
     file: Option<PathBuf>,
 }
 
@@ -44,7 +46,7 @@ impl World {
         let Some(file) = &self.file else { return };
         let machines: Vec<_> = self.machines.iter().collect();
         let text =
-            serde_json::to_string(&(machines, self.next_pid, &self.volumes, &self.snapshots)).expect("machines are plain data");
+            serde_json::to_string(&(machines, self.boots, &self.volumes, &self.snapshots)).expect("machines are plain data");
         let new = file.with_extension("new");
         std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)).expect("a test's folder takes a file");
     }
@@ -85,9 +87,9 @@ impl Fake {
     pub fn kept_in(file: &Path) -> Self {
         let kept = std::fs::read_to_string(file).ok();
         let read = |text: String| serde_json::from_str(&text).expect("this type wrote it");
-        let (machines, next_pid, volumes, snapshots): Kept = kept.map(read).unwrap_or_default();
+        let (machines, boots, volumes, snapshots): Kept = kept.map(read).unwrap_or_default();
         let machines = machines.into_iter().collect();
-        let world = World { machines, volumes, snapshots, next_pid, failures: Vec::new(), file: Some(file.to_owned()) };
+        let world = World { machines, volumes, snapshots, boots, failures: Vec::new(), file: Some(file.to_owned()) };
         Self { world: Arc::new(Mutex::new(world)), checkpoint: None }
     }
 
@@ -199,16 +201,6 @@ impl Fake {
         self.change(|world| drop(world.machines.remove(id)));
     }
 
-    fn copy(&self, id: &MachineId, source: &Path, target: &Path, cancel: &Cancel) -> Result<()> {
-        self.running(id)?;
-        self.point("copy", id, "before");
-        if self.root(id).is_some() {
-            let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
-            Command::new("cp").arg("-a").arg(source).arg(target).limits(limits).run()?;
-        }
-        Ok(())
-    }
-
     /// A path of a machine; where it has no files, one that nothing is done with.
     fn below(&self, id: &MachineId, path: &str) -> PathBuf {
         self.root(id).map(|root| folder::below(&root, path)).unwrap_or_default()
@@ -224,10 +216,6 @@ impl Fake {
 }
 
 impl Provider for Fake {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "fake", freeze: true, console: false, local_network: true }
-    }
-
     fn ready(&self) -> Result<String> {
         Ok("in memory".to_owned())
     }
@@ -292,13 +280,13 @@ impl Provider for Fake {
             MachineState::Absent => return Err(Error::Absent { id: id.clone() }),
             MachineState::Broken { reason } => return Err(Error::Broken { id: id.clone(), reason }),
             MachineState::Running { .. } => {}
-            MachineState::Frozen { init_pid } => self.set(id, MachineState::Running { init_pid }),
+            MachineState::Frozen { boot } => self.set(id, MachineState::Running { boot }),
             MachineState::Halted => {
                 let mut world = self.world();
-                world.next_pid += 1;
-                let init_pid = world.next_pid;
+                world.boots += 1;
+                let boot = BootId::new(world.boots);
                 drop(world);
-                self.set(id, MachineState::Running { init_pid });
+                self.set(id, MachineState::Running { boot });
             }
         }
         self.point("start", id, "after");
@@ -365,10 +353,6 @@ impl Provider for Fake {
         Ok(Ended { code: status, output: Output { stdout, tail, ..Output::default() } })
     }
 
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
-        self.copy(id, source, &self.below(id, target), cancel)
-    }
-
     fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, _user: &str, cancel: &Cancel) -> Result<()> {
         self.running(id)?;
         self.point("unpack", id, "before");
@@ -386,8 +370,18 @@ impl Provider for Fake {
         Ok(())
     }
 
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
-        self.copy(id, &self.below(id, source), target, cancel)
+    fn pack(&self, id: &MachineId, path: &str, tar: &mut (dyn Write + Send), cancel: &Cancel) -> Result<()> {
+        self.running(id)?;
+        self.point("pack", id, "before");
+        if self.root(id).is_some() {
+            let (folder, name) = copies::split(path);
+            let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
+            let pack = Command::new("tar").args(["--create", "--file", "-", "--directory"]).arg(self.below(id, &folder));
+            let packed = pack.arg("--").arg(name).limits(limits).run()?;
+            let failed = |source| Error::Io { what: "hand on the files of", path: id.to_string().into(), source };
+            tar.write_all(&packed.stdout).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {
@@ -554,16 +548,16 @@ impl Snapshots for Fake {
 impl Freezer for Fake {
     fn freeze(&self, id: &MachineId) -> Result<()> {
         self.point("freeze", id, "before");
-        if let MachineState::Running { init_pid } = self.inspect(id)? {
-            self.set(id, MachineState::Frozen { init_pid });
+        if let MachineState::Running { boot } = self.inspect(id)? {
+            self.set(id, MachineState::Frozen { boot });
         }
         Ok(())
     }
 
     fn thaw(&self, id: &MachineId) -> Result<()> {
         self.point("thaw", id, "before");
-        if let MachineState::Frozen { init_pid } = self.inspect(id)? {
-            self.set(id, MachineState::Running { init_pid });
+        if let MachineState::Frozen { boot } = self.inspect(id)? {
+            self.set(id, MachineState::Running { boot });
         }
         self.point("thaw", id, "after");
         Ok(())

@@ -1,29 +1,47 @@
 //! What machines run on.
 //!
 //! [`Provider`] is the whole contract; abilities that not every provider has are small traits of their own, reached through
-//! `Option`, so nothing ever answers "unimplemented". Only [`choose`] names the concrete ones. A cloud provider will
-//! implement the same trait: nothing here may assume that a machine lives on this host.
+//! `Option`, so nothing ever answers "unimplemented". Only [`choose`] names the concrete ones; everybody else asks the
+//! [`Registry`] for the one that a machine's record names, and never which one it is. Several stand side by side, in one
+//! environment too. A cloud provider implements the same trait: nothing in it may assume that a machine lives on this host.
+//!
+//! A new provider is a folder here, whose `mod.rs` implements [`Provider`] and as many of the optional powers as it has, and a
+//! line in [`choose::registry`]. What it owes:
+//! - the rules below, and what is written at each verb;
+//! - opening costs next to nothing and fails with [`Error::HostLacks`] and a remedy where it can't work on this host;
+//! - it finds its machines by itself, by their names and by what tells this installation from another, never by a file of ours
+//!   that a killed run may not have written;
+//! - machines hang on the network of their environment with the cable and the addresses of their specification, so names,
+//!   isolation and pages are the same for all;
+//! - with [`Volumes`], what is in a volume outlives its machine, byte for byte;
+//! - it passes the contract suite, `tests/contract/mod.rs`, and the verbs of the engine run on it as on the fake one.
 //!
 //! Rules for every verb:
 //! - A second call with the same arguments succeeds and changes nothing.
 //! - A call that is killed anywhere leaves something that `inspect` reports (often [`MachineState::Broken`]), that
 //!   calling the verb again completes, and that `delete` removes without a trace.
-//! - Copies end as cancelled, with whatever was there by then, soon after `cancel` is set.
+//! - What streams files ends as cancelled, with whatever was there by then, soon after `cancel` is set.
 //! - Calls for different machines may run at the same time; calls for one machine never do (the engine holds its lock).
 
 pub mod choose;
+pub mod copies;
 pub mod fake;
 pub mod lxc;
+mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::exec::{Cancel, Follow, Output};
 use crate::model::machine::SeenVolume;
-use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream};
+use crate::model::{
+    Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, ProviderName, SnapshotName, Stream,
+};
+
+pub use registry::{Open, Registry};
 
 /// Half of the memory that this host has: what one machine may use of it at most unless somebody says otherwise.
 pub fn half_of_memory() -> u64 {
@@ -40,6 +58,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error("{what} is missing on this host")]
     HostLacks { what: String, hint: String },
+    #[error("this adt has no provider `{name}`")]
+    Unknown { name: ProviderName, known: Vec<ProviderName> },
     #[error("machine `{id}` does not exist")]
     Absent { id: MachineId },
     #[error("machine `{id}` is {state}, not running")]
@@ -61,16 +81,6 @@ pub enum Error {
     },
     #[error(transparent)]
     Exec(#[from] crate::exec::Error),
-}
-
-/// What a provider can do, as plain data for listings and checks.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Capabilities {
-    pub name: &'static str,
-    pub freeze: bool,
-    pub console: bool,
-    /// Machines are reached over the host's own bridges.
-    pub local_network: bool,
 }
 
 /// How a program inside a machine gets its input and output.
@@ -123,8 +133,6 @@ pub struct File {
 }
 
 pub trait Provider: Send + Sync {
-    fn capabilities(&self) -> Capabilities;
-
     /// What it needs of this host is there: its version in words. Costs more than the verbs; for checks.
     fn ready(&self) -> Result<String>;
 
@@ -162,14 +170,12 @@ pub trait Provider: Send + Sync {
     /// Runs a program inside a running machine, waits for its end.
     fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended>;
 
-    /// Copies a file or folder from the host into a running machine; `target` follows `cp -a`: into an existing folder, else as that name.
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()>;
-
     /// Unpacks a tar stream into a folder that a running machine has, as a user of it who may write there: what it holds becomes theirs.
     fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()>;
 
-    /// Copies a file or folder out of a running machine, as the calling user's own files.
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()>;
+    /// Writes a file or folder of a running machine as a tar stream whose only top entry is called as [`copies::split`] says.
+    /// Whoever reads it trusts nothing of it.
+    fn pack(&self, id: &MachineId, path: &str, tar: &mut (dyn Write + Send), cancel: &Cancel) -> Result<()>;
 
     /// Where the machine is reached, from its configuration; empty when it is absent.
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>>;
@@ -198,7 +204,8 @@ pub trait Provider: Send + Sync {
     }
 }
 
-/// Copies of all that an environment's machines are, at one moment. What the environment itself is, its record knows.
+/// Copies of all that an environment's machines are, at one moment: of those that this provider has, and so with every verb
+/// here. What the environment itself is, its record knows.
 pub trait Snapshots: Sync {
     /// What a copy takes of the disk now, looking at each file; `None` where it shares its blocks with what it is a copy of.
     fn cost(&self, environment: &EnvironmentId) -> Result<Option<Cost>>;
@@ -233,7 +240,7 @@ pub struct Cost {
     pub files: u64,
 }
 
-/// Folders of machines that outlive these. [`Provider::create`] begins those of its specification that are not there, and
+/// Folders of machines that outlive these; an environment's are those that this provider has. [`Provider::create`] begins those of its specification that are not there, and
 /// begins those anew that have another `seeded` than it; [`Provider::delete`] leaves them.
 pub trait Volumes: Sync {
     /// What lies at the place of a volume among a machine's own files moves into the volume, unless that has begun. The

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::machine::Rewound;
 use crate::model::topology::{Mode, RoleFile};
-use crate::model::{Digest, Domain, EnvironmentId, Health, MachineName, Platform, PlatformName, RoleName, SiteName};
+use crate::model::{
+    Digest, Domain, EnvironmentId, Health, Machine, MachineName, Platform, PlatformName, ProviderName, RoleName, SiteName,
+};
 
 /// A platform this host knows: where its folder is and where that came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +79,8 @@ pub struct Readable {
 pub struct Definition {
     pub platform: Platform,
     pub domain: Domain,
+    #[serde(default)]
+    pub providers: Providers,
     pub boxes: BTreeMap<RoleName, BoxInUse>,
     /// Host numbers within the network; a machine keeps its own for life.
     pub numbers: BTreeMap<MachineName, u8>,
@@ -104,10 +108,43 @@ impl Definition {
         own.or_else(|| self.boxes.get(role).map(|boxed| &boxed.layers)).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// What machines of a role run on.
+    pub fn provider<'a>(&'a self, machine: &'a Machine) -> &'a ProviderName {
+        let own = machine.provider.as_ref().map(|wish| &wish.name).filter(|_| !self.providers.for_all);
+        own.unwrap_or(&self.providers.usual)
+    }
+
     /// Every layer that its machines and their volumes need.
     pub fn layers(&self) -> impl Iterator<Item = &Digest> {
         let seeds = self.seeds.values().flat_map(BTreeMap::values).flatten();
         self.boxes.values().flat_map(|boxed| &boxed.layers).chain(seeds)
+    }
+}
+
+/// What the machines of an environment run on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Providers {
+    /// Those of roles that wish nothing.
+    pub usual: ProviderName,
+    /// Those of all roles, whatever they wish.
+    #[serde(default)]
+    pub for_all: bool,
+    /// Every one that a machine of it was ever wanted on: where its machines, its data and what a killed command left are
+    /// looked for.
+    pub ever: BTreeSet<ProviderName>,
+}
+
+impl Providers {
+    /// Nothing is there yet.
+    pub fn new(usual: ProviderName, for_all: bool) -> Self {
+        Self { ever: [usual.clone()].into(), usual, for_all }
+    }
+}
+
+/// Those of a record that is older than this word.
+impl Default for Providers {
+    fn default() -> Self {
+        Self::new(ProviderName::first(), false)
     }
 }
 

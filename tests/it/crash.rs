@@ -53,7 +53,7 @@ enum Site {
 const ALL: &[&str] = &["db", "web1", "web2"];
 
 fn make(host: &Host, name: &str) {
-    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), dry_run: false });
+    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), on: None, dry_run: false });
 }
 
 fn made(host: &Host) {
@@ -90,6 +90,24 @@ fn changed(host: &Host, from: &str, to: &str) {
     let text = PLATFORM.replace(from, to);
     assert_ne!(text, PLATFORM);
     host.define(&text);
+}
+
+/// The web servers are wanted on another provider than the one that they are on.
+fn web_on_other(host: &Host) {
+    changed(host, "[machines.web]", "[machines.web]\nprovider = \"other\"");
+}
+
+fn made_on_both(host: &Host) {
+    host.define(&PLATFORM.replace("[machines.web]", "[machines.web]\nprovider = \"other\""));
+    made(host);
+}
+
+/// A snapshot, and then the web servers on another provider.
+fn moved_after_snapshot(host: &Host) {
+    made(host);
+    host.process("env:snapshot").done(Request::EnvSnapshot { id: id("1161"), name: Some("first".parse().unwrap()) });
+    host.define(&PLATFORM.replace("[machines.web]", "[machines.web]\nprovider = \"other\""));
+    host.process("env:reload").done(Request::EnvReload { id: id("1161"), data: false, dry_run: false });
 }
 
 fn other_box(host: &Host) {
@@ -180,7 +198,7 @@ fn source_known(host: &Host) {
 }
 
 fn init_hotfix() -> Request {
-    Request::EnvInit { id: id("1161"), sites: vec![www_hotfix()], dry_run: false }
+    Request::EnvInit { id: id("1161"), sites: vec![www_hotfix()], on: None, dry_run: false }
 }
 
 fn www_hotfix() -> SiteWish {
@@ -224,7 +242,7 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
             "init",
             Scenario {
                 words: "env:init shop 1161",
-                request: Request::EnvInit { id: id(), sites: Vec::new(), dry_run: false },
+                request: Request::EnvInit { id: id(), sites: Vec::new(), on: None, dry_run: false },
                 prepare: |_| {},
                 goal: &[("1161", Goal::Up(ALL))],
             },
@@ -261,6 +279,34 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
                 |host| changed(host, "on = \"web\"", "on = \"web\"\naliases = [\"www.shop.com\"]"),
                 &[("1161", Goal::Up(ALL))],
             ),
+        ),
+        ("reload-provider", reload(web_on_other, &[("1161", Goal::Up(ALL))])),
+        (
+            "snapshot-of-two-providers",
+            Scenario {
+                words: "env:snapshot shop 1161",
+                request: Request::EnvSnapshot { id: id(), name: None },
+                prepare: made_on_both,
+                goal: &[("1161", Goal::Up(ALL))],
+            },
+        ),
+        (
+            "rewind-to-another-provider",
+            Scenario {
+                words: "env:rewind shop 1161 first",
+                request: Request::EnvRewind { id: id(), name: Some("first".parse().unwrap()), dry_run: false },
+                prepare: moved_after_snapshot,
+                goal: &[("1161", Goal::Up(ALL))],
+            },
+        ),
+        (
+            "destroy-on-two-providers",
+            Scenario {
+                words: "env:destroy shop 1161",
+                request: Request::EnvDestroy { id: id(), dry_run: false },
+                prepare: made_on_both,
+                goal: &[("1161", Goal::Gone)],
+            },
         ),
         ("reload-box", reload(other_box, &[("1161", Goal::Up(ALL))])),
         ("reload-files", reload(other_files, &[("1161", Goal::Up(ALL))])),

@@ -14,9 +14,9 @@ use adt::engine::check::probe::Probe;
 use adt::engine::{Caller, Engine};
 use adt::model::request::PlatformInit;
 use adt::model::response::{BoxDetail, Done};
-use adt::model::{Check, EnvironmentId, Event, Failure, Health, MachineSpec, MachineState, Request, Response};
+use adt::model::{Check, EnvironmentId, Event, Failure, Health, MachineSpec, MachineState, ProviderName, Request, Response};
 use adt::providers::fake::{Checkpoint, Fake as Machines};
-use adt::providers::{Provider, fake};
+use adt::providers::{Open, Provider, Registry, fake};
 use adt::store::Store;
 
 pub const PLATFORM: &str = r#"
@@ -35,7 +35,7 @@ on = "web"
 "#;
 
 /// Files that hold the whole state of a host; the rest of the store (layers, recipes) does not change.
-const STATE: [&str; 9] = [
+const STATE: [&str; 10] = [
     "store/adt.db",
     "store/adt.db-wal",
     "store/adt.db-shm",
@@ -44,11 +44,12 @@ const STATE: [&str; 9] = [
     "store/secrets/shop/7.key",
     "store/secrets/shop/8.key",
     "machines.json",
+    "other.json",
     "networks.json",
 ];
 
 /// Folders of the same kind: checkouts, what machines have on disk, releases, mirrors.
-const FOLDERS: [&str; 5] = ["shop/1161", "machines", "store/releases", "store/snapshots", "store/sources"];
+const FOLDERS: [&str; 6] = ["shop/1161", "machines", "other", "store/releases", "store/snapshots", "store/sources"];
 
 pub struct Host {
     pub folder: PathBuf,
@@ -57,7 +58,10 @@ pub struct Host {
 /// One process's view of a host.
 pub struct Process {
     pub engine: Engine,
+    /// Those of the usual provider, called as the real one is, so that the real program reads the store.
     pub machines: Machines,
+    /// Those of the provider `other`, which is another one of the same kind.
+    pub other: Machines,
     pub networks: adt::network::fake::Fake,
 }
 
@@ -151,16 +155,17 @@ impl Host {
         networks: &adt::network::fake::Fake,
     ) -> Process {
         let flags = HostFlags { store: Some(self.store().display().to_string()), ..HostFlags::default() };
-        let (mut provider, mut network) = (machines.clone(), networks.clone());
+        let other = Machines::kept_in(&self.folder.join("other.json"));
+        let (mut pair, mut network) = ([machines.clone(), other.clone()], networks.clone());
         if let Some(point) = &point {
-            provider = machines.with_checkpoint(Arc::clone(point));
+            pair = pair.map(|provider| provider.with_checkpoint(Arc::clone(point)));
             let point = Arc::clone(point);
             network = networks.on_checkpoint(move |place| point(place));
         }
         let engine = Engine {
             settings: host::settle(None, &|_| None, &flags).expect("the defaults are sound"),
             store: Store::open(&self.store()).expect("the store opens"),
-            provider: Box::new(provider),
+            providers: Registry::new([ProviderName::FIRST, "other"].into_iter().zip(pair.map(open))),
             network: Box::new(network),
             probe: Box::new(Answers { point }),
             clock: || {
@@ -172,7 +177,7 @@ impl Host {
             caller: Caller { user: "ada".into(), ids: None, command: command.into(), home: None },
             cancel: Arc::new(AtomicBool::new(false)),
         };
-        Process { engine, machines: machines.clone(), networks: networks.clone() }
+        Process { engine, machines: machines.clone(), other, networks: networks.clone() }
     }
 
     /// The platform with a site from a repository, which has the branches `main` and `hotfix`.
@@ -280,19 +285,22 @@ impl Host {
     pub fn leftovers(&self) -> Vec<String> {
         let process = self.process("leftovers");
         let database = &process.engine.store.database;
-        let mut left: Vec<_> = process.machines.list().unwrap().into_iter().map(|(id, _)| format!("machine {id}")).collect();
+        let both = [&process.machines, &process.other];
+        let machines = both.iter().flat_map(|machines| machines.list().unwrap());
+        let mut left: Vec<_> = machines.map(|(id, _)| format!("machine {id}")).collect();
         left.extend(adt::network::Network::list(&process.networks).unwrap().into_iter().map(|(_, note)| note));
         left.extend(database.environments(None).unwrap().into_iter().map(|environment| format!("row {}", environment.id)));
         left.extend(database.applied(None).unwrap().into_iter().map(|(name, _)| format!("applied {name}")));
         left.extend(database.site_codes(None).unwrap().into_keys().map(|id| format!("code {id}")));
         left.extend(Some(self.shop().join("1161")).filter(|path| path.exists()).map(|path| path.display().to_string()));
         left.extend(Some(self.store().join("secrets/shop")).filter(|path| path.exists()).map(|path| path.display().to_string()));
-        left.extend(
-            process.machines.begun().into_iter().map(|begun| format!("volume {} of {}", begun.volume.path, begun.machine)),
-        );
-        for name in ["1161", "7", "8"] {
-            let volumes = adt::providers::Provider::volumes(&process.machines).expect("this provider has them");
-            left.extend(volumes.any(&id(name)).then(|| format!("data or a snapshot of {name}")));
+        for machines in both {
+            let volumes = machines.begun().into_iter();
+            left.extend(volumes.map(|begun| format!("volume {} of {}", begun.volume.path, begun.machine)));
+            for name in ["1161", "7", "8"] {
+                let volumes = adt::providers::Provider::volumes(machines).expect("this provider has them");
+                left.extend(volumes.any(&id(name)).then(|| format!("data or a snapshot of {name}")));
+            }
         }
         let records = process.engine.store.snapshots.all().unwrap();
         left.extend(records.into_iter().map(|(id, snapshot)| format!("record of snapshot {} of {id}", snapshot.name)));
@@ -301,7 +309,7 @@ impl Host {
         let shelf = adt::releases::Shelf::open(&self.store()).expect("the store is ours");
         let unused = shelf.unused(&BTreeSet::new(), usize::MAX).unwrap();
         shelf.prune(&unused, &|| Ok(BTreeSet::new())).unwrap();
-        for name in ["machines", "store/releases"] {
+        for name in ["machines", "other", "store/releases"] {
             let entries = std::fs::read_dir(self.folder.join(name)).into_iter().flatten().flatten();
             // Whole releases are kept for the next environment that wants the same.
             let others = entries.filter(|entry| adt::model::Digest::try_from(entry.file_name().into_string().unwrap()).is_err());
@@ -313,10 +321,15 @@ impl Host {
     /// The machines of an environment: their words for a state, and whether each is what the store says it is.
     pub fn machines(&self, id: &EnvironmentId) -> BTreeMap<String, &'static str> {
         let process = self.process("machines");
-        let states = process.machines.list().unwrap().into_iter().filter(|(machine, _)| machine.environment == *id);
+        let both = [&process.machines, &process.other];
+        let states = both.iter().flat_map(|machines| machines.list().unwrap()).filter(|(machine, _)| machine.environment == *id);
+        let mut once = BTreeSet::new();
+        let states = states.inspect(|(machine, _)| assert!(once.insert(machine.clone()), "`{machine}` is on both providers"));
         let states: BTreeMap<_, MachineState> = states.map(|(machine, state)| (machine.machine, state)).collect();
-        let real: BTreeMap<_, MachineSpec> =
-            states.keys().filter_map(|name| Some((name.clone(), process.machines.spec(&id.machine(name))?))).collect();
+        let real: BTreeMap<_, MachineSpec> = states
+            .keys()
+            .filter_map(|name| Some((name.clone(), both.iter().find_map(|one| one.spec(&id.machine(name)))?)))
+            .collect();
         let applied: BTreeMap<_, _> = process.engine.store.database.applied(Some(id)).unwrap().into_iter().collect();
         assert_eq!(applied, real, "the store's idea of `{id}` is not what is there");
         states.into_iter().map(|(name, state)| (name.to_string(), state.word())).collect()
@@ -363,6 +376,10 @@ impl Probe for Answers {
             other => Err(format!("{other:?}")),
         }
     }
+}
+
+fn open(machines: Machines) -> Open {
+    Box::new(move || Ok(Box::new(machines.clone())))
 }
 
 fn copy(from: &Path, to: &Path) {

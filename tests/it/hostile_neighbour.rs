@@ -74,9 +74,16 @@ impl Thing {
 }
 
 fn init_of(adt: &Adt, environment: &str) -> u32 {
-    let shown = adt.run(&format!("env:show {environment} --json")).ok().json();
-    let pid = shown["machines"][0]["state"]["init_pid"].as_u64().expect("it runs");
-    u32::try_from(pid).expect("a process number")
+    let inside = adt.run(&format!("env:exec {environment} one -- readlink /proc/1/ns/pid")).ok().stdout;
+    let is_init = |pid: &u32| {
+        let namespace = std::fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+        namespace.to_str() == Some(inside.trim()) && numbers.split_whitespace().last() == Some("1")
+    };
+    let processes = std::fs::read_dir("/proc").expect("it is there").flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(is_init).expect("it runs")
 }
 
 /// Where the machine's ids begin in the kernel.

@@ -144,6 +144,28 @@ fn only_exec_starts_processes() {
     assert!(wrong.is_empty(), "these start processes themselves: {}", wrong.join(", "));
 }
 
+/// A provider's own name, as a word or as a module.
+const CONCRETE: [&str; 6] = ["\"lxc\"", "\"fake\"", "providers::lxc", "providers::fake", "lxc::", "Lxc"];
+
+#[test]
+fn nothing_above_the_providers_names_one() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for entry in walkdir::WalkDir::new(&source).into_iter().flatten().filter(|entry| entry.file_type().is_file()) {
+        let path = entry.path().strip_prefix(&source).expect("it is below");
+        // What machines run on where nobody says otherwise is a name.
+        if path.starts_with("providers") || path == Path::new("model/names.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let code = text.split("#[cfg(test)]").next().expect("a split has a first part");
+        let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let named = code.filter(|line| CONCRETE.iter().any(|name| line.contains(name)));
+        wrong.extend(named.map(|line| format!("{}: {}", path.display(), line.trim())));
+    }
+    assert!(wrong.is_empty(), "ask the registry for the provider that a record names instead:\n{}", wrong.join("\n"));
+}
+
 /// What puts a file or a folder under its final name, by the ways that don't say whether it outlives a power cut.
 const SILENT: [&str; 6] = ["fs::rename(", ".persist(", ".persist_noclobber(", "renameat_with(", ".sync_all(", "syncfs("];
 

@@ -6,6 +6,8 @@
 mod adt;
 mod bad_input;
 mod bind;
+#[path = "../contract/mod.rs"]
+mod contract;
 mod crash;
 mod daemon;
 mod dice;
@@ -57,6 +59,7 @@ mod real_stacks;
 mod resolver;
 mod served;
 mod servers;
+mod side_by_side;
 mod supply_chain;
 mod templates;
 mod terminal;

@@ -18,7 +18,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::model::names::Domain;
-use crate::model::{Failure, Fault, IdPool, Kind, Place};
+use crate::model::{Failure, Fault, IdPool, Kind, Place, ProviderName};
 
 use super::at::At;
 use super::fault::{self, Faults};
@@ -67,7 +67,8 @@ pub struct HostSettings {
     /// Empty: the host's own.
     pub nameservers: Setting<Vec<IpAddr>>,
     pub boxes: Setting<Vec<PathBuf>>,
-    pub provider: Setting<String>,
+    /// What new environments run on.
+    pub provider: Setting<ProviderName>,
     pub grace_seconds: Setting<u32>,
     /// Where names and pages are served.
     pub listen: Setting<Ipv4Addr>,
@@ -89,7 +90,7 @@ impl HostSettings {
             ("pool_ids", self.pool_ids.value.to_string(), &self.pool_ids.origin),
             ("nameservers", join(&self.nameservers.value), &self.nameservers.origin),
             ("boxes", join(self.boxes.value.iter().map(|folder| folder.display())), &self.boxes.origin),
-            ("provider", self.provider.value.clone(), &self.provider.origin),
+            ("provider", self.provider.value.to_string(), &self.provider.origin),
             ("grace_seconds", self.grace_seconds.value.to_string(), &self.grace_seconds.origin),
             ("listen", self.listen.value.to_string(), &self.listen.origin),
         ];

@@ -26,7 +26,7 @@ pub struct Document {
     pub nameservers: Option<At<Vec<At<String>>>>,
     /// More folders of box recipes, the first before the others. Variable: `ADT_BOXES`, separated by colons.
     pub boxes: Option<At<Vec<At<String>>>>,
-    /// What machines run on: `lxc`, `docker` or `vm`. Variable: `ADT_PROVIDER`.
+    /// What the machines of new environments run on where their role names nothing. Variable: `ADT_PROVIDER`.
     pub provider: Option<At<String>>,
     /// How long a machine may take to shut down before it is forced. Variable: `ADT_GRACE_SECONDS`.
     #[schemars(range(min = 0, max = 3600))]

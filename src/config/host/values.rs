@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
-use crate::model::IdPool;
 use crate::model::names::Domain;
+use crate::model::{IdPool, ProviderName};
 
 const IDS_OF_A_MACHINE: u32 = 65_536;
 const LEAST_ID: u32 = 200_000;
@@ -46,7 +46,7 @@ pub const KEYS: Keys = Keys {
     pool_ids: Key { variable: "ADT_POOL_IDS", flag: "--pool-ids", default: "1879048192-2147352575", separator: ',' },
     nameservers: Key { variable: "ADT_NAMESERVERS", flag: "--nameservers", default: "", separator: ',' },
     boxes: Key { variable: "ADT_BOXES", flag: "--boxes", default: "", separator: ':' },
-    provider: Key { variable: "ADT_PROVIDER", flag: "--provider", default: "lxc", separator: ',' },
+    provider: Key { variable: "ADT_PROVIDER", flag: "--provider", default: ProviderName::FIRST, separator: ',' },
     grace_seconds: Key { variable: "ADT_GRACE_SECONDS", flag: "--grace-seconds", default: "10", separator: ',' },
     // An address of adt's own on the loopback: it fights nobody for ports 53, 80 and 443.
     listen: Key { variable: "ADT_LISTEN", flag: "--listen", default: "127.77.77.77", separator: ',' },
@@ -139,12 +139,11 @@ pub fn address(text: &str) -> Result<IpAddr, Wrong> {
     Ok(address)
 }
 
-pub fn provider(text: &str) -> Result<String, Wrong> {
-    let shaped = !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if shaped {
-        return Ok(text.to_owned());
-    }
-    Err((format!("`{}` is not a provider", text.escape_debug()), "write `lxc`, `docker` or `vm`".into()))
+/// Which ones there are, this adt's registry knows.
+pub fn provider(text: &str) -> Result<ProviderName, Wrong> {
+    let wrong =
+        |_| (format!("`{}` is not a provider", text.escape_debug()), format!("write a name, e.g. `{}`", ProviderName::FIRST));
+    ProviderName::new(text).map_err(wrong)
 }
 
 pub fn seconds(text: &str) -> Result<u32, Wrong> {

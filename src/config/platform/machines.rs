@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::model::names::BoxName;
-use crate::model::{BoxRef, Limits, Machine, RoleName};
+use crate::model::{BoxRef, Limits, Machine, ProviderName, ProviderRef, RoleName};
 
 use super::raw;
 use super::{MOST_MACHINES, once};
@@ -94,6 +94,10 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
     let provision =
         raw.provision.iter().filter_map(|script| check::inner_path(faults, script, "the platform's folder")).collect();
     let logs = raw.logs.iter().filter_map(|path| check::log_path(faults, path)).collect();
+    let provider = raw.provider.as_ref().and_then(|word| {
+        let name = check::name(faults, word, ProviderName::new)?;
+        Some(ProviderRef { name, place: Some(faults.place(word.span())) })
+    });
     Some(Machine {
         role: role?,
         summary: check::summary(faults, raw.summary.as_ref()),
@@ -104,6 +108,7 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
         data,
         provision,
         logs,
+        provider,
     })
 }
 

@@ -91,6 +91,9 @@ pub struct Machine {
     /// Log files of these machines besides their journal and what their box names, e.g. `"/var/log/shop/*.log"`.
     #[serde(default)]
     pub logs: Vec<At<String>>,
+    /// What these machines run on. Without it, what the host's `provider` says when the environment is made; `env:init --on`
+    /// puts all machines of its environment on one.
+    pub provider: Option<At<String>>,
     /// One line that says what these machines do.
     #[serde(default)]
     pub summary: Option<At<String>>,

@@ -14,6 +14,7 @@ mod ring;
 mod splunk;
 mod syslog;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -29,10 +30,10 @@ use rustls::{ClientConfig, RootCertStore};
 use self::marks::Kept;
 use self::ring::Ring;
 use crate::config::HostSettings;
-use crate::engine::logs::{Follower, LOOK, running, subjects};
+use crate::engine::logs::{Follower, LOOK, Running, running, subjects};
 use crate::logs::Record;
 use crate::model::{Failure, Kind};
-use crate::providers::{Provider, choose};
+use crate::providers::{Registry, choose};
 use crate::store::{Store, Wanted};
 use crate::trust;
 
@@ -80,17 +81,16 @@ impl Shipper {
         let mut threads = Vec::new();
         for (name, address, sink) in sinks {
             let exe = std::env::current_exe().map_err(|error| failed(&error))?;
-            // Its own connection to the database and its own provider: nothing is shared with those who serve.
+            // Its own connection to the database and its own providers: nothing is shared with those who serve.
             let store = Store::open(&store.folder)?;
-            let provider = choose::provider(
-                &settings.provider.value,
-                store.folder.clone(),
-                store.install().to_owned(),
+            let providers = choose::registry(choose::Host {
+                store: store.folder.clone(),
+                install: store.install().to_owned(),
                 exe,
-                settings.pool_ids.value,
-            )?;
+                ids: settings.pool_ids.value,
+            });
             let file = store.folder.join("logs").join(format!("{name}.json"));
-            let route = Route { address, file, store, provider, ring: Ring::new(settings.logs.buffer), stop: Arc::clone(&stop) };
+            let route = Route { address, file, store, providers, ring: Ring::new(settings.logs.buffer), stop: Arc::clone(&stop) };
             threads.push(std::thread::spawn(move || route.run(sink)));
         }
         Ok(Self { stop, threads })
@@ -120,7 +120,7 @@ struct Route {
     address: String,
     file: PathBuf,
     store: Store,
-    provider: Box<dyn Provider>,
+    providers: Registry,
     ring: Ring,
     stop: Arc<AtomicBool>,
 }
@@ -133,7 +133,7 @@ impl Route {
         if let Ok(environments) = self.store.database.readable_environments(None) {
             marks().only(&environments);
         }
-        let follower = Follower::new(&*self.provider, marks().all());
+        let follower = Follower::new(&self.providers, marks().all());
         let take = |record| if self.ring.push(record) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -160,16 +160,20 @@ impl Route {
         });
     }
 
-    fn look(
-        &self,
-        kept: &mut Kept,
-        reconcile: impl FnOnce(&[crate::engine::logs::Subject], &crate::engine::logs::Running),
-    ) -> Result<(), Failure> {
+    fn look(&self, kept: &mut Kept, reconcile: impl FnOnce(&[crate::engine::logs::Subject], &Running)) -> Result<(), Failure> {
         let environments = self.store.database.readable_environments(None)?;
         kept.only(&environments);
-        let up = environments.sound.iter().filter(|environment| environment.wanted == Wanted::Up);
-        let subjects: Vec<_> = up.flat_map(subjects).collect();
-        reconcile(&subjects, &running(&*self.provider)?);
+        let up: Vec<_> = environments.sound.iter().filter(|environment| environment.wanted == Wanted::Up).collect();
+        let subjects: Vec<_> = up.iter().flat_map(|environment| subjects(environment)).collect();
+        let mut all = Running::new();
+        for name in up.iter().flat_map(|environment| &environment.definition.providers.ever).collect::<BTreeSet<_>>() {
+            match running(&self.providers, [name]) {
+                Ok(running) => all.extend(running),
+                // It keeps the logs of no other from being sent.
+                Err(failure) => tracing::warn!(%name, %failure, "the logs of its machines are not sent"),
+            }
+        }
+        reconcile(&subjects, &all);
         Ok(())
     }
 
@@ -233,7 +237,6 @@ fn trusted() -> io::Result<Arc<ClientConfig>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::fake::Fake;
 
     #[test]
     fn a_record_that_can_not_be_read_stops_nobody_and_keeps_its_marks() {
@@ -248,8 +251,8 @@ mod tests {
         std::fs::write(&file, format!("[{}, {}]", mark("1"), mark("2"))).unwrap();
         let mut kept = Kept::open(&file);
         let stop = Arc::new(AtomicBool::new(false));
-        let (address, provider) = (String::new(), Box::new(Fake::default()));
-        let route = Route { address, file: file.clone(), store, provider, ring: Ring::new(1), stop };
+        let (address, providers) = (String::new(), Registry::new([]));
+        let route = Route { address, file: file.clone(), store, providers, ring: Ring::new(1), stop };
         let mut looked = false;
         route.look(&mut kept, |subjects, _| looked = subjects.is_empty()).unwrap();
         assert!(looked);

@@ -16,12 +16,12 @@ use crate::exec::Follow;
 use crate::model::snapshot::Keep;
 use crate::model::{
     BoxName, BoxRef, EnvironmentId, EnvironmentName, Exec, Failure, Health, Kind, Limits, Machine, MachineId, MachineName,
-    MachineSpec, Platform, PlatformName, RoleName, Stream,
+    MachineSpec, Platform, PlatformName, ProviderName, RoleName, Stream,
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted, plan};
-use crate::providers::{Layers, Stdio, half_of_memory};
-use crate::store::record::{BoxInUse, Definition};
+use crate::providers::{Layers, Provider, Stdio, copies, half_of_memory};
+use crate::store::record::{BoxInUse, Definition, Providers};
 use crate::store::{Environment, Lock};
 
 pub(in crate::engine) struct MachineShop<'a> {
@@ -30,6 +30,7 @@ pub(in crate::engine) struct MachineShop<'a> {
 
 struct MachineBench<'a> {
     engine: &'a Engine,
+    provider: &'a dyn Provider,
     environment: Environment,
     id: MachineId,
     open: bool,
@@ -42,7 +43,7 @@ const BENCH: &str = "bench";
 impl Workshop for MachineShop<'_> {
     fn open(&self, spec: &BenchSpec) -> Result<Box<dyn Bench + '_>> {
         let engine = self.engine;
-        engine.stacker()?;
+        let (on, provider) = engine.builder()?;
         let id = EnvironmentId {
             platform: PlatformName::new(WORKSHOP).expect("a constant that is a label"),
             name: EnvironmentName::new(spec.digest.short()).expect("hexadecimal digits are a label"),
@@ -56,9 +57,9 @@ impl Workshop for MachineShop<'_> {
         let choose =
             |taken: &[ipnet::Ipv4Net]| Ok::<_, Failure>(address::allocate(engine.settings.pool_v4.value, taken, &routes)?);
         let environment =
-            engine.store.database.add_environment(choose, |network| record(engine, &id, network, spec), &BTreeMap::new())?;
+            engine.store.database.add_environment(choose, |network| record(engine, &id, on, network, spec), &BTreeMap::new())?;
         let machine = MachineName::new(BENCH).expect("a constant that is a label");
-        let bench = MachineBench { engine, id: id.machine(&machine), environment, open: true, _lock: lock };
+        let bench = MachineBench { engine, provider, id: id.machine(&machine), environment, open: true, _lock: lock };
         // From here on the bench's own end cleans up whatever this start leaves.
         bench.start(spec)?;
         Ok(Box::new(bench))
@@ -66,7 +67,7 @@ impl Workshop for MachineShop<'_> {
 }
 
 /// A build's environment, so that whoever comes after a kill knows all about it.
-fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &BenchSpec) -> Environment {
+fn record(engine: &Engine, id: &EnvironmentId, on: &ProviderName, network: ipnet::Ipv4Net, spec: &BenchSpec) -> Environment {
     let role = RoleName::new(BENCH).expect("a constant that is a label");
     let machine = Machine {
         role: role.clone(),
@@ -79,6 +80,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
         data: Vec::new(),
         logs: Vec::new(),
         provision: Vec::new(),
+        provider: None,
     };
     let names = machine.names();
     let health = Health { checks: Vec::new(), deadline_seconds: 60 };
@@ -103,6 +105,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
                 folder: PathBuf::new(),
             },
             domain: engine.settings.domain.value.clone(),
+            providers: Providers::new(on.clone(), true),
             boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new(), services: Vec::new() })].into(),
             left_out: BTreeSet::new(),
             seeded: BTreeMap::new(),
@@ -116,11 +119,12 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
 }
 
 impl Engine {
-    /// Boxes are layers, so only a provider that stacks can build them.
-    fn stacker(&self) -> Result<&dyn Layers> {
-        self.provider.layers().ok_or_else(|| {
-            let name = self.provider.capabilities().name;
-            Failure::new(Kind::Host, "build boxes").cause(format!("machines of `{name}` don't stand on layers"))
+    /// Boxes are layers, so only a provider that stacks can build them: the usual one where it does, else the first that does.
+    pub(in crate::engine) fn builder(&self) -> Result<(&ProviderName, &dyn Provider)> {
+        let usual = self.providers.named(&self.settings.provider.value);
+        let mut all = usual.into_iter().chain(self.providers.here());
+        all.find(|(_, provider)| provider.layers().is_some()).ok_or_else(|| {
+            Failure::new(Kind::Host, "build boxes").cause("no provider that this host has builds machines from layers")
         })
     }
 }
@@ -132,11 +136,15 @@ impl MachineBench<'_> {
         self.engine.network.open(&network)?;
         let mut machine = self.spec();
         machine.mounts.clone_from(&spec.mounts);
-        self.engine.provider.create(&machine)?;
-        if let Some(warning) = self.engine.provider.start(&self.id)?.warning {
+        self.provider.create(&machine)?;
+        if let Some(warning) = self.provider.start(&self.id)?.warning {
             tracing::warn!(%warning, "a build's machine");
         }
         Ok(())
+    }
+
+    fn stacker(&self) -> &dyn Layers {
+        self.provider.layers().expect("only a provider with layers builds")
     }
 
     fn spec(&self) -> MachineSpec {
@@ -154,7 +162,9 @@ impl MachineBench<'_> {
         let plan = plan(Goal::Gone, &wanted, &seen);
         let network = wanted::network(self.engine.store.install(), &self.environment);
         let (events, _unread) = crate::engine::Events::unread();
-        self.engine.perform_uncancelled(&plan, &Scene::of(&network, &LiveSites::new()), &events)
+        let sites = LiveSites::new();
+        let scene = Scene { on: seen.places(), ..Scene::of(&network, &sites) };
+        self.engine.perform_uncancelled(&plan, &scene, &events)
     }
 }
 
@@ -171,36 +181,36 @@ impl Drop for MachineBench<'_> {
 
 impl Bench for MachineBench<'_> {
     fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
+        Ok(self.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
     }
 
     fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
         let mut each = |line: Option<(Stream, &str)>| each(line);
-        Ok(self.engine.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each })?.code)
+        Ok(self.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each })?.code)
     }
 
     fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each })?.code)
+        Ok(self.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each })?.code)
     }
 
     fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
-        Ok(self.engine.provider.copy_in(&self.id, source, target, &self.engine.cancel())?)
+        Ok(copies::copy_in(self.provider, &self.id, source, target, &self.engine.cancel())?)
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        Ok(self.engine.provider.copy_out(&self.id, source, target, &self.engine.cancel())?)
+        Ok(copies::copy_out(self.provider, &self.id, source, target, &self.engine.cancel())?)
     }
 
     fn halt(&self) -> Result<()> {
-        Ok(self.engine.provider.stop(&self.id, self.engine.grace())?)
+        Ok(self.provider.stop(&self.id, self.engine.grace())?)
     }
 
     fn harvest(&self, target: &str) -> Result<PathBuf> {
-        Ok(self.engine.stacker()?.written(&self.id, target)?)
+        Ok(self.stacker().written(&self.id, target)?)
     }
 
     fn commit(mut self: Box<Self>, target: &Path) -> Result<()> {
-        self.engine.stacker()?.commit(&self.id, target)?;
+        self.stacker().commit(&self.id, target)?;
         self.clear()
     }
 

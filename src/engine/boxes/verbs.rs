@@ -202,7 +202,11 @@ impl Engine {
         // A machine that is not reloaded yet may stand on others than its definition says.
         all.extend(self.store.database.applied(None)?.into_iter().flat_map(|(_, spec)| spec.layers));
         all.extend(self.store.snapshots.all()?.iter().flat_map(|(_, snapshot)| snapshot.definition.layers()).cloned());
-        if let Some(volumes) = self.provider.volumes() {
+        for name in environments.iter().flat_map(|environment| &environment.definition.providers.ever) {
+            // Nobody knows what is held by one that can't be asked.
+            self.providers.get(name)?;
+        }
+        for volumes in self.providers.here().filter_map(|(_, provider)| provider.volumes()) {
             all.extend(volumes.held()?);
         }
         Ok(all)

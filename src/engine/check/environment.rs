@@ -132,9 +132,12 @@ impl Engine {
     /// The port first: a closed one says nothing about the application behind it.
     fn ask_machine(&self, spec: &MachineSpec, check: &Check, shell: &str) -> Vec<CheckItem> {
         let subject = spec.id.to_string();
-        let ask = |check: &Check, what: String| match self.probe.ask(&*self.provider, spec, check) {
-            Ok(()) => CheckItem::ok(subject.as_str(), what),
-            Err(reason) => CheckItem::fault(subject.as_str(), reason, shell),
+        let ask = |check: &Check, what: String| {
+            let provider = self.providers.of(spec).map_err(|error| error.to_string());
+            match provider.and_then(|provider| self.probe.ask(provider, spec, check)) {
+                Ok(()) => CheckItem::ok(subject.as_str(), what),
+                Err(reason) => CheckItem::fault(subject.as_str(), reason, shell),
+            }
         };
         let port = |port: u16| ask(&Check::Tcp { port }, format!("port {port} accepts")).at(CheckStep::Machine);
         match check {
@@ -157,7 +160,8 @@ impl Engine {
     fn check_init(&self, spec: &MachineSpec, shell: &str) -> CheckItem {
         let mut state = String::new();
         let stdio = Stdio::Pipes { stdin: None, each: &mut |_, line| line.clone_into(&mut state) };
-        let asked = self.provider.exec(&spec.id, &Exec::new(["systemctl", "is-system-running"]), stdio);
+        let exec = Exec::new(["systemctl", "is-system-running"]);
+        let asked = self.providers.of(spec).and_then(|provider| provider.exec(&spec.id, &exec, stdio));
         let subject = spec.id.to_string();
         match (asked, state.as_str()) {
             (Err(error), _) => CheckItem::fault(subject, error.to_string(), shell),

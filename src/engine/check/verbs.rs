@@ -1,13 +1,15 @@
 //! `host:check`, `platform:check`, `env:check`: probes of what is really there, each with a verdict and a remedy.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::config;
 use crate::engine::Engine;
 use crate::engine::host::bootstrap::REQUIREMENTS;
 use crate::model::response::{CheckItem, Checklist};
-use crate::model::{EnvironmentId, EnvironmentName, Failure, PlatformName, Response};
+use crate::model::{EnvironmentId, EnvironmentName, Failure, PlatformName, ProviderName, Response};
 use crate::network::{address, forward_trouble};
+use crate::providers::Provider;
 use crate::store::pool;
 
 /// Below this a box build may not fit.
@@ -46,11 +48,11 @@ impl Engine {
             })
             .collect();
         items.extend(REQUIREMENTS.iter().map(|requirement| requirement.item()));
-        items.push(match self.provider.ready() {
-            Ok(seen) => CheckItem::ok(format!("provider {}", self.provider.capabilities().name), seen),
-            Err(error) => CheckItem::fault("provider", error.to_string(), "adt host:bootstrap"),
-        });
-        items.extend(self.check_ids());
+        let environments = self.store.database.readable_environments(None)?.sound;
+        let mut used: BTreeSet<_> = environments.iter().flat_map(|environment| &environment.definition.providers.ever).collect();
+        used.insert(&self.settings.provider.value);
+        items.extend(used.iter().map(|name| self.check_provider(name)));
+        items.extend(self.check_ids(&used));
         items.push(check_space(&self.store.folder, &self.store.folder));
         if self.has_pool() {
             // A pool can be full before it says so: its disk gives out.
@@ -78,9 +80,17 @@ impl Engine {
         Ok(Response::Check(Checklist { items }))
     }
 
-    fn check_ids(&self) -> Vec<CheckItem> {
+    fn check_provider(&self, name: &ProviderName) -> CheckItem {
+        match self.providers.get(name).and_then(Provider::ready) {
+            Ok(seen) => CheckItem::ok(format!("provider {name}"), seen),
+            Err(error) => CheckItem::fault(format!("provider {name}"), error.to_string(), "adt host:bootstrap"),
+        }
+    }
+
+    fn check_ids(&self, used: &BTreeSet<&ProviderName>) -> Vec<CheckItem> {
         let subject = "ids of machines";
-        let troubles = self.provider.troubles();
+        let used = used.iter().filter_map(|name| self.providers.get(name).ok());
+        let troubles: Vec<_> = used.flat_map(|provider| provider.troubles()).collect();
         if troubles.is_empty() {
             return vec![CheckItem::ok(subject, format!("{} and those on disk are nobody else's", self.settings.pool_ids.value))];
         }

@@ -193,15 +193,16 @@ impl Engine {
     /// The step that makes a machine, with its files.
     pub(in crate::engine) fn make_machine(&self, environment: &Environment, spec: &MachineSpec) -> Result<(), Failure> {
         let id = &spec.id;
-        self.provider.create(spec)?;
+        let provider = self.providers.of(spec)?;
+        provider.create(spec)?;
         // What runs has its files: where they change, the machine is stopped first.
-        if matches!(self.provider.inspect(id)?, MachineState::Halted) {
+        if matches!(provider.inspect(id)?, MachineState::Halted) {
             let before = self.store.database.applied(Some(&id.environment))?.into_iter().find(|(name, _)| *name == id.machine);
             let before = before.map(|(_, spec)| spec.files).unwrap_or_default();
             let gone: Vec<String> = before.into_keys().filter(|path| !spec.files.contains_key(path)).collect();
             if !spec.files.is_empty() || !gone.is_empty() {
                 let files = self.files_of(environment, &id.machine, &self.secret(&id.environment)?)?;
-                self.provider.place(id, &files, &gone)?;
+                provider.place(id, &files, &gone)?;
             }
         }
         Ok(self.store.database.put_applied(spec)?)

@@ -13,11 +13,12 @@ use crate::engine::site::deploy::add_releases;
 use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
 use crate::model::{
-    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, MachineState, Plan, PlatformName, Response,
+    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, Plan, PlatformName, ProviderName, Response,
     SiteName,
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
+use crate::providers::copies;
 use crate::sources::checkout;
 use crate::store::history::Entry;
 use crate::store::record::Definition;
@@ -31,10 +32,12 @@ impl Engine {
         &self,
         id: &EnvironmentId,
         sites: &[SiteWish],
+        on: Option<&ProviderName>,
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
         let platform = self.platform(&id.platform)?;
+        on.map_or(Ok(()), |on| self.providers.knows(on))?;
         let _lock = self.lock_environment(id, events)?;
         match self.store.database.environment(id)? {
             Some(environment) if environment.wanted == Wanted::Gone => {
@@ -45,12 +48,12 @@ impl Engine {
             }
             Some(environment) => {
                 events.note(format!("`{id}` exists already"));
-                self.say_what_stays(&environment, sites, events)?;
+                self.say_what_stays(&environment, sites, on, events)?;
                 return self.raise(&environment, dry_run, events);
             }
             None => {}
         }
-        let definition = self.definition(&platform, &id.name, sites, dry_run, events)?;
+        let definition = self.definition(&platform, &id.name, sites, on, dry_run, events)?;
         let chosen = sites.iter().filter_map(|wish| Some((wish.site.clone(), wish.branch.clone()?))).collect();
         let mut codes = self.choose_code(id, &definition.platform, &chosen, dry_run, events)?;
         if !dry_run {
@@ -253,7 +256,7 @@ impl Engine {
                 v6: address::ula_subnet(self.store.install(), &nowhere),
             };
             self.remember("destroyed", &id.to_string());
-            self.perform(&plan, &Scene { workspace, ..Scene::of(&network, &live) }, events)?;
+            self.perform(&plan, &Scene { workspace, on: seen.places(), ..Scene::of(&network, &live) }, events)?;
             self.store.keys.forget(id)?;
             self.store.snapshots.forget(id)?;
         }
@@ -267,8 +270,11 @@ impl Engine {
 
     /// The data of an environment in words, for who is about to end it.
     fn data_of(&self, id: &EnvironmentId) -> Result<Vec<String>, Failure> {
-        let volumes = self.provider.volumes().map_or(Ok(Vec::new()), |volumes| volumes.seen(id))?;
-        Ok(volumes.into_iter().map(|volume| format!("the data of {} in {}", id.machine(&volume.machine), volume.path)).collect())
+        let mut all = Vec::new();
+        for (_, volumes) in self.volumes(&self.around(id)?) {
+            all.extend(volumes.seen(id)?);
+        }
+        Ok(all.into_iter().map(|volume| format!("the data of {} in {}", id.machine(&volume.machine), volume.path)).collect())
     }
 
     /// Inspects, plans, shows, runs. Returns what was (or would be) done.
@@ -328,7 +334,9 @@ impl Engine {
                 wanted.machines.iter().map(|(name, machine)| (name, &machine.spec)).collect();
             let (raising, workspace) = (Some(Raising { environment, wanted: &wanted }), Some(workspace_of(environment)));
             let environment = Some(environment);
-            self.perform(&plan, &Scene { environment, raising, network: &network, specs, sites: &live, workspace }, events)?;
+            let on = seen.places();
+            let scene = Scene { environment, raising, network: &network, specs, on, sites: &live, workspace };
+            self.perform(&plan, &scene, events)?;
         }
         if goal == Goal::Up && !dry_run {
             self.settle_rewind(environment)?;
@@ -349,10 +357,22 @@ impl Engine {
         self.perform(plan, &scene, events)
     }
 
-    /// Words for sites have no effect on an environment that exists; who typed them should know.
-    fn say_what_stays(&self, environment: &Environment, sites: &[SiteWish], events: &Events) -> Result<(), Failure> {
+    /// Words for sites and providers have no effect on an environment that exists; who typed them should know.
+    fn say_what_stays(
+        &self,
+        environment: &Environment,
+        sites: &[SiteWish],
+        on: Option<&ProviderName>,
+        events: &Events,
+    ) -> Result<(), Failure> {
         let codes = self.codes(&environment.id)?;
         let EnvironmentId { platform, name } = &environment.id;
+        let definition = &environment.definition;
+        let is_elsewhere =
+            |on: &ProviderName| definition.platform.machines.iter().any(|machine| definition.provider(machine) != on);
+        if let Some(on) = on.filter(|on| is_elsewhere(on)) {
+            events.warn(format!("its machines stay where they are; an environment on `{on}` alone is made under another name"));
+        }
         for SiteWish { site, branch } in sites {
             match (branch, codes.get(site)) {
                 (Some(branch), Some(code)) if code.branch != branch.as_str() => events.warn(format!(
@@ -375,16 +395,17 @@ impl Engine {
         copy: &Copy,
     ) -> Result<Response, Failure> {
         let machine = self.machine(id, machine)?;
+        let provider = self.provider_of(&machine)?;
         let summary = match copy {
             Copy::In { source, target } => {
                 if !source.exists() {
                     return Err(Failure::new(Kind::NotFound, format!("find `{}` on this host", source.display())));
                 }
-                self.provider.copy_in(&machine, source, target, &self.cancel())?;
+                copies::copy_in(provider, &machine, source, target, &self.cancel())?;
                 format!("`{}` is at `{machine}:{target}`", source.display())
             }
             Copy::Out { source, target } => {
-                self.provider.copy_out(&machine, source, target, &self.cancel())?;
+                copies::copy_out(provider, &machine, source, target, &self.cancel())?;
                 format!("`{machine}:{source}` is at `{}`", target.display())
             }
         };
@@ -410,21 +431,13 @@ impl Engine {
     /// Bytes that an environment has on disk beyond its layers.
     pub(in crate::engine) fn disk(&self, environment: &Environment) -> Option<u64> {
         let machines = environment.definition.platform.machines_by_name();
-        machines.keys().map(|name| self.provider.disk(&environment.id.machine(name)).ok()).sum()
+        let disk = |name| self.provider_in(&environment.definition, name).ok()?.1.disk(&environment.id.machine(name)).ok();
+        machines.keys().map(disk).sum()
     }
 
     /// The machines of an environment, in order.
     pub fn machine_names(&self, id: &EnvironmentId) -> Result<Vec<MachineName>, Failure> {
         Ok(self.environment(id)?.definition.platform.machines_by_name().into_keys().collect())
-    }
-
-    /// All machine states at once, for listings.
-    pub(in crate::engine) fn states(&self) -> Result<BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>>, Failure> {
-        let mut all: BTreeMap<EnvironmentId, BTreeMap<MachineName, MachineState>> = BTreeMap::new();
-        for (id, state) in self.provider.list()? {
-            all.entry(id.environment).or_default().insert(id.machine, state);
-        }
-        Ok(all)
     }
 
     /// The environments that a user sees: without the ones in which boxes are built.

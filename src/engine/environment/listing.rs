@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::Engine;
 use crate::engine::environment::routes;
+use crate::engine::environment::standing::states;
 use crate::engine::environment::wanted;
 use crate::engine::site::code::Codes;
 use crate::engine::site::sites;
@@ -11,7 +12,7 @@ use crate::model::machine::SeenVolume;
 use crate::model::response::{
     Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url, VolumeDetail,
 };
-use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
+use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, ProviderName, Response};
 use crate::store::{Environment, Readable, Wanted};
 
 /// One damaged record must not hide the others.
@@ -64,13 +65,18 @@ impl Engine {
         if let Some(platform) = platform {
             self.platform(platform)?;
         }
-        let states = self.states()?;
         let Readable { sound, damaged } = self.readable_environments(platform)?;
+        let survey = self.survey(&sound);
         let codes = self.store.database.site_codes(None)?;
-        let (no_states, no_codes) = (States::new(), Codes::new());
+        let no_codes = Codes::new();
         let own = |environment: &Environment| {
-            let states = states.get(&environment.id).unwrap_or(&no_states);
-            self.summary(environment, states, codes.get(&environment.id).unwrap_or(&no_codes))
+            let codes = codes.get(&environment.id).unwrap_or(&no_codes);
+            let summary = self.summary(environment, &survey.of(&environment.id), codes);
+            match survey.fault(&environment.definition) {
+                None => summary,
+                // Nobody knows whether its machines run.
+                fault => EnvironmentSummary { state: EnvironmentState::Broken, fault, ..summary },
+            }
         };
         let mut all: Vec<_> = sound.iter().map(own).collect();
         all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
@@ -109,7 +115,7 @@ impl Engine {
 
     pub(in crate::engine) fn env_show(&self, id: &EnvironmentId) -> Result<Response, Failure> {
         let environment = self.environment(id)?;
-        let states = self.provider.machines(id)?;
+        let states = states(&self.found(id, &self.around_of(&environment.definition)?)?);
         let network = wanted::network(self.store.install(), &environment);
         let definition = &environment.definition;
         let machines = definition.platform.machines_by_name().into_iter().map(|(name, machine)| {
@@ -122,7 +128,8 @@ impl Engine {
                 fqdn: machine_id.fqdn(&definition.domain),
                 addresses: vec![attachment.v4.into(), attachment.v6.into()],
                 limits: machine.limits.clone(),
-                disk: self.provider.disk(&machine_id).ok(),
+                provider: definition.provider(machine).clone(),
+                disk: self.provider_in(definition, &name).ok().and_then(|(_, provider)| provider.disk(&machine_id).ok()),
                 layers: definition.boxes.get(&machine.role).map(|boxed| boxed.layers.clone()).unwrap_or_default(),
                 name,
             }
@@ -143,17 +150,21 @@ impl Engine {
 
     /// The volumes of an environment, those that no machine shows any more included.
     fn volume_details(&self, environment: &Environment) -> Result<Vec<VolumeDetail>, Failure> {
-        let Some(volumes) = self.provider.volumes() else { return Ok(Vec::new()) };
-        let platform = &environment.definition.platform;
+        let definition = &environment.definition;
+        let platform = &definition.platform;
         let machines = platform.machines_by_name();
-        let used = |name: &MachineName, path: &String| {
-            machines.get(name).is_some_and(|machine| platform.volumes(machine).contains(path))
+        let used = |provider: &ProviderName, name: &MachineName, path: &String| {
+            let machine = machines.get(name).filter(|machine| definition.provider(machine) == provider);
+            machine.is_some_and(|machine| platform.volumes(machine).contains(path))
         };
-        let detail = |seen: SeenVolume| {
-            let size = volumes.size(&environment.id, &seen)?;
-            let SeenVolume { machine, path } = seen;
-            Ok(VolumeDetail { used: used(&machine, &path), machine, path, size })
-        };
-        volumes.seen(&environment.id)?.into_iter().map(detail).collect()
+        let mut all = Vec::new();
+        for (provider, volumes) in self.volumes(&self.around_of(definition)?) {
+            for seen in volumes.seen(&environment.id)? {
+                let size = volumes.size(&environment.id, &seen)?;
+                let SeenVolume { machine, path } = seen;
+                all.push(VolumeDetail { used: used(provider, &machine, &path), machine, path, size });
+            }
+        }
+        Ok(all)
     }
 }

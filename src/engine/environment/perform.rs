@@ -1,6 +1,6 @@
 //! Runs a plan: wave after wave, the chains of a wave at the same time, each step told by events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,12 +12,12 @@ use crate::engine::events::{Events, milliseconds};
 use crate::engine::site::code::LiveSites;
 use crate::exec::Cancel;
 use crate::model::{
-    Action, Event, Exec, Failure, Kind, MachineId, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, SiteName, Step,
+    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, ProviderName, SiteName, Step,
     Wave,
 };
 use crate::network::address;
 use crate::plan::Wanted;
-use crate::providers::Stdio;
+use crate::providers::{Provider, Stdio};
 use crate::store::Environment;
 
 /// What the steps of one environment need to know.
@@ -28,6 +28,8 @@ pub struct Scene<'a> {
     pub raising: Option<Raising<'a>>,
     pub network: &'a NetworkSpec,
     pub specs: BTreeMap<&'a MachineName, &'a MachineSpec>,
+    /// The providers that have something of a machine before any step.
+    pub on: BTreeMap<MachineName, BTreeSet<ProviderName>>,
     pub sites: &'a LiveSites,
     /// Where its checkouts are, for when all of it goes.
     pub workspace: Option<PathBuf>,
@@ -36,7 +38,7 @@ pub struct Scene<'a> {
 impl<'a> Scene<'a> {
     /// For what only goes, which needs no record, and for sites alone.
     pub fn of(network: &'a NetworkSpec, sites: &'a LiveSites) -> Self {
-        Self { environment: None, raising: None, network, specs: BTreeMap::new(), sites, workspace: None }
+        Self { environment: None, raising: None, network, specs: BTreeMap::new(), on: BTreeMap::new(), sites, workspace: None }
     }
 }
 
@@ -122,31 +124,37 @@ impl Engine {
                 let raising = scene.raising.as_ref().expect("only plans that bring something up create");
                 self.make_machine(raising.environment, spec(machine))?;
             }
-            Action::Start { machine } => self.start_machine(&id(machine), events)?,
-            Action::Thaw { machine } => match self.provider.freezer() {
+            Action::Start { machine } => self.start_machine(spec(machine), events)?,
+            Action::Thaw { machine } => match self.providers.of(spec(machine))?.freezer() {
                 Some(freezer) => freezer.thaw(&id(machine))?,
-                None => self.start_machine(&id(machine), events)?,
+                None => self.start_machine(spec(machine), events)?,
             },
             Action::Await { machine } => self.await_answer(spec(machine), true)?,
             Action::Deploy { machine, site, release } => {
                 let raising = scene.raising.as_ref().expect("only plans that bring something up deploy");
                 self.deploy_onto(raising, machine, site, release, events)?;
             }
-            Action::Stop { machine } => self.provider.stop(&id(machine), self.grace())?,
+            Action::Stop { machine } => {
+                self.where_it_is(scene, machine)?
+                    .into_iter()
+                    .try_for_each(|provider| provider.stop(&id(machine), self.grace()))?;
+            }
             Action::Restore { machine, snapshot } => {
-                let snapshots = self.provider.snapshots().expect("only a snapshot that was taken is put back");
+                let snapshots =
+                    self.providers.of(spec(machine))?.snapshots().expect("only a snapshot that was taken is put back");
                 snapshots.restore(&id(machine), snapshot, &Cancel(Arc::clone(&self.cancel)))?;
             }
             Action::Keep { machine } => {
-                let volumes = self.provider.volumes().expect("only machines with volumes keep anything");
+                let volumes = self.providers.of(spec(machine))?.volumes().expect("only machines with volumes keep anything");
                 volumes.keep(spec(machine))?;
             }
             Action::Erase => {
-                let volumes = self.provider.volumes().expect("only volumes that were seen are erased");
-                volumes.erase(&step.environment)?;
+                let around = self.around(&step.environment)?;
+                let mut all = around.into_iter().filter_map(|(_, provider)| provider.volumes());
+                all.try_for_each(|volumes| volumes.erase(&step.environment))?;
             }
             Action::Delete { machine } => {
-                self.provider.delete(&id(machine))?;
+                self.where_it_is(scene, machine)?.into_iter().try_for_each(|provider| provider.delete(&id(machine)))?;
                 self.store.database.forget_applied(&id(machine))?;
             }
             Action::Checkout { site: name } => {
@@ -170,8 +178,14 @@ impl Engine {
         Ok(())
     }
 
-    fn start_machine(&self, id: &MachineId, events: &Events) -> Result<(), Failure> {
-        if let Some(warning) = self.provider.start(id)?.warning {
+    /// The providers on which a machine stops or goes: it may be wanted on another.
+    fn where_it_is(&self, scene: &Scene<'_>, machine: &MachineName) -> Result<Vec<&dyn Provider>, Failure> {
+        let on = scene.on.get(machine).into_iter().flatten();
+        on.map(|name| Ok(self.providers.get(name)?)).collect()
+    }
+
+    fn start_machine(&self, spec: &MachineSpec, events: &Events) -> Result<(), Failure> {
+        if let Some(warning) = self.providers.of(spec)?.start(&spec.id)?.warning {
             events.warn(warning);
         }
         Ok(())
@@ -181,10 +195,11 @@ impl Engine {
     /// just before it went down with that run.
     fn await_answer(&self, spec: &MachineSpec, again: bool) -> Result<(), Failure> {
         let deadline = Duration::from_secs(spec.health.deadline_seconds.into());
-        let (kind, cause) = match probe::wait(&*self.probe, &*self.provider, spec, deadline, &self.cancel) {
+        let provider = self.providers.of(spec)?;
+        let (kind, cause) = match probe::wait(&*self.probe, provider, spec, deadline, &self.cancel) {
             Ok(()) => return Ok(()),
             Err(probe::NoAnswer::Died(MachineState::Halted)) if again => {
-                self.provider.start(&spec.id)?;
+                provider.start(&spec.id)?;
                 return self.await_answer(spec, false);
             }
             Err(probe::NoAnswer::Cancelled) => {
@@ -197,7 +212,7 @@ impl Engine {
         };
         let mut failure = Failure::new(kind, format!("bring up `{}`", spec.id)).cause(cause);
         failure.causes.extend(self.failed_units(spec));
-        let console = self.provider.console().and_then(|console| console.tail(&spec.id, 20).ok());
+        let console = provider.console().and_then(|console| console.tail(&spec.id, 20).ok());
         let environment = &spec.id.environment;
         if kind == Kind::Deadline {
             failure = failure.hint(format!(
@@ -222,7 +237,8 @@ impl Engine {
 
     /// The units of a machine that failed, asked of its init.
     pub(in crate::engine) fn failed_units(&self, spec: &MachineSpec) -> Vec<String> {
-        if !matches!(self.provider.inspect(&spec.id), Ok(MachineState::Running { .. })) {
+        let Ok(provider) = self.providers.of(spec) else { return Vec::new() };
+        if !matches!(provider.inspect(&spec.id), Ok(MachineState::Running { .. })) {
             return Vec::new();
         }
         let list = Exec::new(["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"]);
@@ -231,7 +247,7 @@ impl Engine {
             let unit = line.split_whitespace().next().filter(|_| units.len() < MOST_UNITS);
             units.extend(unit.map(|unit| format!("unit `{unit}` failed")));
         };
-        match self.provider.exec(&spec.id, &list, Stdio::Pipes { stdin: None, each }) {
+        match provider.exec(&spec.id, &list, Stdio::Pipes { stdin: None, each }) {
             Ok(ended) if ended.code == 0 => units,
             Ok(_) | Err(_) => Vec::new(),
         }

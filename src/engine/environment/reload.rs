@@ -33,6 +33,9 @@ impl Engine {
         }
         let before = environment.definition.clone();
         environment.definition = self.definition_from(&platform, &id.name, &before, dry_run, events)?;
+        if !data {
+            refuse_moves_of_data(id, &before, &environment.definition)?;
+        }
         let codes = self.choose_code(id, &environment.definition.platform, &BTreeMap::new(), dry_run, events)?;
         let emptied = if data {
             go_back_to_seed(&mut environment)?
@@ -105,6 +108,23 @@ impl Engine {
             }
         }
     }
+}
+
+/// No provider hands its volumes to another yet, and what lies among a machine's own files stays behind anyway.
+fn refuse_moves_of_data(id: &EnvironmentId, before: &Definition, after: &Definition) -> Result<(), Failure> {
+    for machine in after.platform.machines.iter().filter(|machine| after.platform.holds_data(machine)) {
+        let Some(from) = before.platform.machine(&machine.role).map(|machine| before.provider(machine)) else { continue };
+        let to = after.provider(machine);
+        if from != to {
+            return Err(Failure::new(Kind::Conflict, format!("move `{}` of `{id}` from `{from}` to `{to}`", machine.role))
+                .cause("it has data, which can't be moved to another provider yet")
+                .hint(format!(
+                    "leave the role on `{from}`, or give its data up with `adt env:reload --data {} {}`",
+                    id.platform, id.name
+                )));
+        }
+    }
+    Ok(())
 }
 
 /// Another number for each role with data is in the store before anything is deleted: whatever comes between, the next `up` or

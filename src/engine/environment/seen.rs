@@ -1,4 +1,4 @@
-//! What is there right now: asked of the provider and the kernel at the beginning of each verb, never remembered.
+//! What is there right now: asked of the providers and the kernel at the beginning of each verb, never remembered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::engine::Engine;
 use crate::engine::check::probe;
+use crate::engine::environment::standing::Found;
 use crate::engine::environment::wanted;
 use crate::engine::site::code::LiveSites;
 use crate::model::{EnvironmentId, Failure, Kind, MachineName, MachineSpec, MachineState};
@@ -61,25 +62,28 @@ impl Engine {
         remembered: bool,
     ) -> Result<Seen, Failure> {
         let network = self.network.seen(&wanted::tag(self.store.install(), id))?;
-        let mut states: BTreeMap<MachineName, MachineState> = BTreeMap::new();
-        for machine in self.provider.machines(id)?.into_keys() {
-            // Unlike the list, this waits for a start that is still going on although its command was killed.
-            let state = self.provider.inspect(&id.machine(&machine))?;
-            states.insert(machine, state);
+        let around = self.around(id)?;
+        let mut found = self.found(id, &around)?;
+        for (machine, found) in &mut found {
+            if let [provider] = found.on.iter().collect::<Vec<_>>()[..] {
+                // Unlike the list, this waits for a start that is still going on although its command was killed.
+                found.state = self.providers.get(provider)?.inspect(&id.machine(machine))?;
+            }
         }
         let applied: BTreeMap<_, _> = self.store.database.applied(Some(id))?.into_iter().collect();
         // A delete that was killed at its end leaves a specification without a machine.
-        for name in applied.keys() {
-            states.entry(name.clone()).or_insert(MachineState::Absent);
+        for (name, spec) in &applied {
+            let absent = || Found { on: [spec.provider.clone()].into(), state: MachineState::Absent };
+            found.entry(name.clone()).or_insert_with(absent);
         }
         // What goes down is not asked whether it still works.
-        let answers = if goal == Goal::Up { self.answers(&states, &applied, wanted) } else { BTreeMap::new() };
-        let machines = states
+        let answers = if goal == Goal::Up { self.answers(&found, &applied, wanted) } else { BTreeMap::new() };
+        let machines = found
             .into_iter()
-            .map(|(name, state)| {
+            .map(|(name, Found { on, state })| {
                 let answers = answers.get(&name).copied().unwrap_or(false);
                 let applied = applied.get(&name).cloned();
-                let seen = SeenMachine { state, applied, answers, releases: BTreeMap::new() };
+                let seen = SeenMachine { state, on, applied, answers, releases: BTreeMap::new() };
                 (name, seen)
             })
             .collect();
@@ -92,7 +96,7 @@ impl Engine {
             machines,
             checkouts: BTreeSet::new(),
             stale: BTreeSet::new(),
-            volumes: self.provider.volumes().is_some_and(|volumes| volumes.any(id)),
+            volumes: around.iter().any(|(_, provider)| provider.volumes().is_some_and(|volumes| volumes.any(id))),
             remembered,
         })
     }
@@ -100,18 +104,20 @@ impl Engine {
     /// Asks all running machines at the same time.
     fn answers(
         &self,
-        states: &BTreeMap<MachineName, MachineState>,
+        found: &BTreeMap<MachineName, Found>,
         applied: &BTreeMap<MachineName, MachineSpec>,
         wanted: &Wanted,
     ) -> BTreeMap<MachineName, bool> {
-        let running = states.iter().filter(|(_, state)| matches!(state, MachineState::Running { .. }));
-        let asked = running.filter_map(|(name, _)| {
+        let running = found.iter().filter(|(_, found)| matches!(found.state, MachineState::Running { .. }));
+        let asked = running.filter_map(|(name, found)| {
             let spec = wanted.machines.get(name).map(|machine| &machine.spec).or(applied.get(name))?;
-            Some((name.clone(), spec))
+            // One that moves is made anew, whether it answers or not.
+            let provider = found.on.contains(&spec.provider).then(|| self.providers.of(spec).ok())??;
+            Some((name.clone(), provider, spec))
         });
         std::thread::scope(|scope| {
             let asking: Vec<_> = asked
-                .map(|(name, spec)| (name, scope.spawn(|| probe::once(&*self.probe, &*self.provider, spec).is_ok())))
+                .map(|(name, provider, spec)| (name, scope.spawn(|| probe::once(&*self.probe, provider, spec).is_ok())))
                 .collect();
             asking.into_iter().map(|(name, asking)| (name, asking.join().unwrap_or(false))).collect()
         })

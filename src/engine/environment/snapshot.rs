@@ -19,9 +19,9 @@ use crate::exec::Cancel;
 use crate::model::machine::Rewound;
 use crate::model::response::{Done, SnapshotSummary};
 use crate::model::snapshot::{Moment, Reason};
-use crate::model::{EnvironmentId, Failure, Kind, MachineId, MachineState, Plan, Response, SiteName, SnapshotName};
+use crate::model::{EnvironmentId, Failure, Kind, MachineId, MachineState, Plan, ProviderName, Response, SiteName, SnapshotName};
 use crate::plan::Goal;
-use crate::providers::{Cost, Freezer, Snapshots};
+use crate::providers::{self, Cost, Freezer, Snapshots};
 use crate::sources::{checkout, kept};
 use crate::store::snapshots::{Snapshot, Work};
 use crate::store::{Environment, Wanted};
@@ -41,8 +41,8 @@ impl Engine {
         if environment.wanted == Wanted::Gone {
             return Err(leaving(id, "take a snapshot of"));
         }
-        let provider = self.snapshots(id)?;
-        let known = self.tidy_snapshots(id)?;
+        let copiers = self.copiers(&environment)?;
+        let known = self.tidy_snapshots(&environment)?;
         if let Some(name) = name.as_ref().filter(|name| known.iter().any(|one| one.name == **name)) {
             return Err(Failure::new(Kind::Conflict, format!("take the snapshot `{name}` of `{id}`"))
                 .cause("there is one of that name")
@@ -52,7 +52,7 @@ impl Engine {
                 )));
         }
         let name = name.unwrap_or_else(|| self.free_name(&known));
-        if let Some(cost) = provider.cost(id)? {
+        if let Some(cost) = cost(&copiers, id)? {
             events.note(format!(
                 "{} in {} files are copied, and `{id}` stands still meanwhile; on a pool they would be shared at once: adt \
                  host:bootstrap --pool SIZE",
@@ -72,10 +72,10 @@ impl Engine {
     }
 
     pub(in crate::engine) fn env_snapshots(&self, id: &EnvironmentId) -> Result<Response, Failure> {
-        self.environment(id)?;
-        let provider = self.snapshots(id)?;
+        let environment = self.environment(id)?;
+        let copiers = self.copiers(&environment)?;
         let summary = |one: Snapshot| {
-            let alone = provider.alone(id, &one.name).ok();
+            let alone = copiers.iter().map(|(_, copier)| copier.alone(id, &one.name).ok()).sum();
             SnapshotSummary {
                 taken: one.taken,
                 reason: one.reason.to_string(),
@@ -84,7 +84,7 @@ impl Engine {
                 name: one.name,
             }
         };
-        Ok(Response::Snapshots(self.whole_snapshots(id)?.into_iter().map(summary).collect()))
+        Ok(Response::Snapshots(self.whole_snapshots(&environment)?.into_iter().map(summary).collect()))
     }
 
     pub(in crate::engine) fn env_snapshot_remove(
@@ -96,13 +96,13 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let _lock = self.lock_environment(id, events)?;
         let environment = self.environment(id)?;
-        self.tidy_snapshots(id)?;
-        let found = self.find(id, Some(name))?;
+        self.tidy_snapshots(&environment)?;
+        let found = self.find(&environment, Some(name))?;
         if environment.definition.rewound.as_ref().is_some_and(|rewound| rewound.snapshot == found.name) {
             return Err(unfinished(id, &format!("remove the snapshot `{name}` of `{id}`")));
         }
         if !dry_run {
-            self.remove_snapshot(id, name)?;
+            self.remove_snapshot(&environment, name)?;
         }
         let verb = if dry_run { "would be" } else { "is" };
         Ok(Response::Done(Done {
@@ -125,11 +125,13 @@ impl Engine {
         if environment.wanted == Wanted::Gone {
             return Err(leaving(id, "rewind"));
         }
-        let snapshot = self.find(id, name)?;
+        let snapshot = self.find(&environment, name)?;
         let removes = self.lost(&environment, &snapshot);
         let kept =
             if dry_run { None } else { self.before(&environment, Reason::BeforeRewind { to: snapshot.name.clone() }, events)? };
+        let ever = std::mem::take(&mut environment.definition.providers.ever);
         environment.definition = snapshot.definition.clone();
+        environment.definition.providers.ever.extend(ever);
         environment.definition.rewound = Some(Rewound { snapshot: snapshot.name.clone(), number: self.next_rewind(id)? });
         let codes = snapshot.codes.clone();
         if !dry_run {
@@ -177,11 +179,12 @@ impl Engine {
         events: &Events,
     ) -> Result<Option<SnapshotName>, Failure> {
         let id = &environment.id;
-        let Some(provider) = self.provider.snapshots() else { return Ok(None) };
-        if !environment.definition.platform.snapshots.automatic || self.provider.machines(id)?.is_empty() {
+        let Ok(copiers) = self.copiers(environment) else { return Ok(None) };
+        let around = self.around_of(&environment.definition)?;
+        if !environment.definition.platform.snapshots.automatic || self.found(id, &around)?.is_empty() {
             return Ok(None);
         }
-        let cost = provider.cost(id)?.filter(|cost| cost.bytes > MOST_UNASKED || self.fits(id, *cost).is_err());
+        let cost = cost(&copiers, id)?.filter(|cost| cost.bytes > MOST_UNASKED || self.fits(id, *cost).is_err());
         if let Some(cost) = cost {
             events.warn(format!(
                 "no snapshot is taken {reason}: it would copy {}; `adt env:snapshot {} {}` does it all the same, and on a pool it costs \
@@ -192,30 +195,30 @@ impl Engine {
             ));
             return Ok(None);
         }
-        let name = self.free_name(&self.tidy_snapshots(id)?);
+        let name = self.free_name(&self.tidy_snapshots(environment)?);
         self.take(environment, &name, reason, events)?;
         Ok(Some(name))
     }
 
     fn take(&self, environment: &Environment, name: &SnapshotName, reason: Reason, events: &Events) -> Result<(), Failure> {
         let id = &environment.id;
-        let provider = self.snapshots(id)?;
+        let copiers = self.copiers(environment)?;
         let works = {
-            let _still = Still::of(self, id)?;
+            let _still = Still::of(self, environment)?;
             if stopped(&self.cancel) {
                 let failure = Failure::new(Kind::Cancelled, format!("take a snapshot of `{id}`"));
                 return Err(failure.cause("cancelled before it began"));
             }
-            provider.copy(id, name, &Cancel(Arc::clone(&self.cancel)))?;
+            with_each(&copiers, |copier| copier.copy(id, name, &Cancel(Arc::clone(&self.cancel))))?;
             self.keep_works(environment, name)?
         };
-        provider.seal(id, name)?;
+        with_each(&copiers, |copier| copier.seal(id, name))?;
         let codes = self.codes(id)?;
         let definition = environment.definition.clone();
         self.store.snapshots.add(id, &Snapshot { name: name.clone(), taken: self.now(), reason, definition, codes, works })?;
         for surplus in self.surplus(environment)? {
             events.note(format!("the snapshot `{surplus}` goes, as `[snapshots]` of its platform says"));
-            self.remove_snapshot(id, &surplus)?;
+            self.remove_snapshot(environment, &surplus)?;
         }
         Ok(())
     }
@@ -231,7 +234,7 @@ impl Engine {
     /// Brings working trees back where a way back is wished; done again, it changes nothing more.
     pub(super) fn put_works_back(&self, environment: &Environment) -> Result<(), Failure> {
         let Some(rewound) = &environment.definition.rewound else { return Ok(()) };
-        let snapshot = self.find(&environment.id, Some(&rewound.snapshot))?;
+        let snapshot = self.find(environment, Some(&rewound.snapshot))?;
         let live = self.live_sites_of(environment, snapshot.codes.clone());
         for (site, work) in &snapshot.works {
             let Some(live) = live.get(site).filter(|live| checkout::exists(&live.folder)) else { continue };
@@ -251,40 +254,63 @@ impl Engine {
     }
 
     /// The record first: what has none is swept away by the next command.
-    fn remove_snapshot(&self, id: &EnvironmentId, name: &SnapshotName) -> Result<(), Failure> {
-        self.store.snapshots.remove(id, name)?;
-        for live in self.live_sites(&self.environment(id)?)?.into_values().filter(|live| checkout::exists(&live.folder)) {
+    fn remove_snapshot(&self, environment: &Environment, name: &SnapshotName) -> Result<(), Failure> {
+        self.store.snapshots.remove(&environment.id, name)?;
+        for live in self.live_sites(environment)?.into_values().filter(|live| checkout::exists(&live.folder)) {
             kept::forget(&self.person(), &live.folder, name)?;
         }
-        Ok(self.snapshots(id)?.remove(id, name)?)
+        with_each(&self.copiers(environment)?, |copier| copier.remove(&environment.id, name))
     }
 
-    fn snapshots(&self, id: &EnvironmentId) -> Result<&dyn Snapshots, Failure> {
-        self.provider.snapshots().ok_or_else(|| {
-            let name = self.provider.capabilities().name;
-            Failure::new(Kind::Host, format!("take snapshots of `{id}`")).cause(format!("machines of `{name}` can't be copied"))
-        })
+    /// Who copies the machines and data of an environment: each of its providers has its part of a snapshot.
+    fn copiers(&self, environment: &Environment) -> Result<Vec<Copier<'_>>, Failure> {
+        let definition = &environment.definition;
+        let mut copiers = Vec::new();
+        for (name, provider) in self.around_of(definition)? {
+            match provider.snapshots() {
+                Some(snapshots) => copiers.push((name, snapshots)),
+                // Nothing stands there any more.
+                None if definition.platform.machines.iter().all(|machine| definition.provider(machine) != name) => {}
+                None => {
+                    return Err(Failure::new(Kind::Host, format!("take snapshots of `{}`", environment.id))
+                        .cause(format!("machines of `{name}` can't be copied")));
+                }
+            }
+        }
+        Ok(copiers)
     }
 
-    /// The snapshots of which record and copy are there. Whoever is about to take one at this moment has only the one or the other.
-    fn whole_snapshots(&self, id: &EnvironmentId) -> Result<Vec<Snapshot>, Failure> {
-        let copied = self.snapshots(id)?.names(id)?;
-        Ok(self.store.snapshots.list(id)?.into_iter().filter(|one| copied.contains(&one.name)).collect())
+    /// The snapshots of which record and copies are there. Whoever is about to take one at this moment has only the one or the
+    /// other.
+    fn whole_snapshots(&self, environment: &Environment) -> Result<Vec<Snapshot>, Failure> {
+        let id = &environment.id;
+        let copied = self.copiers(environment)?.into_iter().map(|(name, copier)| Ok((name, copier.names(id)?)));
+        let copied = copied.collect::<Result<Vec<_>, Failure>>()?;
+        // On a provider that its environment came to later, it has nothing.
+        let has_part = |one: &Snapshot, name: &ProviderName| one.definition.providers.ever.contains(name);
+        let is_whole = |one: &Snapshot| copied.iter().all(|(name, names)| !has_part(one, name) || names.contains(&one.name));
+        Ok(self.store.snapshots.list(id)?.into_iter().filter(is_whole).collect())
     }
 
     /// The same for who holds the environment's lock: what is not whole was cut off, and goes.
-    fn tidy_snapshots(&self, id: &EnvironmentId) -> Result<Vec<Snapshot>, Failure> {
-        let provider = self.snapshots(id)?;
-        provider.sweep(id)?;
-        let recorded = self.store.snapshots.list(id)?.into_iter().map(|one| one.name).collect::<BTreeSet<_>>();
-        for half in provider.names(id)?.symmetric_difference(&recorded) {
-            self.remove_snapshot(id, half)?;
+    fn tidy_snapshots(&self, environment: &Environment) -> Result<Vec<Snapshot>, Failure> {
+        let id = &environment.id;
+        let copiers = self.copiers(environment)?;
+        with_each(&copiers, |copier| copier.sweep(id))?;
+        let whole = self.whole_snapshots(environment)?;
+        let mut known: BTreeSet<_> = self.store.snapshots.list(id)?.into_iter().map(|one| one.name).collect();
+        for (_, copier) in &copiers {
+            known.extend(copier.names(id)?);
         }
-        self.whole_snapshots(id)
+        for half in known.iter().filter(|name| whole.iter().all(|one| one.name != **name)) {
+            self.remove_snapshot(environment, half)?;
+        }
+        Ok(whole)
     }
 
-    fn find(&self, id: &EnvironmentId, name: Option<&SnapshotName>) -> Result<Snapshot, Failure> {
-        let mut all = self.whole_snapshots(id)?;
+    fn find(&self, environment: &Environment, name: Option<&SnapshotName>) -> Result<Snapshot, Failure> {
+        let id = &environment.id;
+        let mut all = self.whole_snapshots(environment)?;
         let names: Vec<_> = all.iter().map(|one| one.name.to_string()).collect();
         let found = match name {
             None => all.pop(),
@@ -338,6 +364,35 @@ impl Engine {
     }
 }
 
+/// The part of one provider in snapshots.
+type Copier<'a> = (&'a ProviderName, &'a dyn Snapshots);
+
+/// Does the same with all parts, at the same time where there are several.
+fn with_each(copiers: &[Copier<'_>], work: impl Fn(&dyn Snapshots) -> providers::Result<()> + Sync) -> Result<(), Failure> {
+    if let [(_, only)] = copiers {
+        return Ok(work(*only)?);
+    }
+    let work = &work;
+    std::thread::scope(|scope| {
+        let all: Vec<_> = copiers.iter().map(|(_, copier)| scope.spawn(move || work(*copier))).collect();
+        all.into_iter().try_for_each(join)
+    })?;
+    Ok(())
+}
+
+/// What the copies of all parts take of the disk.
+fn cost(copiers: &[Copier<'_>], id: &EnvironmentId) -> Result<Option<Cost>, Failure> {
+    let mut all: Option<Cost> = None;
+    for (_, copier) in copiers {
+        if let Some(cost) = copier.cost(id)? {
+            let sum = all.get_or_insert(Cost { bytes: 0, files: 0 });
+            sum.bytes += cost.bytes;
+            sum.files += cost.files;
+        }
+    }
+    Ok(all)
+}
+
 fn megabytes(bytes: u64) -> String {
     format!("{} MB", bytes.div_ceil(1_000_000))
 }
@@ -350,27 +405,30 @@ pub(in crate::engine) fn unfinished(id: &EnvironmentId, what: &str) -> Failure {
 }
 
 /// The machines of an environment that ran stand still until this is dropped, whatever happens meanwhile.
-struct Still<'a> {
-    freezer: &'a dyn Freezer,
-    frozen: Vec<MachineId>,
-}
+struct Still<'a>(Vec<(MachineId, &'a dyn Freezer)>);
 
 impl<'a> Still<'a> {
-    fn of(engine: &'a Engine, id: &EnvironmentId) -> Result<Self, Failure> {
-        let states = engine.provider.machines(id)?.into_iter();
-        let running: Vec<_> = states
-            .filter(|(_, state)| matches!(state, MachineState::Running { .. }))
-            .map(|(name, _)| id.machine(&name))
-            .collect();
-        let Some(freezer) = engine.provider.freezer() else {
-            return Err(Failure::new(Kind::Host, format!("take a snapshot of `{id}`"))
-                .cause("its machines can't be frozen while they run")
-                .hint(format!("halt it first: adt env:halt {} {}", id.platform, id.name)));
-        };
+    fn of(engine: &'a Engine, environment: &Environment) -> Result<Self, Failure> {
+        let id = &environment.id;
+        let mut running = Vec::new();
+        for (_, provider) in engine.around_of(&environment.definition)? {
+            for (name, state) in provider.machines(id)? {
+                if !matches!(state, MachineState::Running { .. }) {
+                    continue;
+                }
+                let Some(freezer) = provider.freezer() else {
+                    return Err(Failure::new(Kind::Host, format!("take a snapshot of `{id}`"))
+                        .cause(format!("its machine `{name}` can't be frozen while it runs"))
+                        .hint(format!("halt it first: adt env:halt {} {}", id.platform, id.name)));
+                };
+                running.push((id.machine(&name), freezer));
+            }
+        }
         // All at once: the moment is the same for all of them, but for the milliseconds in which they stop.
-        let still = Self { freezer, frozen: running };
+        let still = Self(running);
         std::thread::scope(|scope| {
-            let freezing: Vec<_> = still.frozen.iter().map(|machine| scope.spawn(|| freezer.freeze(machine))).collect();
+            let freezing: Vec<_> =
+                still.0.iter().map(|(machine, freezer)| scope.spawn(move || freezer.freeze(machine))).collect();
             freezing.into_iter().try_for_each(join)
         })?;
         Ok(still)
@@ -379,9 +437,8 @@ impl<'a> Still<'a> {
 
 impl Drop for Still<'_> {
     fn drop(&mut self) {
-        let freezer = self.freezer;
         std::thread::scope(|scope| {
-            for machine in &self.frozen {
+            for (machine, freezer) in &self.0 {
                 scope.spawn(move || {
                     if let Err(error) = freezer.thaw(machine) {
                         tracing::warn!(%machine, %error, "it stays frozen; the next command thaws it");

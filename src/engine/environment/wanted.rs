@@ -44,6 +44,7 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
             let id = environment.id.machine(&name);
             let boxed = &definition.boxes[&machine.role];
             let spec = MachineSpec {
+                provider: definition.provider(machine).clone(),
                 hostname: name.to_string(),
                 fqdn: id.fqdn(&definition.domain),
                 layers: boxed.layers.clone(),

@@ -21,7 +21,7 @@ use crate::engine::host::pool_unit;
 use crate::engine::{Engine, Events};
 use crate::exec::Command;
 use crate::model::response::CheckItem;
-use crate::model::{Failure, Kind};
+use crate::model::{Failure, Kind, MachineState};
 use crate::store::{self, Store, pool};
 
 /// What a pool needs beyond what machines need.
@@ -161,7 +161,12 @@ impl Engine {
 
     /// A store in which machines run can't be moved.
     fn refuse_machines(&self, refused: impl Fn() -> Failure) -> Result<(), Failure> {
-        match crate::engine::logs::running(&*self.provider)?.len() {
+        let mut running = 0;
+        for (_, provider) in self.providers.here() {
+            let list = provider.list()?;
+            running += list.iter().filter(|(_, state)| matches!(state, MachineState::Running { .. })).count();
+        }
+        match running {
             0 => Ok(()),
             count => Err(refused()
                 .cause(format!("{count} machines run from the store"))

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::Running;
 use super::source::{self, End, Subject};
 use crate::logs::{Marks, Record};
-use crate::model::MachineId;
-use crate::providers::{self, Provider};
+use crate::model::{BootId, MachineId};
+use crate::providers::{self, Registry};
 
 /// Takes each record; may wait, and then the readers wait, but no machine does.
 pub type Sink<'a> = dyn Fn(Record) -> ControlFlow<()> + Send + Sync + 'a;
@@ -23,7 +23,7 @@ const TOO_OFTEN: u32 = 3;
 /// What a machine does not have it will hardly have soon.
 const MISSING: Duration = Duration::from_secs(60);
 /// A reader that ended although nobody here wanted it to was most likely ended by its machine's shutdown, which waits until nothing runs any more: a new
-/// one would hold it up. So the next one waits for another init, or until no shutdown would still go on.
+/// one would hold it up. So the next one waits for another start, or until no shutdown would still go on.
 const SHUTDOWN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ enum Kind {
 }
 
 pub struct Follower<'p> {
-    provider: &'p dyn Provider,
+    providers: &'p Registry,
     state: Mutex<State>,
 }
 
@@ -51,14 +51,14 @@ enum Reader {
     /// `failed` counts the attempts in a row that an error ended.
     Ended {
         again: Instant,
-        init: u32,
+        boot: BootId,
         failed: u32,
     },
 }
 
 impl<'p> Follower<'p> {
-    pub fn new(provider: &'p dyn Provider, marks: BTreeMap<MachineId, Marks>) -> Self {
-        Self { provider, state: Mutex::new(State { marks, readers: BTreeMap::new() }) }
+    pub fn new(providers: &'p Registry, marks: BTreeMap<MachineId, Marks>) -> Self {
+        Self { providers, state: Mutex::new(State { marks, readers: BTreeMap::new() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,11 +94,11 @@ impl<'p> Follower<'p> {
             }
         }
         for (key, subject) in wanted {
-            let init = running[&key.0];
+            let boot = running[&key.0].clone();
             let failed = match state.readers.get(&key) {
                 Some(Reader::Reads { .. }) => continue,
-                Some(Reader::Ended { again, init: before, .. }) if *before == init && *again > Instant::now() => continue,
-                Some(Reader::Ended { init: before, failed, .. }) if *before == init => *failed,
+                Some(Reader::Ended { again, boot: before, .. }) if *before == boot && *again > Instant::now() => continue,
+                Some(Reader::Ended { boot: before, failed, .. }) if *before == boot => *failed,
                 Some(Reader::Ended { .. }) | None => 0,
             };
             let stop = Arc::new(AtomicBool::new(false));
@@ -109,7 +109,7 @@ impl<'p> Follower<'p> {
             scope.spawn(move || {
                 let ended = self.read(&subject, key.1, &marks, &stop, sink);
                 let (pause, failed) = rest(&key, ended, failed);
-                self.state().readers.insert(key, Reader::Ended { again: Instant::now() + pause, init, failed });
+                self.state().readers.insert(key, Reader::Ended { again: Instant::now() + pause, boot, failed });
             });
         }
     }
@@ -135,8 +135,8 @@ impl<'p> Follower<'p> {
             if record.time < subject.since { ControlFlow::Continue(()) } else { sink(record) }
         };
         match kind {
-            Kind::Journal => source::journal_follow(self.provider, subject, marks.journal.as_deref(), next),
-            Kind::Files => source::files_follow(self.provider, subject, marks, next),
+            Kind::Journal => source::journal_follow(self.providers, subject, marks.journal.as_deref(), next),
+            Kind::Files => source::files_follow(self.providers, subject, marks, next),
         }
     }
 

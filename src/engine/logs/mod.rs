@@ -24,8 +24,10 @@ use crate::engine::Engine;
 use crate::exec::queue;
 use crate::logs::merge::Window;
 use crate::logs::{Mark, Marks, Micros, Origin, Record, access, file};
-use crate::model::{EnvironmentId, Failure, Kind, Machine, MachineId, MachineName, MachineState, Site, SiteName};
-use crate::providers::Provider;
+use crate::model::{
+    BootId, EnvironmentId, Failure, Kind, Machine, MachineId, MachineName, MachineState, ProviderName, Site, SiteName,
+};
+use crate::providers::Registry;
 use crate::store::Environment;
 
 /// Bytes of records that wait to be shown.
@@ -70,7 +72,7 @@ impl Engine {
         }
         let filter = Filter::new(query, &environment)?;
         let subjects = filter.subjects(&environment);
-        let running = running(&*self.provider)?;
+        let running = running(&self.providers, &environment.definition.providers.ever)?;
         let (here, away): (Vec<_>, Vec<_>) = subjects.into_iter().partition(|subject| running.contains_key(&subject.origin.id));
         if here.is_empty() && !query.follow {
             return Err(Failure::new(Kind::Conflict, format!("read the logs of `{}`", query.id))
@@ -104,7 +106,7 @@ impl Engine {
         let mut last: VecDeque<Record> = VecDeque::new();
         let mut bytes = 0;
         let mut wanted = true;
-        let (marks, notes) = once::read(&*self.provider, subjects, &range, &mut |record| {
+        let (marks, notes) = once::read(&self.providers, subjects, &range, &mut |record| {
             if self.cancel.load(Ordering::Relaxed) {
                 wanted = false;
                 return ControlFlow::Break(());
@@ -140,7 +142,7 @@ impl Engine {
         running: &Running,
         each: &mut Each<'_>,
     ) -> Result<(), Failure> {
-        let follower = Follower::new(&*self.provider, marks);
+        let follower = Follower::new(&self.providers, marks);
         let (sender, receiver) = queue::bounded(WAITING);
         let sink = move |record: Record| {
             let bytes = record.bytes();
@@ -194,7 +196,7 @@ impl Engine {
         };
         let filter = Filter::new(query, &environment)?;
         let subjects = filter.subjects(&environment);
-        let running = running(&*self.provider)?;
+        let running = running(&self.providers, &environment.definition.providers.ever)?;
         for id in subjects.iter().map(|subject| &subject.origin.id) {
             let note = match (seen.get(id), running.get(id)) {
                 (Some(_), None) => format!("`{}` does not run any more", id.machine),
@@ -211,15 +213,20 @@ impl Engine {
     }
 }
 
-/// Machines in which programs can run, each with its init: after a restart it is another one.
-pub type Running = BTreeMap<MachineId, u32>;
+/// Machines in which programs can run, each with its start: after a restart it is another one.
+pub type Running = BTreeMap<MachineId, BootId>;
 
-pub fn running(provider: &dyn Provider) -> Result<Running, Failure> {
+/// Those that run on these providers.
+pub fn running<'n>(providers: &Registry, names: impl IntoIterator<Item = &'n ProviderName>) -> Result<Running, Failure> {
     let runs = |(id, state)| match state {
-        MachineState::Running { init_pid } => Some((id, init_pid)),
+        MachineState::Running { boot } => Some((id, boot)),
         MachineState::Absent | MachineState::Halted | MachineState::Frozen { .. } | MachineState::Broken { .. } => None,
     };
-    Ok(provider.list()?.into_iter().filter_map(runs).collect())
+    let mut running = Running::new();
+    for name in names {
+        running.extend(providers.get(name)?.list()?.into_iter().filter_map(runs));
+    }
+    Ok(running)
 }
 
 /// What is read of each machine of an environment: its journal, and the log files that its box, its role and its sites name.
@@ -230,6 +237,7 @@ pub fn subjects(environment: &Environment) -> Vec<Subject> {
         let fqdn = id.fqdn(&definition.domain);
         Subject {
             origin: Arc::new(Origin { id, fqdn }),
+            provider: definition.provider(machine).clone(),
             journal: true,
             files: files(environment, machine),
             // What a box's build left in its files is not this machine's.

@@ -10,7 +10,7 @@ use crate::exec::queue::{self, Receiver, Sender};
 use crate::logs::merge::Merge;
 use crate::logs::{Marks, Micros, Record};
 use crate::model::MachineId;
-use crate::providers::{self, Provider};
+use crate::providers::{self, Registry};
 
 pub struct Range {
     pub since: Option<Micros>,
@@ -32,7 +32,7 @@ enum Source {
 
 /// How far each machine has been read, and what had to be left out.
 pub fn read(
-    provider: &dyn Provider,
+    providers: &Registry,
     subjects: &[Subject],
     range: &Range,
     each: &mut dyn FnMut(Record) -> ControlFlow<()>,
@@ -40,7 +40,7 @@ pub fn read(
     let mut marks: BTreeMap<MachineId, Marks> = BTreeMap::new();
     let mut notes = Vec::new();
     let mut sources: Vec<(&Subject, Source)> = Vec::new();
-    for (subject, found) in list(provider, subjects, &mut notes) {
+    for (subject, found) in list(providers, subjects, &mut notes) {
         let own = marks.entry(subject.origin.id.clone()).or_default();
         if subject.journal {
             sources.push((subject, Source::Journal));
@@ -67,7 +67,7 @@ pub fn read(
             let (sender, receiver) = queue::bounded(AHEAD);
             receivers.push(receiver);
             ends.push(scope.spawn(move || {
-                let end = one(provider, subject, &source, range, &sender);
+                let end = one(providers, subject, &source, range, &sender);
                 note(subject, &source, end)
             }));
         }
@@ -86,14 +86,14 @@ pub fn read(
 }
 
 /// The log files of all machines.
-fn list<'s>(provider: &dyn Provider, subjects: &'s [Subject], notes: &mut Vec<String>) -> Vec<(&'s Subject, Vec<Found>)> {
+fn list<'s>(providers: &Registry, subjects: &'s [Subject], notes: &mut Vec<String>) -> Vec<(&'s Subject, Vec<Found>)> {
     std::thread::scope(|scope| {
         let lists: Vec<_> = subjects
             .iter()
             .map(|subject| {
                 let list = scope.spawn(|| match subject.files.is_empty() {
                     true => Ok((Vec::new(), End::default())),
-                    false => source::list(provider, subject),
+                    false => source::list(providers, subject),
                 });
                 (subject, list)
             })
@@ -112,7 +112,7 @@ fn list<'s>(provider: &dyn Provider, subjects: &'s [Subject], notes: &mut Vec<St
 }
 
 fn one(
-    provider: &dyn Provider,
+    providers: &Registry,
     subject: &Subject,
     source: &Source,
     range: &Range,
@@ -128,8 +128,8 @@ fn one(
     // With a beginning, everything from there on counts; how much of it is shown is decided behind the merge.
     let lines = range.lines.filter(|_| range.since.is_none());
     match source {
-        Source::Journal => source::journal_once(provider, subject, range.until, lines, next),
-        Source::File(path) => source::file_once(provider, subject, path, lines, next),
+        Source::Journal => source::journal_once(providers, subject, range.until, lines, next),
+        Source::File(path) => source::file_once(providers, subject, path, lines, next),
     }
 }
 

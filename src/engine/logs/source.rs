@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use crate::logs::file::{Line, Reader};
 use crate::logs::stamp::Known;
 use crate::logs::{MOST_FILES, Marks, Micros, Origin, Place, Record, journal};
-use crate::model::{Exec, Stream};
-use crate::providers::{self, Provider, Stdio};
+use crate::model::{Exec, ProviderName, Stream};
+use crate::providers::{self, Registry, Stdio};
 
 /// What is read of one machine.
 #[derive(Debug, Clone)]
 pub struct Subject {
     pub origin: Arc<Origin>,
+    /// What it runs on.
+    pub provider: ProviderName,
     pub journal: bool,
     /// Patterns of paths.
     pub files: Vec<String>,
@@ -66,7 +68,7 @@ fn at(micros: Micros) -> String {
 
 /// The journal as it is.
 pub fn journal_once(
-    provider: &dyn Provider,
+    providers: &Registry,
     subject: &Subject,
     until: Option<Micros>,
     lines: Option<usize>,
@@ -75,22 +77,22 @@ pub fn journal_once(
     let since = format!("--since={}", at(subject.since));
     let until = until.map(|until| format!("--until={}", at(until.saturating_add(1_000_000))));
     let lines = lines.map(|lines| format!("--lines={lines}"));
-    run_journal(provider, subject, journalctl([since].into_iter().chain(until).chain(lines)), next)
+    run_journal(providers, subject, journalctl([since].into_iter().chain(until).chain(lines)), next)
 }
 
 /// The journal behind a cursor, and what comes.
 pub fn journal_follow(
-    provider: &dyn Provider,
+    providers: &Registry,
     subject: &Subject,
     cursor: Option<&str>,
     next: &mut Next<'_>,
 ) -> Result<End, providers::Error> {
     let from = cursor.map_or_else(|| format!("--since={}", at(subject.since)), |cursor| format!("--after-cursor={cursor}"));
-    run_journal(provider, subject, journalctl(["--follow".to_owned(), "--no-tail".to_owned(), from]), next)
+    run_journal(providers, subject, journalctl(["--follow".to_owned(), "--no-tail".to_owned(), from]), next)
 }
 
-fn run_journal(provider: &dyn Provider, subject: &Subject, exec: Exec, next: &mut Next<'_>) -> Result<End, providers::Error> {
-    run(provider, subject, &exec, &mut |line| match line {
+fn run_journal(providers: &Registry, subject: &Subject, exec: Exec, next: &mut Next<'_>) -> Result<End, providers::Error> {
+    run(providers, subject, &exec, &mut |line| match line {
         None => next(None),
         Some(line) => match journal::record(line, &subject.origin) {
             Some(record) => next(Some(record)),
@@ -107,10 +109,10 @@ pub struct Found {
     pub path: String,
 }
 
-pub fn list(provider: &dyn Provider, subject: &Subject) -> Result<(Vec<Found>, End), providers::Error> {
+pub fn list(providers: &Registry, subject: &Subject) -> Result<(Vec<Found>, End), providers::Error> {
     let mut found = Vec::new();
     let exec = perl(["list".to_owned()].into_iter().chain(subject.files.iter().cloned()));
-    let end = run(provider, subject, &exec, &mut |line| {
+    let end = run(providers, subject, &exec, &mut |line| {
         if let Some(line) = line
             && let Some((place, written, _, path)) = fields(line)
             && path.len() <= PATH
@@ -125,31 +127,31 @@ pub fn list(provider: &dyn Provider, subject: &Subject) -> Result<(Vec<Found>, E
 
 /// One log file as it is.
 pub fn file_once(
-    provider: &dyn Provider,
+    providers: &Registry,
     subject: &Subject,
     path: &str,
     lines: Option<usize>,
     next: &mut Next<'_>,
 ) -> Result<End, providers::Error> {
     let count = lines.map_or_else(|| "-1".to_owned(), |lines| lines.to_string());
-    run_files(provider, subject, &perl(["read".to_owned(), count, path.to_owned()]), next)
+    run_files(providers, subject, &perl(["read".to_owned(), count, path.to_owned()]), next)
 }
 
 /// All log files behind their marks, and what comes.
 pub fn files_follow(
-    provider: &dyn Provider,
+    providers: &Registry,
     subject: &Subject,
     marks: &Marks,
     next: &mut Next<'_>,
 ) -> Result<End, providers::Error> {
     let places = marks.files.iter().map(|(path, place)| format!("{}:{}:{path}", place.inode, place.offset));
     let words = ["follow".to_owned()].into_iter().chain(places).chain(["--".to_owned()]);
-    run_files(provider, subject, &perl(words.chain(subject.files.iter().cloned())), next)
+    run_files(providers, subject, &perl(words.chain(subject.files.iter().cloned())), next)
 }
 
-fn run_files(provider: &dyn Provider, subject: &Subject, exec: &Exec, next: &mut Next<'_>) -> Result<End, providers::Error> {
+fn run_files(providers: &Registry, subject: &Subject, exec: &Exec, next: &mut Next<'_>) -> Result<End, providers::Error> {
     let mut readers: BTreeMap<String, (Reader, Instant)> = BTreeMap::new();
-    let end = run(provider, subject, exec, &mut |line| {
+    let end = run(providers, subject, exec, &mut |line| {
         let now = Instant::now();
         if let Some((place, written, known, rest)) = line.and_then(fields)
             && let Some((path, text)) = rest.split_once('\t')
@@ -203,7 +205,7 @@ fn zone(text: &str) -> Option<i32> {
 
 /// Runs a program and hands over what it prints; `None` for a moment without a line.
 fn run(
-    provider: &dyn Provider,
+    providers: &Registry,
     subject: &Subject,
     exec: &Exec,
     each: &mut dyn FnMut(Option<&str>) -> ControlFlow<()>,
@@ -217,7 +219,7 @@ fn run(
         }
         None => each(None),
     };
-    let code = provider.exec(&subject.origin.id, exec, Stdio::Follow { each: &mut take })?.code;
+    let code = providers.get(&subject.provider)?.exec(&subject.origin.id, exec, Stdio::Follow { each: &mut take })?.code;
     Ok(End { code, told })
 }
 

@@ -12,11 +12,11 @@ use crate::model::request::SiteWish;
 use crate::model::topology::DataEngine;
 use crate::model::{
     BoxName, BoxRef, BuildStep, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent, Platform,
-    Recipe, RoleName, SiteName,
+    ProviderName, Recipe, RoleName, SiteName,
 };
 use crate::network::address;
 use crate::store::PlatformRecord;
-use crate::store::record::{BoxInUse, Definition};
+use crate::store::record::{BoxInUse, Definition, Providers};
 
 /// Every box that a platform needs, and which of them each role stands on.
 pub(in crate::engine) struct PlatformBoxes {
@@ -32,6 +32,8 @@ struct Basis<'a> {
     numbers: &'a BTreeMap<MachineName, u8>,
     /// And what they hold.
     seeded: &'a BTreeMap<RoleName, u32>,
+    /// And stay on their providers.
+    providers: Providers,
     sites: Choice<'a>,
 }
 
@@ -48,11 +50,14 @@ impl Engine {
         record: &PlatformRecord,
         name: &EnvironmentName,
         sites: &[SiteWish],
+        on: Option<&ProviderName>,
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
         let (numbers, seeded) = (BTreeMap::new(), BTreeMap::new());
-        self.define(record, name, &Basis { numbers: &numbers, seeded: &seeded, sites: Choice::Named(sites) }, dry_run, events)
+        let providers = Providers::new(on.unwrap_or(&self.settings.provider.value).clone(), on.is_some());
+        let basis = Basis { numbers: &numbers, seeded: &seeded, providers, sites: Choice::Named(sites) };
+        self.define(record, name, &basis, dry_run, events)
     }
 
     /// The same for an environment that exists: machines that stay keep their addresses.
@@ -64,7 +69,9 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Definition, Failure> {
-        let basis = Basis { numbers: &before.numbers, seeded: &before.seeded, sites: Choice::Without(&before.left_out) };
+        let providers = before.providers.clone();
+        let sites = Choice::Without(&before.left_out);
+        let basis = Basis { numbers: &before.numbers, seeded: &before.seeded, providers, sites };
         self.define(record, name, &basis, dry_run, events)
     }
 
@@ -85,6 +92,7 @@ impl Engine {
         let id = EnvironmentId { platform: record.name.clone(), name: name.clone() };
         config::platform::fits(&platform, &id, &self.settings.domain.value)
             .map_err(|fault| Failure::new(Kind::Usage, format!("give `{id}` its host names")).faults([fault]))?;
+        self.check_providers(&platform)?;
         let needed = self.platform_boxes(&platform)?;
         self.build_missing(&needed, dry_run, events)?;
         let mut in_use = BTreeMap::new();
@@ -95,7 +103,8 @@ impl Engine {
         }
         let left_out = leave_out(&mut platform, &basis.sites)?;
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
-        let definition = Definition {
+        let mut definition = Definition {
+            providers: basis.providers.clone(),
             domain: platform.domain_or(&self.settings.domain.value).clone(),
             numbers: address::host_numbers(basis.numbers, &names),
             seeded: basis.seeded.clone(),
@@ -106,9 +115,28 @@ impl Engine {
             boxes: in_use,
             platform,
         };
-        // A template that can't be filled in is told before there is anything.
+        let wanted: Vec<_> = definition.platform.machines.iter().map(|machine| definition.provider(machine).clone()).collect();
+        for name in &wanted {
+            // What this host lacks is told before there is anything, and so is a template that can't be filled in.
+            self.providers.get(name)?;
+        }
+        definition.providers.ever.extend(wanted);
         self.try_files(&id, &definition)?;
         Ok(definition)
+    }
+
+    /// Whether every role wishes a provider that there is.
+    pub(in crate::engine) fn check_providers(&self, platform: &Platform) -> Result<(), Failure> {
+        for wish in platform.machines.iter().filter_map(|machine| machine.provider.as_ref()) {
+            if let Err(error) = self.providers.knows(&wish.name) {
+                let Some(place) = wish.place.clone() else { return Err(error.into()) };
+                let told = Failure::from(error);
+                let fault = Fault { message: told.causes.join(": "), hint: Some(told.hints.join("; ")), place: Some(place) };
+                let file = platform.folder.join("platform.toml");
+                return Err(Failure::new(Kind::Config, format!("use `{}`", file.display())).faults([fault]));
+            }
+        }
+        Ok(())
     }
 
     fn build_missing(&self, needed: &PlatformBoxes, dry_run: bool, events: &Events) -> Result<(), Failure> {
@@ -123,7 +151,7 @@ impl Engine {
             return Ok(());
         }
         // A build takes a while; what can't work is told before it.
-        self.provider.ready()?;
+        self.builder()?.1.ready()?;
         self.build(&needed.all, &BTreeSet::new(), events).map(drop)
     }
 

@@ -161,6 +161,7 @@ impl Engine {
     /// The definition in `folder`, with every box that it names.
     fn sound(&self, folder: &Path) -> Result<Platform, Failure> {
         let platform = config::platform::read(&folder.join("platform.toml"))?;
+        self.check_providers(&platform)?;
         self.boxes_of(&platform)?;
         Ok(platform)
     }
@@ -240,12 +241,10 @@ impl Engine {
 
     pub(in crate::engine) fn platform_list(&self) -> Result<Response, Failure> {
         let Readable { sound: environments, damaged } = self.readable_environments(None)?;
-        let states = self.states()?;
+        let survey = self.survey(&environments);
         let summaries = self.store.database.platforms()?.into_iter().map(|record| {
             let own: Vec<_> = environments.iter().filter(|environment| environment.id.platform == record.name).collect();
-            let is_up = |environment: &Environment| {
-                states.get(&environment.id).is_some_and(|states| state_of(environment, states) == EnvironmentState::Up)
-            };
+            let is_up = |environment: &Environment| state_of(environment, &survey.of(&environment.id)) == EnvironmentState::Up;
             let up = own.iter().filter(|environment| is_up(environment)).count();
             let read = config::platform::read(&record.folder.join("platform.toml"));
             let unreadable = damaged.iter().filter(|(id, _)| id.platform == record.name).count();

@@ -321,7 +321,7 @@ impl Engine {
         }
         let role = environment.definition.platform.machine(&deployable.site.on);
         for machine in role.map(Machine::names).unwrap_or_default() {
-            let state = self.provider.inspect(&id.machine(&machine))?;
+            let state = self.provider_in(&environment.definition, &machine)?.1.inspect(&id.machine(&machine))?;
             if environment.wanted != Wanted::Up || !matches!(state, MachineState::Running { .. }) {
                 return Err(failure().cause(format!("its machine `{machine}` is {}", state.word())).hint(up));
             }

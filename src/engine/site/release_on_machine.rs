@@ -19,7 +19,7 @@ use crate::engine::check::probe;
 use crate::engine::site::templates::{self, Rendering};
 use crate::engine::{Engine, Events};
 use crate::model::{Check, Digest, Event, Exec, Failure, Kind, MachineSpec, Site, Stream};
-use crate::providers::{self, Stdio};
+use crate::providers::{self, Provider, Stdio};
 use crate::releases::phase::{Job, Reader, Until};
 use crate::releases::{Error, Shelf, archive};
 
@@ -151,6 +151,10 @@ impl Ground<'_> {
         folder(self.path)
     }
 
+    fn provider(&self) -> Result<&dyn Provider, Failure> {
+        Ok(self.engine.providers.of(self.spec)?)
+    }
+
     /// A release's folder on the machine.
     pub fn tree(&self, release: &str) -> String {
         format!("{}/{release}", self.folder())
@@ -219,12 +223,12 @@ impl Ground<'_> {
     ) -> Result<(T, providers::Result<()>), Failure> {
         let user = &self.site.code.user;
         self.shell("make room on", CLEAR, &[self.path, &self.folder(), release.short(), user])?;
-        let target = self.new_tree(release);
+        let (target, provider) = (self.new_tree(release), self.provider()?);
         let failed = |source| Failure::new(Kind::Internal, "make a pipe").because(&source);
         let (mut reader, writer) = std::io::pipe().map_err(failed)?;
         Ok(std::thread::scope(|scope| {
             let sending = scope.spawn(move || send(writer));
-            let unpacked = self.engine.provider.unpack(&self.spec.id, &mut reader, &target, user, &self.engine.cancel());
+            let unpacked = provider.unpack(&self.spec.id, &mut reader, &target, user, &self.engine.cancel());
             // A sender that still has something to say must not wait for a reader that gave up.
             drop(reader);
             let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -264,9 +268,10 @@ impl Ground<'_> {
         let show = |line: &str| {
             events.emit(Event::Output { source: source.clone(), stream: Stream::Out, line: line.to_owned() });
         };
+        let provider = self.provider()?;
         let ended = {
             let each = &mut |line: Option<(Stream, &str)>| reader.take(line, show);
-            self.engine.provider.exec(&self.spec.id, &job.exec(), Stdio::Follow { each })
+            provider.exec(&self.spec.id, &job.exec(), Stdio::Follow { each })
         };
         let code = match ended {
             Ok(ended) => Some(ended.code),
@@ -294,7 +299,7 @@ impl Ground<'_> {
         spec.health.checks = vec![check];
         let seconds = spec.health.deadline_seconds;
         let cancel = &self.engine.cancel;
-        let waited = probe::wait(&*self.engine.probe, &*self.engine.provider, &spec, Duration::from_secs(seconds.into()), cancel);
+        let waited = probe::wait(&*self.engine.probe, self.provider()?, &spec, Duration::from_secs(seconds.into()), cancel);
         let failure = |kind| Failure::new(kind, format!("see `{}` {verb}", spec.id));
         match waited {
             Ok(()) => Ok(()),
@@ -318,7 +323,7 @@ impl Ground<'_> {
         exec.cwd = Some("/".to_owned());
         exec.user = user.map(str::to_owned);
         let stdio = Stdio::Pipes { stdin: None, each: &mut |_, _| {} };
-        let ended = self.engine.provider.exec(&self.spec.id, &exec.as_one_stream(), stdio)?;
+        let ended = self.provider()?.exec(&self.spec.id, &exec.as_one_stream(), stdio)?;
         if ended.code == 0 {
             return Ok(ended.output.text().lines().map(str::to_owned).collect());
         }

@@ -120,8 +120,8 @@ pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> S
 fn network(lines: &mut Lines, spec: &MachineSpec) {
     let net = &spec.network;
     lines.add("lxc.net.0.type", "veth");
-    lines.add("lxc.net.0.link", &net.bridge);
-    lines.add("lxc.net.0.veth.pair", &net.host_link);
+    lines.add("lxc.net.0.link", &net.net);
+    lines.add("lxc.net.0.veth.pair", &net.cable);
     lines.add("lxc.net.0.name", "eth0");
     lines.add("lxc.net.0.hwaddr", &net.mac);
     lines.add("lxc.net.0.flags", "up");
@@ -155,21 +155,22 @@ pub fn resolv(spec: &MachineSpec) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::{Attachment, EnvironmentId, EnvironmentName, Health, MachineName, PlatformName};
+    use crate::model::{Attachment, EnvironmentId, EnvironmentName, Health, MachineName, PlatformName, ProviderName};
 
     pub fn spec() -> MachineSpec {
         let id = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() }
             .machine(&MachineName::new("web1").unwrap());
         MachineSpec {
             id,
+            provider: ProviderName::first(),
             hostname: "web1".into(),
             fqdn: "web1.1161.shop.example.test".into(),
             layers: vec![],
             seeded: 0,
             limits: Limits { memory_bytes: Some(512 << 20), cpus: Some(1.5), processes: Some(300) },
             network: Attachment {
-                bridge: "adtabc".into(),
-                host_link: "adtabc-2".into(),
+                net: "adtabc".into(),
+                cable: "adtabc-2".into(),
                 mac: "02:ad:00:00:00:02".into(),
                 v4: "10.1.2.2".parse().unwrap(),
                 v4_prefix: 26,

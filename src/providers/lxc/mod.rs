@@ -23,7 +23,6 @@ mod attach;
 mod cgroup;
 mod config;
 mod console;
-mod copy;
 mod down;
 mod ffi;
 mod folder;
@@ -45,7 +44,7 @@ mod volume;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -54,11 +53,11 @@ use std::time::{Duration, Instant};
 use crate::disk;
 use crate::exec::Cancel;
 use crate::model::machine::SeenVolume;
-use crate::model::{Digest, EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag};
-
-use super::{
-    Capabilities, Console, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Started, Stdio, Trouble, Volumes,
+use crate::model::{
+    BootId, Digest, EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag,
 };
+
+use super::{Console, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Started, Stdio, Trouble, Volumes};
 use cgroup::Hierarchies;
 use down::{Asked, Running};
 use folder::Folder;
@@ -134,10 +133,20 @@ impl Machine<'_> {
                 (false, None) => MachineState::Absent,
             };
         }
-        match init.map(|pid| pid.as_raw_nonzero().get().unsigned_abs()) {
+        match init.map(|pid| BootId::new(pid.as_raw_nonzero())) {
             None => MachineState::Halted,
-            Some(init_pid) if self.hierarchies.is_frozen(&self.group) => MachineState::Frozen { init_pid },
-            Some(init_pid) => MachineState::Running { init_pid },
+            Some(boot) if self.hierarchies.is_frozen(&self.group) => MachineState::Frozen { boot },
+            Some(boot) => MachineState::Running { boot },
+        }
+    }
+
+    /// The init of a machine that is up.
+    fn init_pid(&self) -> Option<u32> {
+        match self.state() {
+            MachineState::Running { .. } | MachineState::Frozen { .. } => {
+                self.hierarchies.init(&self.group).map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+            }
+            MachineState::Absent | MachineState::Halted | MachineState::Broken { .. } => None,
         }
     }
 
@@ -203,7 +212,7 @@ impl Machine<'_> {
     /// whoever comes next knows what there was.
     fn change_mounts(&self, spec: &MachineSpec) -> Result<()> {
         let Ok(Some(before)) = self.folder.spec() else { return Ok(()) };
-        let (MachineState::Running { init_pid } | MachineState::Frozen { init_pid }) = self.state() else { return Ok(()) };
+        let Some(init_pid) = self.init_pid() else { return Ok(()) };
         if before.mounts == spec.mounts {
             return Ok(());
         }
@@ -239,7 +248,7 @@ impl Machine<'_> {
 
     /// Files below a mounted overlay must not change: what runs is written to through its own eyes.
     fn write_trust(&self, spec: &MachineSpec) -> io::Result<()> {
-        if let MachineState::Running { init_pid } | MachineState::Frozen { init_pid } = self.state() {
+        if let Some(init_pid) = self.init_pid() {
             let range = ids::Range::of(init_pid)?;
             return trust::write(Path::new(&format!("/proc/{init_pid}/root")), &[], &spec.trusted, range);
         }
@@ -326,7 +335,7 @@ impl Machine<'_> {
         if self.running().anything_left() && !self.running().clear() {
             return Err(self.deadline("stop", 20));
         }
-        Ok(down::remove_link(&spec.network.host_link)?)
+        Ok(down::remove_link(&spec.network.cable)?)
     }
 
     fn stop(&self, grace: Duration) -> Result<()> {
@@ -352,7 +361,7 @@ impl Machine<'_> {
     fn delete(&self) -> Result<()> {
         self.stop(Duration::ZERO)?;
         if let Ok(Some(spec)) = self.folder.spec() {
-            down::remove_link(&spec.network.host_link)?;
+            down::remove_link(&spec.network.cable)?;
         }
         self.hierarchies.prune(&self.group);
         self.folder.remove().map_err(failed_io("remove", &self.folder.path))
@@ -425,10 +434,6 @@ fn failed_io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error
 }
 
 impl Provider for Lxc {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "lxc", freeze: true, console: true, local_network: true }
-    }
-
     fn ready(&self) -> Result<String> {
         let lacks = |what: &str| Error::HostLacks { what: what.into(), hint: "run `adt host:bootstrap`".into() };
         let call = Call::new(&self.home.exe, &Request::Version).map_err(failed_io("call the helper", &self.home.exe))?;
@@ -498,16 +503,12 @@ impl Provider for Lxc {
         self.machine(id)?.exec(exec, stdio)
     }
 
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
-        self.machine(id)?.copy_in(source, target, cancel)
-    }
-
     fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()> {
         self.machine(id)?.unpack(tar, folder, user, cancel)
     }
 
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
-        self.machine(id)?.copy_out(source, target, cancel)
+    fn pack(&self, id: &MachineId, path: &str, tar: &mut (dyn Write + Send), cancel: &Cancel) -> Result<()> {
+        self.machine(id)?.pack(path, tar, cancel)
     }
 
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {

@@ -1,8 +1,6 @@
 //! Programs inside a machine, seen from the caller: what goes in and out, and what their end means.
 
-use std::fs;
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read, Write};
 use std::process::{ChildStdout, Stdio as Pipe};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,7 +12,8 @@ use crate::model::{Exec, Stream};
 use super::apart::{self, Fault};
 use super::helper::{Call, Reply, Request, Terminal};
 use super::terminal::Saved;
-use super::{Ended, Error, Machine, Result, Stdio, copy, failed_io};
+use super::{Ended, Error, Machine, Result, Stdio, failed_io};
+use crate::providers::copies;
 
 /// How often one who waits for bytes looks whether they are still wanted.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -92,30 +91,6 @@ impl Machine<'_> {
         }
     }
 
-    pub fn copy_in(&self, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
-        fs::symlink_metadata(source).map_err(failed_io("read", source))?;
-        let (folder, name) = if self.is_folder(target)? {
-            let contents = source.as_os_str().as_encoded_bytes().ends_with(b"/.");
-            let own = source.file_name().map(|name| name.to_string_lossy().into_owned());
-            (target.to_owned(), if contents { ".".into() } else { own.unwrap_or_else(|| ".".into()) })
-        } else {
-            split(target)
-        };
-        let argv = ["tar", "--extract", "--preserve-permissions", "--same-owner", "--directory", &folder, "--file", "-"];
-        let exec = Exec { cwd: Some("/".into()), ..Exec::new(argv) };
-        let (mut reader, writer) = std::io::pipe().map_err(failed_io("copy", source))?;
-        let (fed, packed) = std::thread::scope(|scope| {
-            let packing = scope.spawn(move || copy::pack(source, &name, writer));
-            let fed = self.feed_tar("copy to", &exec, &mut reader, cancel);
-            // Who still packs must not wait for a reader that gave up.
-            drop(reader);
-            (fed, packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
-        // A `tar` inside that fails closes the pipe; its own words say more than that.
-        fed?;
-        packed.map_err(failed_io("copy", source))
-    }
-
     pub fn unpack(&self, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()> {
         let argv = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory", folder, "--file", "-"];
         let exec = Exec { cwd: Some("/".into()), user: Some(user.into()), ..Exec::new(argv) };
@@ -129,35 +104,27 @@ impl Machine<'_> {
         self.finish_tar(verb, call, output.tail.lines())
     }
 
-    pub fn copy_out(&self, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
-        let (folder, name) = split(source);
-        let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
-        let (into, new_name) = if target.is_dir() {
-            (target, own)
-        } else {
-            let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (parent, target.file_name().map_or(own, |name| name.to_string_lossy().into_owned()))
-        };
+    pub fn pack(&self, path: &str, tar: &mut (dyn Write + Send), cancel: &Cancel) -> Result<()> {
+        let (folder, name) = copies::split(path);
         let argv = ["tar", "--create", "--directory", &folder, "--file", "-", "--", &name];
         let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
         let mut command = call.command.to_std();
         command.stdin(Pipe::null()).stdout(Pipe::piped()).stderr(Pipe::piped());
         let mut child = command.spawn().map_err(failed_io("run", &self.home.exe))?;
-        let stdout = child.stdout.take().expect("stdout was piped");
+        let mut stdout = Watched { pipe: child.stdout.take().expect("stdout was piped"), cancel };
         // Read all the time: with a full pipe it would wait for us, and we for it.
         let told = Reading::of(child.stderr.take().expect("stderr was piped"));
-        let unpacked = copy::unpack(Watched { pipe: stdout, cancel }, &name, into, &new_name);
-        // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
-        if unpacked.is_err() {
+        let packed = hand_on(&mut stdout, tar);
+        if packed.is_err() {
             let _ = child.kill();
         }
         child.wait().map_err(failed_io("run", &self.home.exe))?;
-        match unpacked {
+        match packed {
             Ok(()) => self.finish_tar("copy from", call, told.end().lines()),
             Err(_) if cancel.is_set() => {
-                Err(exec::Error::CutShort { command: format!("tar --create {source}"), why: Broken::Cancelled }.into())
+                Err(exec::Error::CutShort { command: format!("tar --create {path}"), why: Broken::Cancelled }.into())
             }
-            Err(error) => Err(failed_io("copy to", target)(error)),
+            Err(error) => Err(failed_io("hand on the files of", self.id.to_string().as_ref())(error)),
         }
     }
 
@@ -171,10 +138,16 @@ impl Machine<'_> {
             other => Err(self.failed(verb, other, tail)),
         }
     }
+}
 
-    fn is_folder(&self, path: &str) -> Result<bool> {
-        let test = Exec { cwd: Some("/".into()), ..Exec::new(["test", "-d", path]) };
-        Ok(self.exec_piped(&test, None, &mut |_, _| {})?.code == 0)
+/// All of one to the other, in pieces that are worth a call.
+fn hand_on(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
+    let mut piece = vec![0; 128 * 1024];
+    loop {
+        match from.read(&mut piece)? {
+            0 => return to.flush(),
+            count => to.write_all(&piece[..count])?,
+        }
     }
 }
 
@@ -185,10 +158,10 @@ struct Watched<'a> {
 }
 
 impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.cancel.is_set() {
-                return Err(std::io::Error::other("cancelled"));
+                return Err(io::Error::other("cancelled"));
             }
             match poll(&mut [PollFd::new(&self.pipe, PollFlags::IN)], Some(&PAUSE)) {
                 Ok(0) | Err(Errno::INTR) => {}
@@ -196,16 +169,5 @@ impl Read for Watched<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-}
-
-/// Folder and name of a path inside a machine.
-fn split(path: &str) -> (String, String) {
-    let path = if path.ends_with("/.") { path } else { path.trim_end_matches('/') };
-    match path.rsplit_once('/') {
-        Some(("", "")) | None if path.is_empty() => ("/".into(), ".".into()),
-        Some(("", name)) => ("/".into(), name.into()),
-        Some((folder, name)) => (folder.into(), name.into()),
-        None => ("/".into(), path.into()),
     }
 }

@@ -36,6 +36,7 @@ pub fn environment(text: &str) -> Environment {
         network: "10.1.0.0/26".parse().unwrap(),
         definition: Definition {
             domain: "example.test".parse().unwrap(),
+            providers: Default::default(),
             numbers: address::host_numbers(&BTreeMap::new(), &names),
             boxes: BTreeMap::new(),
             left_out: BTreeSet::new(),

@@ -1,4 +1,7 @@
-//! Files in and out of a running machine, as tar streams: the machine's `tar` at its end, ours at the host's.
+//! A person's files in and out of a running machine, of whichever provider: tar streams, which travel over any wire.
+//!
+//! Everything here reads and writes files with the rights of its own process. Whoever works for another person lets that
+//! person's process [`pack`] and [`unpack`], and does no more than [`place`] and the provider's part itself.
 //!
 //! What comes out of a machine is not trusted: nothing of it may land outside of the target, be a device or carry a set-id
 //! bit, whatever its `tar` says.
@@ -12,6 +15,83 @@ use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use tar::{Archive, Builder, Entry, EntryType, Header};
+
+use super::{Error, Provider, Result, Stdio};
+use crate::exec::Cancel;
+use crate::model::{Exec, MachineId};
+
+/// Copies a file or folder of this host into a running machine, for its root; `target` follows `cp -a`: into an existing
+/// folder, else as that name.
+pub fn copy_in(provider: &dyn Provider, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
+    let failed = |error| Error::Io { what: "copy", path: source.to_owned(), source: error };
+    fs::symlink_metadata(source).map_err(failed)?;
+    let (folder, name) = place(provider, id, target, &name_of(source))?;
+    let (mut reader, writer) = io::pipe().map_err(failed)?;
+    let (unpacked, packed) = std::thread::scope(|scope| {
+        let packing = scope.spawn(move || pack(source, &name, writer));
+        let unpacked = provider.unpack(id, &mut reader, &folder, "root", cancel);
+        // Who still packs must not wait for a reader that gave up.
+        drop(reader);
+        (unpacked, packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    match packed {
+        // A machine that fails closes the pipe; its own words say more than that.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
+        Ok(()) | Err(_) => unpacked,
+    }
+}
+
+/// Copies a file or folder out of a running machine, as files of whoever runs this; `target` as above.
+pub fn copy_out(provider: &dyn Provider, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
+    let failed = |error| Error::Io { what: "copy to", path: target.to_owned(), source: error };
+    let (_, name) = split(source);
+    // None where it leads upwards.
+    let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
+    let (into, new_name) = if target.is_dir() {
+        (target, own)
+    } else {
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        (parent, target.file_name().map_or(own, |name| name.to_string_lossy().into_owned()))
+    };
+    let (reader, mut writer) = io::pipe().map_err(failed)?;
+    let (packed, unpacked) = std::thread::scope(|scope| {
+        let packing = scope.spawn(move || provider.pack(id, source, &mut writer, cancel));
+        let unpacked = unpack(reader, &name, into, &new_name);
+        (packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), unpacked)
+    });
+    match (packed, unpacked) {
+        (Err(error), _) if cancel.is_set() => Err(error),
+        // Ours first when it refused something: the machine then only tells of a closed pipe.
+        (_, Err(error)) => Err(failed(error)),
+        (packed, Ok(())) => packed,
+    }
+}
+
+/// The folder of a machine into which an archive for `target` is unpacked, and what its top entry must be called, where
+/// `own` is the name of what is in it.
+pub fn place(provider: &dyn Provider, id: &MachineId, target: &str, own: &str) -> Result<(String, String)> {
+    let test = Exec { cwd: Some("/".into()), ..Exec::new(["/bin/sh", "-c", "test -d \"$1\"", "adt", target]) };
+    let is_folder = provider.exec(id, &test, Stdio::Pipes { stdin: None, each: &mut |_, _| {} })?.code == 0;
+    Ok(if is_folder { (target.to_owned(), own.to_owned()) } else { split(target) })
+}
+
+/// What a file or folder of this host is called when it is copied; `x/.` means what is in it.
+pub fn name_of(source: &Path) -> String {
+    let contents = source.as_os_str().as_encoded_bytes().ends_with(b"/.");
+    let own = source.file_name().filter(|_| !contents);
+    own.map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned())
+}
+
+/// Folder and name of a path inside a machine.
+pub fn split(path: &str) -> (String, String) {
+    let path = if path.ends_with("/.") { path } else { path.trim_end_matches('/') };
+    match path.rsplit_once('/') {
+        Some(("", "")) | None if path.is_empty() => ("/".into(), ".".into()),
+        Some(("", name)) => ("/".into(), name.into()),
+        Some((folder, name)) => (folder.into(), name.into()),
+        None => ("/".into(), path.into()),
+    }
+}
 
 /// Writes `source` as an archive whose only top entry is `name`. Everything in it belongs to root.
 pub fn pack(source: &Path, name: &str, to: impl Write) -> io::Result<()> {
