@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use adt::boxes::schedule::{self, Options, Outcome};
 use adt::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
 use adt::boxes::{Catalogue, Context, Layers, Resolved, cache};
-use adt::exec::{Cancel, Follow};
+use adt::exec::{Cancel, Follow, HostPath};
 use adt::model::machine::Mount;
 use adt::model::{
     BoxName, Digest, EnvironmentId, EnvironmentName, Event, Exec, Failure, Health, IdPool, Kind, Limits, MachineId, MachineName,
@@ -247,12 +247,12 @@ impl Bench for LabBench<'_> {
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }
 
-    fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
+    fn copy_in(&self, source: HostPath<'_>, target: &str) -> Result<()> {
         copies::copy_in(&self.lab.provider, &self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        copies::copy_out(&self.lab.provider, &self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
+        copies::copy_out(&self.lab.provider, &self.id, source, target.into(), &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn halt(&self) -> Result<()> {

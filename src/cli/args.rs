@@ -286,8 +286,20 @@ pub enum Verb {
         /// Put all of its machines on this provider, whatever `platform.toml` says
         #[arg(long, value_name = "PROVIDER")]
         on: Option<String>,
+        /// Let everybody in the group adt do with it what you may
+        #[arg(long)]
+        shared: bool,
         #[command(flatten)]
         dry_run: DryRun,
+    },
+    /// Let everybody in the group adt do with an environment what its owner may
+    #[command(name = "env:share")]
+    EnvShare {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        /// Keep it to its owner again
+        #[arg(long)]
+        off: bool,
     },
     /// Start an environment, repairing what an interrupted command left
     #[command(name = "env:up")]

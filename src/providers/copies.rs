@@ -1,7 +1,7 @@
 //! A person's files in and out of a running machine, of whichever provider: tar streams, which travel over any wire.
 //!
-//! Everything here reads and writes files with the rights of its own process. Whoever works for another person lets that
-//! person's process [`pack`] and [`unpack`], and does no more than [`place`] and the provider's part itself.
+//! The person's files are touched with that person's rights. Where the person's own process is on another side of a wire, it
+//! does [`pack`] and [`unpack`], and this one no more than [`place`] and the provider's part.
 //!
 //! What comes out of a machine is not trusted: nothing of it may land outside of the target, be a device or carry a set-id
 //! bit, whatever its `tar` says.
@@ -17,18 +17,19 @@ use std::rc::Rc;
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
 use super::{Error, Provider, Result, Stdio};
-use crate::exec::Cancel;
+use crate::exec::{Cancel, HostPath};
 use crate::model::{Exec, MachineId};
 
 /// Copies a file or folder of this host into a running machine, for its root; `target` follows `cp -a`: into an existing
 /// folder, else as that name.
-pub fn copy_in(provider: &dyn Provider, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
+pub fn copy_in(provider: &dyn Provider, id: &MachineId, from: HostPath<'_>, target: &str, cancel: &Cancel) -> Result<()> {
+    let source = from.path;
     let failed = |error| Error::Io { what: "copy", path: source.to_owned(), source: error };
-    fs::symlink_metadata(source).map_err(failed)?;
+    from.with_rights(|source| fs::symlink_metadata(source)).map_err(failed)?;
     let (folder, name) = place(provider, id, target, &name_of(source))?;
     let (mut reader, writer) = io::pipe().map_err(failed)?;
     let (unpacked, packed) = std::thread::scope(|scope| {
-        let packing = scope.spawn(move || pack(source, &name, writer));
+        let packing = scope.spawn(move || from.with_rights(|source| pack(source, &name, writer)));
         let unpacked = provider.unpack(id, &mut reader, &folder, "root", cancel);
         // Who still packs must not wait for a reader that gave up.
         drop(reader);
@@ -41,13 +42,14 @@ pub fn copy_in(provider: &dyn Provider, id: &MachineId, source: &Path, target: &
     }
 }
 
-/// Copies a file or folder out of a running machine, as files of whoever runs this; `target` as above.
-pub fn copy_out(provider: &dyn Provider, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
+/// Copies a file or folder out of a running machine, as files of the one with whose rights they are written; `target` as above.
+pub fn copy_out(provider: &dyn Provider, id: &MachineId, source: &str, to: HostPath<'_>, cancel: &Cancel) -> Result<()> {
+    let target = to.path;
     let failed = |error| Error::Io { what: "copy to", path: target.to_owned(), source: error };
     let (_, name) = split(source);
     // None where it leads upwards.
     let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
-    let (into, new_name) = if target.is_dir() {
+    let (into, new_name) = if to.with_rights(Path::is_dir) {
         (target, own)
     } else {
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -56,7 +58,7 @@ pub fn copy_out(provider: &dyn Provider, id: &MachineId, source: &str, target: &
     let (reader, mut writer) = io::pipe().map_err(failed)?;
     let (packed, unpacked) = std::thread::scope(|scope| {
         let packing = scope.spawn(move || provider.pack(id, source, &mut writer, cancel));
-        let unpacked = unpack(reader, &name, into, &new_name);
+        let unpacked = to.with_rights(|_| unpack(reader, &name, into, &new_name));
         (packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), unpacked)
     });
     match (packed, unpacked) {

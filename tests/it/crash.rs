@@ -53,7 +53,7 @@ enum Site {
 const ALL: &[&str] = &["db", "web1", "web2"];
 
 fn make(host: &Host, name: &str) {
-    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), on: None, dry_run: false });
+    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), on: None, shared: false, dry_run: false });
 }
 
 fn made(host: &Host) {
@@ -198,7 +198,7 @@ fn source_known(host: &Host) {
 }
 
 fn init_hotfix() -> Request {
-    Request::EnvInit { id: id("1161"), sites: vec![www_hotfix()], on: None, dry_run: false }
+    Request::EnvInit { id: id("1161"), sites: vec![www_hotfix()], on: None, shared: false, dry_run: false }
 }
 
 fn www_hotfix() -> SiteWish {
@@ -242,7 +242,7 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
             "init",
             Scenario {
                 words: "env:init shop 1161",
-                request: Request::EnvInit { id: id(), sites: Vec::new(), on: None, dry_run: false },
+                request: Request::EnvInit { id: id(), sites: Vec::new(), on: None, shared: false, dry_run: false },
                 prepare: |_| {},
                 goal: &[("1161", Goal::Up(ALL))],
             },

@@ -197,7 +197,7 @@ fn a_provider_that_the_host_lacks_stops_only_who_is_on_it() {
     let process = host.process("env:init");
     process.done(init(None));
     host.define(&web_on_other());
-    process.done(Request::EnvInit { id: id("7"), sites: Vec::new(), on: None, dry_run: false });
+    process.done(Request::EnvInit { id: id("7"), sites: Vec::new(), on: None, shared: false, dry_run: false });
 
     let mut process = host.process("env:list");
     let lacking: Open = Box::new(|| Err(Error::HostLacks { what: "the other".into(), hint: "install it".into() }));
