@@ -121,7 +121,7 @@ fn files_of_the_wrong_shape() {
             (
                 &with("zzz = 2\n"),
                 &[
-                    "4:1 unknown key `zzz` (known here: `after`, `box`, `count`, `cpus`, `data`, `logs`, `memory`, `processes`, `provision`, `summary`)",
+                    "4:1 unknown key `zzz` (known here: `after`, `box`, `count`, `cpus`, `data`, `logs`, `memory`, `processes`, `provider`, `provision`, `summary`)",
                 ],
             ),
             (&with("count = \"2\"\n"), &["4:9 `count` must be a whole number, not text (write 2 without quotes)"]),

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 
 use crate::engine::Engine;
 use crate::engine::environment::perform::{Raising, Scene};
+use crate::engine::environment::standing::with_volumes;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::engine::permission::{Authority, Right};
@@ -290,7 +291,7 @@ impl Engine {
     /// The data of an environment in words, for who is about to end it.
     fn data_of(&self, id: &EnvironmentId) -> Result<Vec<String>, Failure> {
         let mut all = Vec::new();
-        for (_, volumes) in self.volumes(&self.around(id)?) {
+        for (_, volumes) in with_volumes(&self.around(id)?) {
             all.extend(volumes.seen(id)?);
         }
         Ok(all.into_iter().map(|volume| format!("the data of {} in {}", id.machine(&volume.machine), volume.path)).collect())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::Engine;
 use crate::engine::environment::routes;
-use crate::engine::environment::standing::states;
+use crate::engine::environment::standing::{states, with_volumes};
 use crate::engine::environment::wanted;
 use crate::engine::site::code::Codes;
 use crate::engine::site::sites;
@@ -161,7 +161,7 @@ impl Engine {
             machine.is_some_and(|machine| platform.volumes(machine).contains(path))
         };
         let mut all = Vec::new();
-        for (provider, volumes) in self.volumes(&self.around_of(definition)?) {
+        for (provider, volumes) in with_volumes(&self.around_of(definition)?) {
             for seen in volumes.seen(&environment.id)? {
                 let size = volumes.size(&environment.id, &seen)?;
                 let SeenVolume { machine, path } = seen;

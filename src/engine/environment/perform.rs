@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
 use crate::engine::check::probe;
+use crate::engine::environment::standing::with_volumes;
 use crate::engine::events::{Events, milliseconds};
 use crate::engine::site::code::LiveSites;
 use crate::exec::Cancel;
@@ -150,8 +151,7 @@ impl Engine {
             }
             Action::Erase => {
                 let around = self.around(&step.environment)?;
-                let mut all = around.into_iter().filter_map(|(_, provider)| provider.volumes());
-                all.try_for_each(|volumes| volumes.erase(&step.environment))?;
+                with_volumes(&around).try_for_each(|(_, volumes)| volumes.erase(&step.environment))?;
             }
             Action::Delete { machine } => {
                 self.where_it_is(scene, machine)?.into_iter().try_for_each(|provider| provider.delete(&id(machine)))?;

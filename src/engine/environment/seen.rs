@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::engine::Engine;
 use crate::engine::check::probe;
-use crate::engine::environment::standing::Found;
+use crate::engine::environment::standing::{Found, with_volumes};
 use crate::engine::environment::wanted;
 use crate::engine::site::code::LiveSites;
 use crate::model::{EnvironmentId, Failure, Kind, MachineName, MachineSpec, MachineState};
@@ -96,7 +96,7 @@ impl Engine {
             machines,
             checkouts: BTreeSet::new(),
             stale: BTreeSet::new(),
-            volumes: around.iter().any(|(_, provider)| provider.volumes().is_some_and(|volumes| volumes.any(id))),
+            volumes: with_volumes(&around).any(|(_, volumes)| volumes.any(id)),
             remembered,
         })
     }

@@ -15,6 +15,13 @@ use crate::store::record::Definition;
 /// Providers with their names.
 pub(in crate::engine) type Several<'a> = Vec<(&'a ProviderName, &'a dyn Provider)>;
 
+/// Those that have volumes.
+pub(in crate::engine) fn with_volumes<'a>(
+    around: &[(&'a ProviderName, &'a dyn Provider)],
+) -> impl Iterator<Item = (&'a ProviderName, &'a dyn Volumes)> {
+    around.iter().filter_map(|(name, provider)| Some((*name, provider.volumes()?)))
+}
+
 /// A machine that is there.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::engine) struct Found {
@@ -61,11 +68,6 @@ impl Engine {
 
     pub(in crate::engine) fn around_of(&self, definition: &Definition) -> Result<Several<'_>, Failure> {
         definition.providers.ever.iter().map(|name| Ok(self.providers.named(name)?)).collect()
-    }
-
-    /// What of these has volumes.
-    pub(in crate::engine) fn volumes<'a>(&self, around: &Several<'a>) -> Vec<(&'a ProviderName, &'a dyn Volumes)> {
-        around.iter().filter_map(|(name, provider)| Some((*name, provider.volumes()?))).collect()
     }
 
     /// The machines of one environment that are there, on whichever of these providers.
