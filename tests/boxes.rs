@@ -252,7 +252,8 @@ impl Bench for LabBench<'_> {
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        copies::copy_out(&self.lab.provider, &self.id, source, target.into(), &Cancel::default()).map_err(|error| self.fail(&error))
+        copies::copy_out(&self.lab.provider, &self.id, source, target.into(), &Cancel::default())
+            .map_err(|error| self.fail(&error))
     }
 
     fn halt(&self) -> Result<()> {

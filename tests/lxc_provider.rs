@@ -481,8 +481,10 @@ fn a_copy_has_no_other_rights_on_the_host_than_its_persons() {
     fs::write(at("closed"), "root alone may read this").unwrap();
     fs::set_permissions(at("closed"), PermissionsExt::from_mode(0o600)).unwrap();
     symlink(at("closed"), at("open/link")).unwrap();
-    let copy_in = |path: &Path| copies::copy_in(lxc, &id, HostPath { path, person: Some(&nobody) }, "/srv/taken", &Cancel::default());
-    let copy_out = |path: &Path| copies::copy_out(lxc, &id, "/etc/hostname", HostPath { path, person: Some(&nobody) }, &Cancel::default());
+    let copy_in =
+        |path: &Path| copies::copy_in(lxc, &id, HostPath { path, person: Some(&nobody) }, "/srv/taken", &Cancel::default());
+    let copy_out =
+        |path: &Path| copies::copy_out(lxc, &id, "/etc/hostname", HostPath { path, person: Some(&nobody) }, &Cancel::default());
     assert!(copy_in(&at("closed")).is_err());
     // A link goes in as a link.
     copy_in(&at("open/link")).unwrap();

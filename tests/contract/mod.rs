@@ -85,23 +85,23 @@ fn programs_and_files_go_in_and_come_out(provider: &dyn Provider, spec: &Machine
     std::fs::write(here("tree/one"), "one").unwrap();
     std::os::unix::fs::symlink("one", here("tree/link")).unwrap();
     // Into a folder that is there, as a name that is not, and what is in a folder alone.
-    copies::copy_in(provider, id, &here("tree"), "/srv/files", &never).unwrap();
-    copies::copy_in(provider, id, &here("tree"), "/srv/files/other", &never).unwrap();
-    copies::copy_in(provider, id, &here("tree/."), "/srv/files", &never).unwrap();
+    copies::copy_in(provider, id, (&here("tree")).into(), "/srv/files", &never).unwrap();
+    copies::copy_in(provider, id, (&here("tree")).into(), "/srv/files/other", &never).unwrap();
+    copies::copy_in(provider, id, (&here("tree/.")).into(), "/srv/files", &never).unwrap();
     for name in ["tree/link", "other/link", "one"] {
         assert_eq!(shell(provider, id, "cat \"$1\"", &format!("/srv/files/{name}")), (0, "one".into()), "{name}");
     }
-    copies::copy_out(provider, id, "/srv/files/other", &here("back"), &never).unwrap();
+    copies::copy_out(provider, id, "/srv/files/other", (&here("back")).into(), &never).unwrap();
     assert_eq!(std::fs::read_to_string(here("back/link")).unwrap(), "one");
     assert!(here("back/empty").is_dir());
-    copies::copy_out(provider, id, "/srv/files/one", folder.path(), &never).unwrap();
+    copies::copy_out(provider, id, "/srv/files/one", folder.path().into(), &never).unwrap();
     assert_eq!(std::fs::read_to_string(here("one")).unwrap(), "one");
-    copies::copy_out(provider, id, "/srv/files/nothing", &here("nothing"), &never).unwrap_err();
-    copies::copy_in(provider, id, &here("nowhere"), "/srv/files", &never).unwrap_err();
-    copies::copy_in(provider, id, &here("tree"), "/no/such/folder/x", &never).unwrap_err();
+    copies::copy_out(provider, id, "/srv/files/nothing", (&here("nothing")).into(), &never).unwrap_err();
+    copies::copy_in(provider, id, (&here("nowhere")).into(), "/srv/files", &never).unwrap_err();
+    copies::copy_in(provider, id, (&here("tree")).into(), "/no/such/folder/x", &never).unwrap_err();
     provider.delete(id).unwrap();
-    copies::copy_out(provider, id, "/srv/files/one", &here("gone"), &never).unwrap_err();
-    copies::copy_in(provider, id, &here("tree"), "/srv/files", &never).unwrap_err();
+    copies::copy_out(provider, id, "/srv/files/one", (&here("gone")).into(), &never).unwrap_err();
+    copies::copy_in(provider, id, (&here("tree")).into(), "/srv/files", &never).unwrap_err();
 }
 
 fn a_frozen_machine_goes_on_as_it_was(provider: &dyn Provider, spec: &MachineSpec) {

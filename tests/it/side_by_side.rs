@@ -26,7 +26,7 @@ fn host() -> (tempfile::TempDir, Host) {
 
 fn init(on: Option<&str>) -> Request {
     let on = on.map(|name| ProviderName::new(name).unwrap());
-    Request::EnvInit { id: id("1161"), sites: Vec::new(), on, dry_run: false }
+    Request::EnvInit { id: id("1161"), sites: Vec::new(), on, shared: false, dry_run: false }
 }
 
 fn reload(data: bool) -> Request {
