@@ -148,7 +148,7 @@ impl Source {
         let mut trailer = self.reader.by_ref().take(TRAILER + 1);
         let rest = std::io::copy(&mut trailer, &mut std::io::sink()).map_err(Error::io("could not read", archive))?;
         if rest > TRAILER {
-            return Err(bad(archive, Path::new("its end"), format!("is followed by more than {} MB", TRAILER >> 20)));
+            return Err(bad(archive, Path::new("its end"), format!("is followed by more than {}M", TRAILER >> 20)));
         }
         let Some((command, mut child)) = self.child.take() else { return Ok(()) };
         let status = child.wait().map_err(Error::io("could not read", archive))?;

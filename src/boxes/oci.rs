@@ -172,7 +172,7 @@ fn json<T: serde::de::DeserializeOwned>(image: &Path, path: &Path) -> Result<T> 
     let file = std::fs::File::open(path).map_err(Error::io("could not read", path))?;
     file.take(LONGEST + 1).read_to_end(&mut text).map_err(Error::io("could not read", path))?;
     if text.len() as u64 > LONGEST {
-        return Err(bad(image, &name, format!("is longer than {} MB", LONGEST >> 20)));
+        return Err(bad(image, &name, format!("is longer than {}M", LONGEST >> 20)));
     }
     serde_json::from_slice(&text).map_err(|error| bad(image, &name, format!("is damaged: {error}")))
 }
@@ -298,7 +298,7 @@ mod tests {
             unpack(folder.path(), scratch.path(), rootfs.path()).unwrap_err().to_string()
         };
         let error = try_it(&format!("[{}", " ".repeat(LONGEST as usize)));
-        assert!(error.contains("is longer than 4 MB"), "{error}");
+        assert!(error.contains("is longer than 4M"), "{error}");
         let error = try_it(&"[".repeat(1 << 20));
         assert!(error.contains("is damaged"), "{error}");
         pack(&folder.path().join("one.tar"), &[("hello", "1")]);

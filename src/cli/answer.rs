@@ -11,7 +11,7 @@ use crate::model::response::{
     SnapshotSummary,
 };
 use crate::model::topology::Mode;
-use crate::model::{Failure, Kind, Limits, Response, SiteName};
+use crate::model::{Failure, Kind, Limits, Response, SiteName, Size};
 use crate::store::record::removal;
 
 /// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
@@ -140,7 +140,7 @@ fn environment_table(environments: &[EnvironmentSummary]) -> String {
             sites.join(","),
             environment.fault.as_ref().map_or_else(|| age(now - environment.created), |_| "?".into()),
             owner(&environment.owner, environment.shared),
-            environment.disk.map_or_else(|| "?".into(), bytes),
+            environment.disk.map_or_else(|| "?".into(), size),
         ]);
     }
     let mut text = lines(&table);
@@ -168,19 +168,6 @@ fn age(seconds: i64) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    let mut unit = "B";
-    for next in ["kB", "MB", "GB", "TB"] {
-        if value < 1000.0 {
-            break;
-        }
-        value /= 1000.0;
-        unit = next;
-    }
-    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
-}
-
 fn environment_sheet(environment: &EnvironmentDetail) -> String {
     let now = jiff::Timestamp::now().as_second();
     let mut text = format!(
@@ -205,7 +192,7 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
             format!("{}{}", machine.boxed, provider(machine)),
             memory(machine.limits.memory_bytes),
             machine.limits.cpus.map_or_else(|| "-".into(), |cpus| cpus.to_string()),
-            machine.disk.map_or_else(|| "?".into(), bytes),
+            machine.disk.map_or_else(|| "?".into(), size),
             machine.fqdn.clone(),
         ]);
     }
@@ -214,7 +201,7 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
         let mut volumes = table(&["DATA OF", "FOLDER", "SIZE", ""]);
         for volume in &environment.volumes {
             let word = if volume.used { "" } else { "no longer in use; goes with the environment" };
-            volumes.add_row([volume.machine.to_string(), volume.path.clone(), bytes(volume.size), word.to_owned()]);
+            volumes.add_row([volume.machine.to_string(), volume.path.clone(), Size(volume.size).to_string(), word.to_owned()]);
         }
         text.push_str(&format!("\n{}\n", lines(&volumes)));
     }
@@ -238,17 +225,21 @@ fn snapshot_table(snapshots: &[SnapshotSummary]) -> String {
     let now = jiff::Timestamp::now().as_second();
     let mut table = table(&["SNAPSHOT", "AGE", "REASON", "ALONE"]);
     for snapshot in snapshots {
-        let alone = snapshot.alone.map_or_else(|| "?".into(), bytes);
+        let alone = snapshot.alone.map_or_else(|| "?".into(), size);
         table.add_row([snapshot.name.to_string(), age(now - snapshot.taken), snapshot.reason.clone(), alone]);
     }
     lines(&table)
+}
+
+fn size(bytes: u64) -> String {
+    Size(bytes).to_string()
 }
 
 fn memory(limit: Option<u64>) -> String {
     match limit {
         None => "default".into(),
         Some(Limits::ALL_MEMORY) => "unlimited".into(),
-        Some(limit) => bytes(limit),
+        Some(limit) => size(limit),
     }
 }
 
@@ -288,7 +279,7 @@ fn box_table(boxes: &[BoxSummary]) -> String {
             one.from.clone(),
             one.origin.clone(),
             if one.built { "yes".to_owned() } else { "no".to_owned() },
-            one.size.map_or_else(|| "-".into(), bytes),
+            one.size.map_or_else(|| "-".into(), size),
             one.fault.clone().unwrap_or_else(|| one.summary.clone()),
         ]);
     }
@@ -311,8 +302,8 @@ fn box_sheet(detail: &BoxDetail) -> String {
         if detail.used_by.is_empty() { "nothing".to_owned() } else { detail.used_by.join(" ") },
     );
     let mut layers = table(&["LAYER OF", "DIGEST", "SIZE"]);
-    for (name, digest, size) in &detail.chain {
-        layers.add_row([name.to_string(), digest.short().to_owned(), size.map_or_else(|| "not built".into(), bytes)]);
+    for (name, digest, bytes) in &detail.chain {
+        layers.add_row([name.to_string(), digest.short().to_owned(), bytes.map_or_else(|| "not built".into(), size)]);
     }
     text.push_str(&lines(&layers));
     text
@@ -323,10 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_ages_are_short() {
-        for (count, text) in [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (2_000_000_000, "2.0 GB")] {
-            assert_eq!(bytes(count), text);
-        }
+    fn ages_are_short() {
         for (seconds, text) in [(-5, "0s"), (59, "59s"), (120, "2m"), (7_200, "2h"), (200_000, "2d")] {
             assert_eq!(age(seconds), text);
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::HostFlags;
-use crate::model::PlatformName;
+use crate::model::{PlatformName, Size};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -548,12 +548,6 @@ pub enum Verb {
 
 /// `50G`, in bytes.
 fn pool_size(word: &str) -> Result<u64, String> {
-    let shift = match word.chars().last() {
-        Some('G' | 'g') => 30,
-        Some('T' | 't') => 40,
-        _ => return Err("write gigabytes or terabytes, e.g. `50G`".into()),
-    };
-    let count: u64 = word[..word.len() - 1].parse().map_err(|_| "write a whole number before the unit, e.g. `50G`")?;
-    let most = 1 << 50;
-    count.checked_mul(1 << shift).filter(|size| (1 << 30..=most).contains(size)).ok_or("choose a size from 1G to 1024T".into())
+    let size = Size::parse(&word.to_uppercase()).ok_or("write a whole number and its unit, e.g. `50G`")?;
+    (Size(1 << 30)..=Size(1 << 50)).contains(&size).then_some(size.0).ok_or("choose a size from 1G to 1024T".into())
 }

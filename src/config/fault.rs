@@ -160,7 +160,7 @@ fn text(file: &Path) -> io::Result<String> {
     }
     let mut text = String::new();
     std::fs::File::open(real)?.take(LONGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LONGEST { Err(refused("it is longer than 1 MB")) } else { Ok(text) }
+    if text.len() as u64 > LONGEST { Err(refused("it is longer than 1M")) } else { Ok(text) }
 }
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Failure {

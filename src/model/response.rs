@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::FactSheet;
 use super::failure::Failure;
 use super::machine::{Limits, MachineState};
-use super::names::{
-    BoxName, Digest, EnvironmentId, MachineName, ProviderName, RoleName, SiteName, SnapshotName,
-};
+use super::names::{BoxName, Digest, EnvironmentId, MachineName, ProviderName, RoleName, SiteName, SnapshotName};
 use super::step::Plan;
 use super::topology::Mode;
 

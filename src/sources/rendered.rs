@@ -52,7 +52,7 @@ pub fn read<'p>(folder: &Path, user: Option<u32>, paths: impl IntoIterator<Item 
     for path in paths {
         let unfit = |reason: String| Error::Unfit { file: path.into(), reason };
         let found = below.read(path, left).map_err(|error| match error.kind() {
-            io::ErrorKind::FileTooLarge => unfit("the templates of a site may have 1 MB in all".to_owned()),
+            io::ErrorKind::FileTooLarge => unfit("the templates of a site may have 1M in all".to_owned()),
             _ => unfit(reason(&error)),
         })?;
         let Some(found) = found else { continue };
@@ -361,7 +361,7 @@ mod tests {
         fs::create_dir(work.0.path().join("folder.j2")).unwrap();
         let found = read(work.0.path(), None, ["a.j2", "gone.j2"]).unwrap();
         assert_eq!(found.iter().map(|one| (one.path.as_str(), one.text.as_str())).collect::<Vec<_>>(), [("a.j2", "{{ env }}")]);
-        for (path, reason) in [("binary.j2", "it is no text"), ("large.j2", "1 MB in all"), ("folder.j2", "no plain file")] {
+        for (path, reason) in [("binary.j2", "it is no text"), ("large.j2", "1M in all"), ("folder.j2", "no plain file")] {
             let error = read(work.0.path(), None, ["a.j2", path]).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
         }

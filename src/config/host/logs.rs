@@ -89,7 +89,7 @@ pub fn settle(raw: &raw::Logs, faults: &mut Faults) -> Option<Logs> {
         Some(Setting { value: Splunk { address: address?, token_file: token_file? }, origin })
     });
     let megabytes = raw.buffer_megabytes.unwrap_or(BUFFER_MEGABYTES);
-    Some(Logs { syslog: all(syslog)?, splunk: all(splunk)?, buffer: megabytes as usize * 1_000_000 })
+    Some(Logs { syslog: all(syslog)?, splunk: all(splunk)?, buffer: (megabytes as usize) << 20 })
 }
 
 /// An optional value whose check may have failed: `None` only if it did.

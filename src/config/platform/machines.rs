@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::model::names::BoxName;
-use crate::model::{BoxRef, Limits, Machine, ProviderName, ProviderRef, RoleName};
+use crate::model::{BoxRef, Limits, Machine, ProviderName, ProviderRef, RoleName, Size};
 
 use super::raw;
 use super::{MOST_MACHINES, once};
@@ -13,7 +13,7 @@ use crate::config::check::{self, Node};
 use crate::config::fault::Faults;
 
 /// A machine with less can't even start its init.
-const LEAST_MEMORY: u64 = 16 << 20;
+const LEAST_MEMORY: Size = Size(16 << 20);
 
 /// The roles of the file, for words that refer to one.
 pub struct Roles<'a>(Vec<&'a str>);
@@ -116,7 +116,7 @@ fn memory_bytes(text: &At<String>, faults: &mut Faults) -> Option<u64> {
     if text.as_str() == "unlimited" {
         return Some(Limits::ALL_MEMORY);
     }
-    match bytes(text) {
+    match Size::parse(text) {
         None => {
             let message = format!("`{}` is no amount of memory", text.escape_debug());
             faults.add_hint(
@@ -126,52 +126,11 @@ fn memory_bytes(text: &At<String>, faults: &mut Faults) -> Option<u64> {
             );
             None
         }
-        Some(bytes) if bytes < LEAST_MEMORY => {
+        Some(size) if size < LEAST_MEMORY => {
             let message = format!("`{}` is too little memory for a machine to start", text.escape_debug());
             faults.add_hint(text.span(), message, "give it \"16M\" or more");
             None
         }
-        Some(bytes) => Some(bytes),
-    }
-}
-
-/// Powers of 1024, as cgroups and `free` count. A bare number is refused, because half of its readers take it for megabytes.
-fn bytes(text: &str) -> Option<u64> {
-    let (number, shift) = match text.split_at_checked(text.len().checked_sub(1)?)? {
-        (number, "K") => (number, 10),
-        (number, "M") => (number, 20),
-        (number, "G") => (number, 30),
-        (number, "T") => (number, 40),
-        _ => return None,
-    };
-    if !number.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn memory_has_a_unit() {
-        for (text, wanted) in [
-            ("512M", Some(512 << 20)),
-            ("2G", Some(2 << 30)),
-            ("16384K", Some(16 << 20)),
-            ("0M", Some(0)),
-            ("512", None),
-            ("M", None),
-            ("", None),
-            ("+1M", None),
-            ("-1M", None),
-            ("1.5G", None),
-            ("2GB", None),
-            ("2µ", None),
-            ("99999999T", None),
-        ] {
-            assert_eq!(bytes(text), wanted, "{text}");
-        }
+        Some(size) => Some(size.0),
     }
 }

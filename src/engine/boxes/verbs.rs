@@ -14,7 +14,7 @@ use crate::engine::events::{Events, milliseconds};
 use crate::exec::{Account, HostPath};
 use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done};
 use crate::model::topology::Code;
-use crate::model::{BoxName, Digest, Event, Failure, Kind, Parent, Platform, PlatformName, Response};
+use crate::model::{BoxName, Digest, Event, Failure, Kind, Parent, Platform, PlatformName, Response, Size};
 use crate::store::PlatformRecord;
 use crate::template;
 
@@ -254,8 +254,8 @@ impl Engine {
         let count = removes.len();
         let summary = match (count, dry_run) {
             (0, _) => "every layer is in use or stands for a recipe".to_owned(),
-            (_, true) => format!("{count} layers and releases would be removed, {} MB", bytes / 1_000_000),
-            (_, false) => format!("{count} layers and releases are removed, {} MB", bytes / 1_000_000),
+            (_, true) => format!("{count} layers and releases would be removed, {}", Size(bytes)),
+            (_, false) => format!("{count} layers and releases are removed, {}", Size(bytes)),
         };
         if !dry_run {
             prune::run(&layers, &unused).map_err(told)?;

@@ -47,7 +47,7 @@ pub fn read(platform: &Platform) -> Result<BTreeMap<RoleName, Vec<RoleFile>>, Fa
         let file = role_file(platform, entry.path(), below)?;
         bytes += file.text.len();
         if bytes > MOST_BYTES {
-            return Err(unfit(entry.path(), "the files of a platform's machines may have 1 MB in all"));
+            return Err(unfit(entry.path(), "the files of a platform's machines may have 1M in all"));
         }
         all.entry(role).or_default().push(file);
     }
@@ -76,7 +76,7 @@ fn role_file(platform: &Platform, file: &Path, below: &Path) -> Result<RoleFile,
     }
     // Before reading what would not fit anyway.
     if meta.len() > MOST_BYTES as u64 {
-        return Err(unfit(file, "the files of a platform's machines may have 1 MB in all"));
+        return Err(unfit(file, "the files of a platform's machines may have 1M in all"));
     }
     let bytes = std::fs::read(file).map_err(|error| told(&error))?;
     let text = String::from_utf8(bytes).map_err(|_| unfit(file, "it is no text"))?;

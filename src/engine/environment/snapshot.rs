@@ -20,7 +20,9 @@ use crate::exec::Cancel;
 use crate::model::machine::Rewound;
 use crate::model::response::{Done, SnapshotSummary};
 use crate::model::snapshot::{Moment, Reason};
-use crate::model::{EnvironmentId, Failure, Kind, MachineId, MachineState, Plan, ProviderName, Response, SiteName, SnapshotName};
+use crate::model::{
+    EnvironmentId, Failure, Kind, MachineId, MachineState, Plan, ProviderName, Response, SiteName, Size, SnapshotName,
+};
 use crate::plan::Goal;
 use crate::providers::{self, Cost, Freezer, Snapshots};
 use crate::sources::{checkout, kept};
@@ -57,7 +59,7 @@ impl Engine {
             events.note(format!(
                 "{} in {} files are copied, and `{id}` stands still meanwhile; on a pool they would be shared at once: adt \
                  host:bootstrap --pool SIZE",
-                megabytes(cost.bytes),
+                Size(cost.bytes),
                 cost.files
             ));
             self.fits(id, cost)?;
@@ -190,7 +192,7 @@ impl Engine {
             events.warn(format!(
                 "no snapshot is taken {reason}: it would copy {}; `adt env:snapshot {} {}` does it all the same, and on a pool it costs \
                  nothing: adt host:bootstrap --pool SIZE",
-                megabytes(cost.bytes),
+                Size(cost.bytes),
                 id.platform,
                 id.name
             ));
@@ -360,7 +362,7 @@ impl Engine {
             return Ok(());
         }
         Err(Failure::new(Kind::Host, format!("take a snapshot of `{id}`"))
-            .cause(format!("it would copy {}, and {} are free", megabytes(cost.bytes), megabytes(free)))
+            .cause(format!("it would copy {}, and {} are free", Size(cost.bytes), Size(free)))
             .hint("on a pool blocks are shared: adt host:bootstrap --pool SIZE"))
     }
 }
@@ -392,10 +394,6 @@ fn cost(copiers: &[Copier<'_>], id: &EnvironmentId) -> Result<Option<Cost>, Fail
         }
     }
     Ok(all)
-}
-
-fn megabytes(bytes: u64) -> String {
-    format!("{} MB", bytes.div_ceil(1_000_000))
 }
 
 /// Until a way back is gone, machines and definition are not of one time.
