@@ -176,7 +176,10 @@ fn an_overlapping_route_is_named() {
     let host = Host::new(home.path());
     let process = host.process("env:init shop 1");
     process.networks.add_route(adt::network::address::Route { net: "10.0.0.0/8".parse().unwrap(), device: "tun0".into() });
-    let failure = process.run(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false }).result.unwrap_err();
+    let failure = process
+        .run(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false })
+        .result
+        .unwrap_err();
     assert_eq!(failure.kind, adt::model::Kind::Conflict);
     assert!(failure.to_string().contains("10.0.0.0/8 dev tun0") && !failure.hints.is_empty(), "{failure}");
     drop(process);
@@ -206,7 +209,13 @@ fn a_platform_that_can_not_come_is_told() {
 #[test]
 fn names_that_nothing_has_are_told() {
     let (adt, host) = known();
-    host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    host.process("env:init").done(Request::EnvInit {
+        id: id("1161"),
+        sites: Vec::new(),
+        on: None,
+        shared: false,
+        dry_run: false,
+    });
     let longest = "a".repeat(63);
     for (words, code, says) in [
         ("platform:up nosuch 1", 4, "could not find the environment `shop/nosuch`"),
@@ -296,7 +305,13 @@ fn a_store_that_can_not_be_used_is_left_alone() {
 fn a_damaged_row_hides_nothing_and_can_be_removed() {
     let (adt, host) = known();
     for name in ["1", "2"] {
-        host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), on: None, shared: false, dry_run: false });
+        host.process("env:init").done(Request::EnvInit {
+            id: id(name),
+            sites: Vec::new(),
+            on: None,
+            shared: false,
+            dry_run: false,
+        });
     }
     let open = || rusqlite::Connection::open(host.store().join("adt.db")).unwrap();
     open().execute("UPDATE environments SET definition = '{}' WHERE name = '1'", []).unwrap();
@@ -323,7 +338,13 @@ fn a_damaged_row_leaves_no_checkout_but_one_with_work() {
     host.define_with_source();
     let workspace = host.shop().join("1161");
     let destroy_damaged = |work: bool| {
-        host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+        host.process("env:init").done(Request::EnvInit {
+            id: id("1161"),
+            sites: Vec::new(),
+            on: None,
+            shared: false,
+            dry_run: false,
+        });
         if work {
             std::fs::write(workspace.join("www/notes"), "work").unwrap();
         }
@@ -367,7 +388,10 @@ fn what_is_being_destroyed_comes_back_only_through_init() {
     let all = Request::PlatformUp { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false };
     assert!(!process.done(all).changed);
     assert!(
-        process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false }).summary.contains("is up")
+        process
+            .done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false })
+            .summary
+            .contains("is up")
     );
 }
 

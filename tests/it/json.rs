@@ -11,7 +11,13 @@ use super::fakes::{Host, id};
 fn known() -> (Adt, Host) {
     let adt = Adt::new();
     let host = Host::new(adt.path());
-    host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    host.process("env:init").done(Request::EnvInit {
+        id: id("1161"),
+        sites: Vec::new(),
+        on: None,
+        shared: false,
+        dry_run: false,
+    });
     (adt, host)
 }
 

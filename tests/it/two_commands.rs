@@ -59,7 +59,9 @@ fn the_second_on_one_environment_waits_and_says_for_whom() {
     let first = host.watched("env:init shop 1161", Some(point));
     let second = host.sharing("env:halt shop 1161", None, &first.machines, &first.networks);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| first.done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false }));
+        let first = scope.spawn(|| {
+            first.done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false })
+        });
         assert!(door.reached(1));
         let (tell, told) = mpsc::channel();
         let second = scope.spawn(move || {
@@ -85,7 +87,9 @@ fn ctrl_c_ends_the_waiting() {
     let first = host.watched("env:init shop 1161", Some(point));
     let second = host.sharing("env:up shop 1161", None, &first.machines, &first.networks);
     std::thread::scope(|scope| {
-        scope.spawn(|| first.done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false }));
+        scope.spawn(|| {
+            first.done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false })
+        });
         assert!(door.reached(1));
         let cancel = Arc::clone(&second.engine.cancel);
         let mut waits = |_| cancel.store(true, Ordering::Relaxed);
@@ -127,8 +131,10 @@ fn two_environments_are_made_at_the_same_time() {
     let first = host.watched("env:init shop 1", Some(Arc::clone(&point)));
     let second = host.sharing("env:init shop 2", Some(point), &first.machines, &first.networks);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| first.done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false }));
-        let second = scope.spawn(|| second.done(Request::EnvInit { id: id("2"), sites: Vec::new(), on: None, shared: false, dry_run: false }));
+        let first = scope
+            .spawn(|| first.done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false }));
+        let second = scope
+            .spawn(|| second.done(Request::EnvInit { id: id("2"), sites: Vec::new(), on: None, shared: false, dry_run: false }));
         assert!(door.reached(2), "one waits for the other");
         door.open();
         assert!(first.join().unwrap().changed && second.join().unwrap().changed);
