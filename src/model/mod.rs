@@ -5,6 +5,7 @@
 pub mod event;
 pub mod facts;
 pub mod failure;
+pub mod limits;
 pub mod machine;
 pub mod names;
 pub mod network;
@@ -14,6 +15,7 @@ pub mod response;
 pub mod route;
 pub mod snapshot;
 pub mod step;
+pub mod tag;
 pub mod tail;
 pub mod topology;
 pub mod visible;
@@ -21,7 +23,8 @@ pub mod visible;
 pub use event::{Event, Stream};
 pub use facts::Facts;
 pub use failure::{Failure, Fault, Kind, Place};
-pub use machine::{Exec, IdPool, Limits, MachineSpec, MachineState, Tag};
+pub use limits::Limits;
+pub use machine::{Exec, IdPool, MachineSpec, MachineState};
 pub use names::{
     BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, RoleName,
     SiteName, SnapshotName,
@@ -32,5 +35,6 @@ pub use request::Request;
 pub use response::Response;
 pub use route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Protocol, Routes, SiteRoute};
 pub use step::{Action, Plan, Step, Wave};
+pub use tag::Tag;
 pub use tail::Tail;
 pub use topology::{BoxRef, Check, Health, Machine, Platform, Site};
