@@ -8,9 +8,9 @@ use tokio::net::UdpSocket;
 
 use crate::shares::Share;
 
+use super::forward::servfail;
 use super::front::{Transport, Verdict, respond};
-use super::posts::Stop;
-use super::server::{Reader, Shared, servfail};
+use super::shared::{Reader, Shared, Stop};
 
 /// Longer questions don't exist: a name has 255 bytes, and options few.
 const LONGEST: usize = 2048;
