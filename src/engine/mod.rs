@@ -13,6 +13,7 @@
 //! | [`host`] | `host:bootstrap`, `bind-proxy`, `unbind-proxy` | what the host must have, the service, the pool |
 //! | [`logs`] | `env:logs` | sources of lines, and how they are followed |
 
+mod at_once;
 mod boxes;
 pub mod check;
 pub mod environment;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
 use crate::engine::Engine;
-use crate::engine::environment::lifecycle::WORKSHOP;
 use crate::engine::environment::perform::Scene;
+use crate::engine::environment::records::WORKSHOP;
 use crate::engine::environment::wanted;
 use crate::engine::site::code::LiveSites;
 use crate::exec::Follow;

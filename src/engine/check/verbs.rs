@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config;
 use crate::engine::Engine;
-use crate::engine::host::bootstrap::REQUIREMENTS;
+use crate::engine::host::requirement::REQUIREMENTS;
 use crate::model::response::{CheckItem, Checklist};
 use crate::model::{EnvironmentId, EnvironmentName, Failure, PlatformName, Response};
 use crate::network::{address, forward_trouble};

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::engine::environment::lifecycle::leaving;
-use crate::engine::environment::perform::{join, stopped};
+use crate::engine::at_once::{join, stopped};
+use crate::engine::environment::records::leaving;
 use crate::engine::events::Events;
 use crate::exec::Cancel;
 use crate::model::machine::Rewound;

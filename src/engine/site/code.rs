@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::engine::Engine;
-use crate::engine::environment::perform::join;
+use crate::engine::at_once::join;
 use crate::engine::events::Events;
 use crate::model::topology::Mode;
 use crate::model::{BranchName, EnvironmentId, Event, Failure, Kind, Platform, PlatformName, Site, SiteName};
