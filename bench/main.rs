@@ -325,6 +325,11 @@ fn in_path(program: &str) -> bool {
     std::env::split_paths(&path).chain(sbin).any(|folder| folder.join(program).exists())
 }
 
+/// A program of a peer's, to its end; an error has its last lines.
+pub fn run_peer(command: &Command) -> Result<()> {
+    command.run().map(drop).map_err(|error| format!("{error}\n{}", error.tail().join("\n")).into())
+}
+
 pub fn note(text: &str) {
     eprintln!("· {text}");
 }
