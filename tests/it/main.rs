@@ -6,6 +6,7 @@
 mod adt;
 mod bad_input;
 mod bind;
+mod circles;
 mod crash;
 mod daemon;
 mod dice;
