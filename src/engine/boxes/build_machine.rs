@@ -170,10 +170,6 @@ impl Drop for MachineBench<'_> {
 }
 
 impl Bench for MachineBench<'_> {
-    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
-    }
-
     fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
         let mut each = |line: Option<(Stream, &str)>| each(line);
         Ok(self.engine.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each })?.code)
