@@ -251,14 +251,23 @@ impl Server {
     }
 
     fn end(&mut self, deadline: Duration) -> bool {
-        self.shared.stop(Instant::now() + deadline);
+        let until = Instant::now() + deadline;
+        self.shared.stop(until);
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until + GRACE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for thread in self.threads.drain(..) {
-            // A worker that panicked has nothing left to drain.
-            let _ = thread.join();
+            // A worker that panicked has nothing left to drain, and one that waits for a disk ends with the process.
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
         self.connections() == 0
     }
 }
+
+/// So long after the deadline a worker may be busy with what it can't be called away from.
+const GRACE: Duration = Duration::from_secs(2);
 
 fn gateways_of(routes: &Routes) -> BTreeSet<Ipv4Addr> {
     routes.environments().map(|environment| environment.gateway_v4).collect()
