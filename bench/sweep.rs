@@ -60,7 +60,7 @@ pub fn alone() -> Result<File> {
 
 pub fn all() -> Result<()> {
     if Path::new(HOME).exists() {
-        for store in ["store", "full", "serving", "bound", "data/store"] {
+        for store in ["store", "full", "serving", "bound", "data/store", "snapshots/store"] {
             destroy(&Path::new(HOME).join(store));
         }
     }
