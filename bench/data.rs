@@ -2,29 +2,31 @@
 //!
 //! What is compared is `env:init` and the first change of a row, because that is where a database of gigabytes would be copied.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use ::adt::exec::Command;
 
-use super::adt::{Adt, BOXES, Model};
+use super::adt::{Adt, BOXES, Machine, Model};
 use super::disk::Disk;
 use super::probe::time;
 use super::report::{Report, Samples};
 use super::{HOME, Result, note};
 
 /// A row with its text, in bytes.
-const ROW: u64 = 4096;
+pub const ROW: u64 = 4096;
 /// A dump is loaded in pieces, as `mysqldump` writes them.
 const PIECE: u64 = 20_000;
 /// What a store takes beside the database: boxes, logs of a load, what environments write.
-const OTHER_GIGABYTES: u64 = 4;
+pub const OTHER_GIGABYTES: u64 = 4;
 
 pub fn measure(model: &Model, gigabytes: Option<u64>, rounds: usize, report: &mut Report) -> Result<()> {
     let gigabytes = gigabytes.map_or_else(that_fit, Ok)?;
     note(&format!("a database of {gigabytes} GB, loaded once"));
     let disk = Disk::new("data", 2 * gigabytes + OTHER_GIGABYTES)?;
-    let adt = store(&disk, model)?;
+    let database = model.machines.iter().filter(|machine| !machine.is_web());
+    let adt = store(&disk, database)?;
     for (name, rows) in [("empty", 1), ("large", (gigabytes << 30) / ROW)] {
         let took = time(|| platform(&adt, name, rows))?;
         note(&format!("`{name}` is built in {took:.1?}"));
@@ -52,7 +54,7 @@ pub fn measure(model: &Model, gigabytes: Option<u64>, rounds: usize, report: &mu
 }
 
 /// Five, if the disk has three times that; a load's own files go again.
-fn that_fit() -> Result<u64> {
+pub fn that_fit() -> Result<u64> {
     let disk = rustix::fs::statvfs(HOME)?;
     let free = (disk.f_bavail * disk.f_frsize) >> 30;
     match free.saturating_sub(OTHER_GIGABYTES) / 3 {
@@ -62,15 +64,23 @@ fn that_fit() -> Result<u64> {
 }
 
 /// A store of its own on the disk, because machines share blocks only with layers that lie there too.
-fn store(disk: &Disk, model: &Model) -> Result<Adt> {
+pub fn store<'m>(disk: &Disk, machines: impl Iterator<Item = &'m Machine>) -> Result<Adt> {
     let adt = Adt { store: disk.folder.join("store") };
     let layers = adt.store.join("layers");
     std::fs::create_dir_all(&layers)?;
-    let database = model.machines.iter().find(|machine| !machine.is_web()).ok_or("`hello` has a database")?;
-    for layer in &database.spec.layers {
+    let wanted: BTreeSet<_> = machines.flat_map(|machine| &machine.spec.layers).collect();
+    for layer in wanted {
         Command::new("cp").arg("--archive").arg(Path::new(BOXES).join("layers").join(layer.as_str())).arg(&layers).run()?;
     }
     Ok(adt)
+}
+
+/// What fills `pages` with so many rows.
+pub fn pieces(rows: u64) -> impl Iterator<Item = String> {
+    (1..=rows).step_by(PIECE as usize).map(move |first| {
+        let last = rows.min(first + PIECE - 1);
+        format!("INSERT INTO pages SELECT seq, REPEAT(SHA2(seq, 512), 31) FROM seq_{first}_to_{last};\n")
+    })
 }
 
 /// One database server with so many rows.
@@ -78,10 +88,7 @@ fn platform(adt: &Adt, name: &str, rows: u64) -> Result<()> {
     let folder = adt.store.with_file_name(name);
     std::fs::create_dir_all(folder.join("seed"))?;
     let mut dump = "CREATE TABLE pages (id BIGINT PRIMARY KEY, text TEXT NOT NULL);\n".to_owned();
-    for first in (1..=rows).step_by(PIECE as usize) {
-        let last = rows.min(first + PIECE - 1);
-        dump += &format!("INSERT INTO pages SELECT seq, REPEAT(SHA2(seq, 512), 31) FROM seq_{first}_to_{last};\n");
-    }
+    pieces(rows).for_each(|piece| dump += &piece);
     std::fs::write(folder.join("seed/pages.sql"), dump)?;
     let text = format!(
         "[platform]\nname = \"{name}\"\n[machines.db]\nbox = \"mariadb\"\nmemory = \"1G\"\ndata = [\"/var/lib/mysql\"]\n\

@@ -9,9 +9,9 @@ use ::adt::exec::Command;
 
 use super::adt::{Machine, Model};
 use super::image::Images;
-use super::lxc::run;
 use super::probe::Target;
-use super::{HOME, NAME, Peer, Result, sweep};
+use super::sweep::bridge::DOCKER as BRIDGE;
+use super::{HOME, NAME, Peer, Result, run_peer, sweep};
 
 pub struct Docker {
     place: PathBuf,
@@ -19,7 +19,6 @@ pub struct Docker {
 }
 
 const SUBNET: &str = "10.229.250";
-pub const BRIDGE: &str = "benchdocker0";
 
 impl Docker {
     pub fn new(model: &Model, images: &Images) -> Result<Self> {
@@ -27,7 +26,7 @@ impl Docker {
         std::fs::create_dir_all(&docker.place)?;
         docker.daemon()?;
         for (kind, tarball) in images.tarballs("docker", "", &[], &[])? {
-            run(&docker.client("docker").arg("import").arg(&tarball).arg(format!("{NAME}-{kind}")))?;
+            run_peer(&docker.client("docker").arg("import").arg(&tarball).arg(format!("{NAME}-{kind}")))?;
             std::fs::remove_file(tarball)?;
         }
         std::fs::write(docker.place.join("docker-compose.yml"), docker.compose())?;
@@ -84,7 +83,7 @@ impl Docker {
     }
 
     fn run_compose(&self, words: &[&str]) -> Result<()> {
-        run(&self.client("docker-compose").args(["-p", NAME]).args(words.iter().copied()))
+        run_peer(&self.client("docker-compose").args(["-p", NAME]).args(words.iter().copied()))
     }
 }
 

@@ -9,8 +9,10 @@ use ::adt::exec::Command;
 use tar::{Builder, EntryType, Header};
 
 use super::adt::{Machine, Model};
-use super::lxc::{SHIFT, run};
-use super::{HOME, NAME, Result, sweep};
+use super::{HOME, NAME, Result, run_peer, sweep};
+
+/// Root inside, on the host.
+pub const SHIFT: u32 = 100_000;
 
 pub struct Images {
     place: PathBuf,
@@ -38,7 +40,7 @@ impl Images {
         if folder.exists() {
             return Ok(folder);
         }
-        self.merged(machine, |root| run(&Command::new("cp").args(["-a", "--"]).arg(root).arg(&folder)))?;
+        self.merged(machine, |root| run_peer(&Command::new("cp").args(["-a", "--"]).arg(root).arg(&folder)))?;
         Ok(folder)
     }
 
@@ -67,7 +69,7 @@ impl Images {
         let root = self.place.join("merged");
         sweep::folder(&root)?;
         let options = format!("ro,lowerdir={}", machine.lowers());
-        run(&Command::new("mount").args(["-t", "overlay", NAME, "-o", &options]).arg(&root))?;
+        run_peer(&Command::new("mount").args(["-t", "overlay", NAME, "-o", &options]).arg(&root))?;
         let done = work(&root);
         rustix::mount::unmount(&root, rustix::mount::UnmountFlags::empty())?;
         done

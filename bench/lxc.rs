@@ -8,13 +8,10 @@ use std::path::{Path, PathBuf};
 use ::adt::exec::Command;
 
 use super::adt::{Machine, Model};
-use super::image::Images;
+use super::image::{Images, SHIFT};
 use super::probe::Target;
-use super::{HOME, NAME, Peer, Result, at_once, sweep};
-
-/// Root inside, on the host.
-pub const SHIFT: u32 = 100_000;
-pub const BRIDGE: &str = "benchbr0";
+use super::sweep::bridge::LXC as BRIDGE;
+use super::{HOME, NAME, Peer, Result, at_once, run_peer, sweep};
 
 /// With `newuidmap` in the path liblxc uses it, and that asks `/etc/subuid`; root needs neither. adt does the same. But
 /// `lxc-copy` looks there for `rsync`.
@@ -25,10 +22,6 @@ fn lxc(program: &str) -> Command {
 
 fn programs() -> PathBuf {
     Path::new(HOME).join("programs")
-}
-
-pub fn run(command: &Command) -> Result<()> {
-    command.run().map(drop).map_err(|error| format!("{error}\n{}", error.tail().join("\n")).into())
 }
 
 fn bridge(model: &Model) -> Result<()> {
@@ -42,7 +35,7 @@ fn bridge(model: &Model) -> Result<()> {
          link set dev {BRIDGE} up\n",
         net.v4_gateway, net.v4_prefix
     );
-    run(&Command::new("ip").args(["-batch", "-"]).stdin(lines))
+    run_peer(&Command::new("ip").args(["-batch", "-"]).stdin(lines))
 }
 
 /// A machine's folder below `place`, with adt's configuration for other names and another root.
@@ -102,11 +95,11 @@ fn identify(root: &Path, machine: &Machine) -> Result<()> {
 }
 
 fn start(place: &Path, name: &str) -> Result<()> {
-    run(&lxc("lxc-start").arg("-P").arg(place).args(["-n", name]))
+    run_peer(&lxc("lxc-start").arg("-P").arg(place).args(["-n", name]))
 }
 
 fn kill(place: &Path, name: &str) -> Result<()> {
-    run(&lxc("lxc-stop").arg("-P").arg(place).args(["-n", name, "-k"]))
+    run_peer(&lxc("lxc-stop").arg("-P").arg(place).args(["-n", name, "-k"]))
 }
 
 fn targets(machines: &[Machine]) -> Vec<Target> {
@@ -146,7 +139,7 @@ impl Peer for Bare {
             let own = folder.display();
             let options =
                 format!("lowerdir={},upperdir={own}/upper,workdir={own}/work,redirect_dir=off,metacopy=off", machine.lowers());
-            run(&Command::new("mount").args(["-t", "overlay", NAME, "-o", &options]).arg(&root))?;
+            run_peer(&Command::new("mount").args(["-t", "overlay", NAME, "-o", &options]).arg(&root))?;
         }
         Ok(())
     }
@@ -221,9 +214,9 @@ impl Peer for Copied {
             let copy = format!("{}-copy", machine.name);
             let command = lxc("lxc-copy").arg("-P").arg(&self.place).args(["-n", &machine.name, "-N", &copy, "-M"]);
             match self.kind {
-                Kind::Whole => run(&command)?,
+                Kind::Whole => run_peer(&command)?,
                 Kind::Snapshot => {
-                    run(&command.args(["-s", "-B", "overlay"]))?;
+                    run_peer(&command.args(["-s", "-B", "overlay"]))?;
                     // It is made root's, and a machine with shifted ids can't write there.
                     chown(self.place.join(&copy).join("overlay/delta"), Some(SHIFT), Some(SHIFT))?;
                 }
@@ -239,7 +232,7 @@ impl Peer for Copied {
     fn stop(&self) -> Result<()> {
         at_once(&self.machines, |machine| {
             let copy = format!("{}-copy", machine.name);
-            run(&lxc("lxc-destroy").arg("-P").arg(&self.place).args(["-n", &copy, "-f"]))
+            run_peer(&lxc("lxc-destroy").arg("-P").arg(&self.place).args(["-n", &copy, "-f"]))
         })
     }
 

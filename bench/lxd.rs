@@ -9,9 +9,9 @@ use ::adt::exec::Command;
 
 use super::adt::{Machine, Model};
 use super::image::{Extra, Images};
-use super::lxc::run;
 use super::probe::Target;
-use super::{HOME, NAME, Peer, Result, at_once, sweep};
+use super::sweep::bridge::LXD as BRIDGE;
+use super::{HOME, NAME, Peer, Result, at_once, run_peer, sweep};
 
 pub struct Lxd {
     place: PathBuf,
@@ -19,7 +19,6 @@ pub struct Lxd {
 }
 
 const SUBNET: &str = "10.229.249";
-pub const BRIDGE: &str = "benchlxd0";
 
 /// LXD's own images take their address by DHCP, for which ours lack udev. This is quicker.
 const NETWORK: &str = "[Unit]\nBefore=network.target\nDefaultDependencies=no\n\
@@ -36,7 +35,7 @@ impl Lxd {
         sweep::until("LXD's daemon answers", Duration::from_secs(60), || {
             lxd.command("lxd").args(["waitready", "--timeout", "5"]).run().is_ok()
         })?;
-        run(&lxd.command("lxd").args(["init", "--preseed"]).stdin(lxd.preseed()))?;
+        run_peer(&lxd.command("lxd").args(["init", "--preseed"]).stdin(lxd.preseed()))?;
         lxd.import(images)?;
         Ok(lxd)
     }
@@ -77,7 +76,7 @@ impl Lxd {
             Extra::Text("rootfs/etc/hosts", hosts),
         ];
         for (kind, tarball) in images.tarballs("lxd", "rootfs", &first, &last)? {
-            run(&self.command("lxc").args(["image", "import"]).arg(&tarball).args(["--alias", &format!("{NAME}-{kind}")]))?;
+            run_peer(&self.command("lxc").args(["image", "import"]).arg(&tarball).args(["--alias", &format!("{NAME}-{kind}")]))?;
             std::fs::remove_file(tarball)?;
         }
         Ok(())
@@ -113,7 +112,7 @@ impl Peer for Lxd {
             let address = format!("eth0,ipv4.address={}", self.address(machine));
             let memory = format!("limits.memory={}", machine.spec.limits.memory_bytes.unwrap_or(256 << 20));
             let launch = self.command("lxc").args(["launch", &format!("{NAME}-{kind}"), &Self::instance(machine)]);
-            run(&launch.args(["--quiet", "--device", &address, "--config", &memory]))
+            run_peer(&launch.args(["--quiet", "--device", &address, "--config", &memory]))
         })
     }
 
@@ -123,7 +122,7 @@ impl Peer for Lxd {
     }
 
     fn stop(&self) -> Result<()> {
-        at_once(&self.machines, |machine| run(&self.command("lxc").args(["delete", "-f", &Self::instance(machine)])))
+        at_once(&self.machines, |machine| run_peer(&self.command("lxc").args(["delete", "-f", &Self::instance(machine)])))
     }
 
     fn clean(&mut self) -> Result<()> {

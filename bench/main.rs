@@ -25,6 +25,7 @@ mod reading;
 mod report;
 mod repository;
 mod serving;
+mod snapshots;
 mod sources;
 mod sweep;
 mod traffic;
@@ -43,9 +44,24 @@ pub const NAME: &str = "adt-bench";
 /// Where everything lies; gone at the end.
 pub const HOME: &str = "/var/tmp/adt-bench";
 /// What can be measured, in this order.
-const PARTS: [&str; 16] = [
-    "lxc", "lxc-copy", "lxd", "docker", "many", "reading", "build", "sources", "deploy", "edit", "data", "serving", "bound",
-    "names", "traffic", "fairness",
+const PARTS: [&str; 17] = [
+    "lxc",
+    "lxc-copy",
+    "lxd",
+    "docker",
+    "many",
+    "reading",
+    "build",
+    "sources",
+    "deploy",
+    "edit",
+    "data",
+    "snapshots",
+    "serving",
+    "bound",
+    "names",
+    "traffic",
+    "fairness",
 ];
 /// Those that need no machines.
 const SERVERS: [&str; 3] = ["names", "traffic", "fairness"];
@@ -198,6 +214,9 @@ fn machines(wish: &Wish, cancel: &AtomicBool, report: &mut Report) -> Result<()>
     if wish.has("data") {
         data::measure(&model, wish.gigabytes, wish.rounds, report)?;
     }
+    if wish.has("snapshots") {
+        snapshots::measure(&model, wish.gigabytes, wish.rounds, report)?;
+    }
     if wish.has("reading") {
         note("reading with 500 environments in the store");
         reading::measure(&home, &model, report)?;
@@ -302,6 +321,7 @@ fn install(wish: &Wish) -> Result<()> {
         ("bound", bound::PACKAGES),
         ("sources", disk::PACKAGES),
         ("data", disk::PACKAGES),
+        ("snapshots", disk::PACKAGES),
     ];
     for (part, programs) in servers {
         let missing = programs.iter().filter(|(program, _)| wish.has(part) && !in_path(program));
@@ -323,6 +343,11 @@ fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(sbin).any(|folder| folder.join(program).exists())
+}
+
+/// A program of a peer's, to its end; an error has its last lines.
+pub fn run_peer(command: &Command) -> Result<()> {
+    command.run().map(drop).map_err(|error| format!("{error}\n{}", error.tail().join("\n")).into())
 }
 
 pub fn note(text: &str) {

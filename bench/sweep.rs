@@ -11,7 +11,15 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{HOME, NAME, Result, docker, lxc, lxd};
+use super::{HOME, NAME, Result};
+
+/// The peers' bridges.
+pub mod bridge {
+    pub const LXC: &str = "benchbr0";
+    pub const LXD: &str = "benchlxd0";
+    pub const DOCKER: &str = "benchdocker0";
+    pub const ALL: [&str; 3] = [LXC, LXD, DOCKER];
+}
 
 /// Starts a daemon. It is ended by [`all`], which finds it by our folder in its command line.
 pub fn spawn(command: &Command, log: &Path) -> Result<()> {
@@ -52,7 +60,7 @@ pub fn alone() -> Result<File> {
 
 pub fn all() -> Result<()> {
     if Path::new(HOME).exists() {
-        for store in ["store", "full", "serving", "bound", "data/store"] {
+        for store in ["store", "full", "serving", "bound", "data/store", "snapshots/store"] {
             destroy(&Path::new(HOME).join(store));
         }
     }
@@ -124,8 +132,7 @@ fn mounts() -> Result<Vec<PathBuf>> {
 
 fn links() -> Result<Vec<String>> {
     let names = std::fs::read_dir("/sys/class/net")?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let bridges = [lxc::BRIDGE, lxd::BRIDGE, docker::BRIDGE];
-    Ok(names.filter(|name| bridges.contains(&name.as_str()) || name.starts_with("bench-")).collect())
+    Ok(names.filter(|name| bridge::ALL.contains(&name.as_str()) || name.starts_with("bench-")).collect())
 }
 
 /// Control groups of ours that nobody is in any more.

@@ -15,7 +15,7 @@
 //!    resolver    the host's own name resolution, pointed at adt's                 model exec store
 //!    sources     git mirrors, checkouts, what is rendered in these                model exec store
 //!    logs        lines of journals and log files → records, in order; their forms on the wire       model
-//!    releases    commit → built tree, and the rules for its programs              model store sources boxes
+//!    releases    commit → built tree, and the rules for its programs              model exec store sources boxes
 //!    providers   trait Provider, their registry, lxc, fake                        model exec network template
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
 //!                rooms: environment, site, platform, boxes, check, host, logs

@@ -231,11 +231,6 @@ impl LabBench<'_> {
 }
 
 impl Bench for LabBench<'_> {
-    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        let ended = self.lab.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each });
-        ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
-    }
-
     fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
         let mut each = |line: Option<(Stream, &str)>| each(line);
         let ended = self.lab.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each });

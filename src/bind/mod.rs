@@ -16,6 +16,7 @@
 
 mod apply;
 mod check;
+mod front;
 mod hook;
 mod manifest;
 mod material;

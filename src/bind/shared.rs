@@ -14,8 +14,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::front::{balancer, fronts, https_suffix};
 use super::material::Material;
-use super::traffic::{balancer, fronts, https_suffix};
 use super::{Certificate, Error, Facts, File, Home, Result, file};
 use crate::model::route::{EnvironmentRoute, Protocol, SiteRoute};
 

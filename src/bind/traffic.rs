@@ -11,13 +11,11 @@
 //! Pages share one folder: each change makes the tree anew from links, and a thousand folders take seconds where four
 //! thousand links take none.
 
-use std::net::IpAddr;
-
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
+use super::front::{balancer, fronts, https_suffix};
 use super::material::Material;
-use super::{Facts, File, Front, Home, Result, Server, file, page, safe, shared};
+use super::{Facts, File, Home, Result, Server, file, page, shared};
 use crate::model::route::{EnvironmentRoute, Protocol, SiteRoute};
 
 /// In the order in which Apache has to load them, with the file where its name is not the module's.
@@ -104,10 +102,6 @@ fn environment_facts(home: &Home, facts: &Facts<'_>, environment: &EnvironmentRo
     }))
 }
 
-pub fn https_suffix(front: &Front) -> String {
-    if front.https == 443 { String::new() } else { format!(":{}", front.https) }
-}
-
 fn site_facts(facts: &Facts<'_>, site: &SiteRoute) -> Result<Value> {
     let fronts = fronts(facts, &site.host, site.https_only)?;
     // nginx takes both ports in one server unless one of them only leads to the other.
@@ -133,12 +127,6 @@ fn site_facts(facts: &Facts<'_>, site: &SiteRoute) -> Result<Value> {
     }))
 }
 
-/// Apache cuts a balancer's name at 64 characters, a host may have 253.
-pub fn balancer(host: &str) -> String {
-    let digest = Sha256::digest(host.as_bytes());
-    digest[..8].iter().fold("adt-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
-}
-
 fn apexes(home: &Home, facts: &Facts<'_>) -> Result<Value> {
     let mut hosts: Vec<String> = facts.routes.platforms.iter().map(|platform| platform.host()).collect();
     hosts.extend(facts.routes.domains().iter().map(|domain| domain.to_string()));
@@ -150,34 +138,6 @@ fn apexes(home: &Home, facts: &Facts<'_>) -> Result<Value> {
     };
     let apexes = hosts.into_iter().map(apex).collect::<Result<Vec<_>>>()?;
     Ok(json!({ "apexes": apexes }))
-}
-
-/// Where a name is answered: over http, and over https if there is a certificate for it.
-pub fn fronts(facts: &Facts<'_>, host: &str, https_only: bool) -> Result<Vec<Value>> {
-    let front = facts.front;
-    let certificate = (facts.certificate)(host);
-    let plain = json!({ "bind": bind(front, front.http), "listens": listens(front, front.http), "scheme": "http", "tls": null,
-        "redirect": https_only && certificate.is_some() });
-    let Some(certificate) = certificate else { return Ok(vec![plain]) };
-    let tls =
-        json!({ "chain": safe::path("the certificate", &certificate.chain)?, "key": safe::path("the key", &certificate.key)? });
-    let secure = json!({ "bind": bind(front, front.https), "listens": listens(front, front.https), "scheme": "https", "tls": tls,
-        "redirect": false });
-    Ok(vec![plain, secure])
-}
-
-/// For Apache's `<VirtualHost …>`.
-fn bind(front: &Front, port: u16) -> String {
-    if front.listen.is_empty() { format!("*:{port}") } else { listens(front, port).join(" ") }
-}
-
-/// For nginx' `listen …`.
-fn listens(front: &Front, port: u16) -> Vec<String> {
-    if front.listen.is_empty() {
-        return vec![format!("{port}"), format!("[::]:{port}")];
-    }
-    let one = |address: &IpAddr| std::net::SocketAddr::new(*address, port).to_string();
-    front.listen.iter().map(one).collect()
 }
 
 /// nginx refuses a second `server_names_hash_…` or `map_hash_…`, so a host that has its own keeps it.

@@ -6,7 +6,7 @@ use super::archive::{self, Mode, Room};
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::{Error, Resolved, Result, apt, build, cache, digest, oci, shift};
-use crate::exec::{Command, HostPath, on_files_of};
+use crate::exec::{Command, HostPath, Output, on_files_of};
 use crate::model::recipe::Archive;
 use crate::model::{Parent, Recipe};
 
@@ -117,7 +117,18 @@ fn from_suite(teller: &Teller<'_>, recipe: &Recipe, suite: &str, draft: &Draft<'
     let rootfs = draft.rootfs();
     let packages = PACKAGES.iter().map(|name| (*name).to_owned()).chain(recipe.packages.iter().cloned()).collect::<Vec<_>>();
     let command = command(suite, &packages, &settings, &rootfs, file.as_deref()).env("ADT_CACHE", &archives);
-    command.run_lines(&mut |stream, line| teller.line(stream, line))?;
+    let mut said = Output::default();
+    let ended = command.follow(&mut |line| {
+        if let Some((stream, line)) = line {
+            teller.line(stream, line);
+            said.tail.push(line);
+        }
+        teller.context.flow()
+    });
+    if !ended.as_ref().is_ok_and(|status| status.success()) {
+        teller.context.check_ended(&recipe.name, "mmdebstrap")?;
+        return Err(command.failed(ended?, &said).into());
+    }
     cache::take(&rootfs.join("var/cache/apt/archives"), &archives)?;
     cache::take(&rootfs.join("var/lib/apt/lists"), &cache::lists(teller.context.store))?;
     finish(&rootfs, &sources, &settings)

@@ -85,7 +85,11 @@ fn booted(teller: &Teller<'_>, bench: &dyn Bench, recipe: &Recipe) -> Result<()>
         teller.context.check_cancelled(recipe.name.as_str())?;
         let mut state = String::new();
         let exec = Exec { env: phases::environment("", &BTreeMap::new(), &BTreeMap::new()), ..phases::state() };
-        let code = bench.run(&exec, None, &mut |_, line| state = line.trim().to_owned());
+        let code = bench.run(&exec, &mut |line| {
+            line.into_iter().for_each(|(_, line)| state = line.trim().to_owned());
+            teller.context.flow()
+        });
+        teller.context.check_cancelled(recipe.name.as_str())?;
         let code = code.map_err(|source| bench_error(recipe, "boot", source))?;
         match state.as_str() {
             "running" | "degraded" => return Ok(()),
@@ -367,7 +371,8 @@ impl Job<'_> {
     fn run(&self, step: &str, mut exec: Exec) -> Result<()> {
         exec.env.splice(0..0, self.desk.env.iter().cloned());
         let mut tail = VecDeque::with_capacity(TAIL);
-        let mut each = |stream: Stream, line: &str| {
+        let code = self.bench.run(&exec, &mut |line| {
+            let Some((stream, line)) = line else { return self.teller.context.flow() };
             self.teller.line(stream, line);
             if !line.trim().is_empty() {
                 if tail.len() == TAIL {
@@ -375,11 +380,13 @@ impl Job<'_> {
                 }
                 tail.push_back(line.to_owned());
             }
-        };
-        let code = self.bench.run(&exec, None, &mut each).map_err(|source| bench_error(self.recipe, step, source))?;
-        if code == 0 {
+            self.teller.context.flow()
+        });
+        if matches!(code, Ok(0)) {
             return Ok(());
         }
+        self.teller.context.check_ended(&self.recipe.name, step)?;
+        let code = code.map_err(|source| bench_error(self.recipe, step, source))?;
         Err(Error::Step { name: self.recipe.name.clone(), step: step.to_owned(), code, tail: tail.into() })
     }
 

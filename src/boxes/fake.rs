@@ -1,6 +1,7 @@
 //! A workshop of folders, for tests: it writes down what is asked of it and fails where it is told to.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,11 +58,15 @@ struct FakeBench<'a> {
 }
 
 impl Bench for FakeBench<'_> {
-    fn run(&self, exec: &Exec, _: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
+    fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
+        self.run(exec, each)
+    }
+
+    fn run(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
         let line = exec.argv.join(" ");
         self.workshop.note(format!("run {line}"));
         if line.contains("is-system-running") {
-            each(Stream::Out, self.workshop.state.unwrap_or("running"));
+            let _ = each(Some((Stream::Out, self.workshop.state.unwrap_or("running"))));
             return Ok(0);
         }
         if let Some((word, hook)) = &self.workshop.hook
@@ -71,25 +76,24 @@ impl Bench for FakeBench<'_> {
         }
         match &self.workshop.fail {
             Some(word) if line.contains(word) => {
-                each(Stream::Out, "so far so good");
-                each(Stream::Err, "it broke");
+                let _ = each(Some((Stream::Out, "so far so good")));
+                let _ = each(Some((Stream::Err, "it broke")));
                 Ok(3)
             }
+            // One that was ended says nothing any more.
+            _ if each(None).is_break() => Err(Failure::new(Kind::Program, "hear of it")),
             _ => Ok(0),
         }
-    }
-
-    fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
-        self.run(exec, None, &mut |stream, line| {
-            let _ = each(Some((stream, line)));
-        })
     }
 
     fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
         let mut bytes = Vec::new();
         input.read_to_end(&mut bytes).map_err(|error| Failure::new(Kind::Program, "read what is fed").because(&error))?;
         self.workshop.note(format!("feed {} bytes", bytes.len()));
-        self.run(exec, None, each)
+        self.run(exec, &mut |line| {
+            line.into_iter().for_each(|(stream, line)| each(stream, line));
+            ControlFlow::Continue(())
+        })
     }
 
     fn copy_in(&self, source: HostPath<'_>, target: &str) -> Result<()> {

@@ -29,6 +29,7 @@ pub mod task;
 pub mod workshop;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,6 +60,19 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// For programs that are followed: whether to go on.
+    fn flow(&self) -> ControlFlow<()> {
+        if self.cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// For a step whose program did not do what it should: whether we ended it.
+    fn check_ended(&self, name: &BoxName, step: &str) -> Result<()> {
+        match self.flow() {
+            ControlFlow::Break(()) => Err(Error::Ended { name: name.clone(), step: step.to_owned() }),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+
     fn check_cancelled(&self, name: &str) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) { Err(Error::Cancelled { name: name.to_owned() }) } else { Ok(()) }
     }
@@ -116,6 +130,8 @@ pub enum Error {
     },
     #[error("building box `{name}` was stopped")]
     Cancelled { name: String },
+    #[error("building box `{name}` was stopped in `{step}`, which was ended with all that it had started")]
+    Ended { name: BoxName, step: String },
     #[error("{what} `{path}`")]
     Io {
         what: &'static str,
@@ -150,7 +166,7 @@ impl Error {
             Self::Step { tail, .. } if is_full(tail) => Kind::Exhausted,
             Self::Step { .. } | Self::Seed { .. } => Kind::Program,
             Self::BootDeadline { .. } => Kind::Deadline,
-            Self::Cancelled { .. } => Kind::Cancelled,
+            Self::Cancelled { .. } | Self::Ended { .. } => Kind::Cancelled,
             Self::Full { .. } | Self::NoRoom { .. } => Kind::Exhausted,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
             Self::Exec(crate::exec::Error::Missing { .. }) => Kind::Host,

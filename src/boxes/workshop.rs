@@ -33,14 +33,17 @@ pub trait Workshop: Sync {
 /// (a panic) must be discarded by its `Drop`.
 pub trait Bench {
     /// Runs a program inside, waits for its end and returns its exit code (128 + signal, 126 and 127 as shells say it). The
-    /// environment is exactly `exec.env` plus the machine's own defaults. Its complaints come in order with the rest (see [`Exec::as_one_stream`]).
-    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
-
-    /// The same for one that is followed: its two streams are handed over apart, and it is ended with all that it started as
-    /// soon as `each` breaks.
+    /// environment is exactly `exec.env` plus the machine's own defaults. Its two streams are handed over apart. As soon as
+    /// `each` breaks it is told to end, and killed where that takes longer than some seconds; one that was killed has no code
+    /// and is an error.
     fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32>;
 
-    /// [`Bench::run`] with input of any size; where reading it fails, so does this.
+    /// [`Bench::follow`] with its complaints in order with the rest, see [`Exec::as_one_stream`].
+    fn run(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
+        self.follow(&exec.as_one_stream(), each)
+    }
+
+    /// [`Bench::run`] with input of any size, to its own end; where reading the input fails, so does this.
     fn feed(&self, exec: &Exec, input: &mut (dyn Read + Send), each: &mut dyn FnMut(Stream, &str)) -> Result<i32>;
 
     /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. Owners

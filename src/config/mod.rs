@@ -14,6 +14,7 @@
 
 mod at;
 mod check;
+mod document;
 pub mod fault;
 pub mod host;
 pub mod platform;

@@ -28,7 +28,12 @@ fn tell(text: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(name.as_ref()),
     };
-    let told = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address));
+    let told = address.and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        // Nor is one that does not listen: its queue would fill up.
+        socket.set_nonblocking(true)?;
+        socket.send_to_addr(text.as_bytes(), &address)
+    });
     if let Err(error) = told {
         tracing::warn!(%error, "whoever started adt was not told that it serves");
     }

@@ -15,7 +15,8 @@ use crate::store::{Holder, Store, lock};
 
 /// The lock that says whether a daemon of this store runs, and which process it is.
 pub(super) const LOCK: &str = crate::store::SERVING;
-/// How long a daemon may take to serve, and to end after it drained.
+/// How long a daemon may take to serve, and to end after it drained: each part of that end has a bound of its own, and all of them
+/// together are shorter than this.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The process that serves this store's names and pages. Who has just taken the lock is about to write who it is.

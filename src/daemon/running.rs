@@ -1,7 +1,7 @@
 //! What `host:up` serves, once it does: the servers, the routes that they have, and the ways around ports that others hold.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::limit;
@@ -17,6 +17,9 @@ const NAMES: u16 = 53;
 const PORTS: proxy::Ports = proxy::Ports { http: 80, https: 443 };
 /// Requests that run when a stop begins may take this long.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// The name server ends sooner, unless something is wrong with it.
+const NAMES_END: Duration = Duration::from_secs(3);
+const THREADS_END: Duration = Duration::from_secs(1);
 /// Of the access log; the one before is kept too.
 const LOG_BYTES: u64 = 32 << 20;
 
@@ -172,13 +175,23 @@ impl Running {
         format!("names and pages of {} environments are served at {}", self.routes.environments().count(), self.listen)
     }
 
-    /// Finishes what runs. The ways around ports go last: who waits for an answer still needs them.
+    /// Finishes what runs, and waits for nothing without end. The ways around ports go last: who waits for an answer still needs
+    /// them.
     pub fn stop(self) -> Result<(), Failure> {
-        self.runtime.block_on(self.dns.stop());
+        let (dns, (ended, end)) = (self.dns, mpsc::channel());
+        self.runtime.spawn(async move {
+            dns.stop().await;
+            let _ = ended.send(());
+        });
+        // Not by the runtime's own clock: whatever keeps its threads from ending the server keeps them from looking at it.
+        if end.recv_timeout(NAMES_END).is_err() {
+            tracing::warn!("the name server did not end within {} s", NAMES_END.as_secs());
+        }
         if !self.proxy.stop(DRAIN) {
             tracing::warn!("requests were cut off after {} s", DRAIN.as_secs());
         }
         detour::remove(&self.install)?;
+        self.runtime.shutdown_timeout(THREADS_END);
         Ok(())
     }
 }

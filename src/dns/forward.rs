@@ -132,3 +132,14 @@ fn opening(packet: &[u8]) -> Option<(Header, Query)> {
     let mut decoder = BinDecoder::new(packet);
     Some((Header::read(&mut decoder).ok()?, Query::read(&mut decoder).ok()?))
 }
+
+/// The answer when no name server gave one.
+pub(super) fn servfail(packet: &[u8]) -> Option<Vec<u8>> {
+    let header = Header::read(&mut BinDecoder::new(packet)).ok()?;
+    let queries = Message::from_vec(packet).map(|message| message.queries).unwrap_or_default();
+    let mut message = Message::error_msg(header.id, header.op_code, ResponseCode::ServFail);
+    message.metadata.recursion_desired = header.recursion_desired;
+    message.metadata.recursion_available = true;
+    message.add_queries(queries);
+    message.to_vec().ok()
+}

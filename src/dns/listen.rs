@@ -6,6 +6,33 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("another program already answers at `{address}`")]
+    InUse { address: SocketAddr },
+    #[error("could not listen at `{address}`")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(super) fn at(address: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse { address },
+            _ => Self::Listen { address, source },
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::InUse { address } | Self::Listen { address, .. } => *address,
+        }
+    }
+}
+
 /// What one address is served with.
 pub(super) struct Sockets {
     pub(super) address: SocketAddr,

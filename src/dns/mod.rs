@@ -27,6 +27,7 @@ mod ready;
 #[doc(hidden)]
 pub mod sample;
 mod server;
+mod shared;
 mod stats;
 mod tcp;
 mod udp;
@@ -35,8 +36,9 @@ mod zone;
 pub use front::{Asker, Transport, Verdict, respond};
 #[doc(hidden)]
 pub use fuzz::fuzz;
+pub use listen::Error;
 pub use posts::At;
-pub use server::{Config, Error, Server};
+pub use server::{Config, Server};
 pub use stats::Stats;
 pub use zone::{Front, View, Zone};
 

@@ -12,22 +12,12 @@ use tokio::task::JoinHandle;
 
 use crate::model::route::Routes;
 
-use super::listen::Sockets;
-use super::server::{Error, Shared};
+use super::listen::{Error, Sockets};
+use super::shared::{Shared, Stop};
 use super::{tcp, udp};
 
 /// A gateway that could not be listened at is tried again this often.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// Ends when its post is closed or dropped.
-#[derive(Clone)]
-pub(super) struct Stop(watch::Receiver<bool>);
-
-impl Stop {
-    pub(super) async fn stopped(&mut self) {
-        let _ = self.0.wait_for(|stop| *stop).await;
-    }
-}
 
 /// Which port of a gateway to listen at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use crate::shares::Share;
 
+use super::forward::servfail;
 use super::front::{Transport, Verdict, respond};
-use super::posts::Stop;
-use super::server::{Reader, Shared, servfail};
+use super::shared::{Reader, Shared, Stop};
 
 const IDLE: Duration = Duration::from_secs(10);
 /// For who holds most of its share of connections.

@@ -8,14 +8,16 @@ use tokio::net::UdpSocket;
 
 use crate::shares::Share;
 
+use super::forward::servfail;
 use super::front::{Transport, Verdict, respond};
-use super::posts::Stop;
-use super::server::{Reader, Shared, servfail};
+use super::shared::{Reader, Shared, Stop};
 
 /// Longer questions don't exist: a name has 255 bytes, and options few.
 const LONGEST: usize = 2048;
 /// Other sockets have to get their turn while this one is flooded.
 const BURST: usize = 64;
+/// More than a socket's buffer holds when a stop comes; whoever goes on asking does not hold the stop up.
+const LAST: usize = 4096;
 
 /// Serves until `stop`; what the kernel has taken in by then is still answered.
 pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>, mut stop: Stop) {
@@ -28,8 +30,9 @@ pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>, mut stop: Stop
             ready = desk.socket.readable() => ready.is_err(),
             () = stop.stopped() => true,
         };
+        let most = if stopping { LAST } else { BURST };
         let mut handled = 0;
-        while handled < BURST || stopping {
+        while handled < most {
             match desk.socket.try_recv_from(&mut packet) {
                 Ok((length, from)) => desk.handle(&packet[..length], from).await,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
@@ -41,7 +44,7 @@ pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>, mut stop: Stop
         if stopping {
             return;
         }
-        if handled == BURST {
+        if handled == most {
             tokio::task::yield_now().await;
         }
     }

@@ -15,6 +15,7 @@
 //!
 //! Whether the caller may have a request answered is decided in [`permission`], before any room is entered.
 
+mod at_once;
 mod boxes;
 pub mod check;
 pub mod environment;

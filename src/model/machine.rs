@@ -6,59 +6,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Digest, EnvironmentId, MachineId, MachineName, ProviderName, SnapshotName};
+use super::limits::Limits;
+use super::names::{Digest, MachineId, MachineName, ProviderName, SnapshotName};
 use super::network::Attachment;
 use super::topology::Health;
-
-/// Eight characters that stand for an environment in names that the kernel keeps short: interfaces, nft tables, cgroups.
-/// Derived from the installation and the environment, so a later run finds what an interrupted one left.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Tag(String);
-
-impl Tag {
-    /// FNV-1a over installation and environment, in 40 bits of base 32: no table is needed, and 1,000 environments meet
-    /// in one tag once in two million installations.
-    pub fn of(install: &str, id: &EnvironmentId) -> Self {
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for byte in format!("{install}/{id}").bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        // The upper bits of FNV mix best; fold them onto the forty that are kept.
-        let mut bits = hash ^ (hash >> 29);
-        let mut text = String::with_capacity(8);
-        for _ in 0..8 {
-            text.push(char::from(b"0123456789abcdefghijklmnopqrstuv"[(bits & 31) as usize]));
-            bits >>= 5;
-        }
-        Self(text)
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-/// What a machine may use of its host. `None` means no limit, but for memory.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
-    /// `None` is what the host gives to a machine of which nobody said how much it needs.
-    pub memory_bytes: Option<u64>,
-    /// Shares of a processor, e.g. 1.5.
-    pub cpus: Option<f64>,
-    pub processes: Option<u32>,
-}
-
-impl Limits {
-    /// As much memory as the host has.
-    pub const ALL_MEMORY: u64 = u64::MAX;
-}
 
 /// Ids of the kernel's that this host gives to machines, the first and the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,26 +183,5 @@ impl Exec {
     pub fn as_one_stream(&self) -> Self {
         let joined = ["/bin/sh", "-c", "exec \"$@\" 2>&1", "adt"].map(str::to_owned);
         Self { argv: joined.into_iter().chain(self.argv.iter().cloned()).collect(), ..self.clone() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::names::{EnvironmentName, PlatformName};
-
-    #[test]
-    fn tags_differ_between_environments_and_installations() {
-        let id = |name: &str| EnvironmentId {
-            platform: PlatformName::new("shop").unwrap(),
-            name: EnvironmentName::new(name).unwrap(),
-        };
-        let mut seen = std::collections::BTreeSet::new();
-        for install in ["a", "b"] {
-            for number in 0..5_000 {
-                assert!(seen.insert(Tag::of(install, &id(&number.to_string()))), "{install} {number}");
-            }
-        }
-        assert!(seen.iter().all(|tag| tag.as_str().len() == 8));
     }
 }

@@ -5,6 +5,7 @@
 pub mod event;
 pub mod facts;
 pub mod failure;
+pub mod limits;
 pub mod machine;
 pub mod names;
 pub mod network;
@@ -15,6 +16,7 @@ pub mod route;
 pub mod size;
 pub mod snapshot;
 pub mod step;
+pub mod tag;
 pub mod tail;
 pub mod topology;
 pub mod visible;
@@ -22,7 +24,8 @@ pub mod visible;
 pub use event::{Event, Stream};
 pub use facts::Facts;
 pub use failure::{Failure, Fault, Kind, Place};
-pub use machine::{BootId, Exec, IdPool, Limits, MachineSpec, MachineState, Tag};
+pub use limits::Limits;
+pub use machine::{BootId, Exec, IdPool, MachineSpec, MachineState};
 pub use names::{
     BadName, BoxName, BranchName, Digest, Domain, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName,
     ProviderName, RoleName, SiteName, SnapshotName,
@@ -34,5 +37,6 @@ pub use response::Response;
 pub use route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Protocol, Routes, SiteRoute};
 pub use size::Size;
 pub use step::{Action, Plan, Step, Wave};
+pub use tag::Tag;
 pub use tail::Tail;
 pub use topology::{BoxRef, Check, Health, Machine, Platform, ProviderRef, Site};

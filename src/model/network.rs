@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::machine::Tag;
 use super::names::EnvironmentId;
+use super::tag::Tag;
 
 /// One bridge per environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

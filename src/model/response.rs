@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::FactSheet;
 use super::failure::Failure;
-use super::machine::{Limits, MachineState};
+use super::limits::Limits;
+use super::machine::MachineState;
 use super::names::{BoxName, Digest, EnvironmentId, MachineName, ProviderName, RoleName, SiteName, SnapshotName};
 use super::step::Plan;
 use super::topology::Mode;

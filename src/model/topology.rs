@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::failure::Place;
-use super::machine::Limits;
+use super::limits::Limits;
 use super::names::{BoxName, Domain, MachineName, PlatformName, ProviderName, RoleName, SiteName};
 use super::route::Protocol;
 use super::snapshot::Keep;

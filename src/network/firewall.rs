@@ -14,14 +14,15 @@
 //! bridge is, and leaves with the last.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with, sockopt};
 use sha2::{Digest, Sha256};
 
 use super::{Error, Result};
-use crate::exec::Command;
+use crate::exec::{Command, Limits};
 
 /// `ct state` in `prerouting` is settled before these chains run, and so is DNAT: -90 is right after it.
 ///
@@ -148,8 +149,12 @@ fn question(family: u8, table: &str) -> Vec<u8> {
     message
 }
 
+/// The kernel answers and `nft` changes a table within milliseconds; whoever waits longer waits for what will not come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 fn ask(message: &[u8]) -> std::result::Result<(), Errno> {
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
     sendto(&socket, message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
     let mut answer = [0u8; 1024];
     recv(&socket, &mut answer[..], RecvFlags::empty())?;
@@ -164,7 +169,8 @@ fn ask(message: &[u8]) -> std::result::Result<(), Errno> {
 }
 
 pub(super) fn nft(text: String, what: &str) -> Result<()> {
-    Command::new("nft").args(["-f", "-"]).stdin(text).tied().run().map(drop).map_err(|source| kernel(what, source))
+    let limits = Limits { within: Some(PATIENCE), ..Limits::default() };
+    Command::new("nft").args(["-f", "-"]).stdin(text).tied().limits(limits).run().map(drop).map_err(|source| kernel(what, source))
 }
 
 pub(super) fn kernel(what: &str, source: crate::exec::Error) -> Error {

@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::connection::Door;
-use super::worker::{self, Shared};
-use super::{Error, Ports};
+use super::shared::Shared;
+use super::{Error, Ports, worker};
 
 /// One address that is listened at; a single thread is enough for what machines ask.
 struct Post {

@@ -7,10 +7,10 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONNECTION, HOST, HeaderValue, LOCATION};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::body::{Download, Record};
-use super::connection::Peer;
+use super::download::{Download, Record};
 use super::host::{self, Host};
 use super::pages::{self, Asker, Page};
+use super::peer::Peer;
 use super::table::{Found, Site, Table};
 use super::{forward, headers, tunnel};
 

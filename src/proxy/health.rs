@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::shared::Shared;
 use super::table::{Endpoint, Site, Table, now};
-use super::worker::Shared;
 use crate::model::Protocol;
 
 const EVERY: Duration = Duration::from_secs(2);

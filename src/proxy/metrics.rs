@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::table::Table;
-
 /// Upper bounds of the latency histogram, in milliseconds.
 const BOUNDS: [u64; 11] = [1, 2, 5, 10, 25, 50, 100, 250, 1000, 5000, 30_000];
 
@@ -54,15 +52,15 @@ const KINDS: [(&str, &str, &str); 6] = [
 ];
 
 /// Prometheus' text format. Hosts are DNS names, so they need no escaping.
-pub fn text(table: &Table, connections: usize) -> String {
-    let mut sites: Vec<_> = table.sites().collect();
-    sites.sort_by(|a, b| a.route.host.cmp(&b.route.host));
+pub fn text<'a>(sites: impl Iterator<Item = (&'a str, &'a Metrics)>, connections: usize) -> String {
+    let mut sites: Vec<_> = sites.collect();
+    sites.sort_by_key(|(host, _)| *host);
     let mut out = String::from("# HELP adt_proxy_connections Open client connections.\n# TYPE adt_proxy_connections gauge\n");
     line(&mut out, format_args!("adt_proxy_connections {connections}"));
     for (name, kind, help) in KINDS {
         line(&mut out, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
-        for site in &sites {
-            one(&mut out, name, &site.route.host, &site.metrics);
+        for (host, metrics) in &sites {
+            one(&mut out, name, host, metrics);
         }
     }
     out

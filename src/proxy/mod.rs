@@ -4,9 +4,12 @@
 //! Server ── one thread per core, each with its own sockets (SO_REUSEPORT), runtime and pool ──┐
 //!   worker      accepts, sweeps once a second, drains                                         │
 //!   gateways    listens for machines, where each environment's own sites are all there is     │
-//!   connection  TLS, HTTP/1.1 or HTTP/2, how long a client may be silent                      │
+//!   connection  TLS, HTTP/1.1 or HTTP/2                                                       │
+//!   sweep       how long a client may be silent                                               │
 //!   handle      host → site, homepage or a page that says why not                             │
-//!   forward     picks a backend, tries another where that is safe, streams the answer         │
+//!   forward     picks a backend, tries another where that is safe                             │
+//!   upload      what a backend is sent of a request                                           │
+//!   download    what a client is sent of an answer                                            │
 //!   tunnel      WebSocket and other upgrades                                                  │
 //!   pool        a thread's own connections to backends                                        │
 //!   log         a line for each request, gathered per thread and written once a second        │
@@ -24,8 +27,9 @@
 //!
 //! Must never know where routes come from, how certificates are made, or that machines are containers.
 
-mod body;
 mod connection;
+mod download;
+mod failure;
 mod forward;
 mod gateways;
 mod gather;
@@ -37,10 +41,14 @@ mod log;
 mod metrics;
 mod pace;
 mod pages;
+mod peer;
 mod places;
 mod pool;
+mod shared;
+mod sweep;
 mod table;
 mod tunnel;
+mod upload;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -57,7 +65,7 @@ pub use gateways::At;
 use gateways::Gateways;
 pub use log::Log;
 pub use metrics::MoreMetrics;
-use worker::Shared;
+use shared::Shared;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -243,14 +251,23 @@ impl Server {
     }
 
     fn end(&mut self, deadline: Duration) -> bool {
-        self.shared.stop(Instant::now() + deadline);
+        let until = Instant::now() + deadline;
+        self.shared.stop(until);
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until + GRACE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for thread in self.threads.drain(..) {
-            // A worker that panicked has nothing left to drain.
-            let _ = thread.join();
+            // A worker that panicked has nothing left to drain, and one that waits for a disk ends with the process.
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
         self.connections() == 0
     }
 }
+
+/// So long after the deadline a worker may be busy with what it can't be called away from.
+const GRACE: Duration = Duration::from_secs(2);
 
 fn gateways_of(routes: &Routes) -> BTreeSet<Ipv4Addr> {
     routes.environments().map(|environment| environment.gateway_v4).collect()

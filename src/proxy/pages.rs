@@ -11,8 +11,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::body::Download;
-use super::forward::Failure;
+use super::download::Download;
+use super::failure::Failure;
 use super::table::{Endpoint, Found, Site, Table};
 use crate::model::route::OWN_PAGE;
 use crate::model::{EnvironmentRoute, PlatformRoute};

@@ -14,8 +14,8 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use super::body::{Latch, Upload};
 use super::table::now;
+use super::upload::{Latch, Upload};
 use crate::shares::Share;
 
 type Driver = http1::Connection<TokioIo<TcpStream>, Upload>;

@@ -14,12 +14,14 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
-use super::body::{Download, Record, Upload};
-use super::connection::Peer;
-use super::forward::{self, Failure};
+use super::download::{Download, Record};
+use super::failure::Failure;
+use super::forward;
 use super::pages::{self, Asker, Page};
+use super::peer::Peer;
 use super::pool::Lease;
 use super::table::{Endpoint, Site};
+use super::upload::Upload;
 use crate::model::Protocol;
 
 pub fn is_wanted(request: &Request<Incoming>) -> bool {

@@ -1,84 +1,16 @@
 //! One thread: its sockets, its runtime, its share of the connections.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 
 use super::connection::Door;
-use super::places::Places;
-use super::table::Table;
-use super::{Config, Error, connection, health, log, metrics, pool};
-use crate::model::Routes;
-
-/// What all threads share. Only counters and the table's version are written while requests run.
-pub struct Shared {
-    pub config: Config,
-    pub tls: TlsAcceptor,
-    /// Where plain requests are redirected to.
-    pub https_port: Option<u16>,
-    pub places: Places,
-    version: AtomicU64,
-    table: Mutex<Arc<Table>>,
-    stop: watch::Sender<Option<Instant>>,
-}
-
-thread_local! {
-    static TABLE: RefCell<Option<(u64, Arc<Table>)>> = const { RefCell::new(None) };
-}
-
-impl Shared {
-    pub fn new(config: Config, routes: Routes, tls: TlsAcceptor, https_port: Option<u16>) -> Self {
-        let places = Places::new(&config.limits);
-        let table = Mutex::new(Arc::new(Table::new(routes, None, &places.backends)));
-        Self { config, tls, https_port, places, version: AtomicU64::new(0), table, stop: watch::channel(None).0 }
-    }
-
-    pub fn table(&self) -> Arc<Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes the lock for as long as a table is built, so that two replacements don't forget each other's backends.
-    pub fn replace(&self, routes: Routes) {
-        let mut current = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(Table::new(routes, Some(&current), &self.places.backends));
-        self.version.fetch_add(1, Ordering::Release);
-    }
-
-    /// Looks into the newest table. Locks once for each thread and version.
-    pub fn with_table<T>(&self, look: impl FnOnce(&Arc<Table>) -> T) -> T {
-        let version = self.version.load(Ordering::Acquire);
-        TABLE.with_borrow_mut(|known| match known {
-            Some((seen, table)) if *seen == version => look(table),
-            // A version that is too old by one only means that the next request looks again.
-            _ => look(&known.insert((version, self.table())).1),
-        })
-    }
-
-    /// In Prometheus' text format.
-    pub fn metrics(&self, table: &Table) -> String {
-        let more = self.config.metrics.as_ref().map(|more| more.0()).unwrap_or_default();
-        metrics::text(table, self.places.connections.used()) + &self.places.metrics() + &more
-    }
-
-    /// `None` for a socket that the kernel has closed.
-    fn door(&self, listener: &TcpListener, secure: bool) -> Option<Door> {
-        let port = self.config.ports.map(|ports| ports.of(secure));
-        let port = port.or_else(|| listener.local_addr().ok().map(|address| address.port()))?;
-        Some(Door { secure, port, gateway: None })
-    }
-
-    pub fn stop(&self, deadline: Instant) {
-        self.stop.send_replace(Some(deadline));
-    }
-}
+use super::shared::Shared;
+use super::{Error, connection, health, log, pool, sweep};
 
 /// A thread's sockets, bound but not listening.
 pub struct Sockets {
@@ -139,7 +71,7 @@ pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<(Joi
     let work = move || {
         runtime.block_on(async {
             for (listener, secure) in http.into_iter().map(|one| (one, false)).chain(https.into_iter().map(|one| (one, true))) {
-                if let Some(door) = shared.door(&listener, secure) {
+                if let Some(door) = door(&shared, &listener, secure) {
                     tokio::spawn(accept(shared.clone(), listener, door));
                 }
             }
@@ -170,7 +102,7 @@ async fn run(shared: &Arc<Shared>) {
     loop {
         tokio::select! {
             _ = second.tick() => {
-                connection::sweep();
+                sweep::sweep();
                 shared.with_table(|table| pool::sweep(&table.addresses));
                 log::flush(&shared.config);
             }
@@ -181,10 +113,10 @@ async fn run(shared: &Arc<Shared>) {
     // Clients that the kernel accepted already get an answer.
     tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(20)).into()).await;
     while Instant::now() < deadline && shared.places.connections.used() > 0 {
-        connection::drain(false);
+        sweep::drain(false);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    connection::drain(true);
+    sweep::drain(true);
     tokio::task::yield_now().await;
     log::flush(&shared.config);
 }
@@ -206,4 +138,11 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener, door: Door) {
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+}
+
+/// `None` for a socket that the kernel has closed.
+fn door(shared: &Shared, listener: &TcpListener, secure: bool) -> Option<Door> {
+    let port = shared.config.ports.map(|ports| ports.of(secure));
+    let port = port.or_else(|| listener.local_addr().ok().map(|address| address.port()))?;
+    Some(Door { secure, port, gateway: None })
 }

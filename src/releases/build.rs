@@ -1,14 +1,15 @@
 //! From a commit to a release on the shelf. The buildpack runs once, in a machine that stands on the site's own box and is
 //! thrown away afterwards, in the folder where the release will lie.
 
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::phase::{Job, Phase, Reader, Until};
 use super::shelf::{Draft, Manifest, Shelf};
 use super::{Error, Inputs};
 use crate::boxes::{Bench, BenchSpec, Workshop, phases};
+use crate::exec::Cancel;
 use crate::model::{Digest, Event, Exec, Failure, Kind, PlatformName, SiteName, Stream, Tail};
 use crate::sources::export;
 use crate::sources::mirror::Mirror;
@@ -21,7 +22,7 @@ pub struct Context<'a> {
     pub shelf: &'a Shelf,
     pub workshop: &'a dyn Workshop,
     pub emit: &'a (dyn Fn(Event) + Sync),
-    pub cancel: &'a AtomicBool,
+    pub cancel: &'a Cancel,
     /// So long the buildpack may take.
     pub deadline: Duration,
 }
@@ -52,7 +53,7 @@ pub fn ensure(context: Context<'_>, origin: Origin<'_>, inputs: &Inputs) -> Resu
         let on = format!("release {}", digest.short());
         (context.emit)(Event::Waiting { on, holder: "another build of it".to_owned() });
     };
-    let lock = context.shelf.lock(&digest, context.cancel, &waiting).map_err(failed)?;
+    let lock = context.shelf.lock(&digest, &context.cancel.0, &waiting).map_err(failed)?;
     if let Ok(manifest) = context.shelf.get(&digest) {
         return Ok((manifest, hold));
     }
@@ -74,7 +75,7 @@ pub fn ensure(context: Context<'_>, origin: Origin<'_>, inputs: &Inputs) -> Resu
         files: 0,
         digest: digest.clone(),
     };
-    let manifest = task.phase("pack the release", || draft.finish(manifest, context.cancel).map_err(failed))?;
+    let manifest = task.phase("pack the release", || draft.finish(manifest, &context.cancel.0).map_err(failed))?;
     Ok((manifest, hold))
 }
 
@@ -89,7 +90,9 @@ impl Task<'_> {
     fn tree(&self, draft: &Draft<'_>) -> Result<(), Failure> {
         let export = |folder: &Path| {
             let told = |error| Error::from(error).failure(format!("read commit `{}`", self.origin.commit));
-            self.phase("read the commit", || export::export(self.origin.mirror, self.origin.commit, folder).map_err(told))
+            self.phase("read the commit", || {
+                export::export(self.origin.mirror, self.origin.commit, folder, self.context.cancel).map_err(told)
+            })
         };
         let Some(buildpack) = &self.inputs.buildpack else { return export(&draft.tree()) };
         let source = draft.source();
@@ -133,7 +136,7 @@ impl Task<'_> {
     }
 
     fn buildpack(&self, bench: &dyn Bench, job: &Job) -> Result<(), Failure> {
-        let until = Until { cancel: Some(self.context.cancel), deadline: self.context.deadline };
+        let until = Until { cancel: Some(&self.context.cancel.0), deadline: self.context.deadline };
         let mut reader = Reader::new(until);
         let source = self.name();
         let show = |line: &str| {
@@ -152,10 +155,17 @@ impl Task<'_> {
     /// A program of ours, which has no reason to fail but what it says.
     fn run(&self, bench: &dyn Bench, exec: Exec) -> Result<(), Failure> {
         let mut tail = Tail::default();
-        let code = bench.run(&exec, None, &mut |_, line| tail.push(line))?;
-        if code == 0 {
+        let ended = bench.run(&exec, &mut |line| {
+            line.into_iter().for_each(|(_, line)| tail.push(line));
+            if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if matches!(ended, Ok(0)) {
             return Ok(());
         }
+        if self.is_cancelled() {
+            return Err(self.cancelled());
+        }
+        let code = ended?;
         let failure = Failure::new(Kind::Buildpack, format!("prepare the build of `{}`", self.name()));
         Err(failure.cause(format!("`{}` ended with exit code {code}", exec.argv.join(" "))).tail(tail.lines()))
     }
@@ -164,12 +174,15 @@ impl Task<'_> {
         let since = Instant::now();
         loop {
             let mut state = String::new();
-            bench.run(&phases::state(), None, &mut |_, line| line.trim().clone_into(&mut state))?;
+            bench.run(&phases::state(), &mut |line| {
+                line.into_iter().for_each(|(_, line)| line.trim().clone_into(&mut state));
+                ControlFlow::Continue(())
+            })?;
             if state == "running" || state == "degraded" {
                 return Ok(());
             }
             let failure = |kind| Failure::new(kind, format!("boot a machine to build `{}` in", self.name()));
-            if self.context.cancel.load(Ordering::Relaxed) {
+            if self.is_cancelled() {
                 return Err(failure(Kind::Cancelled).cause("cancelled"));
             }
             if since.elapsed() > BOOT {
@@ -188,14 +201,22 @@ impl Task<'_> {
         failure
     }
 
+    fn is_cancelled(&self) -> bool {
+        self.context.cancel.is_set()
+    }
+
+    fn cancelled(&self) -> Failure {
+        Failure::new(Kind::Cancelled, format!("build a release of `{}`", self.origin.site)).cause("cancelled")
+    }
+
     fn name(&self) -> String {
         format!("{} {}", self.origin.site, self.digest.short())
     }
 
     /// One part of the build: told, timed, and not begun once it is cancelled.
     fn phase<T>(&self, text: &str, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-        if self.context.cancel.load(Ordering::Relaxed) {
-            return Err(Failure::new(Kind::Cancelled, format!("build a release of `{}`", self.origin.site)).cause("cancelled"));
+        if self.is_cancelled() {
+            return Err(self.cancelled());
         }
         let (task, text) = (self.name(), text.to_owned());
         (self.context.emit)(Event::TaskStarted { task: task.clone(), text: text.clone() });

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::Result;
 use super::mirror::Mirror;
+use crate::exec::{Cancel, Limits};
 
 /// git's name for the files of a commit.
 pub fn tree(mirror: &Mirror, commit: &str) -> Result<String> {
@@ -29,15 +30,16 @@ pub fn commit(mirror: &Mirror, word: &str) -> Result<Option<String>> {
     Ok(status.success().then(|| output.text().trim().to_owned()))
 }
 
-/// Writes the files of a commit into `folder`, which does not exist yet.
-pub fn export(mirror: &Mirror, commit: &str, folder: &Path) -> Result<()> {
+/// Writes the files of a commit into `folder`, which does not exist yet. Cancelled, it leaves some of them.
+pub fn export(mirror: &Mirror, commit: &str, folder: &Path, cancel: &Cancel) -> Result<()> {
     let io = |source| super::Error::Io { what: "make the folder", path: folder.to_owned(), source };
     std::fs::create_dir(folder).map_err(io)?;
     // An index of its own: the mirror is shared, and has none.
     let index = folder.with_extension("index");
-    let git = || mirror.git().env("GIT_INDEX_FILE", &index);
-    git().tied().args(["read-tree", "--end-of-options", commit]).run()?;
-    git().tied().arg("--work-tree").arg(folder).args(["checkout-index", "--all"]).cwd(folder).run()?;
+    let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
+    let git = || mirror.git().env("GIT_INDEX_FILE", &index).limits(limits.clone()).tied();
+    git().args(["read-tree", "--end-of-options", commit]).run()?;
+    git().arg("--work-tree").arg(folder).args(["checkout-index", "--all"]).cwd(folder).run()?;
     let io = |source| super::Error::Io { what: "remove", path: index.clone(), source };
     std::fs::remove_file(&index).map_err(io)
 }
@@ -69,7 +71,7 @@ mod tests {
         let commit = run(&["-C", "work", "rev-parse", "HEAD"]);
         assert_eq!(tree(&mirror, &commit).unwrap(), run(&["-C", "work", "rev-parse", "HEAD^{tree}"]));
         let folder = home.path().join("tree");
-        export(&mirror, &commit, &folder).unwrap();
+        export(&mirror, &commit, &folder, &Cancel::default()).unwrap();
         assert_eq!(std::fs::read_to_string(folder.join("version")).unwrap(), "$Format:%H$\n");
         assert_eq!(std::fs::read_to_string(folder.join("secret")).unwrap(), "kept");
         assert!(folder.join("-rf").exists() && !folder.join(".git").exists());

@@ -34,7 +34,8 @@ pub struct Snapshot {
 pub struct Work {
     /// `None` is a commit without a branch.
     pub branch: Option<String>,
-    pub commit: String,
+    /// `None` is a branch that has none yet.
+    pub commit: Option<String>,
     pub files: String,
 }
 

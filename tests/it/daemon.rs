@@ -183,6 +183,31 @@ fn who_holds_the_ports_keeps_them_and_adt_works_all_the_same() {
     assert_eq!(adt.leftovers(), Vec::<String>::new());
 }
 
+/// Asks without end, and reads no answer.
+const FLOOD: &str = r#"use Socket;
+socket(my $socket, PF_INET, SOCK_DGRAM, 0) or die;
+my $to = sockaddr_in(53, inet_aton("127.77.77.77"));
+my $question = "\0\1\1\0\0\1\0\0\0\0\0\0\7example\4test\0\0\1\0\1";
+send($socket, $question, 0, $to) while 1"#;
+
+#[test]
+fn a_flood_of_questions_holds_up_no_halt() {
+    if !installed(&["perl", "dig"]) {
+        return;
+    }
+    let adt = Adt::new().alone();
+    adt.up();
+    let mut floods: Vec<_> = (0..4).map(|_| Foreign::start(adt.host(), "perl", &["-e", FLOOD])).collect();
+    until("a question gets through", || adt.address_of("example.test", &["+tcp"]) == "127.77.77.77");
+    adt.run("host:halt").ok();
+    assert!(floods.iter_mut().all(Foreign::runs));
+    drop(floods);
+    adt.up();
+    assert_eq!(adt.address_of("example.test", &[]), "127.77.77.77");
+    adt.run("host:halt").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
+
 #[test]
 fn an_address_that_somebody_means_is_not_taken_from_them() {
     if !installed(&["apache2", "curl"]) {

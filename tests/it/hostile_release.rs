@@ -2,7 +2,7 @@
 //! ever. After each attempt the machine is as it was, the old release serves, and the next command finds the lock free.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -350,6 +350,27 @@ fn the_first_ctrl_c_ends_a_copy() {
     assert_eq!(code, Some(130), "{said}");
     assert_eq!(shop.inside("ps -eo stat,ppid,args | grep '[t]ar --extract' || true"), "");
     shop.is_as_before("the copy to a machine");
+
+    // git writes a file of the commit through a filter, which takes for ever.
+    let started = shop.adt.path().join("started");
+    let mirrors = std::fs::read_dir(shop.adt.store().join("sources")).expect("there is one").flatten();
+    let mirror = mirrors.map(|entry| entry.path()).find(|path| path.join("HEAD").exists()).expect("of the shop");
+    let filter = format!("touch {}; exec sleep 98765", started.display());
+    let set = ["-C".as_ref(), mirror.as_os_str(), "config".as_ref(), "filter.slow.smudge".as_ref(), filter.as_ref()];
+    assert!(Command::new("git").args(set).status().expect("git is there").success());
+    shop.repository.write(".gitattributes", "built filter=slow\n");
+    shop.attempt(&[]);
+    let (code, said) = shop.deploy_until("read the commit", |pid| {
+        let since = Instant::now();
+        while !started.exists() {
+            assert!(since.elapsed() < PATIENCE, "git does not begin");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        interrupt(pid);
+    });
+    assert_eq!(code, Some(130), "{said}");
+    shop.is_as_before("the reading of a commit");
+    assert!(!Command::new("pgrep").args(["-f", "[s]leep 98765"]).status().expect("pgrep is there").success());
 }
 
 #[test]

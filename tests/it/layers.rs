@@ -51,7 +51,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("bind", &["model", "disk", "exec", "store", "template"][..]),
         ("resolver", &["model", "disk", "exec", "store"][..]),
         ("sources", &["model", "disk", "exec", "store"][..]),
-        ("releases", &["model", "disk", "store", "sources", "boxes"][..]),
+        ("releases", &["model", "disk", "exec", "store", "sources", "boxes"][..]),
         ("trust", &["model", "disk", "exec", "store"][..]),
         ("logs", &["model"][..]),
         ("providers", &["model", "disk", "exec", "network", "template"][..]),

@@ -3,10 +3,14 @@
 //! `with-salt` is not in here: its step installs a compiler and fetches Salt from PyPI, which takes minutes. By hand: copy
 //! `tests/boxes/with-salt` into a platform's `boxes/`, `adt box:build with-salt`, and look for `/etc/with-salt`.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
 
 use super::adt::Adt;
+use super::leftovers::kill;
 
 const ALL: &str = "[platform]
 name = \"all\"
@@ -120,4 +124,87 @@ fn only_what_changed_is_built() {
     adt.run("env:exec 1 other -- bc --version").ok();
     adt.run("platform:destroy tree --yes").ok();
     assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
+
+/// Hears no signal, and has a child that left its session.
+const DEAF: &str = "trap '' TERM INT HUP\nsetsid sleep 98763 &\necho now deaf\nwhile :; do sleep 98763; done\n";
+
+/// Gives the command, presses Ctrl-C once as soon as `mark` is said, and has the exit code and all that was said.
+fn interrupted(adt: &Adt, words: &str, mark: &str) -> (Option<i32>, String) {
+    let words: Vec<_> = words.split(' ').collect();
+    let mut child = adt.command(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let pid = i32::try_from(child.id()).expect("process numbers are small");
+    let (mut said, mut pressed) = (String::new(), false);
+    for line in BufReader::new(child.stderr.take().expect("it is piped")).lines() {
+        let line = line.expect("it is text");
+        said += &format!("{line}\n");
+        if !pressed && line.contains(mark) {
+            pressed = true;
+            kill(pid, Signal::INT);
+        }
+    }
+    assert!(pressed, "`{mark}` was not said:\n{said}");
+    (child.wait().expect("it is ours").code(), said)
+}
+
+/// No process of a build, no machine, and no half layer.
+fn nothing_of_a_build(adt: &Adt) {
+    assert!(!Command::new("pgrep").args(["-f", "[s]leep 98763"]).status().expect("pgrep is there").success());
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+    let layers = std::fs::read_dir(adt.store().join("layers")).expect("there are some").flatten();
+    let halves: Vec<_> = layers.map(|entry| entry.file_name()).filter(|name| name.as_encoded_bytes()[0] == b'.').collect();
+    assert!(halves.is_empty(), "{halves:?}");
+}
+
+#[test]
+fn the_first_ctrl_c_ends_a_step_of_a_build() {
+    let Some(adt) = Adt::real() else { return };
+    let text = "[platform]\nname = \"tree\"\n[machines.leaf]\nbox = \"leaf\"\nprovision = [\"provision.sh\"]\n";
+    let folder = adt.platform_toml("tree", text);
+    let recipe = folder.join("boxes/leaf");
+    std::fs::create_dir_all(&recipe).expect("the folder is ours");
+    let text = "[box]\nsummary = \"A test\"\nfrom = { box = \"debian\" }\n[[steps]]\nscript = \"setup.sh\"\n";
+    std::fs::write(recipe.join("box.toml"), text).expect("the folder is ours");
+    let scripts = [recipe.join("setup.sh"), folder.join("provision.sh")];
+    for script in &scripts {
+        std::fs::write(script, DEAF).expect("the folder is ours");
+    }
+    adt.run("platform:init tree").ok();
+    for (script, words, step) in [
+        (&scripts[0], "box:build leaf -p tree", "building box `leaf` was stopped in `script setup.sh`"),
+        (&scripts[1], "env:init tree 1", "was stopped in `script provision.sh`"),
+    ] {
+        let (code, said) = interrupted(&adt, words, "now deaf");
+        assert_eq!(code, Some(130), "{said}");
+        assert!(said.contains(step) && said.contains("which was ended with all that it had started"), "{said}");
+        assert!(said.contains(&format!("`adt {words}` goes on from here")), "{said}");
+        nothing_of_a_build(&adt);
+        std::fs::write(script, "true\n").expect("the folder is ours");
+        adt.run(words).ok();
+    }
+    adt.run("platform:destroy tree --yes").ok();
+    nothing_of_a_build(&adt);
+}
+
+#[test]
+fn the_first_ctrl_c_ends_the_making_of_a_base() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(adt) = Adt::real() else { return };
+    // In its place stands one that takes for ever.
+    let programs = adt.path().join("programs");
+    std::fs::create_dir(&programs).expect("the home is ours");
+    let program = programs.join("mmdebstrap");
+    std::fs::write(&program, format!("#!/bin/sh\n{DEAF}")).expect("the folder is ours");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").expect("there is one"));
+    let adt = adt.env("PATH", &path);
+    let folder = adt.platform_toml("tree", "[platform]\nname = \"tree\"\n[machines.root]\nbox = \"root\"\n");
+    std::fs::create_dir_all(folder.join("boxes/root")).expect("the folder is ours");
+    let text = "[box]\nsummary = \"A test\"\nfrom = { suite = \"bookworm\" }\n";
+    std::fs::write(folder.join("boxes/root/box.toml"), text).expect("the folder is ours");
+    adt.run("platform:init tree").ok();
+    let (code, said) = interrupted(&adt, "platform:build tree", "now deaf");
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("building box `root` was stopped in `mmdebstrap`"), "{said}");
+    nothing_of_a_build(&adt);
 }

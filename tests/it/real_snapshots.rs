@@ -176,3 +176,29 @@ fn a_rewind_brings_back_data_files_and_machines_and_can_be_undone() {
     adt.run("env:destroy 7 --yes").ok();
     assert_eq!(adt.leftovers(), Vec::<String>::new());
 }
+
+/// Folders far deeper than any path reaches, with a file at their bottom; and the way down to it.
+const DIG: &str =
+    r#"chdir "/root" or die; for (1..3000) { mkdir "dd" or die; chdir "dd" or die } open F, ">bottom" or die; print F "deep""#;
+const LOOK: &str = r#"chdir "/root" or die; for (1..3000) { chdir "dd" or die } open F, "bottom" or die; print <F>"#;
+
+#[test]
+fn folders_deeper_than_any_path_come_back() {
+    let Some(adt) = Adt::real() else { return };
+    adt.platform_toml("pit", "[platform]\nname = \"pit\"\n[machines.node]\nbox = \"debian\"\nmemory = \"160M\"\n");
+    adt.run("platform:init pit").ok();
+    adt.run("env:init pit 1").ok();
+    let inside = |words: &[&str]| {
+        let words = [&["env:exec", "pit", "1", "node", "--"], words].concat();
+        let output = adt.command(&words).output().expect("the program starts");
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    inside(&["perl", "-e", DIG]);
+    adt.run("env:snapshot pit 1 dug").ok();
+    inside(&["rm", "-rf", "/root/dd"]);
+    adt.run("env:rewind pit 1 dug --yes").ok();
+    assert!(inside(&["perl", "-e", LOOK]).contains("deep"));
+    adt.run("platform:destroy pit --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+}

@@ -21,7 +21,8 @@ use crate::model::names::Domain;
 use crate::model::{Failure, Fault, IdPool, Kind, Place, ProviderName};
 
 use super::at::At;
-use super::fault::{self, Faults};
+use super::document;
+use super::fault::Faults;
 
 pub use logs::{Address, Logs, Splunk, Syslog};
 
@@ -146,7 +147,7 @@ pub fn read(env: Env, flags: &HostFlags) -> Result<HostSettings, Failure> {
 pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Result<HostSettings, Vec<Fault>> {
     let (path, text) = file.unwrap_or((Path::new(FILE), ""));
     let mut faults = Faults::new(path, text);
-    let Some(raw) = fault::parse::<raw::Document>(&super::schema(super::Document::Host), &mut faults) else {
+    let Some(raw) = document::parse::<raw::Document>(&super::schema(super::Document::Host), &mut faults) else {
         return Err(faults.into_list());
     };
     let mut layers = Layers { faults, env, wrong: Vec::new() };

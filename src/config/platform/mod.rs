@@ -17,20 +17,21 @@ use crate::model::{Failure, Fault, Machine, MachineName, Platform, RoleName};
 
 use super::at::{At, in_order};
 use super::check;
-use super::fault::{self, Faults};
+use super::document;
+use super::fault::Faults;
 
 /// The machines that fit into an environment's /26: 64 addresses without the network's, the bridge's and the broadcast's.
 pub const MOST_MACHINES: usize = 61;
 
 /// Reads `platform.toml`.
 pub fn read(file: &Path) -> Result<Platform, Failure> {
-    fault::read(file, |text| parse(file, text))
+    document::read(file, |text| parse(file, text))
 }
 
 /// `file` is for messages and for the platform's folder; only `text` is looked at.
 pub fn parse(file: &Path, text: &str) -> Result<Platform, Vec<Fault>> {
     let mut faults = Faults::new(file, text);
-    let raw = fault::parse::<raw::Document>(&super::schema(super::Document::Platform), &mut faults);
+    let raw = document::parse::<raw::Document>(&super::schema(super::Document::Platform), &mut faults);
     let platform = raw.and_then(|raw| settle(&raw, file, &mut faults));
     match platform {
         Some(platform) if faults.is_empty() => Ok(platform),

@@ -12,7 +12,8 @@ use crate::model::{BoxRef, Check, Digest, Failure, Fault, Health, Kind};
 
 use super::at::{At, in_order};
 use super::check;
-use super::fault::{self, Faults};
+use super::document;
+use super::fault::Faults;
 
 /// Reads the `box.toml` of a folder; the box is named like the folder.
 pub fn read(file: &Path) -> Result<Recipe, Failure> {
@@ -22,13 +23,13 @@ pub fn read(file: &Path) -> Result<Recipe, Failure> {
             .because(&error)
             .hint("rename the folder: a box is named like its folder")
     })?;
-    fault::read(file, |text| parse(&name, file, text))
+    document::read(file, |text| parse(&name, file, text))
 }
 
 /// `file` is for messages and for the recipe's folder; only `text` is looked at.
 pub fn parse(name: &BoxName, file: &Path, text: &str) -> Result<Recipe, Vec<Fault>> {
     let mut faults = Faults::new(file, text);
-    let raw = fault::parse::<raw::Document>(&super::schema(super::Document::Recipe), &mut faults);
+    let raw = document::parse::<raw::Document>(&super::schema(super::Document::Recipe), &mut faults);
     let recipe = raw.and_then(|raw| settle(name, &raw, file, &mut faults));
     match recipe {
         Some(recipe) if faults.is_empty() => Ok(recipe),

@@ -39,6 +39,8 @@ use crate::trust;
 
 /// How long a receiver may take for one step of its part.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end of all this may take.
+const END: Duration = Duration::from_secs(3);
 /// One request to a receiver; Splunk's own limit is a megabyte.
 const BATCH: usize = 500_000;
 /// Between attempts, doubled from the first to the last.
@@ -104,11 +106,18 @@ impl Shipper {
         self.stop();
     }
 
-    /// What was read and not taken is read again by the next one.
+    /// What was read and not taken is read again by the next one. A receiver or a machine that does not answer is not waited for:
+    /// who waits for it ends with the process.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
+        let until = Instant::now() + END;
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for thread in self.threads {
-            if thread.join().is_err() {
+            if !thread.is_finished() {
+                tracing::warn!("sending logs did not end within {} s", END.as_secs());
+            } else if thread.join().is_err() {
                 tracing::error!("sending logs ended by a bug");
             }
         }

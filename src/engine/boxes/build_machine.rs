@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
 use crate::engine::Engine;
-use crate::engine::environment::lifecycle::WORKSHOP;
 use crate::engine::environment::perform::Scene;
+use crate::engine::environment::records::WORKSHOP;
 use crate::engine::environment::wanted;
 use crate::engine::permission::Right;
 use crate::engine::site::code::LiveSites;
@@ -182,10 +182,6 @@ impl Drop for MachineBench<'_> {
 }
 
 impl Bench for MachineBench<'_> {
-    fn run(&self, exec: &Exec, stdin: Option<&[u8]>, each: &mut dyn FnMut(Stream, &str)) -> Result<i32> {
-        Ok(self.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Pipes { stdin, each })?.code)
-    }
-
     fn follow(&self, exec: &Exec, each: &mut Follow<'_>) -> Result<i32> {
         let mut each = |line: Option<(Stream, &str)>| each(line);
         Ok(self.provider.exec(&self.id, exec, Stdio::Follow { each: &mut each })?.code)

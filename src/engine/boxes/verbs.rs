@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crate::boxes::schedule::{self, Options, Outcome};
 use crate::boxes::{self, Context, Resolved, prune};
 use crate::engine::Engine;
+use crate::engine::at_once::combine;
 use crate::engine::boxes::build_machine::MachineShop;
-use crate::engine::environment::lifecycle::WORKSHOP;
+use crate::engine::environment::records::WORKSHOP;
 use crate::engine::events::{Events, milliseconds};
 use crate::exec::{Account, HostPath};
 use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done};
@@ -66,7 +67,7 @@ impl Engine {
             };
             built.push(Built { name, outcome: word, digest, milliseconds: milliseconds(since) });
         }
-        if failures.is_empty() { Ok(built) } else { Err(crate::engine::environment::perform::combine(failures)) }
+        if failures.is_empty() { Ok(built) } else { Err(combine(failures)) }
     }
 
     pub(in crate::engine) fn platform_build(

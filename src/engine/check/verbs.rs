@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::engine::Engine;
-use crate::engine::host::bootstrap::REQUIREMENTS;
+use crate::engine::host::requirement::REQUIREMENTS;
 use crate::model::response::{CheckItem, Checklist};
 use crate::model::{EnvironmentId, EnvironmentName, Failure, PlatformName, ProviderName, Response};
 use crate::network::{address, forward_trouble};

@@ -6,7 +6,8 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 
 use crate::engine::Engine;
-use crate::engine::environment::perform::{Raising, Scene};
+use crate::engine::environment::perform::{Raising, Scene, done};
+use crate::engine::environment::records::leaving;
 use crate::engine::environment::standing::with_volumes;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
@@ -17,8 +18,7 @@ use crate::exec::HostPath;
 use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
 use crate::model::{
-    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, Plan, PlatformName, ProviderName, Response,
-    SiteName,
+    Action, Backend, EnvironmentId, Event, Failure, Kind, MachineName, MachineSpec, Plan, ProviderName, Response, SiteName,
 };
 use crate::network::address;
 use crate::plan::{Goal, Wanted as WantedMachines, plan};
@@ -26,10 +26,7 @@ use crate::providers::copies;
 use crate::sources::checkout;
 use crate::store::history::Entry;
 use crate::store::record::Definition;
-use crate::store::{self, Environment, Readable, Wanted};
-
-/// Box builds run as environments of this platform; no user's platform may have its name.
-pub(in crate::engine) const WORKSHOP: &str = "box";
+use crate::store::{self, Environment, Wanted};
 
 impl Engine {
     pub(in crate::engine) fn env_init(
@@ -460,31 +457,6 @@ impl Engine {
     pub fn machine_names(&self, id: &EnvironmentId) -> Result<Vec<MachineName>, Failure> {
         Ok(self.environment(id)?.definition.platform.machines_by_name().into_keys().collect())
     }
-
-    /// The environments that a user sees: without the ones in which boxes are built.
-    pub(in crate::engine) fn environments(&self, platform: Option<&PlatformName>) -> Result<Vec<Environment>, Failure> {
-        let mut all = self.store.database.environments(platform)?;
-        all.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
-        Ok(all)
-    }
-
-    /// The same for listings, with what can't be read beside it.
-    pub(in crate::engine) fn readable_environments(&self, platform: Option<&PlatformName>) -> Result<Readable, Failure> {
-        let mut readable = self.store.database.readable_environments(platform)?;
-        readable.sound.retain(|environment| environment.id.platform.as_str() != WORKSHOP);
-        Ok(readable)
-    }
-}
-
-pub(in crate::engine) fn leaving(id: &EnvironmentId, verb: &str) -> Failure {
-    Failure::new(Kind::Conflict, format!("{verb} `{id}`"))
-        .cause("its destroy was interrupted")
-        .hint(format!("finish it with `adt env:destroy {} {}`", id.platform, id.name))
-}
-
-pub(in crate::engine) fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {
-    let changed = !dry_run && !plan.is_empty();
-    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next, removes: Vec::new() })
 }
 
 fn gone(summary: String, plan: Plan, data: Vec<String>, dry_run: bool) -> Response {

@@ -7,6 +7,7 @@ pub(in crate::engine) mod listing;
 pub(in crate::engine) mod login;
 pub(in crate::engine) mod ownership;
 pub(in crate::engine) mod perform;
+pub(in crate::engine) mod records;
 pub(in crate::engine) mod reload;
 pub mod routes;
 pub(in crate::engine) mod seen;

@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
+use crate::engine::at_once::{combine, join, stopped};
 use crate::engine::check::probe;
 use crate::engine::environment::standing::with_volumes;
 use crate::engine::events::{Events, milliseconds};
 use crate::engine::site::code::LiveSites;
 use crate::exec::Cancel;
+use crate::model::response::Done;
 use crate::model::{
-    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, ProviderName, SiteName, Step,
-    Wave,
+    Action, Event, Exec, Failure, Kind, MachineName, MachineSpec, MachineState, NetworkSpec, Plan, ProviderName, Response,
+    SiteName, Step, Wave,
 };
 use crate::network::address;
 use crate::plan::Wanted;
@@ -284,29 +286,7 @@ impl Drop for Told<'_> {
     }
 }
 
-/// A panic on a thread is a bug that must not pass for success.
-pub(in crate::engine) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// One failure stands for itself; several are told together, and where all are of a kind, so is the whole.
-pub(in crate::engine) fn combine(mut failures: Vec<Failure>) -> Failure {
-    if failures.len() == 1 {
-        return failures.remove(0);
-    }
-    let first = failures[0].kind;
-    let kind = if failures.iter().all(|failure| failure.kind == first) { first } else { Kind::Partial };
-    let mut all = Failure::new(kind, format!("finish {} parts of this", failures.len()));
-    if kind == Kind::Cancelled {
-        // They all end with the same words.
-        all.hints = failures[0].hints.clone();
-        failures.iter_mut().for_each(|part| part.hints.clear());
-    }
-    all.parts = failures;
-    all
-}
-
-/// Whether the user asked to stop.
-pub(in crate::engine) fn stopped(cancel: &AtomicBool) -> bool {
-    cancel.load(Ordering::Relaxed)
+pub(in crate::engine) fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {
+    let changed = !dry_run && !plan.is_empty();
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next, removes: Vec::new() })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::Engine;
-use crate::engine::environment::lifecycle::leaving;
+use crate::engine::environment::records::leaving;
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
 use crate::engine::permission::Right;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::engine::Engine;
-use crate::engine::environment::lifecycle::WORKSHOP;
+use crate::engine::environment::records::WORKSHOP;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::model::route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Routes, SiteRoute};

@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::engine::environment::lifecycle::leaving;
-use crate::engine::environment::perform::{join, stopped};
+use crate::engine::at_once::{join, stopped};
+use crate::engine::environment::records::leaving;
 use crate::engine::events::Events;
 use crate::engine::permission::Right;
+use crate::engine::site::code::at_checkout;
 use crate::exec::Cancel;
 use crate::model::machine::Rewound;
 use crate::model::response::{Done, SnapshotSummary};
@@ -213,7 +214,7 @@ impl Engine {
                 return Err(failure.cause("cancelled before it began"));
             }
             with_each(&copiers, |copier| copier.copy(id, name, &Cancel(Arc::clone(&self.cancel))))?;
-            self.keep_works(environment, name)?
+            self.keep_works(environment, name, events)?
         };
         with_each(&copiers, |copier| copier.seal(id, name))?;
         let codes = self.codes(id)?;
@@ -226,10 +227,25 @@ impl Engine {
         Ok(())
     }
 
-    fn keep_works(&self, environment: &Environment, name: &SnapshotName) -> Result<BTreeMap<SiteName, Work>, Failure> {
+    fn keep_works(
+        &self,
+        environment: &Environment,
+        name: &SnapshotName,
+        events: &Events,
+    ) -> Result<BTreeMap<SiteName, Work>, Failure> {
         let mut works = BTreeMap::new();
         for (site, live) in self.live_sites(environment)?.into_iter().filter(|(_, live)| checkout::exists(&live.folder)) {
-            works.insert(site, kept::keep(&self.person_of(live.owner), &live.folder, name)?);
+            let folder = live.folder.display();
+            let kept = kept::keep(&self.person_of(live.owner), &live.folder, name).map_err(|error| {
+                at_checkout(&live.folder, error).hint(format!(
+                    "mend it, `git -C {folder} status` tells more; or write `automatic = false` below `[snapshots]` in \
+                     platform.toml, and no snapshot is taken before a deploy, a reload or a rewind"
+                ))
+            })?;
+            if !kept.left_out.is_empty() {
+                events.warn(format!("not all work in `{folder}` is in the snapshot `{name}`: {}", kept.left_out.join("; ")));
+            }
+            works.insert(site, kept.work);
         }
         Ok(works)
     }

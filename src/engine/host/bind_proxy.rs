@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::bind::{self, Certificate, Facts, Front, Home, Scope, Server};
 use crate::config;
 use crate::engine::Engine;
-use crate::engine::environment::perform::join;
+use crate::engine::at_once::join;
 use crate::engine::events::Events;
 use crate::exec::HostPath;
 use crate::model::request::Bind;

@@ -5,6 +5,8 @@ pub(in crate::engine) mod bootstrap;
 pub(in crate::engine) mod follow_bound;
 pub mod pool;
 pub(in crate::engine) mod pool_unit;
+pub(in crate::engine) mod requirement;
 pub mod service;
 pub(in crate::engine) mod serving;
+pub(in crate::engine) mod system_file;
 pub(in crate::engine) mod upkeep;

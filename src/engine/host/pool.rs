@@ -16,8 +16,8 @@ use rustix::fs::FlockOperation;
 
 use crate::boxes::Layers;
 use crate::disk;
-use crate::engine::host::bootstrap::Requirement;
-use crate::engine::host::pool_unit;
+use crate::engine::host::pool_unit::{self, KIND, OPTIONS};
+use crate::engine::host::requirement::Requirement;
 use crate::engine::{Engine, Events};
 use crate::exec::Command;
 use crate::model::response::CheckItem;
@@ -30,10 +30,6 @@ pub(in crate::engine) const REQUIREMENTS: &[Requirement] = &[
     Requirement::Module { name: "xfs", sign: "/sys/module/xfs" },
     Requirement::Module { name: "loop", sign: "/dev/loop-control" },
 ];
-
-pub(in crate::engine) const KIND: &str = "xfs";
-/// Space that machines give up goes back to the disk beneath.
-pub(in crate::engine) const OPTIONS: &str = "loop,discard";
 
 /// In a folder whose contents are in the pool, so that what lies there may go.
 const MOVED: &str = ".moved-into-pool";

@@ -4,10 +4,14 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::engine::host::pool::{KIND, OPTIONS};
 use crate::engine::host::service::{is_possible, systemctl};
+use crate::engine::host::system_file;
 use crate::model::{Failure, Kind};
 use crate::store::pool;
+
+pub(in crate::engine) const KIND: &str = "xfs";
+/// Space that machines give up goes back to the disk beneath.
+pub(in crate::engine) const OPTIONS: &str = "loop,discard";
 
 /// Whether the unit is as it should be, or nobody would read it.
 pub(in crate::engine) fn is_there(store: &Path) -> bool {
@@ -15,7 +19,7 @@ pub(in crate::engine) fn is_there(store: &Path) -> bool {
 }
 
 pub(in crate::engine) fn install(store: &Path) -> Result<(), Failure> {
-    crate::engine::host::bootstrap::write(path(store), &text(store))?;
+    system_file::write(path(store), &text(store))?;
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", "--quiet", &name(store)])
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use crate::config::host::Origin;
 use crate::engine::Engine;
+use crate::engine::host::system_file;
 use crate::exec::Command;
 use crate::model::{Failure, Kind};
 use crate::store::Store;
@@ -129,9 +130,9 @@ impl Engine {
 
     pub(in crate::engine) fn install_unit(&self) -> Result<(), Failure> {
         let Some((unit, logs)) = self.units()? else { return Ok(()) };
-        crate::engine::host::bootstrap::write(UNIT_FILE, &unit)?;
+        system_file::write(UNIT_FILE, &unit)?;
         match &logs {
-            Some(logs) => crate::engine::host::bootstrap::write(LOGS_FILE, logs)?,
+            Some(logs) => system_file::write(LOGS_FILE, logs)?,
             None => remove(LOGS_FILE, LOGS)?,
         }
         systemctl(&["daemon-reload"])?;

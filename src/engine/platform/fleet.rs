@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::engine::Engine;
-use crate::engine::environment::perform::{combine, stopped};
+use crate::engine::at_once::{combine, stopped};
 use crate::engine::events::Events;
 use crate::engine::permission::Right;
 use crate::model::response::Done;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::walk;
 use crate::engine::Engine;
-use crate::engine::environment::perform::join;
+use crate::engine::at_once::join;
 use crate::engine::events::Events;
 use crate::engine::permission::Authority;
 use crate::exec::account;

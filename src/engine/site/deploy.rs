@@ -284,9 +284,9 @@ impl Engine {
         self.tell_what_is_not_fetched(&deployable.site.name, &deployable.mirror, code, events)?;
         let inputs = inputs(definition, platform, deployable, commit)?;
         let shelf = self.shelf()?;
-        let (shop, emit) = (MachineShop { engine: self }, |event: Event| events.emit(event));
+        let (shop, emit, cancel) = (MachineShop { engine: self }, |event: Event| events.emit(event), self.cancel());
         let deadline = Duration::from_secs(deployable.site.code.phase_deadline.into());
-        let context = Context { shelf: &shelf, workshop: &shop, emit: &emit, cancel: &self.cancel, deadline };
+        let context = Context { shelf: &shelf, workshop: &shop, emit: &emit, cancel: &cancel, deadline };
         let origin = Origin { platform, site: &deployable.site.name, mirror: &deployable.mirror, commit };
         let (manifest, hold) = build::ensure(context, origin, &inputs).map_err(|failure| match failure.kind {
             Kind::Cancelled => self.goes_on(failure),

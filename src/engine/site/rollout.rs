@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::environment::perform::{combine, stopped};
+use crate::engine::at_once::{combine, stopped};
 use crate::engine::site::release_on_machine::{Ground, Serves, Standing};
 use crate::engine::site::templates::Rendering;
 use crate::engine::{Engine, Events};

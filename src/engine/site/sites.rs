@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::engine::Engine;
-use crate::engine::environment::lifecycle::{done, leaving};
+use crate::engine::environment::perform::done;
+use crate::engine::environment::records::leaving;
 use crate::engine::events::Events;
 use crate::engine::permission::Right;
 use crate::engine::site::code::{Chosen, Codes, LiveSite, at_checkout, known_mirror};

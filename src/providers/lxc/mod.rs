@@ -37,6 +37,7 @@ mod seccomp;
 mod shared;
 mod snapshot;
 mod terminal;
+mod tree_copy;
 mod trust;
 mod upper;
 mod volume;

@@ -25,12 +25,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk;
-use crate::exec::{Cancel, Command, Limits};
+use crate::exec::Cancel;
 use crate::model::{Digest, EnvironmentId, MachineId, SnapshotName};
 use crate::providers::{Cost, Result};
 
 use super::folder::{self, Folder};
-use super::{failed_io, volume};
+use super::{failed_io, tree_copy, volume};
 
 const FOLDER: &str = ".snapshots";
 
@@ -65,7 +65,7 @@ pub fn copy(store: &Path, environment: &EnvironmentId, name: &SnapshotName, canc
         pairs.extend(["upper", "mounts"].map(|part| (own.join(part), target.join(part))));
     }
     std::thread::scope(|scope| {
-        let copies: Vec<_> = pairs.iter().map(|(from, to)| scope.spawn(|| copy_tree(from, to, cancel))).collect();
+        let copies: Vec<_> = pairs.iter().map(|(from, to)| scope.spawn(|| tree_copy::copy(from, to, cancel))).collect();
         copies.into_iter().try_for_each(|copy| copy.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
@@ -104,7 +104,7 @@ pub fn restore(store: &Path, id: &MachineId, name: &SnapshotName, cancel: &Cance
 fn replace(store: &Path, from: &Path, to: &Path, cancel: &Cancel) -> Result<()> {
     let new = to.with_file_name(format!(".new-{}", to.file_name().and_then(|name| name.to_str()).expect("names are ours")));
     folder::discard(store, &new).map_err(failed_io("remove", &new))?;
-    copy_tree(from, &new, cancel)?;
+    tree_copy::copy(from, &new, cancel)?;
     folder::discard(store, to).map_err(failed_io("remove", to))?;
     if new.exists() {
         // A restore that a power cut undid is done again: nothing says yet that it is done.
@@ -163,16 +163,6 @@ fn place(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> Path
 
 fn draft(store: &Path, environment: &EnvironmentId, name: &SnapshotName) -> PathBuf {
     of_environment(store, environment).join(format!(".{name}"))
-}
-
-/// `cp` knows owners, times, links, holes, devices and extended attributes, and shares blocks where that is possible. Where
-/// there is nothing, nothing is made.
-fn copy_tree(from: &Path, to: &Path, cancel: &Cancel) -> Result<()> {
-    if !from.exists() {
-        return Ok(());
-    }
-    let copy = Command::new("cp").args(["--archive", "--reflink=auto", "--no-target-directory", "--"]).arg(from).arg(to);
-    Ok(copy.limits(Limits { cancel: Some(cancel.clone()), ..Limits::default() }).run().map(drop)?)
 }
 
 /// How many extents the kernel tells of at a time.

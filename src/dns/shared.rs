@@ -1,0 +1,105 @@
+//! What every socket's task works with: the zone as it is now, the counters, whom it forwards to, and the word to stop.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+use tokio::sync::watch;
+
+use crate::shares::{self, Account, Share, Shares};
+
+use super::forward::Forwarder;
+use super::front::{Asker, Transport};
+use super::stats::Stats;
+use super::zone::Zone;
+
+/// TCP connections, of which one environment or one client of the host's has at most half.
+const CONNECTIONS: usize = 4096;
+
+/// What every socket's task works with.
+pub(super) struct Shared {
+    zone: RwLock<Arc<Zone>>,
+    version: AtomicU64,
+    pub(super) stats: Arc<Stats>,
+    pub(super) forwarder: Forwarder,
+    pub(super) connections: Arc<Shares>,
+}
+
+impl Shared {
+    pub(super) fn new(zone: Zone, upstreams: Vec<SocketAddr>) -> Self {
+        Self {
+            zone: RwLock::new(Arc::new(zone)),
+            version: AtomicU64::new(0),
+            stats: Arc::default(),
+            forwarder: Forwarder::new(upstreams),
+            connections: Shares::new(CONNECTIONS.min(shares::files() / 8)),
+        }
+    }
+
+    /// A question that comes after this returns gets no older answer.
+    pub(super) fn replace(&self, zone: Zone) {
+        *self.zone.write().expect("no holder panics") = Arc::new(zone);
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// One task's hold on the zone, renewed when there is another. Costs one load for a question.
+pub(super) struct Reader {
+    pub(super) shared: Arc<Shared>,
+    zone: Arc<Zone>,
+    version: u64,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let version = shared.version.load(Ordering::Acquire);
+        let zone = shared.zone.read().expect("no holder panics").clone();
+        Self { shared, zone, version }
+    }
+
+    fn renew(&mut self) {
+        let version = self.shared.version.load(Ordering::Acquire);
+        if version != self.version {
+            self.zone = self.shared.zone.read().expect("no holder panics").clone();
+            self.version = version;
+        }
+    }
+
+    /// Looks for a newer zone first, so an answer is never older than its question.
+    pub(super) fn asker(&mut self, from: SocketAddr, transport: Transport, turn: usize) -> Asker {
+        self.renew();
+        Asker { view: self.zone.view(from.ip()), transport, forwards: self.shared.forwarder.any(), turn }
+    }
+
+    /// Whose connections are counted together.
+    pub(super) fn account(&mut self, from: IpAddr) -> Arc<Account> {
+        self.renew();
+        let gateway = self.zone.gateway(self.zone.view(from));
+        self.shared.connections.asker(gateway, from)
+    }
+
+    /// What it takes to forward a question from there.
+    pub(super) fn place(&self, from: IpAddr) -> Option<Share> {
+        let gateway = self.zone.gateway(self.zone.view(from))?;
+        self.shared.forwarder.place(gateway, from)
+    }
+
+    /// See [`Zone::keeps_out`].
+    pub(super) fn keeps_out(&self, own: IpAddr, from: IpAddr) -> bool {
+        self.zone.keeps_out(own, from)
+    }
+
+    pub(super) fn zone(&self) -> &Zone {
+        &self.zone
+    }
+}
+
+/// Ends when its post is closed or dropped.
+#[derive(Clone)]
+pub(super) struct Stop(pub(super) watch::Receiver<bool>);
+
+impl Stop {
+    pub(super) async fn stopped(&mut self) {
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
