@@ -489,7 +489,6 @@ fn a_record_without_a_valid_name_hides_no_other_and_can_be_removed() {
     assert_eq!(names("platform:list --json"), ["shop", "BAD NAME"]);
     adt.run("env:list").ok().says("`adt env:destroy shop 'A '\\''b'` removes it").says("`adt env:destroy shop 7` removes it");
     adt.run("platform:list").ok().says("BAD NAME");
-    adt.run("box:list").ok();
     let destroy = |words: &[&str]| {
         let output = adt.command(words).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -380,7 +380,7 @@ fn a_checkout_that_became_a_way_to_anothers_folder_is_not_touched() {
     copy(&town.at("owned"), &town.host.origin(), EVA);
     let folder = with_site(&town, &town.host.origin());
     town.eva().done(init_news("1"));
-    assert_eq!(fs::read_to_string(folder.join("1/www/app.ini")).unwrap().split(' ').next(), Some("main"));
+    assert_eq!(fs::read_to_string(folder.join("1/www/app.ini")).unwrap().split(' ').next(), Some("hotfix"));
     // Ada has a folder of the same form.
     copy(&folder.join("1"), &town.at("ada/1"), ADA);
     fs::remove_file(town.at("ada/1/www/app.ini")).unwrap();
@@ -390,12 +390,7 @@ fn a_checkout_that_became_a_way_to_anothers_folder_is_not_touched() {
         for request in [
             Request::EnvReload { id: news("1"), data: false, dry_run: false },
             Request::EnvUp { id: news("1"), dry_run: false },
-            Request::SiteBranch {
-                id: news("1"),
-                site: "www".parse().unwrap(),
-                branch: "hotfix".parse().unwrap(),
-                dry_run: false,
-            },
+            Request::SiteBranch { id: news("1"), site: "www".parse().unwrap(), branch: "main".parse().unwrap(), dry_run: false },
         ] {
             for process in [town.eva(), town.host.process("a command")] {
                 refused(&process, request.clone());
