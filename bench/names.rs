@@ -110,7 +110,7 @@ fn peer(folder: &Path, server: Server, routes: &Routes, at: SocketAddr) -> Resul
         templates: None,
         now: 1,
     };
-    bind::output(&home, &facts, folder)?;
+    bind::output(&home, &facts, folder.into())?;
     let (main, root) = (root.join("main"), root.display());
     let (ip, port) = (at.ip(), at.port());
     let (text, command) = if server == Server::Bind {

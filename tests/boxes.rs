@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use adt::boxes::schedule::{self, Options, Outcome};
 use adt::boxes::workshop::{Bench, BenchSpec, Result, Workshop};
 use adt::boxes::{Catalogue, Context, Layers, Resolved, cache};
-use adt::exec::{Cancel, Follow};
+use adt::exec::{Cancel, Follow, HostPath};
 use adt::model::machine::Mount;
 use adt::model::{
     BoxName, Digest, EnvironmentId, EnvironmentName, Event, Exec, Failure, Health, IdPool, Kind, Limits, MachineId, MachineName,
@@ -246,12 +246,12 @@ impl Bench for LabBench<'_> {
         ended.map(|ended| ended.code).map_err(|error| self.fail(&error))
     }
 
-    fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
+    fn copy_in(&self, source: HostPath<'_>, target: &str) -> Result<()> {
         self.lab.provider.copy_in(&self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        self.lab.provider.copy_out(&self.id, source, target, &Cancel::default()).map_err(|error| self.fail(&error))
+        self.lab.provider.copy_out(&self.id, source, target.into(), &Cancel::default()).map_err(|error| self.fail(&error))
     }
 
     fn halt(&self) -> Result<()> {

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use adt::exec::Cancel;
+use adt::exec::{Account, Cancel, HostPath};
 use adt::model::machine::{Mount, MountMode};
 use adt::model::{
     Attachment, Digest, EnvironmentId, EnvironmentName, Exec, Health, IdPool, Limits, MachineId, MachineName, MachineSpec,
@@ -435,25 +435,53 @@ fn files_go_in_and_come_out() {
     fs::write(tree.join("sub/run"), [0, 1, 255]).unwrap();
     fs::set_permissions(tree.join("sub/run"), PermissionsExt::from_mode(0o750)).unwrap();
     symlink("sub/run", tree.join("link")).unwrap();
-    lxc.copy_in(&id, &tree, "/srv", &Cancel::default()).unwrap();
-    lxc.copy_in(&id, &tree, "/srv/other", &Cancel::default()).unwrap();
-    lxc.copy_in(&id, &tree.join("sub/run"), "/srv/file", &Cancel::default()).unwrap();
+    lxc.copy_in(&id, (&tree).into(), "/srv", &Cancel::default()).unwrap();
+    lxc.copy_in(&id, (&tree).into(), "/srv/other", &Cancel::default()).unwrap();
+    lxc.copy_in(&id, (&tree.join("sub/run")).into(), "/srv/file", &Cancel::default()).unwrap();
     let listing = world.text(&id, &["stat", "-c", "%n %F %a %U", "/srv/tree/sub/run", "/srv/other/link", "/srv/file"]);
     assert_eq!(
         listing,
         "/srv/tree/sub/run regular file 750 root\n/srv/other/link symbolic link 777 root\n/srv/file regular file 750 root"
     );
     world.text(&id, &["chown", "daemon", "/srv/tree/sub/run"]);
-    lxc.copy_out(&id, "/srv/tree", &folder.path().join("back"), &Cancel::default()).unwrap();
-    lxc.copy_out(&id, "/srv/file", folder.path(), &Cancel::default()).unwrap();
+    lxc.copy_out(&id, "/srv/tree", (&folder.path().join("back")).into(), &Cancel::default()).unwrap();
+    lxc.copy_out(&id, "/srv/file", folder.path().into(), &Cancel::default()).unwrap();
     let back = folder.path().join("back/sub/run");
     assert_eq!(fs::read(&back).unwrap(), [0, 1, 255]);
     assert_eq!((fs::metadata(&back).unwrap().uid(), fs::metadata(&back).unwrap().mode() & 0o7777), (0, 0o750));
     assert_eq!(fs::read_link(folder.path().join("back/link")).unwrap(), Path::new("sub/run"));
     assert!(folder.path().join("file").exists());
-    let error = lxc.copy_out(&id, "/srv/nothing", &folder.path().join("x"), &Cancel::default()).unwrap_err();
+    let error = lxc.copy_out(&id, "/srv/nothing", (&folder.path().join("x")).into(), &Cancel::default()).unwrap_err();
     assert!(error.to_string().contains("exit code 2"), "{error}");
-    assert!(lxc.copy_in(&id, &tree, "/no/such/folder/x", &Cancel::default()).is_err());
+    assert!(lxc.copy_in(&id, (&tree).into(), "/no/such/folder/x", &Cancel::default()).is_err());
+}
+
+#[test]
+fn a_copy_has_no_other_rights_on_the_host_than_its_persons() {
+    let Some(world) = World::new() else { return };
+    let (lxc, id) = (&world.lxc, world.id("web1"));
+    lxc.create(&world.spec("web1", 2)).unwrap();
+    lxc.start(&id).unwrap();
+    let nobody = Account::bare(65_534, 65_534);
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("open")).unwrap();
+    fs::set_permissions(at("open"), PermissionsExt::from_mode(0o777)).unwrap();
+    fs::write(at("closed"), "root alone may read this").unwrap();
+    fs::set_permissions(at("closed"), PermissionsExt::from_mode(0o600)).unwrap();
+    symlink(at("closed"), at("open/link")).unwrap();
+    let copy_in = |path: &Path| lxc.copy_in(&id, HostPath { path, person: Some(&nobody) }, "/srv/taken", &Cancel::default());
+    let copy_out = |path: &Path| lxc.copy_out(&id, "/etc/hostname", HostPath { path, person: Some(&nobody) }, &Cancel::default());
+    assert!(copy_in(&at("closed")).is_err());
+    // A link goes in as a link.
+    copy_in(&at("open/link")).unwrap();
+    let content = world.run(&id, &["sh", "-c", "cat /srv/taken /srv/taken/*"]);
+    assert!(!String::from_utf8_lossy(&content.output.stdout).contains("root alone"), "{content:?}");
+    assert!(copy_out(&at("new")).is_err() && copy_out(&at("closed")).is_err() && !at("new").exists());
+    copy_out(&at("open/new")).unwrap();
+    assert_eq!(fs::metadata(at("open/new")).unwrap().uid(), 65_534);
+    assert_eq!(fs::read_to_string(at("closed")).unwrap(), "root alone may read this");
 }
 
 #[test]

@@ -23,6 +23,7 @@ use super::hook::{self, Hook};
 use super::manifest::{Bound, Manifest};
 use super::{Error, Facts, File, Home, Owner, Reloaded, Result, Scope, Server, check, files};
 use crate::disk;
+use crate::exec::HostPath;
 
 /// What became of one server's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,19 +105,20 @@ pub fn unbind(home: &Home, owner: Owner<'_>) -> Result<Outcome> {
 }
 
 /// Writes what `apply` would into a folder to look at, and returns the files. The system is not touched.
-pub fn output(home: &Home, facts: &Facts<'_>, folder: &Path) -> Result<Vec<PathBuf>> {
-    let folder = folder.join(home.server.as_str());
+pub fn output(home: &Home, facts: &Facts<'_>, to: HostPath<'_>) -> Result<Vec<PathBuf>> {
+    let folder = to.path.join(home.server.as_str());
     let shown = Home { root: folder.clone(), ..home.clone() };
-    if own(&shown)?.is_some() {
-        clear(&shown.adt())?;
-    }
     let previous = |path: &str| fs::read(home.adt().join(path)).ok();
     let mut wanted = files(home, facts, &previous)?;
     wanted.push(Manifest::new(facts.owner, Bound::All, &wanted).file());
-    for file in &wanted {
-        write(&shown.adt(), file)?;
-    }
-    let hooks = hook::hooks(home).iter().map(|hook| hook.show(home, &folder)).collect::<Result<Vec<_>>>()?;
+    let put = || {
+        if own(&shown)?.is_some() {
+            clear(&shown.adt())?;
+        }
+        wanted.iter().try_for_each(|file| write(&shown.adt(), file))?;
+        hook::hooks(home).iter().map(|hook| hook.show(home, &folder)).collect::<Result<Vec<_>>>()
+    };
+    let hooks = to.with_rights(|_| put())?;
     Ok(wanted.iter().map(|file| shown.adt().join(&file.path)).chain(hooks).collect())
 }
 

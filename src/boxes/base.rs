@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::archive::{self, Mode, Room};
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
-use super::{Error, Result, apt, cache, digest, oci, shift};
-use crate::exec::Command;
+use super::{Error, Resolved, Result, apt, build, cache, digest, oci, shift};
+use crate::exec::{Command, HostPath, on_files_of};
 use crate::model::recipe::Archive;
 use crate::model::{Parent, Recipe};
 
@@ -18,26 +18,26 @@ const PACKAGES: [&str; 3] = ["systemd-sysv", "dbus", "ca-certificates"];
 const USE_CACHE: &str = r#"mkdir -p "$1/var/cache/apt/archives" && find "$ADT_CACHE" -maxdepth 1 -name '*.deb' -exec ln -t "$1/var/cache/apt/archives" {} +"#;
 
 /// Makes the draft's rootfs of a recipe that starts from no box.
-pub fn make(teller: &Teller<'_>, recipe: &Recipe, draft: &Draft<'_>) -> Result<()> {
-    let rootfs = draft.rootfs();
+pub fn make(teller: &Teller<'_>, resolved: &Resolved, draft: &Draft<'_>) -> Result<()> {
+    let (recipe, rootfs) = (&resolved.recipe, draft.rootfs());
     match &recipe.parent {
         Parent::Suite(suite) => teller.phase(&format!("unpack {suite}"), || from_suite(teller, recipe, suite, draft))?,
         Parent::Rootfs(packed) => {
-            check(teller, recipe, packed)?;
+            check(teller, resolved, packed)?;
             teller.phase("unpack the root filesystem", || {
                 create(&rootfs)?;
                 let mut room = Room::on_disk_of(&rootfs, teller.context.cancel)?;
-                let unpacked = archive::unpack(&digest::inside(recipe, &packed.path)?, &rootfs, Mode::Rootfs, &mut room);
+                let unpacked = archive::unpack(&base_of(resolved, packed, draft)?, &rootfs, Mode::Rootfs, &mut room);
                 finished(teller, unpacked)?;
                 has_init(recipe, &packed.path, &rootfs)
             })?;
         }
         Parent::Oci(packed) => {
-            check(teller, recipe, packed)?;
+            check(teller, resolved, packed)?;
             teller.phase("unpack the image", || {
                 create(&rootfs)?;
                 let mut room = Room::on_disk_of(&rootfs, teller.context.cancel)?;
-                let unpacked = oci::unpack(&digest::inside(recipe, &packed.path)?, &draft.scratch()?, &rootfs, &mut room);
+                let unpacked = oci::unpack(&base_of(resolved, packed, draft)?, &draft.scratch()?, &rootfs, &mut room);
                 finished(teller, unpacked)?;
                 has_init(recipe, &packed.path, &rootfs)
             })?;
@@ -47,10 +47,24 @@ pub fn make(teller: &Teller<'_>, recipe: &Recipe, draft: &Draft<'_>) -> Result<(
     teller.phase("give the files to the machines' ids", || shift::tree(&rootfs))
 }
 
+/// Where a base is unpacked from. One in a person's folder is fetched from there with that person's rights first: to unpack
+/// takes root's.
+fn base_of(resolved: &Resolved, packed: &Archive, draft: &Draft<'_>) -> Result<PathBuf> {
+    let keeper = resolved.keeper.as_ref();
+    let source = on_files_of(keeper, || digest::inside(&resolved.recipe, &packed.path))?;
+    if keeper.is_none() {
+        return Ok(source);
+    }
+    let copy = draft.scratch()?.join("base");
+    build::fetch(HostPath { path: &source, person: keeper }, &copy)?;
+    Ok(copy)
+}
+
 /// Compares an archive with its digest before anything of it is unpacked, and tells what it is compared with. Read again here:
 /// what the catalogue remembers of it may be of a while ago.
-fn check(teller: &Teller<'_>, recipe: &Recipe, packed: &Archive) -> Result<()> {
-    let found = teller.phase("check the archive", || Ok(digest::base(recipe, packed, None)?.1))?;
+fn check(teller: &Teller<'_>, resolved: &Resolved, packed: &Archive) -> Result<()> {
+    let (recipe, keeper) = (&resolved.recipe, resolved.keeper.as_ref());
+    let found = teller.phase("check the archive", || Ok(digest::base(recipe, packed, keeper, None)?.1))?;
     let path = packed.path.display();
     teller.note(match packed.sha256 {
         Some(_) => format!("`{path}` is what box `{}` wants: its SHA-256 is `{found}`", recipe.name),

@@ -10,6 +10,7 @@ use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::workshop::{Bench, BenchSpec};
 use super::{Error, Layers, Resolved, Result, apt, archive, cache, digest, phases, seed};
+use crate::exec::{HostPath, on_files_of};
 use crate::model::topology::{DataEngine, Sql};
 use crate::model::{BuildStep, Exec, Failure, Recipe, Stream};
 
@@ -30,7 +31,7 @@ pub fn make(teller: &Teller<'_>, resolved: &Resolved, layers: &Layers, draft: &D
         layers: layers.chain(parent)?,
         mounts: cache::mounts(store, &resolved.authors)?,
     };
-    let desk = Desk::lay(teller, &resolved.recipe, draft)?;
+    let desk = Desk::lay(teller, resolved, draft)?;
     let fail = |step: &str, source| bench_error(&resolved.recipe, step, source);
     let bench = teller.phase("boot", || {
         let bench = teller.context.workshop.open(&spec).map_err(|source| fail("boot", source))?;
@@ -39,7 +40,7 @@ pub fn make(teller: &Teller<'_>, resolved: &Resolved, layers: &Layers, draft: &D
             Err(error) => Err(discard(teller, bench, error)),
         }
     })?;
-    let job = Job { teller, recipe: &resolved.recipe, authors: &resolved.authors, bench: bench.as_ref(), desk: &desk };
+    let job = Job { teller, recipe: &resolved.recipe, resolved, bench: bench.as_ref(), desk: &desk };
     if let Err(error) = job.all() {
         return Err(discard(teller, bench, error));
     }
@@ -105,7 +106,8 @@ struct Desk {
 }
 
 impl Desk {
-    fn lay(teller: &Teller<'_>, recipe: &Recipe, draft: &Draft<'_>) -> Result<Self> {
+    fn lay(teller: &Teller<'_>, resolved: &Resolved, draft: &Draft<'_>) -> Result<Self> {
+        let (recipe, keeper) = (&resolved.recipe, resolved.keeper.as_ref());
         let scratch = draft.scratch()?;
         let folder = scratch.join("desk");
         create(&folder)?;
@@ -116,18 +118,19 @@ impl Desk {
         let mut steps = Vec::new();
         for (index, step) in recipe.steps.iter().enumerate() {
             let target = scratch.join(format!("step-{index}"));
-            let source = digest::source(recipe, step)?;
+            let source = on_files_of(keeper, || digest::source(recipe, step))?;
+            let from = HostPath { path: &source, person: keeper };
             match step {
-                BuildStep::Files(_) => stage(teller, recipe, &source, &target)?,
-                BuildStep::Script(_) => copy_file(&source, &target, 0o755)?,
-                BuildStep::Ansible(_) | BuildStep::Salt(_) => stage_plain(&source, &target)?,
+                BuildStep::Files(_) => stage(teller, recipe, from, &target)?,
+                BuildStep::Script(_) => copy_file(from, &target, 0o755)?,
+                BuildStep::Ansible(_) | BuildStep::Salt(_) => fetch(from, &target)?,
                 // Too large for another copy: read where it lies.
                 BuildStep::Seed { .. } => {
                     steps.push((source, None));
                     continue;
                 }
             }
-            steps.push((target, entry(recipe, step, &source)));
+            steps.push((target, on_files_of(keeper, || entry(recipe, step, &source))));
         }
         Ok(Self { folder, env: phases::environment(recipe.name.as_str(), &recipe.vars, &proxies()), steps })
     }
@@ -170,14 +173,14 @@ fn certificates(folder: &Path, bundle: &Path, local: &Path) -> Result<()> {
 }
 
 /// A tree for `/`: `.j2` files rendered without their ending, modes as [`digest`] sees them.
-fn stage(teller: &Teller<'_>, recipe: &Recipe, source: &Path, target: &Path) -> Result<()> {
+fn stage(teller: &Teller<'_>, recipe: &Recipe, source: HostPath<'_>, target: &Path) -> Result<()> {
     copy_tree(source, target, &|from, to, mode| {
-        if from.extension().is_none_or(|end| end != "j2") {
+        if from.path.extension().is_none_or(|end| end != "j2") {
             return copy_file(from, to, mode);
         }
-        let text = template_text(from).map_err(Error::io("could not read", from))?;
+        let text = from.with_rights(template_text).map_err(Error::io("could not read", from.path))?;
         let render = teller.context.render;
-        let text = render(&text, from, &recipe.vars).map_err(|source| bench_error(recipe, "files", source))?;
+        let text = render(&text, from.path, &recipe.vars).map_err(|source| bench_error(recipe, "files", source))?;
         let to = to.with_extension("");
         write(&to, text.as_bytes())?;
         set_mode(&to, mode)
@@ -191,26 +194,33 @@ fn template_text(path: &Path) -> std::io::Result<String> {
     if text.len() as u64 > LONGEST_TEMPLATE { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
-fn stage_plain(source: &Path, target: &Path) -> Result<()> {
+/// A file or a tree as it is.
+pub(super) fn fetch(source: HostPath<'_>, target: &Path) -> Result<()> {
     copy_tree(source, target, &copy_file)
 }
 
-type CopyFile<'a> = &'a dyn Fn(&Path, &Path, u32) -> Result<()>;
+type CopyFile<'a> = &'a dyn Fn(HostPath<'_>, &Path, u32) -> Result<()>;
 
-fn copy_tree(source: &Path, target: &Path, copy: CopyFile<'_>) -> Result<()> {
-    for entry in digest::material(source)?.entries {
-        let (from, to) = (source.join(&entry.path), target.join(&entry.path));
+fn copy_tree(source: HostPath<'_>, target: &Path, copy: CopyFile<'_>) -> Result<()> {
+    for entry in source.with_rights(digest::material)?.entries {
+        // Nothing is joined to the file itself: that would make a folder of it.
+        let join = |path: &Path| if entry.path.as_os_str().is_empty() { path.to_owned() } else { path.join(&entry.path) };
+        let (from, to) = (join(source.path), join(target));
+        let from = HostPath { path: &from, ..source };
         match entry.content {
             digest::Content::Folder => create(&to).and_then(|()| set_mode(&to, entry.mode))?,
             digest::Content::Link(link) => std::os::unix::fs::symlink(link, &to).map_err(Error::io("could not create", &to))?,
-            digest::Content::File(_) => copy(&from, &to, entry.mode)?,
+            digest::Content::File(_) => copy(from, &to, entry.mode)?,
         }
     }
     Ok(())
 }
 
-fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<()> {
-    std::fs::copy(from, to).map_err(Error::io("could not copy", from))?;
+fn copy_file(from: HostPath<'_>, to: &Path, mode: u32) -> Result<()> {
+    let failed = || Error::io("could not copy", from.path);
+    let mut source = from.with_rights(|path| std::fs::File::open(path)).map_err(failed())?;
+    let mut copy = std::fs::File::create(to).map_err(Error::io("could not create", to))?;
+    std::io::copy(&mut source, &mut copy).map_err(failed())?;
     set_mode(to, mode)
 }
 
@@ -244,7 +254,7 @@ impl Read for Watched<'_> {
 struct Job<'a> {
     teller: &'a Teller<'a>,
     recipe: &'a Recipe,
-    authors: &'a cache::Authors,
+    resolved: &'a Resolved,
     bench: &'a dyn Bench,
     desk: &'a Desk,
 }
@@ -252,7 +262,7 @@ struct Job<'a> {
 impl Job<'_> {
     fn all(&self) -> Result<()> {
         self.teller.phase("prepare", || {
-            self.copy("prepare", &self.desk.folder, phases::DESK)?;
+            self.copy("prepare", (&self.desk.folder).into(), phases::DESK)?;
             self.run("prepare", phases::prepare())
         })?;
         self.packages()?;
@@ -285,7 +295,7 @@ impl Job<'_> {
         }
         self.teller.phase(&name, || {
             let (source, file) = &self.desk.steps[index];
-            self.copy(&name, source, &phases::material(index))?;
+            self.copy(&name, source.into(), &phases::material(index))?;
             self.run(&name, phases::step(step, index, file.as_deref()))
         })?;
         if let Some(tool) = phases::Tool::of(step) {
@@ -313,11 +323,11 @@ impl Job<'_> {
                 self.run(step, seed::end(sql))
             }
             DataEngine::Files { target, user } => {
-                if !source.is_dir() {
+                if !self.theirs(source).with_rights(Path::is_dir) {
                     return Err(Error::Seed { file: source.to_owned(), line: None, reason: "it is no folder".to_owned() });
                 }
                 self.run(step, seed::make_folder(target))?;
-                self.copy(step, &source.join("."), target)?;
+                self.copy(step, self.theirs(&source.join(".")), target)?;
                 self.run(step, seed::own(target, user.as_deref()))
             }
             DataEngine::Script => unreachable!("a platform's script is a step of its own kind"),
@@ -326,7 +336,7 @@ impl Job<'_> {
 
     /// The dump goes from its file through the program that unpacks it into the server, a piece at a time.
     fn load(&self, step: &str, sql: &Sql, file: &Path) -> Result<()> {
-        let mut source = archive::Source::open(file)?;
+        let mut source = self.theirs(file).with_rights(archive::Source::open)?;
         let mut exec = seed::load(sql);
         exec.env.splice(0..0, self.desk.env.iter().cloned());
         let mut said: Vec<String> = Vec::new();
@@ -345,7 +355,12 @@ impl Job<'_> {
         }
     }
 
-    fn copy(&self, step: &str, source: &Path, target: &str) -> Result<()> {
+    /// What lies in the recipe's folder.
+    fn theirs<'p>(&'p self, path: &'p Path) -> HostPath<'p> {
+        HostPath { path, person: self.resolved.keeper.as_ref() }
+    }
+
+    fn copy(&self, step: &str, source: HostPath<'_>, target: &str) -> Result<()> {
         self.bench.copy_in(source, target).map_err(|source| bench_error(self.recipe, step, source))
     }
 
@@ -371,7 +386,7 @@ impl Job<'_> {
     /// Only packages, never lists, and only for builds of the same authors: see [`cache`]. A cache is never a reason to fail.
     fn harvest(&self) {
         let taken = self.bench.harvest(cache::ARCHIVES).map_err(|source| bench_error(self.recipe, "keep downloads", source));
-        let taken = taken.and_then(|upper| cache::take(&upper, &cache::kept(self.teller.context.store, self.authors)));
+        let taken = taken.and_then(|upper| cache::take(&upper, &cache::kept(self.teller.context.store, &self.resolved.authors)));
         if let Err(error) = taken {
             self.teller.warn(format!("downloads of `{}` are not kept for the next build: {error}", self.recipe.name));
         }

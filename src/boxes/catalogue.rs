@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::cache::Authors;
 use super::{Error, Result, digest};
 use crate::disk;
+use crate::exec::{Account, HostPath, on_files_of};
 use crate::model::{BoxName, BoxRef, Check, Digest, Failure, Health, Parent, Recipe};
 
 /// Reads one `box.toml`.
@@ -33,11 +34,15 @@ pub struct Resolved {
     pub authors: Authors,
     /// The same of the units that it enables.
     pub services: Vec<String>,
+    /// Whose rights count in the recipe's folder, where that is a platform's.
+    pub keeper: Option<Account>,
 }
 
 pub struct Catalogue<'a> {
     /// The folder of the platform whose boxes are among them: nothing of it may be a link that leads out.
     platform: Option<PathBuf>,
+    /// Whose that folder is, and whose rights therefore count in it.
+    keeper: Option<Account>,
     shipped: Option<PathBuf>,
     folders: Vec<PathBuf>,
     parse: Parse<'a>,
@@ -49,13 +54,16 @@ pub struct Catalogue<'a> {
 impl<'a> Catalogue<'a> {
     /// The boxes of a platform, of the folders `hosts` in the order of precedence, each of which holds one folder per box, and
     /// the shipped ones.
-    pub fn open(store: &Path, platform: Option<&Path>, hosts: &[PathBuf], parse: Parse<'a>) -> Result<Self> {
+    pub fn open(store: &Path, platform: Option<HostPath<'_>>, hosts: &[PathBuf], parse: Parse<'a>) -> Result<Self> {
+        let keeper = platform.and_then(|platform| platform.person.cloned());
+        let platform = platform.map(|platform| platform.path);
         let own = platform.map(|platform| platform.join("boxes"));
         let shipped = extract(store)?;
         let folders = own.into_iter().chain(hosts.iter().cloned()).chain([shipped.clone()]).collect();
         let platform = platform.map(Path::to_owned);
         Ok(Self {
             platform,
+            keeper,
             shipped: Some(shipped),
             known: Some(store.join("cache/digests")),
             ..Self::of_folders(folders, parse)
@@ -64,29 +72,51 @@ impl<'a> Catalogue<'a> {
 
     /// Without the shipped recipes.
     pub fn of_folders(folders: Vec<PathBuf>, parse: Parse<'a>) -> Self {
-        Self { platform: None, shipped: None, folders, parse, architecture: std::env::consts::ARCH.to_owned(), known: None }
+        Self {
+            platform: None,
+            keeper: None,
+            shipped: None,
+            folders,
+            parse,
+            architecture: std::env::consts::ARCH.to_owned(),
+            known: None,
+        }
     }
 
     /// Every box with the file that wins for it.
     pub fn files(&self) -> Result<BTreeMap<BoxName, PathBuf>> {
         let mut found = BTreeMap::new();
         for folder in &self.folders {
-            let entries = match std::fs::read_dir(folder) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(Error::io("could not read", folder)(error)),
-            };
-            for entry in entries {
-                let path = entry.map_err(Error::io("could not read", folder))?.path();
-                let name = path.file_name().and_then(|name| BoxName::new(name.to_string_lossy()).ok());
-                let file = path.join("box.toml");
-                if let Some(name) = name.filter(|_| file.is_file()) {
-                    self.check_inside(&name, folder, &path)?;
-                    found.entry(name).or_insert(file);
-                }
+            for (name, file) in on_files_of(self.keeper_of(folder), || self.files_in(folder))? {
+                found.entry(name).or_insert(file);
             }
         }
         Ok(found)
+    }
+
+    fn files_in(&self, folder: &Path) -> Result<Vec<(BoxName, PathBuf)>> {
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("could not read", folder)(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(Error::io("could not read", folder))?.path();
+            let name = path.file_name().and_then(|name| BoxName::new(name.to_string_lossy()).ok());
+            let file = path.join("box.toml");
+            if let Some(name) = name.filter(|_| file.is_file()) {
+                self.check_inside(&name, folder, &path)?;
+                found.push((name, file));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whose rights count in a folder; nobody's but ours in one of the host's.
+    fn keeper_of(&self, folder: &Path) -> Option<&Account> {
+        let is_own = self.platform.as_ref().is_some_and(|platform| folder.starts_with(platform));
+        self.keeper.as_ref().filter(|_| is_own)
     }
 
     /// A platform came from a stranger's repository: what its links lead to would be read as root. A host's folders are its own.
@@ -112,7 +142,8 @@ impl<'a> Catalogue<'a> {
             let nearest = nearest(name.as_str(), &known);
             return Err(Error::Unknown { name: name.clone(), place: wanted.place.clone().map(Box::new), nearest, known });
         };
-        (self.parse)(&path).map_err(|source| Error::Recipe { path, source: Box::new(source) })
+        on_files_of(self.keeper_of(&path), || (self.parse)(&path))
+            .map_err(|source| Error::Recipe { path, source: Box::new(source) })
     }
 
     /// A box with everything that it stands on, the base first.
@@ -139,13 +170,15 @@ impl<'a> Catalogue<'a> {
             let health = recipe.health.clone().or_else(|| below.map(|below| below.health.clone())).unwrap_or_else(booted);
             let mut logs = below.map(|below| below.logs.clone()).unwrap_or_default();
             logs.extend(recipe.logs.iter().filter(|path| !below.is_some_and(|below| below.logs.contains(path))).cloned());
-            let digest =
-                digest::of(&recipe, &self.architecture, parent.as_ref(), &digest::materials(&recipe, self.known.as_deref())?);
+            let keeper = self.keeper_of(&recipe.folder);
+            let materials = digest::materials(&recipe, keeper, self.known.as_deref())?;
+            let keeper = keeper.cloned();
+            let digest = digest::of(&recipe, &self.architecture, parent.as_ref(), &materials);
             let mut authors = below.map(|below| below.authors.clone()).unwrap_or_default();
             authors.extend(self.author(&recipe));
             let mut services = below.map(|below| below.services.clone()).unwrap_or_default();
             services.extend(recipe.services.iter().filter(|unit| !services.contains(unit)).cloned().collect::<Vec<_>>());
-            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services });
+            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services, keeper });
         }
         Ok(resolved)
     }

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Error, Result};
 use crate::disk;
+use crate::exec::{Account, on_files_of};
 use crate::model::recipe::Archive;
 use crate::model::{BuildStep, Digest, Parent, Recipe};
 
@@ -109,13 +110,16 @@ impl Fields {
 }
 
 /// Reads what a recipe takes from its folder. Where that is much, digests are remembered in the folder `known`, if
-/// one is given.
-pub fn materials(recipe: &Recipe, known: Option<&Path>) -> Result<Vec<Material>> {
+/// one is given. `keeper`: whose rights count in the recipe's folder, where it is not a folder of the host's.
+pub fn materials(recipe: &Recipe, keeper: Option<&Account>, known: Option<&Path>) -> Result<Vec<Material>> {
     let base = match &recipe.parent {
-        Parent::Rootfs(archive) | Parent::Oci(archive) => Some(base(recipe, archive, known)?.0),
+        Parent::Rootfs(archive) | Parent::Oci(archive) => Some(base(recipe, archive, keeper, known)?.0),
         Parent::Suite(_) | Parent::Box(_) => None,
     };
-    let steps = recipe.steps.iter().map(|step| read_material(&source(recipe, step)?, known));
+    let steps = recipe.steps.iter().map(|step| {
+        let source = on_files_of(keeper, || source(recipe, step))?;
+        read_material(&source, keeper, known)
+    });
     base.into_iter().map(Ok).chain(steps).collect()
 }
 
@@ -123,9 +127,9 @@ pub fn materials(recipe: &Recipe, known: Option<&Path>) -> Result<Vec<Material>>
 const INDEXES: [&str; 2] = ["index.json", "manifest.json"];
 
 /// What a base starts from, with the digest that a recipe can pin; an error if it pins another.
-pub fn base(recipe: &Recipe, archive: &Archive, known: Option<&Path>) -> Result<(Material, Digest)> {
-    let path = inside(recipe, &archive.path)?;
-    let material = read_material(&path, known)?;
+pub fn base(recipe: &Recipe, archive: &Archive, keeper: Option<&Account>, known: Option<&Path>) -> Result<(Material, Digest)> {
+    let path = on_files_of(keeper, || inside(recipe, &archive.path))?;
+    let material = read_material(&path, keeper, known)?;
     let digest_of = |name: &str| {
         material.entries.iter().find_map(|entry| match &entry.content {
             Content::File(digest) if entry.path == Path::new(name) => Some(digest.clone()),
@@ -169,12 +173,18 @@ pub(super) fn inside(recipe: &Recipe, path: &Path) -> Result<PathBuf> {
 }
 
 pub fn material(root: &Path) -> Result<Material> {
-    read_material(root, None)
+    read_material(root, None, None)
 }
 
-fn read_material(root: &Path, known: Option<&Path>) -> Result<Material> {
-    let mut entries = Vec::new();
+fn read_material(root: &Path, keeper: Option<&Account>, known: Option<&Path>) -> Result<Material> {
     let mut memory = known.map(|known| Memory::of(root, known));
+    let entries = on_files_of(keeper, || read_entries(root, &mut memory))?;
+    memory.map_or(Ok(()), |memory| memory.keep())?;
+    Ok(Material { entries })
+}
+
+fn read_entries(root: &Path, memory: &mut Option<Memory>) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
     for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(root).to_owned();
@@ -192,7 +202,7 @@ fn read_material(root: &Path, known: Option<&Path>) -> Result<Material> {
         } else if kind.is_symlink() {
             Content::Link(std::fs::read_link(entry.path()).map_err(Error::io("could not read", entry.path()))?)
         } else if kind.is_file() {
-            Content::File(match &mut memory {
+            Content::File(match memory {
                 Some(memory) => memory.file(entry.path(), &meta)?,
                 None => file(entry.path())?,
             })
@@ -202,8 +212,7 @@ fn read_material(root: &Path, known: Option<&Path>) -> Result<Material> {
         };
         entries.push(Entry { path, mode: mode(&meta), content });
     }
-    memory.map_or(Ok(()), |memory| memory.keep())?;
-    Ok(Material { entries })
+    Ok(entries)
 }
 
 /// Only what git keeps too: two clones under different umasks are one box.
@@ -300,7 +309,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn digest(recipe: &Recipe) -> Digest {
-        of(recipe, "amd64", None, &materials(recipe, None).unwrap())
+        of(recipe, "amd64", None, &materials(recipe, None, None).unwrap())
     }
 
     #[test]
@@ -334,7 +343,7 @@ mod tests {
             std::fs::File::options().write(true).open(tree.join(name)).unwrap().set_modified(old).unwrap();
         };
         write("small", 1, 1);
-        let read = || read_material(&tree, Some(&known)).unwrap();
+        let read = || read_material(&tree, None, Some(&known)).unwrap();
         assert_eq!(read(), material(&tree).unwrap());
         assert!(!known.exists(), "reading it is cheaper");
 
@@ -364,7 +373,7 @@ mod tests {
             let mut recipe = recipe("web", Parent::Suite("bookworm".into()));
             recipe.folder = inner.clone();
             recipe.steps = vec![BuildStep::Script(path.into())];
-            assert!(matches!(materials(&recipe, None), Err(Error::Outside { .. })), "{path}");
+            assert!(matches!(materials(&recipe, None, None), Err(Error::Outside { .. })), "{path}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::workshop::{Bench, BenchSpec, Result, Workshop};
-use crate::exec::Follow;
+use crate::exec::{Follow, HostPath};
 use crate::model::{Exec, Failure, Kind, Stream};
 
 #[derive(Default)]
@@ -92,7 +92,8 @@ impl Bench for FakeBench<'_> {
         self.run(exec, None, each)
     }
 
-    fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
+    fn copy_in(&self, source: HostPath<'_>, target: &str) -> Result<()> {
+        let source = source.path;
         assert!(source.exists(), "{} is copied in", source.display());
         let mut files: Vec<_> =
             walkdir::WalkDir::new(source).into_iter().flatten().filter(|one| one.file_type().is_file()).collect();

@@ -109,7 +109,7 @@ fn one(context: Context<'_>, layers: &Layers, resolved: &Resolved, options: &Opt
     let children = if layers.has(digest) { replaceable(layers, resolved, options.in_use)? } else { Vec::new() };
     let draft = layers.begin(digest, lock)?;
     let made = match parent {
-        None => base::make(&teller, recipe, &draft),
+        None => base::make(&teller, resolved, &draft),
         Some(_) => build::make(&teller, resolved, layers, &draft),
     };
     made.map_err(|error| teller.explain(error))?;

@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::exec::Follow;
+use crate::exec::{Follow, HostPath};
 use crate::model::machine::Mount;
 use crate::model::{Digest, Exec, Failure, Stream};
 
@@ -45,7 +45,7 @@ pub trait Bench {
 
     /// Copies a file or the whole folder `source` to the path `target`, which does not exist yet; its parent does. Owners
     /// become root of the machine, modes are kept. A `source` that ends in `/.` is the content of a folder, for one that exists.
-    fn copy_in(&self, source: &Path, target: &str) -> Result<()>;
+    fn copy_in(&self, source: HostPath<'_>, target: &str) -> Result<()>;
 
     /// Copies the folder `source` of the machine to `target`, which does not exist yet. What comes out is not trusted: no
     /// entry lands elsewhere, is a device or carries a set-id bit.

@@ -11,6 +11,7 @@ use crate::model::response::{
 };
 use crate::model::topology::Mode;
 use crate::model::{Failure, Kind, Limits, Response, SiteName};
+use crate::store::record::removal;
 
 /// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
 fn told(error: std::io::Error) -> Failure {
@@ -137,7 +138,7 @@ fn environment_table(environments: &[EnvironmentSummary]) -> String {
             format!("{running}/{}", environment.machines.len()),
             sites.join(","),
             environment.fault.as_ref().map_or_else(|| age(now - environment.created), |_| "?".into()),
-            environment.owner.clone(),
+            owner(&environment.owner, environment.shared),
             environment.disk.map_or_else(|| "?".into(), bytes),
         ]);
     }
@@ -145,12 +146,15 @@ fn environment_table(environments: &[EnvironmentSummary]) -> String {
     for environment in environments {
         if let Some(fault) = &environment.fault {
             let (platform, name) = (&environment.platform, &environment.name);
-            text.push_str(&format!(
-                "\n`{platform}/{name}` can't be read ({fault}); `adt env:destroy {platform} {name}` removes it"
-            ));
+            let removal = removal(platform, name);
+            text.push_str(&format!("\n`{platform}/{name}` can't be read ({fault}); `{removal}` removes it"));
         }
     }
     text
+}
+
+fn owner(name: &str, shared: bool) -> String {
+    if shared { format!("{name} (shared)") } else { name.to_owned() }
 }
 
 /// One unit is enough to know how old something is.
@@ -182,7 +186,7 @@ fn environment_sheet(environment: &EnvironmentDetail) -> String {
         "{}: {}\n  owner    {}\n  age      {}\n  network  {}\n  platform {}\n",
         environment.id,
         environment.state.word(),
-        environment.owner,
+        owner(&environment.owner, environment.shared),
         age(now - environment.created),
         environment.network,
         environment.folder.display()

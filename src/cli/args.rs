@@ -283,8 +283,20 @@ pub enum Verb {
         /// The environment, then perhaps sites: SITE:BRANCH chooses a branch, SITE alone means only these and what they need
         #[arg(value_name = "[PLATFORM] ENV [SITE[:BRANCH]]...")]
         words: Vec<String>,
+        /// Let everybody in the group adt do with it what you may
+        #[arg(long)]
+        shared: bool,
         #[command(flatten)]
         dry_run: DryRun,
+    },
+    /// Let everybody in the group adt do with an environment what its owner may
+    #[command(name = "env:share")]
+    EnvShare {
+        #[command(flatten)]
+        words: EnvironmentWords,
+        /// Keep it to its owner again
+        #[arg(long)]
+        off: bool,
     },
     /// Start an environment, repairing what an interrupted command left
     #[command(name = "env:up")]

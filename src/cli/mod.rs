@@ -27,8 +27,9 @@ use self::words::Surroundings;
 use crate::config;
 use crate::engine::check::probe;
 use crate::engine::host::pool;
+use crate::engine::permission::Authority;
 use crate::engine::{Caller, Engine};
-use crate::exec::Command;
+use crate::exec::{Account, Command};
 use crate::model::request::{Bind, Bootstrap, Deploy, PlatformInit};
 use crate::model::{EnvironmentId, Failure, Kind, PlatformName, Request, Response, SiteName, SnapshotName};
 use crate::network::Linux;
@@ -158,6 +159,9 @@ impl Session {
             Verb::HostHalt => return self.host_halt(),
             Verb::InternalSources { of } => return self.engine.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS),
             Verb::EnvDestroy { words, dry_run, yes } => {
+                if let Some(request) = self.nameless_environment(&words.words)? {
+                    return self.ask(request);
+                }
                 let id = self.surroundings.environment(&words.words)?;
                 let request = |dry_run| Request::EnvDestroy { id: id.clone(), dry_run };
                 return self.destructive(&request, dry_run.dry_run, yes.yes);
@@ -178,6 +182,9 @@ impl Session {
                 return self.destructive(&request, dry_run.dry_run, yes.yes);
             }
             Verb::PlatformDestroy { words, dry_run, yes } => {
+                if let Some(request) = self.nameless_platform(&words.words)? {
+                    return self.ask(request);
+                }
                 let (platform, environments) = self.surroundings.fleet(&words.words)?;
                 let request = |dry_run| {
                     let (platform, environments) = (platform.clone(), environments.clone());
@@ -191,6 +198,21 @@ impl Session {
             other => self.request(other)?,
         };
         self.ask(request)
+    }
+
+    /// Where the words are exactly those of a record that has no valid name: what removes it.
+    fn nameless_environment(&self, words: &[String]) -> Result<Option<Request>, Failure> {
+        let [platform, name] = words else { return Ok(None) };
+        let damaged = self.engine.store.database.readable_environments(None)?.damaged;
+        let meant = damaged.iter().any(|one| one.id().is_none() && one.platform == *platform && one.name == *name);
+        Ok(meant.then(|| Request::Forget { platform: platform.clone(), environment: Some(name.clone()) }))
+    }
+
+    fn nameless_platform(&self, words: &[String]) -> Result<Option<Request>, Failure> {
+        let [platform] = words else { return Ok(None) };
+        let nameless = self.engine.store.database.nameless_platforms()?;
+        let meant = nameless.iter().any(|(name, _)| name == platform);
+        Ok(meant.then(|| Request::Forget { platform: platform.clone(), environment: None }))
     }
 
     /// `[PLATFORM] ENV [NAME]`
@@ -244,9 +266,10 @@ impl Session {
                 let (platform, environments) = around.fleet(&words.words)?;
                 Request::PlatformCheck { platform, environments }
             }
-            Verb::EnvInit { words, dry_run } => {
+            Verb::EnvShare { words, off } => Request::EnvShare { id: around.environment(&words.words)?, shared: !off },
+            Verb::EnvInit { words, shared, dry_run } => {
                 let (id, sites) = around.environment_and_sites(&words, &|platform| self.site_names(platform))?;
-                Request::EnvInit { id, sites, dry_run: dry_run.dry_run }
+                Request::EnvInit { id, sites, shared, dry_run: dry_run.dry_run }
             }
             Verb::SiteAdd { words, dry_run } => {
                 let (before, [site]) = last(&words);
@@ -399,11 +422,12 @@ fn caller() -> Caller {
     let id = |name: &str| var(name).and_then(|value| value.parse::<u32>().ok());
     let user = var("SUDO_USER").or_else(|| var("USER")).or_else(|| var("LOGNAME")).unwrap_or_else(|| "root".into());
     let ids = id("SUDO_UID").zip(id("SUDO_GID")).filter(|(user, _)| *user != 0);
-    let home = ids.and_then(|_| home_of(&user));
+    let account = ids.map(|(id, group)| Account::named(&user, id, group));
+    let home = account.as_ref().and_then(|_| home_of(&user));
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     // Others see it while they wait for us.
     let command = masked(&words.collect::<Vec<_>>().join(" "));
-    Caller { user, ids, home, command }
+    Caller { user, account, authority: Authority::Root, home, command }
 }
 
 fn home_of(user: &str) -> Option<PathBuf> {

@@ -12,7 +12,7 @@ impl Session {
     pub(super) fn ssh(&self, words: &[String], user: String, console: bool, command: Vec<String>) -> Result<ExitCode, Failure> {
         let (id, machines) = self.machines(words)?;
         let machine = match machines.as_slice() {
-            [one] => self.engine.machine(&id, one)?,
+            [one] => self.engine.enter(&id, one)?,
             [] => self.only_machine(&id)?,
             several => {
                 return Err(Failure::new(Kind::Usage, "open a shell")
@@ -49,7 +49,7 @@ impl Session {
     pub(super) fn exec(&self, words: &[String], user: &str, command: &[String]) -> Result<ExitCode, Failure> {
         let (id, named) = self.machines(words)?;
         let names = if named.is_empty() { self.all_machines(&id)? } else { named };
-        let ids: Result<Vec<_>, _> = names.iter().map(|name| self.engine.machine(&id, name)).collect();
+        let ids: Result<Vec<_>, _> = names.iter().map(|name| self.engine.enter(&id, name)).collect();
         let ids = ids?;
         let exec = Exec { argv: command.to_vec(), env: Vec::new(), cwd: None, user: Some(user.to_owned()) };
         if let [one] = ids.as_slice() {
@@ -126,7 +126,7 @@ impl Session {
 
     fn only_machine(&self, id: &EnvironmentId) -> Result<MachineId, Failure> {
         match self.all_machines(id)?.as_slice() {
-            [one] => Ok(id.machine(one)),
+            [one] => self.engine.enter(id, one),
             several => {
                 let names: Vec<_> = several.iter().map(ToString::to_string).collect();
                 Err(Failure::new(Kind::Usage, format!("choose a machine of `{id}`"))

@@ -177,6 +177,7 @@ mod tests {
             source: String::new(),
             branch: None,
             created: 0,
+            keeper: None,
         });
         Surroundings { chosen: None, here: here.into(), platforms: platforms.collect() }
     }

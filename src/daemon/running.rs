@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::limit;
 use crate::config::HostSettings;
 use crate::engine::environment::routes::{routes, unreachable};
-use crate::model::{EnvironmentId, Failure, Kind, Routes};
+use crate::model::{Failure, Kind, Routes};
 use crate::network::detour::{self, Detour, Transport};
 use crate::resolver::holder::{is_taken_itself, who_listens};
-use crate::store::Store;
+use crate::store::{Damaged, Store};
 use crate::{dns, proxy, tls};
 
 const NAMES: u16 = 53;
@@ -25,7 +25,7 @@ pub struct Running {
     listen: std::net::Ipv4Addr,
     routes: Routes,
     /// Whose record could not be read; told once.
-    unreachable: Vec<EnvironmentId>,
+    unreachable: Vec<Damaged>,
     certificates: Arc<tls::Certificates>,
     proxy: proxy::Server,
     dns: dns::Server,
@@ -100,8 +100,8 @@ impl Running {
     /// Takes over what the store says now. A request that runs keeps the routes it began with.
     pub fn follow(&mut self, settings: &HostSettings, store: &Store) -> Result<(), Failure> {
         let (routes, damaged) = routes(store, &settings.domain.value)?;
-        for id in damaged.iter().filter(|id| !self.unreachable.contains(id)) {
-            tracing::error!("{}", unreachable(id));
+        for record in damaged.iter().filter(|record| !self.unreachable.contains(record)) {
+            tracing::error!("{}", unreachable(record));
         }
         self.unreachable = damaged;
         if routes == self.routes {

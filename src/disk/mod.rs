@@ -14,6 +14,7 @@
 
 pub mod marks;
 pub mod tree;
+pub mod walk;
 
 use std::fs;
 use std::io::{self, Write};

@@ -63,8 +63,8 @@ impl From<store::Error> for Failure {
         };
         let failure = Failure::new(kind, sentence).because(&error);
         match (hint, error) {
-            (_, Error::BadEnvironment { id, .. }) => {
-                failure.hint(format!("`adt env:destroy {} {}` removes it by its name alone", id.platform, id.name))
+            (_, Error::BadEnvironment { platform, name, .. }) => {
+                failure.hint(format!("`{}` removes it by its name alone", store::record::removal(&platform, &name)))
             }
             (Some(hint), _) => failure.hint(hint),
             (None, _) => failure,

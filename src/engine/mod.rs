@@ -12,6 +12,8 @@
 //! | [`check`] | `env:check`, `platform:check`, `host:check`, `env:urls --check` | each step of the way to a page, probes of machines |
 //! | [`host`] | `host:bootstrap`, `bind-proxy`, `unbind-proxy` | what the host must have, the service, the pool |
 //! | [`logs`] | `env:logs` | sources of lines, and how they are followed |
+//!
+//! Whether the caller may have a request answered is decided in [`permission`], before any room is entered.
 
 mod boxes;
 pub mod check;
@@ -20,6 +22,7 @@ mod events;
 mod failure;
 pub mod host;
 pub mod logs;
+pub mod permission;
 mod platform;
 mod site;
 
@@ -32,7 +35,8 @@ use std::time::Duration;
 pub use events::Events;
 
 use crate::config::host::HostSettings;
-use crate::exec::Cancel;
+use crate::engine::permission::{Authority, Right};
+use crate::exec::{Account, Cancel};
 use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, MachineState, Request, Response};
 use crate::network::Network;
 use crate::providers::Provider;
@@ -56,8 +60,10 @@ pub struct Engine {
 pub struct Caller {
     /// The person, also behind sudo.
     pub user: String,
-    /// Whom new folders of the user's own belong to.
-    pub ids: Option<(u32, u32)>,
+    /// As the kernel knows them; `None` is root itself. What belongs to them is done as them.
+    pub account: Option<Account>,
+    /// What they may, which behind sudo is everything.
+    pub authority: Authority,
     /// `env:up shop 1161`
     pub command: String,
     /// Whose git and ssh settings count.
@@ -87,6 +93,7 @@ impl Engine {
     }
 
     fn answer(&self, request: Request, events: &Events) -> Result<Response, Failure> {
+        self.permit(&request)?;
         if !request.only_reads() {
             self.upkeep(events);
         }
@@ -118,10 +125,12 @@ impl Engine {
                 self.platform_destroy(&platform, &environments, dry_run, events)
             }
             Request::PlatformCheck { platform, environments } => self.platform_check(&platform, &environments),
-            Request::EnvInit { id, sites, dry_run } => self.env_init(&id, &sites, dry_run, events),
+            Request::EnvInit { id, sites, shared, dry_run } => self.env_init(&id, &sites, shared, dry_run, events),
             Request::EnvUp { id, dry_run } => self.env_up(&id, dry_run, events),
             Request::EnvHalt { id, dry_run } => self.env_halt(&id, dry_run, events),
             Request::EnvDestroy { id, dry_run } => self.env_destroy(&id, dry_run, events),
+            Request::Forget { platform, environment } => self.forget_nameless(&platform, environment.as_deref()),
+            Request::EnvShare { id, shared } => self.env_share(&id, shared, events),
             Request::EnvReload { id, data, dry_run } => self.env_reload(&id, data, dry_run, events),
             Request::EnvSnapshot { id, name } => self.env_snapshot(&id, name, events),
             Request::EnvSnapshots { id } => self.env_snapshots(&id),
@@ -143,6 +152,14 @@ impl Engine {
             Request::BoxBuild { platform, boxes, force } => self.box_build(platform.as_ref(), &boxes, force, events),
             Request::BoxShow { platform, name } => self.box_show(platform.as_ref(), &name),
             Request::BoxPrune { dry_run } => self.box_prune(dry_run, events),
+        }
+    }
+
+    /// Whose rights count for files that the caller names. Root's may be anywhere, also behind sudo.
+    fn hands(&self) -> Option<&Account> {
+        match self.caller.authority {
+            Authority::Root => None,
+            Authority::Member => self.caller.account.as_ref(),
         }
     }
 
@@ -182,8 +199,9 @@ impl Engine {
         })?)
     }
 
-    fn lock_environment(&self, id: &EnvironmentId, events: &Events) -> Result<Lock, Failure> {
+    fn lock_environment(&self, id: &EnvironmentId, right: Right, events: &Events) -> Result<Lock, Failure> {
         let lock = self.lock(&format!("{}.{}", id.platform, id.name), &id.to_string(), events)?;
+        self.still_permit(id, right)?;
         self.thaw(id)?;
         Ok(lock)
     }
@@ -200,8 +218,7 @@ impl Engine {
         Ok(())
     }
 
-    /// For programs that need the caller's own terminal: they can't travel as a request.
-    pub fn machine(&self, id: &EnvironmentId, machine: &MachineName) -> Result<MachineId, Failure> {
+    fn machine(&self, id: &EnvironmentId, machine: &MachineName) -> Result<MachineId, Failure> {
         let environment = self.environment(id)?;
         let known = environment.definition.platform.machines_by_name();
         if known.contains_key(machine) {

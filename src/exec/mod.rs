@@ -21,11 +21,13 @@ use crate::model::{Kind, Stream, Tail};
 use lines::{Cut, LONGEST, PIECE};
 use queue::Receiver;
 
+pub mod account;
 mod limits;
 mod lines;
 pub mod queue;
 mod talk;
 
+pub use account::{Account, HostPath, on_files_of};
 pub use limits::{Broken, Cancel, Limits};
 pub use lines::Reading;
 pub use talk::Talk;
@@ -38,8 +40,8 @@ pub struct Command {
     pub env: Vec<(OsString, OsString)>,
     pub cwd: Option<PathBuf>,
     pub stdin: Option<Vec<u8>>,
-    /// Run as this user and group instead of our own.
-    pub ids: Option<(u32, u32)>,
+    /// Run as this user instead of ourselves.
+    pub account: Option<Account>,
     /// Killed when we are: for what changes the kernel, and must not go on behind whoever tidies up after us.
     pub tied: bool,
     /// See [`Command::shown`].
@@ -167,8 +169,8 @@ impl Command {
         self
     }
 
-    pub fn ids(mut self, user: u32, group: u32) -> Self {
-        self.ids = Some((user, group));
+    pub fn account(mut self, account: Account) -> Self {
+        self.account = Some(account);
         self
     }
 
@@ -197,8 +199,10 @@ impl Command {
         if let Some(folder) = &self.cwd {
             command.current_dir(folder);
         }
-        if let Some((user, group)) = self.ids {
-            command.uid(user).gid(group);
+        if let Some(account) = &self.account {
+            let enter = account.entering();
+            // SAFETY: between fork and exec it does nothing but three system calls.
+            unsafe { command.pre_exec(enter) };
         }
         if self.tied {
             tie(&mut command);

@@ -156,6 +156,9 @@ pub enum MountMode {
     /// running machine can get and lose these.
     Shared {
         user: String,
+        /// Whose the folder must be: it can be another by the time that it is mounted. Unknown for who was known by name alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<u32>,
     },
 }
 

@@ -48,6 +48,9 @@ pub enum Request {
     EnvInit {
         id: EnvironmentId,
         sites: Vec<SiteWish>,
+        /// Everybody may do with it what its owner may.
+        #[serde(default)]
+        shared: bool,
         dry_run: bool,
     },
     EnvUp {
@@ -61,6 +64,16 @@ pub enum Request {
     EnvDestroy {
         id: EnvironmentId,
         dry_run: bool,
+    },
+    /// Removes records that have no valid name, so that nothing but these can be there: an environment's, or without one a
+    /// platform's.
+    Forget {
+        platform: String,
+        environment: Option<String>,
+    },
+    EnvShare {
+        id: EnvironmentId,
+        shared: bool,
     },
     /// `data`: what its machines hold goes back to the seed.
     EnvReload {

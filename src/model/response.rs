@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::FactSheet;
 use super::failure::Failure;
 use super::machine::{Limits, MachineState};
-use super::names::{
-    BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName, SnapshotName,
-};
+use super::names::{BoxName, Digest, EnvironmentId, MachineName, RoleName, SiteName, SnapshotName};
 use super::step::Plan;
 use super::topology::Mode;
 
@@ -152,7 +150,8 @@ impl CheckItem {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlatformSummary {
-    pub name: PlatformName,
+    /// As it is in its record; of a damaged one this may be no name.
+    pub name: String,
     pub summary: String,
     pub folder: PathBuf,
     pub source: String,
@@ -197,8 +196,9 @@ impl EnvironmentState {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EnvironmentSummary {
-    pub platform: PlatformName,
-    pub name: EnvironmentName,
+    /// As they are in its record; of a damaged one these may be no names.
+    pub platform: String,
+    pub name: String,
     pub state: EnvironmentState,
     pub machines: BTreeMap<MachineName, String>,
     pub sites: Vec<SiteName>,
@@ -206,6 +206,9 @@ pub struct EnvironmentSummary {
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub code: BTreeMap<SiteName, CodeSummary>,
     pub owner: String,
+    /// Everybody who may use this host's adt may do with it what its owner may.
+    #[serde(default)]
+    pub shared: bool,
     pub created: i64,
     pub updated: i64,
     /// Bytes beyond its layers; `None` when it could not be read.
@@ -220,6 +223,8 @@ pub struct EnvironmentDetail {
     pub id: EnvironmentId,
     pub state: EnvironmentState,
     pub owner: String,
+    #[serde(default)]
+    pub shared: bool,
     pub created: i64,
     pub updated: i64,
     pub folder: PathBuf,

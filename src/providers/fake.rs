@@ -15,7 +15,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::{Capabilities, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Started, Stdio, Volumes};
-use crate::exec::{Cancel, Command, Limits, Output};
+use crate::exec::{Account, Cancel, Command, HostPath, Limits, Output};
 use crate::model::machine::{SeenVolume, Volume};
 use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream, Tail};
 
@@ -199,12 +199,13 @@ impl Fake {
         self.change(|world| drop(world.machines.remove(id)));
     }
 
-    fn copy(&self, id: &MachineId, source: &Path, target: &Path, cancel: &Cancel) -> Result<()> {
+    fn copy(&self, id: &MachineId, source: &Path, target: &Path, person: Option<&Account>, cancel: &Cancel) -> Result<()> {
         self.running(id)?;
         self.point("copy", id, "before");
         if self.root(id).is_some() {
             let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
-            Command::new("cp").arg("-a").arg(source).arg(target).limits(limits).run()?;
+            let copy = Command::new("cp").arg("-a").arg(source).arg(target).limits(limits);
+            person.map_or(copy.clone(), |person| copy.account(person.clone())).run()?;
         }
         Ok(())
     }
@@ -365,8 +366,10 @@ impl Provider for Fake {
         Ok(Ended { code: status, output: Output { stdout, tail, ..Output::default() } })
     }
 
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
-        self.copy(id, source, &self.below(id, target), cancel)
+    fn copy_in(&self, id: &MachineId, source: HostPath<'_>, target: &str, cancel: &Cancel) -> Result<()> {
+        let failed = |error| Error::Io { what: "read", path: source.path.to_owned(), source: error };
+        source.with_rights(|path| std::fs::File::open(path).map(drop)).map_err(failed)?;
+        self.copy(id, source.path, &self.below(id, target), None, cancel)
     }
 
     fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, _user: &str, cancel: &Cancel) -> Result<()> {
@@ -386,8 +389,8 @@ impl Provider for Fake {
         Ok(())
     }
 
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
-        self.copy(id, &self.below(id, source), target, cancel)
+    fn copy_out(&self, id: &MachineId, source: &str, target: HostPath<'_>, cancel: &Cancel) -> Result<()> {
+        self.copy(id, &self.below(id, source), target.path, target.person, cancel)
     }
 
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>> {

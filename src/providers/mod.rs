@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::{Cancel, Follow, Output};
+use crate::exec::{Cancel, Follow, HostPath, Output};
 use crate::model::machine::SeenVolume;
 use crate::model::{Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Stream};
 
@@ -163,13 +163,13 @@ pub trait Provider: Send + Sync {
     fn exec(&self, id: &MachineId, exec: &Exec, stdio: Stdio<'_>) -> Result<Ended>;
 
     /// Copies a file or folder from the host into a running machine; `target` follows `cp -a`: into an existing folder, else as that name.
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()>;
+    fn copy_in(&self, id: &MachineId, source: HostPath<'_>, target: &str, cancel: &Cancel) -> Result<()>;
 
     /// Unpacks a tar stream into a folder that a running machine has, as a user of it who may write there: what it holds becomes theirs.
     fn unpack(&self, id: &MachineId, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()>;
 
-    /// Copies a file or folder out of a running machine, as the calling user's own files.
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()>;
+    /// Copies a file or folder out of a running machine, as files of the one with whose rights they are written.
+    fn copy_out(&self, id: &MachineId, source: &str, target: HostPath<'_>, cancel: &Cancel) -> Result<()>;
 
     /// Where the machine is reached, from its configuration; empty when it is absent.
     fn address(&self, id: &MachineId) -> Result<Vec<IpAddr>>;

@@ -60,7 +60,7 @@ pub fn ensure(context: Context<'_>, origin: Origin<'_>, inputs: &Inputs) -> Resu
     let task = Task { context, origin, inputs, digest: &digest };
     task.tree(&draft)?;
     let names = inputs.templates.iter().map(String::as_str);
-    let templates = rendered::read(&draft.tree(), names).map_err(|error| failed(error.into()))?;
+    let templates = rendered::read(&draft.tree(), None, names).map_err(|error| failed(error.into()))?;
     let manifest = Manifest {
         platform: origin.platform.clone(),
         site: origin.site.clone(),
@@ -113,7 +113,7 @@ impl Task<'_> {
         let user = &self.inputs.user;
         self.phase("copy the commit", || {
             self.run(bench, Exec::new(["mkdir", "-p", &self.inputs.folder]))?;
-            bench.copy_in(source, &tree)?;
+            bench.copy_in(source.into(), &tree)?;
             // A colon without a group stands for the user's own.
             self.run(bench, Exec::new(["chown", "-R", &format!("{user}:"), &tree]))
         })?;

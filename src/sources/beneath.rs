@@ -12,6 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::disk::walk;
+
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 
@@ -28,8 +30,12 @@ pub struct Found {
 }
 
 impl Beneath {
-    pub fn open(folder: &Path) -> io::Result<Self> {
-        let root = open(folder, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+    /// A folder that is known to be `user`'s is opened on a way that nobody else can bend.
+    pub fn open(folder: &Path, user: Option<u32>) -> io::Result<Self> {
+        let root = match user {
+            Some(user) => openat2(&walk::open(folder, user)?, ".", FOLDER, Mode::empty(), BENEATH)?,
+            None => open(folder, FOLDER | OFlags::NOFOLLOW, Mode::empty())?,
+        };
         let stat = fstat(&root)?;
         Ok(Self { root, owner: (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)) })
     }
@@ -153,7 +159,7 @@ mod tests {
     #[test]
     fn files_are_written_read_and_removed_below() {
         let home = tempfile::tempdir().unwrap();
-        let below = Beneath::open(home.path()).unwrap();
+        let below = Beneath::open(home.path(), None).unwrap();
         below.replace("a/b/file", 0o750, b"text", "desk/draft").unwrap();
         let found = below.read("a/b/file", 4).unwrap().unwrap();
         assert_eq!((found.mode, found.bytes.as_slice()), (0o750, b"text".as_slice()));
@@ -185,7 +191,7 @@ mod tests {
             rustix::fs::makedev(0, 0),
         )
         .unwrap();
-        let below = Beneath::open(home.path()).unwrap();
+        let below = Beneath::open(home.path(), None).unwrap();
         for path in ["folder/shadow", "file", "../x", "/etc/passwd", "pipe"] {
             assert!(below.read(path, 99).is_err(), "{path}");
         }
@@ -199,7 +205,7 @@ mod tests {
         assert_eq!(fs::read_to_string(home.path().join("file")).unwrap(), "ours");
         assert_eq!(fs::read_to_string(host.path().join("shadow")).unwrap(), "host");
         assert_eq!(fs::read_dir(host.path()).unwrap().count(), 1);
-        assert!(Beneath::open(&home.path().join("folder")).is_err());
+        assert!(Beneath::open(&home.path().join("folder"), None).is_err());
     }
 
     #[test]
@@ -212,7 +218,7 @@ mod tests {
         symlink(host.path().join("secret.pack"), packs.join("b.pack")).unwrap();
         // Whoever opens this to read it waits for a writer.
         rustix::fs::mknodat(rustix::fs::CWD, packs.join("c.pack"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let below = Beneath::open(work.path()).unwrap();
+        let below = Beneath::open(work.path(), None).unwrap();
         let names: Vec<_> = below.files("objects/pack").unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["a.pack"]);
         symlink(host.path(), work.path().join("link")).unwrap();

@@ -29,7 +29,7 @@ use super::mirror::Mirror;
 use super::{Error, Result, workspace};
 use crate::disk;
 use crate::disk::tree;
-use crate::exec::Command;
+use crate::exec::{Account, Command};
 
 /// What a checkout is to be on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,8 +128,8 @@ pub const SPARES: &str = ".adt";
 fn take_spare(mirror: &Mirror, person: &Person, folder: &Path, draft: &Path) -> bool {
     let Some(platform) = folder.parent().and_then(Path::parent) else { return false };
     let spare = platform.join(SPARES).join(spare_name(mirror));
-    let ours = person.ids.map_or(0, |(user, _)| user);
-    fs::symlink_metadata(&spare).is_ok_and(|meta| meta.is_dir() && meta.uid() == ours) && disk::put_spare(&spare, draft).is_ok()
+    fs::symlink_metadata(&spare).is_ok_and(|meta| meta.is_dir() && meta.uid() == person.user())
+        && disk::put_spare(&spare, draft).is_ok()
 }
 
 /// A new repository that knows the origin's branches and borrows the mirror's objects; then its files.
@@ -138,7 +138,7 @@ fn fresh(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> 
     init().arg(format!("--template={}", mirror.template().display())).arg("--").arg(folder).run()?;
     // Once more for the hooks and excludes that the person gives each new repository.
     init().arg("--").arg(folder).run()?;
-    mirror.give_login(folder)?;
+    mirror.give_login(person, folder)?;
     switch(person, folder, stand)
 }
 
@@ -367,9 +367,10 @@ pub(super) fn in_it(person: &Person, folder: &Path) -> Command {
 
 pub(super) fn owner(person: &Person, folder: &Path) -> Person {
     match fs::symlink_metadata(folder) {
-        Ok(meta) if meta.uid() == person.ids.map_or(0, |(user, _)| user) => person.clone(),
-        Ok(meta) => Person { ids: Some((meta.uid(), meta.gid())), home: None, cancel: person.cancel.clone() },
-        Err(_) => person.clone(),
+        Ok(meta) if meta.uid() != person.user() && !person.only => {
+            Person { account: Some(Account::of(meta.uid())), home: None, ..person.clone() }
+        }
+        Ok(_) | Err(_) => person.clone(),
     }
 }
 

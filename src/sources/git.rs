@@ -7,18 +7,26 @@ use secrecy::ExposeSecret;
 use super::address::{Address, LOGIN_FILE};
 use super::beneath::Beneath;
 use super::{Error, Result};
-use crate::exec::{Cancel, Command, Limits};
+use crate::exec::{Account, Cancel, Command, Limits};
 
 /// For whom git works: behind sudo the person, whose keys and folders these are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Person {
-    pub ids: Option<(u32, u32)>,
+    /// `None` is root itself.
+    pub account: Option<Account>,
     pub home: Option<PathBuf>,
+    /// Never as anybody else, whomever a folder belongs to by now: what is worked on is known to be theirs.
+    pub only: bool,
     /// They want no more of it.
     pub cancel: Cancel,
 }
 
 impl Person {
+    /// As the kernel knows them.
+    pub fn user(&self) -> u32 {
+        self.account.as_ref().map_or(0, |account| account.user)
+    }
+
     /// For work that takes long and that they may cut short.
     pub(super) fn limits(&self) -> Limits {
         Limits { cancel: Some(self.cancel.clone()), ..Limits::default() }
@@ -50,14 +58,14 @@ pub fn clone(person: &Person, address: &Address, branch: Option<&str>, folder: &
             git(person).arg("-C").arg(folder).args(["config", "--add", &key, value]).run()?;
         }
     }
-    keep_login(address, folder)
+    keep_login(person, address, folder)
 }
 
 /// Puts the login of an address beside a checkout's settings, for its person alone.
-pub(super) fn keep_login(address: &Address, checkout: &Path) -> Result<()> {
+pub(super) fn keep_login(person: &Person, address: &Address, checkout: &Path) -> Result<()> {
     let Some((_, _, line)) = address.kept() else { return Ok(()) };
     let path = checkout.join(LOGIN_FILE);
-    let kept = Beneath::open(checkout)
+    let kept = Beneath::open(checkout, Some(person.user()))
         .and_then(|below| below.replace(LOGIN_FILE, 0o600, line.expose_secret().as_bytes(), &format!("{LOGIN_FILE}.new")));
     kept.map_err(|source| Error::Io { what: "write", path, source })
 }
@@ -135,10 +143,10 @@ pub(super) fn git(person: &Person) -> Command {
     if let Some(own) = std::env::var_os("GIT_SSH_COMMAND") {
         command = command.env("ADT_GIT_SSH", own);
     }
-    if let Some((user, group)) = person.ids {
-        command = command.ids(user, group);
+    if let Some(account) = &person.account {
+        command = command.account(account.clone());
     }
-    match (&person.home, person.ids) {
+    match (&person.home, &person.account) {
         (Some(home), _) => command.env("HOME", home),
         // Another's home is closed to them, and git fails where it can't look.
         (None, Some(_)) => command.env("HOME", "/nonexistent"),

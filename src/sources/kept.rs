@@ -72,8 +72,8 @@ fn reference(name: &SnapshotName) -> String {
 }
 
 fn as_owner(person: &Person, folder: &Path, command: Command) -> Command {
-    match owner(person, folder).ids {
-        Some((user, group)) => command.ids(user, group),
+    match owner(person, folder).account {
+        Some(account) => command.account(account),
         None => command,
     }
 }

@@ -141,12 +141,18 @@ impl Mirror {
     /// Closes the mirror to all but root and those who were let in, and lets this person in: their git reads the objects that a
     /// checkout borrows. Only root may change what is in it, so it can't be theirs, and a group can have other members.
     pub fn admit(&self, person: &Person) -> Result<()> {
-        close(&self.folder, person.ids.map(|(user, _)| user)).map_err(|error| match error.raw_os_error() {
+        close(&self.folder, person.account.as_ref().map(|account| account.user)).map_err(|error| match error.raw_os_error() {
             Some(number) if number == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
                 Error::NoAccessLists { folder: self.folder.clone() }
             }
             _ => self.io("close to other users")(error),
         })
+    }
+
+    /// Whether this person was let in, so that they have shown before that its origin gives it to them.
+    pub fn lets_in(&self, person: &Person) -> Result<bool> {
+        let users = || access::users(&self.folder).map_err(self.io("look at"));
+        Ok(person.user() == 0 || (self.exists() && users()?.contains(&person.user())))
     }
 
     pub fn branches(&self) -> Result<Branches> {
@@ -233,11 +239,11 @@ impl Mirror {
 
     fn take_packs(&self, draft: &Path, person: &Person) -> Result<()> {
         self.remove_halves()?;
-        if person.ids.is_none() {
+        if person.account.is_none() {
             return self.move_packs(&draft.join("objects/pack"));
         }
         // The folder is the person's, who may put anything in the way while it is read.
-        let files = Beneath::open(draft).and_then(|draft| draft.files("objects/pack")).map_err(self.io("read"))?;
+        let files = Beneath::open(draft, None).and_then(|draft| draft.files("objects/pack")).map_err(self.io("read"))?;
         for (_, pack) in files.into_iter().filter(|(name, _)| name.ends_with(".pack")) {
             let take = self.git().limits(person.limits()).args(["-c", LARGE_FILES, "index-pack", "--stdin"]);
             if let Err(error) = take.run_reading(pack) {
@@ -356,8 +362,8 @@ impl Mirror {
     }
 
     /// Lets the person's git in a new checkout log in as this address says.
-    pub(super) fn give_login(&self, checkout: &Path) -> Result<()> {
-        git::keep_login(&self.origin, checkout)
+    pub(super) fn give_login(&self, person: &Person, checkout: &Path) -> Result<()> {
+        git::keep_login(person, &self.origin, checkout)
     }
 
     fn unreachable(&self) -> impl FnOnce(exec::Error) -> Error {
@@ -451,10 +457,10 @@ impl Draft {
         bare(&draft.0, &format!("{}\n", mirror.objects().display())).map_err(&io)?;
         fs::set_permissions(&draft.0, PermissionsExt::from_mode(0o700)).map_err(&io)?;
         // The folder itself last: until then nobody but root can put anything into it.
-        if let Some((user, group)) = person.ids {
+        if let Some(account) = &person.account {
             for entry in walkdir::WalkDir::new(&draft.0).contents_first(true) {
                 let entry = entry.map_err(|error| io(error.into()))?;
-                lchown(entry.path(), Some(user), Some(group)).map_err(&io)?;
+                lchown(entry.path(), Some(account.user), Some(account.group)).map_err(&io)?;
             }
         }
         Ok(draft)

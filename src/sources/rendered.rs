@@ -44,9 +44,9 @@ pub struct File {
     pub text: SecretString,
 }
 
-/// The templates of these names in a site's folder; those that are gone are left out.
-pub fn read<'p>(folder: &Path, paths: impl IntoIterator<Item = &'p str>) -> Result<Vec<Template>> {
-    let below = Beneath::open(folder).map_err(io("open", folder))?;
+/// The templates of these names in a site's folder, which is `user`'s where that is known; those that are gone are left out.
+pub fn read<'p>(folder: &Path, user: Option<u32>, paths: impl IntoIterator<Item = &'p str>) -> Result<Vec<Template>> {
+    let below = Beneath::open(folder, user).map_err(io("open", folder))?;
     let mut templates = Vec::new();
     let mut left = MOST_BYTES;
     for path in paths {
@@ -64,16 +64,16 @@ pub fn read<'p>(folder: &Path, paths: impl IntoIterator<Item = &'p str>) -> Resu
 }
 
 /// Whether a checkout has exactly these.
-pub fn is_current(folder: &Path, files: &[File]) -> Result<bool> {
-    let below = Beneath::open(folder).map_err(io("open", folder))?;
+pub fn is_current(folder: &Path, user: Option<u32>, files: &[File]) -> Result<bool> {
+    let below = Beneath::open(folder, user).map_err(io("open", folder))?;
     let wanted: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let ours = Exclude::read(folder, &below)?.ours;
     Ok(ours.iter().map(String::as_str).eq(wanted) && files.iter().all(|file| is_there(&below, file)))
 }
 
 /// Makes it so that a checkout has these, and what it had of ours before no longer.
-pub fn lay(person: &Person, folder: &Path, files: &[File]) -> Result<()> {
-    let below = Beneath::open(folder).map_err(io("open", folder))?;
+pub fn lay(person: &Person, folder: &Path, user: Option<u32>, files: &[File]) -> Result<()> {
+    let below = Beneath::open(folder, user).map_err(io("open", folder))?;
     let mut exclude = Exclude::read(folder, &below)?;
     let before = exclude.ours.clone();
     let wanted: BTreeSet<String> = files.iter().map(|file| file.path.clone()).collect();
@@ -229,13 +229,13 @@ mod tests {
         }
 
         fn lay(&self, files: &[File]) -> Result<()> {
-            lay(&Person::default(), self.0.path(), files)
+            lay(&Person::default(), self.0.path(), None, files)
         }
 
         /// Laid, with nothing for git to see and nothing left to do.
         fn settles(&self, files: &[File]) {
             self.lay(files).unwrap();
-            assert!(is_current(self.0.path(), files).unwrap());
+            assert!(is_current(self.0.path(), None, files).unwrap());
             assert_eq!(self.git(&["status", "--porcelain"]), "");
             for file in files {
                 assert_eq!(self.text(&file.path).as_deref(), Some(file.text.expose_secret()));
@@ -313,7 +313,7 @@ mod tests {
             let work = Work::new();
             work.write(".git/info/exclude", exclude);
             there.iter().for_each(|(path, text)| work.write(path, text));
-            assert!(!is_current(work.0.path(), &files).unwrap());
+            assert!(!is_current(work.0.path(), None, &files).unwrap());
             work.settles(&files);
             assert_eq!(work.text("gone"), None);
         }
@@ -326,7 +326,7 @@ mod tests {
         symlink(host.path(), work.0.path().join("folder")).unwrap();
         symlink(host.path().join("secret.j2"), work.0.path().join("link.j2")).unwrap();
         for path in ["folder/secret.j2", "link.j2"] {
-            let error = read(work.0.path(), [path]).unwrap_err().to_string();
+            let error = read(work.0.path(), None, [path]).unwrap_err().to_string();
             assert!(error.contains("leads over a link"), "{error}");
         }
         let error = work.lay(&[file("folder/new", "x")]).unwrap_err().to_string();
@@ -359,10 +359,10 @@ mod tests {
         fs::write(work.0.path().join("binary.j2"), [0xff, 0]).unwrap();
         work.write("large.j2", &"x".repeat(MOST_BYTES));
         fs::create_dir(work.0.path().join("folder.j2")).unwrap();
-        let found = read(work.0.path(), ["a.j2", "gone.j2"]).unwrap();
+        let found = read(work.0.path(), None, ["a.j2", "gone.j2"]).unwrap();
         assert_eq!(found.iter().map(|one| (one.path.as_str(), one.text.as_str())).collect::<Vec<_>>(), [("a.j2", "{{ env }}")]);
         for (path, reason) in [("binary.j2", "it is no text"), ("large.j2", "1 MB in all"), ("folder.j2", "no plain file")] {
-            let error = read(work.0.path(), ["a.j2", path]).unwrap_err().to_string();
+            let error = read(work.0.path(), None, ["a.j2", path]).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
         }
     }

@@ -5,17 +5,21 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fsync, mkdirat, open, openat};
+use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, fsync, mkdirat, open, openat, statat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
+use super::beneath::Beneath;
 use super::git::Person;
 use super::{Error, Result};
 use crate::disk::tree;
 
 const MARK: &str = ".gitignore";
+/// Whoever adds lines of their own may.
+const MOST_BYTES: usize = 1 << 16;
 const FIRST_LINE: &str = "# This folder is adt's: it holds the checkouts of an environment's sites.";
 
 /// Makes the folder `name` in a platform's folder, as the person's own. Nobody else may enter: what machines write there
@@ -28,24 +32,29 @@ pub fn make(platform: &Path, name: &str, person: &Person) -> Result<PathBuf> {
     let io = |error: Errno| Error::Io { what: "make the folder", path: folder.clone(), source: error.into() };
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let parent = open(platform, flags, Mode::empty()).map_err(io)?;
-    let is_new = match mkdirat(&parent, name, Mode::RWXU) {
-        Ok(()) => true,
-        Err(Errno::EXIST) => false,
+    match mkdirat(&parent, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(io(error)),
-    };
+    }
     let made = match openat(&parent, name, flags, Mode::empty()) {
         // Not a folder, or a link to one.
         Err(Errno::NOTDIR | Errno::LOOP) => return Err(Error::Occupied { folder }),
         other => other.map_err(io)?,
     };
+    // What has just been made is ours; if by now another's lies in its place, it must not become the person's.
+    let stat = fstat(&made).map_err(io)?;
+    if stat.st_uid != geteuid().as_raw() && stat.st_uid != person.user() {
+        return Err(Error::Occupied { folder });
+    }
     // One without the mark was left by a command that was killed here, or another site's checkout has just made it, or it
     // is the person's. Whoever else makes it writes the same words, so that doing it twice is no harm.
-    if !is_new && !is_blank(&folder) {
+    if !is_blank(&made).map_err(io)? {
         return if is_ours(&folder) { Ok(folder) } else { Err(Error::Occupied { folder }) };
     }
-    let owner = person.ids.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group))).unzip();
-    let file =
-        openat(&made, MARK, OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o644));
+    let owner = person.account.as_ref().map(|own| (Uid::from_raw(own.user), Gid::from_raw(own.group))).unzip();
+    // Not blocking: it may be a pipe by now.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(&made, MARK, flags, Mode::from_raw_mode(0o644));
     let mut file = File::from(file.map_err(io)?);
     fchown(&file, owner.0, owner.1).map_err(io)?;
     fchmod(&made, Mode::RWXU).map_err(io)?;
@@ -62,13 +71,27 @@ pub fn make(platform: &Path, name: &str, person: &Person) -> Result<PathBuf> {
 
 pub fn is_ours(folder: &Path) -> bool {
     std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir())
-        && std::fs::read_to_string(folder.join(MARK)).is_ok_and(|text| text.starts_with(FIRST_LINE))
+        && Beneath::open(folder, None)
+            .and_then(|below| below.read(MARK, MOST_BYTES))
+            .is_ok_and(|found| found.is_some_and(|found| found.bytes.starts_with(FIRST_LINE.as_bytes())))
 }
 
 /// Whether nobody has put anything into it; a mark without words is a killed command's.
-fn is_blank(folder: &Path) -> bool {
-    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.all(|entry| entry.file_name() == MARK && entry.metadata().is_ok_and(|meta| meta.len() == 0))
+fn is_blank(folder: &OwnedFd) -> std::result::Result<bool, Errno> {
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let blank = match entry.file_name().to_bytes() {
+            b"." | b".." => true,
+            name if name == MARK.as_bytes() => {
+                statat(folder, MARK, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_size == 0 && stat.st_nlink == 1)
+            }
+            _ => false,
+        };
+        if !blank {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Removes the folder once nothing but its mark is in it.

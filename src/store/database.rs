@@ -11,12 +11,12 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavio
 use rustix::fs::{CWD, FileType, Mode, chmod, mknodat};
 use rustix::io::Errno;
 
-use super::record::{Definition, Environment, PlatformRecord, Readable, SiteCode, Wanted};
+use super::record::{Damaged, Definition, Environment, Owner, PlatformRecord, Readable, SiteCode, Wanted};
 use super::{Error, Result};
-use crate::model::{EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName, SiteName};
+use crate::model::{BadName, EnvironmentId, EnvironmentName, MachineId, MachineName, MachineSpec, PlatformName, SiteName};
 
 /// Raised with every change that an older adt could not read.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 const SCHEMA: &str = "
     CREATE TABLE platforms (
@@ -42,6 +42,16 @@ const SITES: &str = "
         PRIMARY KEY (platform, environment, site)
     ) STRICT;
 ";
+
+/// What format 3 has more: who somebody is beside their name, and whom they let in.
+const OWNERS: &str = "
+    ALTER TABLE platforms ADD COLUMN keeper INTEGER;
+    ALTER TABLE environments ADD COLUMN user INTEGER;
+    ALTER TABLE environments ADD COLUMN shared INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Of an environment, in the order in which [`RawEnvironment::read`] takes them.
+const COLUMNS: &str = "platform, name, wanted, created, updated, owner, user, shared, network, definition, disk";
 
 #[derive(Debug)]
 pub struct Database {
@@ -104,17 +114,37 @@ impl Database {
     pub fn platforms(&self) -> Result<Vec<PlatformRecord>> {
         let connection = self.connection();
         let mut statement = connection
-            .prepare("SELECT name, folder, source, branch, created FROM platforms ORDER BY name")
+            .prepare("SELECT name, folder, source, branch, created, keeper FROM platforms ORDER BY name")
             .map_err(|e| self.fail(e))?;
         let rows = statement
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?)))
             .map_err(|e| self.fail(e))?;
-        rows.map(|row| {
-            let (name, folder, source, branch, created): (String, String, _, _, _) = row.map_err(|e| self.fail(e))?;
-            let name = PlatformName::new(name).map_err(|e| self.bad_row(e))?;
-            Ok(PlatformRecord { name, folder: folder.into(), source, branch, created })
-        })
-        .collect()
+        let mut platforms = Vec::new();
+        for row in rows {
+            let (name, folder, source, branch, created, keeper): (String, String, _, _, _, _) = row.map_err(|e| self.fail(e))?;
+            // One whose very name is damaged must not hide the others; see [`Self::nameless_platforms`].
+            if let Ok(name) = PlatformName::new(name) {
+                platforms.push(PlatformRecord { name, folder: folder.into(), source, branch, created, keeper });
+            }
+        }
+        Ok(platforms)
+    }
+
+    /// What is written in the place of a platform's name and is none, with the folder of its record.
+    pub fn nameless_platforms(&self) -> Result<Vec<(String, PathBuf)>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare("SELECT name, folder FROM platforms ORDER BY name").map_err(|e| self.fail(e))?;
+        let rows =
+            statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).map_err(|e| self.fail(e))?;
+        let all: Vec<_> = rows.collect::<rusqlite::Result<_>>().map_err(|e| self.fail(e))?;
+        let nameless = all.into_iter().filter(|(name, _)| PlatformName::new(name.as_str()).is_err());
+        Ok(nameless.map(|(name, folder)| (name, folder.into())).collect())
+    }
+
+    /// Whether there was such a record.
+    pub fn forget_nameless_platform(&self, name: &str) -> Result<bool> {
+        let deleted = self.connection().execute("DELETE FROM platforms WHERE name = ?1", [name]).map_err(|e| self.fail(e))?;
+        Ok(deleted > 0)
     }
 
     pub fn platform(&self, name: &PlatformName) -> Result<Option<PlatformRecord>> {
@@ -124,13 +154,14 @@ impl Database {
     pub fn put_platform(&self, platform: &PlatformRecord) -> Result<()> {
         self.connection()
             .execute(
-                "INSERT OR REPLACE INTO platforms VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO platforms (name, folder, source, branch, created, keeper) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     platform.name.as_str(),
                     platform.folder.to_str().expect("no platform is added whose folder's path is no text"),
                     platform.source,
                     platform.branch,
-                    platform.created
+                    platform.created,
+                    platform.keeper
                 ],
             )
             .map_err(|e| self.fail(e))?;
@@ -155,7 +186,9 @@ impl Database {
         for row in self.rows(platform)? {
             match row {
                 Ok(environment) => readable.sound.push(environment),
-                Err(Error::BadEnvironment { id, what, .. }) => readable.damaged.push((id, what)),
+                Err(Error::BadEnvironment { platform, name, what, .. }) => {
+                    readable.damaged.push(Damaged { platform, name, what });
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -166,10 +199,7 @@ impl Database {
     fn rows(&self, platform: Option<&PlatformName>) -> Result<Vec<Result<Environment>>> {
         let connection = self.connection();
         let mut statement = connection
-            .prepare(
-                "SELECT platform, name, wanted, created, updated, owner, network, definition, disk FROM environments
-                 WHERE ?1 IS NULL OR platform = ?1 ORDER BY platform, name",
-            )
+            .prepare(&format!("SELECT {COLUMNS} FROM environments WHERE ?1 IS NULL OR platform = ?1 ORDER BY platform, name"))
             .map_err(|e| self.fail(e))?;
         let rows = statement.query_map([platform.map(PlatformName::as_str)], RawEnvironment::read).map_err(|e| self.fail(e))?;
         let mut last = LastDefinition::default();
@@ -180,8 +210,7 @@ impl Database {
         let connection = self.connection();
         let row = connection
             .query_row(
-                "SELECT platform, name, wanted, created, updated, owner, network, definition, disk FROM environments
-                 WHERE platform = ?1 AND name = ?2",
+                &format!("SELECT {COLUMNS} FROM environments WHERE platform = ?1 AND name = ?2"),
                 [id.platform.as_str(), id.name.as_str()],
                 RawEnvironment::read,
             )
@@ -204,14 +233,16 @@ impl Database {
         let environment = make(choose(&taken)?);
         transaction
             .execute(
-                "INSERT INTO environments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                &format!("INSERT INTO environments ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"),
                 params![
                     environment.id.platform.as_str(),
                     environment.id.name.as_str(),
                     environment.wanted.word(),
                     environment.created,
                     environment.updated,
-                    environment.owner,
+                    environment.owner.name,
+                    environment.owner.user,
+                    environment.shared,
                     environment.network.to_string(),
                     json(&environment.definition),
                     environment.disk.and_then(|bytes| i64::try_from(bytes).ok()),
@@ -251,6 +282,27 @@ impl Database {
         Ok(())
     }
 
+    pub fn set_shared(&self, id: &EnvironmentId, shared: bool) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE environments SET shared = ?3 WHERE platform = ?1 AND name = ?2",
+                params![id.platform.as_str(), id.name.as_str(), shared],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
+    /// Writes down who an owner is of whom only the name is known.
+    pub fn set_owner_user(&self, id: &EnvironmentId, user: u32) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE environments SET user = ?3 WHERE platform = ?1 AND name = ?2 AND user IS NULL",
+                params![id.platform.as_str(), id.name.as_str(), user],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
     pub fn set_disk(&self, id: &EnvironmentId, bytes: Option<u64>) -> Result<()> {
         self.connection()
             .execute(
@@ -263,13 +315,20 @@ impl Database {
 
     /// Removes every row of an environment.
     pub fn forget_environment(&self, id: &EnvironmentId) -> Result<()> {
+        self.forget_record(id.platform.as_str(), id.name.as_str()).map(drop)
+    }
+
+    /// The same for what may be no name; whether there was such a record.
+    pub fn forget_record(&self, platform: &str, name: &str) -> Result<bool> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|e| self.fail(e))?;
-        let key = [id.platform.as_str(), id.name.as_str()];
+        let key = [platform, name];
         transaction.execute("DELETE FROM applied WHERE platform = ?1 AND environment = ?2", key).map_err(|e| self.fail(e))?;
         transaction.execute("DELETE FROM sites WHERE platform = ?1 AND environment = ?2", key).map_err(|e| self.fail(e))?;
-        transaction.execute("DELETE FROM environments WHERE platform = ?1 AND name = ?2", key).map_err(|e| self.fail(e))?;
-        transaction.commit().map_err(|e| self.fail(e))
+        let gone = transaction.execute("DELETE FROM environments WHERE platform = ?1 AND name = ?2", key);
+        let gone = gone.map_err(|e| self.fail(e))?;
+        transaction.commit().map_err(|e| self.fail(e))?;
+        Ok(gone > 0)
     }
 
     /// The code of an environment's sites; of all environments with `None`.
@@ -288,10 +347,9 @@ impl Database {
         let mut codes: BTreeMap<EnvironmentId, BTreeMap<SiteName, SiteCode>> = BTreeMap::new();
         for row in rows {
             let (platform, name, site, code) = row.map_err(|e| self.fail(e))?;
-            let id = EnvironmentId {
-                platform: PlatformName::new(platform).map_err(|e| self.bad_row(e))?,
-                name: EnvironmentName::new(name).map_err(|e| self.bad_row(e))?,
-            };
+            // It belongs to a record whose own name is damaged, which is told where that is listed.
+            let (Ok(platform), Ok(name)) = (PlatformName::new(platform), EnvironmentName::new(name)) else { continue };
+            let id = EnvironmentId { platform, name };
             let site = SiteName::new(site).map_err(|e| self.bad_row(e))?;
             codes.entry(id).or_default().insert(site, serde_json::from_str(&code).map_err(|e| self.bad_row(e))?);
         }
@@ -399,7 +457,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<i64> {
     if found >= FORMAT {
         return Ok(found);
     }
-    for (format, tables) in [(1, SCHEMA), (2, SITES)] {
+    for (format, tables) in [(1, SCHEMA), (2, SITES), (3, OWNERS)] {
         if found < format {
             transaction.execute_batch(tables)?;
         }
@@ -453,6 +511,8 @@ struct RawEnvironment {
     created: i64,
     updated: i64,
     owner: String,
+    user: Option<u32>,
+    shared: bool,
     network: String,
     definition: String,
     disk: Option<i64>,
@@ -467,23 +527,31 @@ impl RawEnvironment {
             created: row.get(3)?,
             updated: row.get(4)?,
             owner: row.get(5)?,
-            network: row.get(6)?,
-            definition: row.get(7)?,
-            disk: row.get(8)?,
+            user: row.get(6)?,
+            shared: row.get(7)?,
+            network: row.get(8)?,
+            definition: row.get(9)?,
+            disk: row.get(10)?,
         })
     }
 
     fn settle(self, database: &Database, last: &mut LastDefinition) -> Result<Environment> {
-        let id = EnvironmentId {
-            platform: PlatformName::new(self.platform).map_err(|e| database.bad_row(e))?,
-            name: EnvironmentName::new(self.name).map_err(|e| database.bad_row(e))?,
+        let bad = |what: String| Error::BadEnvironment {
+            path: database.path.clone(),
+            platform: self.platform.clone(),
+            name: self.name.clone(),
+            what,
         };
-        let bad = |what: String| Error::BadEnvironment { path: database.path.clone(), id: id.clone(), what };
+        let id = EnvironmentId {
+            platform: self.platform.parse().map_err(|e: BadName| bad(e.to_string()))?,
+            name: self.name.parse().map_err(|e: BadName| bad(e.to_string()))?,
+        };
         Ok(Environment {
             wanted: Wanted::from_word(&self.wanted).ok_or_else(|| bad(format!("unknown wanted state `{}`", self.wanted)))?,
             created: self.created,
             updated: self.updated,
-            owner: self.owner,
+            owner: Owner { name: self.owner, user: self.user },
+            shared: self.shared,
             network: Ipv4Net::from_str(&self.network).map_err(|e| bad(e.to_string()))?,
             definition: last.read(self.definition).map_err(|e| bad(e.to_string()))?,
             disk: self.disk.and_then(|bytes| u64::try_from(bytes).ok()),

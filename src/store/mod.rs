@@ -32,11 +32,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk;
-use crate::model::{EnvironmentId, PlatformName};
+use crate::model::PlatformName;
 
 pub use database::Database;
 pub use lock::{Holder, Lock};
-pub use record::{Environment, PlatformRecord, Readable, SiteCode, Wanted};
+pub use record::{Damaged, Environment, Owner, PlatformRecord, Readable, SiteCode, Wanted};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -61,8 +61,9 @@ pub enum Error {
     BadIdentity { path: PathBuf },
     #[error("the store's database `{path}` holds a row that this adt can't read: {what}")]
     BadRow { path: PathBuf, what: String },
-    #[error("the store's database `{path}` holds a row for `{id}` that this adt can't read: {what}")]
-    BadEnvironment { path: PathBuf, id: EnvironmentId, what: String },
+    /// Platform and name are as they are written there.
+    #[error("the store's database `{path}` holds a row for `{platform}/{name}` that this adt can't read: {what}")]
+    BadEnvironment { path: PathBuf, platform: String, name: String, what: String },
     #[error("there is no space left for the store `{path}`")]
     Full { path: PathBuf },
     #[error("use the store's database `{path}`")]
@@ -278,10 +279,13 @@ mod tests {
             source: "/srv/shop".into(),
             branch: None,
             created: 7,
+            keeper: None,
         };
         Store::open(folder.path()).unwrap().database.put_platform(&platform).unwrap();
         let raw = rusqlite::Connection::open(folder.path().join("adt.db")).unwrap();
-        raw.execute_batch("DROP TABLE sites; PRAGMA user_version = 1").unwrap();
+        let downgrade = "DROP TABLE sites; ALTER TABLE platforms DROP COLUMN keeper; ALTER TABLE environments DROP COLUMN user;
+            ALTER TABLE environments DROP COLUMN shared; PRAGMA user_version = 1";
+        raw.execute_batch(downgrade).unwrap();
         drop(raw);
         let store = Store::open(folder.path()).unwrap();
         assert_eq!(store.database.platforms().unwrap(), [platform]);

@@ -20,6 +20,18 @@ pub struct PlatformRecord {
     pub branch: Option<String>,
     /// Seconds since 1970.
     pub created: i64,
+    /// Whose folder it was when it was added: what lies in it is read as them, whatever its path leads to by then. An earlier
+    /// adt did not write it down.
+    #[serde(default)]
+    pub keeper: Option<u32>,
+}
+
+/// Whom an environment belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub name: String,
+    /// What identifies them: a name can be given to another person later. An earlier adt wrote down the name alone.
+    pub user: Option<u32>,
 }
 
 /// What the user wants of an environment.
@@ -58,18 +70,51 @@ pub struct Environment {
     pub created: i64,
     pub updated: i64,
     /// The person who made it.
-    pub owner: String,
+    pub owner: Owner,
+    /// Everybody who may use this host's adt may do with it what its owner may.
+    pub shared: bool,
     pub network: Ipv4Net,
     pub definition: Definition,
     /// Bytes on disk when it was last halted; unknown while it may change.
     pub disk: Option<u64>,
 }
 
-/// Records as they were read: a damaged one, with the reason, hides none of the others.
+/// Records as they were read: a damaged one hides none of the others.
 #[derive(Debug, Default)]
 pub struct Readable {
     pub sound: Vec<Environment>,
-    pub damaged: Vec<(EnvironmentId, String)>,
+    pub damaged: Vec<Damaged>,
+}
+
+/// A record that can't be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// As they are written there, which may be no name.
+    pub platform: String,
+    pub name: String,
+    pub what: String,
+}
+
+impl Damaged {
+    /// `None` where its very name is damaged; then nothing but the record can be there.
+    pub fn id(&self) -> Option<EnvironmentId> {
+        let (platform, name) = (self.platform.parse().ok()?, self.name.parse().ok()?);
+        Some(EnvironmentId { platform, name })
+    }
+
+    /// The command that removes it.
+    pub fn removal(&self) -> String {
+        removal(&self.platform, &self.name)
+    }
+}
+
+/// What may be no name is one word for a shell.
+pub fn removal(platform: &str, name: &str) -> String {
+    let word = |word: &str| {
+        let plain = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    format!("adt env:destroy {} {}", word(platform), word(name))
 }
 
 /// The frozen copy of the platform that an environment runs.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Change, Error, Owner, Result};
-use crate::exec::Command;
+use crate::exec::{Account, Command};
 use crate::model::Domain;
 
 /// Chromium's places, the one of old versions first, then inside snap and flatpak.
@@ -32,7 +32,7 @@ const MADE_HERE: &str = ".made-by-adt";
 #[derive(Debug, Clone)]
 pub struct Home {
     pub path: PathBuf,
-    pub ids: (u32, u32),
+    pub owner: Account,
 }
 
 /// The databases below a home folder.
@@ -60,7 +60,7 @@ fn unnamed(domain: &Domain) -> String {
 impl Home {
     pub fn open(path: &Path) -> Result<Self> {
         let owner = std::fs::metadata(path).map_err(|source| Error::Io { what: "look at", path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), ids: (owner.uid(), owner.gid()) })
+        Ok(Self { path: path.to_owned(), owner: Account::bare(owner.uid(), owner.gid()) })
     }
 
     /// Trusts the authority in every database. A home without one gets Chromium's, which makes none before it first starts.
@@ -182,7 +182,7 @@ impl Home {
     }
 
     fn command(&self, program: &str) -> Command {
-        Command::new(program).env("HOME", &self.path).ids(self.ids.0, self.ids.1)
+        Command::new(program).env("HOME", &self.path).account(self.owner.clone())
     }
 
     fn failed(&self, source: crate::exec::Error) -> Error {

@@ -158,7 +158,7 @@ fn host_settings_are_told_with_where_they_came_from() {
 #[test]
 fn addresses_that_are_taken_are_refused() {
     let (adt, host) = known();
-    host.process("env:init").done(Request::EnvInit { id: id("1"), sites: Vec::new(), dry_run: false });
+    host.process("env:init").done(Request::EnvInit { id: id("1"), sites: Vec::new(), shared: false, dry_run: false });
     refused(&adt, "--pool-v4 10.213.0.0/26 env:init shop 2", 10, &["no free network", "10.213.0.0/26", "`pool_v4`"]);
     // A route that every host has or, failing that, nothing to be in the way.
     let routes = Command::new("ip").args(["-4", "route"]).output().expect("ip is there");
@@ -176,7 +176,8 @@ fn an_overlapping_route_is_named() {
     let host = Host::new(home.path());
     let process = host.process("env:init shop 1");
     process.networks.add_route(adt::network::address::Route { net: "10.0.0.0/8".parse().unwrap(), device: "tun0".into() });
-    let failure = process.run(Request::EnvInit { id: id("1"), sites: Vec::new(), dry_run: false }).result.unwrap_err();
+    let failure =
+        process.run(Request::EnvInit { id: id("1"), sites: Vec::new(), shared: false, dry_run: false }).result.unwrap_err();
     assert_eq!(failure.kind, adt::model::Kind::Conflict);
     assert!(failure.to_string().contains("10.0.0.0/8 dev tun0") && !failure.hints.is_empty(), "{failure}");
     drop(process);
@@ -206,7 +207,7 @@ fn a_platform_that_can_not_come_is_told() {
 #[test]
 fn names_that_nothing_has_are_told() {
     let (adt, host) = known();
-    host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), dry_run: false });
+    host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), shared: false, dry_run: false });
     let longest = "a".repeat(63);
     for (words, code, says) in [
         ("platform:up nosuch 1", 4, "could not find the environment `shop/nosuch`"),
@@ -258,7 +259,7 @@ fn a_host_name_that_dns_has_no_room_for_is_refused_before_anything_is_made() {
 fn a_platform_whose_folder_went_can_still_be_left() {
     let (adt, host) = known();
     let process = host.process("env:init");
-    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), dry_run: false });
+    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), shared: false, dry_run: false });
     drop(process);
     std::fs::rename(host.shop(), host.folder.join("elsewhere")).unwrap();
     for words in ["env:init 2", "env:reload 1", "platform:build shop"] {
@@ -296,7 +297,7 @@ fn a_store_that_can_not_be_used_is_left_alone() {
 fn a_damaged_row_hides_nothing_and_can_be_removed() {
     let (adt, host) = known();
     for name in ["1", "2"] {
-        host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), dry_run: false });
+        host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), shared: false, dry_run: false });
     }
     let open = || rusqlite::Connection::open(host.store().join("adt.db")).unwrap();
     open().execute("UPDATE environments SET definition = '{}' WHERE name = '1'", []).unwrap();
@@ -323,7 +324,7 @@ fn a_damaged_row_leaves_no_checkout_but_one_with_work() {
     host.define_with_source();
     let workspace = host.shop().join("1161");
     let destroy_damaged = |work: bool| {
-        host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), dry_run: false });
+        host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), shared: false, dry_run: false });
         if work {
             std::fs::write(workspace.join("www/notes"), "work").unwrap();
         }
@@ -347,7 +348,7 @@ fn what_is_being_destroyed_comes_back_only_through_init() {
     let home = tempfile::tempdir().unwrap();
     let host = Host::new(home.path());
     let process = host.process("env:destroy shop 1");
-    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), dry_run: false });
+    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), shared: false, dry_run: false });
     process.machines.fail_next("delete", "web1");
     assert!(process.run(Request::EnvDestroy { id: id("1"), dry_run: false }).result.is_err());
     let named = |name: &EnvironmentId| Request::PlatformUp {
@@ -366,7 +367,12 @@ fn what_is_being_destroyed_comes_back_only_through_init() {
     }
     let all = Request::PlatformUp { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false };
     assert!(!process.done(all).changed);
-    assert!(process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), dry_run: false }).summary.contains("is up"));
+    assert!(
+        process
+            .done(Request::EnvInit { id: id("1"), sites: Vec::new(), shared: false, dry_run: false })
+            .summary
+            .contains("is up")
+    );
 }
 
 #[test]
@@ -374,7 +380,7 @@ fn a_check_sees_what_an_interrupted_halt_left() {
     let home = tempfile::tempdir().unwrap();
     let host = Host::new(home.path());
     let process = host.process("env:halt shop 1");
-    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), dry_run: false });
+    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), shared: false, dry_run: false });
     process.machines.fail_next("stop", "web1");
     assert!(process.run(Request::EnvHalt { id: id("1"), dry_run: false }).result.is_err());
     let Ok(Response::Check(list)) = process.run(Request::EnvCheck { id: id("1") }).result else { panic!("no list") };
@@ -436,4 +442,45 @@ fn without_liblxc_it_says_so_and_how_to_get_it() {
     // Reading needs no library.
     assert_eq!(run(&["env:list"]).status.code(), Some(0));
     drop(host);
+}
+
+#[test]
+fn a_record_without_a_valid_name_hides_no_other_and_can_be_removed() {
+    let adt = Adt::new();
+    adt.run("env:list").ok();
+    let raw = rusqlite::Connection::open(adt.store().join("adt.db")).unwrap();
+    let rows = "
+        INSERT INTO platforms VALUES ('shop', '/srv/shop', '/srv/shop', NULL, 0, NULL), ('BAD NAME', '/srv/x', '/srv/x', NULL, 0, NULL);
+        INSERT INTO environments (platform, name, wanted, created, updated, owner, network, definition) VALUES
+            ('shop', 'A ''b', 'up', 0, 0, 'ada', '10.1.0.0/26', '{}'), ('shop', '7', 'up', 0, 0, 'ada', '10.1.0.64/26', '{}'),
+            ('BAD NAME', '7', 'up', 0, 0, 'ada', '10.1.0.128/26', '{}');
+        INSERT INTO sites VALUES ('shop', 'A ''b', 'www', '{}');
+        INSERT INTO applied VALUES ('shop', 'A ''b', 'WEB_1', '{}');";
+    raw.execute_batch(rows).unwrap();
+    let names = |words: &str| {
+        let list = adt.run(words).ok().json();
+        let names = list.as_array().expect("a list").iter().map(|one| {
+            assert!(one["name"] == "shop" || one["fault"].is_string() || one["fault"].is_object(), "{one}");
+            one["name"].as_str().expect("it is a text").to_owned()
+        });
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names("env:list --json"), ["7", "7", "A 'b"]);
+    assert_eq!(names("platform:list --json"), ["shop", "BAD NAME"]);
+    adt.run("env:list").ok().says("`adt env:destroy shop 'A '\\''b'` removes it").says("`adt env:destroy shop 7` removes it");
+    adt.run("platform:list").ok().says("BAD NAME");
+    let destroy = |words: &[&str]| {
+        let output = adt.command(words).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for words in [["env:destroy", "shop", "A 'b"], ["env:destroy", "BAD NAME", "7"]] {
+        let (code, told) = destroy(&words);
+        assert!(code == Some(0) && told.contains("it had no valid name"), "{told}");
+        assert_eq!(destroy(&words).0, Some(2), "now it is a word that is no name");
+    }
+    assert_eq!(destroy(&["platform:destroy", "BAD NAME"]).0, Some(0));
+    assert_eq!((names("env:list --json"), names("platform:list --json")), (vec!["7".to_owned()], vec!["shop".to_owned()]));
+    let left: i64 =
+        raw.query_row("SELECT (SELECT count(*) FROM sites) + (SELECT count(*) FROM applied)", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
 }

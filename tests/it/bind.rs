@@ -381,7 +381,7 @@ fn a_tree_to_look_at() {
     for server in Server::ALL {
         let (town, folder) = (Town::new(), tempfile::tempdir().unwrap());
         let front = Front { v4: [127, 0, 0, 1].into(), v6: None, http: 80, https: 443, listen: Vec::new() };
-        let write = || bind::output(&Home::debian(server), &facts(&town.routes, &front), folder.path()).unwrap();
+        let write = || bind::output(&Home::debian(server), &facts(&town.routes, &front), folder.path().into()).unwrap();
         let files = write();
         assert!(files.iter().all(|file| file.symlink_metadata().is_ok()), "{files:?}");
         let before = tree(folder.path());

@@ -53,7 +53,7 @@ enum Site {
 const ALL: &[&str] = &["db", "web1", "web2"];
 
 fn make(host: &Host, name: &str) {
-    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), dry_run: false });
+    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), shared: false, dry_run: false });
 }
 
 fn made(host: &Host) {
@@ -180,7 +180,7 @@ fn source_known(host: &Host) {
 }
 
 fn init_hotfix() -> Request {
-    Request::EnvInit { id: id("1161"), sites: vec![www_hotfix()], dry_run: false }
+    Request::EnvInit { id: id("1161"), sites: vec![www_hotfix()], shared: false, dry_run: false }
 }
 
 fn www_hotfix() -> SiteWish {
@@ -224,7 +224,7 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
             "init",
             Scenario {
                 words: "env:init shop 1161",
-                request: Request::EnvInit { id: id(), sites: Vec::new(), dry_run: false },
+                request: Request::EnvInit { id: id(), sites: Vec::new(), shared: false, dry_run: false },
                 prepare: |_| {},
                 goal: &[("1161", Goal::Up(ALL))],
             },

@@ -212,7 +212,8 @@ fn a_record_that_can_not_be_read_takes_nobody_elses_name_away() {
     }
     let adt = Adt::new().alone();
     let town = fakes::Host::new(adt.path());
-    let make = |name| town.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), dry_run: false });
+    let make =
+        |name| town.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), shared: false, dry_run: false });
     let damage = |name: &str| {
         let database = rusqlite::Connection::open(adt.store.join("adt.db")).unwrap();
         database.execute("UPDATE environments SET definition = '{}' WHERE name = ?1", [name]).unwrap();

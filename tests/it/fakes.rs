@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use adt::boxes::{Layer, Layers};
 use adt::config::{HostFlags, host};
 use adt::engine::check::probe::Probe;
+use adt::engine::permission::Authority;
 use adt::engine::{Caller, Engine};
 use adt::model::request::PlatformInit;
 use adt::model::response::{BoxDetail, Done};
@@ -169,7 +170,7 @@ impl Host {
                 }
                 1_000
             },
-            caller: Caller { user: "ada".into(), ids: None, command: command.into(), home: None },
+            caller: Caller { user: "ada".into(), account: None, authority: Authority::Root, command: command.into(), home: None },
             cancel: Arc::new(AtomicBool::new(false)),
         };
         Process { engine, machines: machines.clone(), networks: networks.clone() }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
+use adt::exec::Account;
 use adt::sources::checkout::{self, Stand};
 use adt::sources::git::{self, Person};
 use adt::sources::mirror::{self, Fetch, Mirror};
@@ -152,7 +153,7 @@ fn no_process_list_and_no_folder_shows_a_password() {
     let home = tempfile::tempdir().expect("a folder");
     fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
     let store = Store::open(&home.path().join("store")).expect("a store");
-    let person = Person { ids: Some((ADA, ADA)), ..Person::default() };
+    let person = Person { account: Some(Account::bare(ADA, ADA)), ..Person::default() };
     let mirror = Mirror::of(&store, &address);
     assert!(fetch(&store, &mirror, &person).expect("the login is right"));
     spy.has_read_nothing();
@@ -257,7 +258,9 @@ fn a_filesystem_without_access_lists_is_refused_with_a_remedy() {
     fs::create_dir_all(&mirror.folder).expect("the store is ours");
     // Alone, root needs none.
     mirror.admit(&Person::default()).expect("its mode does");
-    let refused = mirror.admit(&Person { ids: Some((ADA, ADA)), ..Person::default() }).expect_err("nothing could close it");
+    let refused = mirror
+        .admit(&Person { account: Some(Account::bare(ADA, ADA)), ..Person::default() })
+        .expect_err("nothing could close it");
     let failure = adt::model::Failure::from(refused);
     let told = format!("{failure:?}");
     assert!(told.contains("has no access lists") && told.contains("--pool 50G"), "{told}");

@@ -288,7 +288,7 @@ impl Town {
     /// What went wrong, or each file that the machine got.
     fn init(&self) -> Result<BTreeMap<String, String>, String> {
         let process = self.host.process("env:init");
-        match process.run(Request::EnvInit { id: id("1161"), sites: Vec::new(), dry_run: false }).result {
+        match process.run(Request::EnvInit { id: id("1161"), sites: Vec::new(), shared: false, dry_run: false }).result {
             Ok(Response::Done(_)) => Ok(process.machines.files(&id("1161").machine(&"web1".parse().expect("it is a label")))),
             Ok(other) => panic!("{other:?}"),
             Err(failure) => Err(format!("{failure:?}")),

@@ -215,7 +215,7 @@ fn goes_on(host: &Host, cut: &Cut, is_done: bool, request: &Request, when: &str)
 
 fn init() -> Request {
     let www = SiteWish { site: "www".parse().expect("a label"), branch: Some("hotfix".parse().expect("a branch")) };
-    Request::EnvInit { id: id("1161"), sites: vec![www], dry_run: false }
+    Request::EnvInit { id: id("1161"), sites: vec![www], shared: false, dry_run: false }
 }
 
 #[test]

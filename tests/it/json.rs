@@ -11,7 +11,7 @@ use super::fakes::{Host, id};
 fn known() -> (Adt, Host) {
     let adt = Adt::new();
     let host = Host::new(adt.path());
-    host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), dry_run: false });
+    host.process("env:init").done(Request::EnvInit { id: id("1161"), sites: Vec::new(), shared: false, dry_run: false });
     (adt, host)
 }
 
@@ -28,10 +28,10 @@ fn listings_have_stable_keys() {
     let (adt, _host) = known();
     let json = |words: &str| adt.run(&format!("{words} --json")).ok().json();
     keys(&json("platform:list")[0], "environments folder name source summary up");
-    keys(&json("env:list")[0], "created disk machines name owner platform sites state updated");
+    keys(&json("env:list")[0], "created disk machines name owner platform shared sites state updated");
     assert_eq!(json("env:list shop"), json("env:list -p shop"));
     let shown = json("env:show 1161");
-    keys(&shown, "created folder id machines network owner sites state updated volumes");
+    keys(&shown, "created folder id machines network owner shared sites state updated volumes");
     keys(&shown["machines"][0], "addresses boxed disk fqdn layers limits name role state");
     keys(&shown["sites"][0], "addresses aliases host name");
     keys(&json("box:list")[0], "built digest from name origin size summary");

@@ -18,6 +18,7 @@ mod hostile_boxes;
 mod hostile_checkout;
 mod hostile_kernel;
 mod hostile_local;
+mod hostile_member;
 mod hostile_memory;
 mod hostile_neighbour;
 mod hostile_network;

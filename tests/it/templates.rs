@@ -29,7 +29,7 @@ impl Town {
     }
 
     fn init(&self) -> Ran {
-        self.run(Request::EnvInit { id: id("1161"), sites: Vec::new(), dry_run: false })
+        self.run(Request::EnvInit { id: id("1161"), sites: Vec::new(), shared: false, dry_run: false })
     }
 
     /// The steps of `env:up`.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk;
 use crate::logs::{Marks, Record};
 use crate::model::{EnvironmentId, MachineId, MachineName};
-use crate::store::Readable;
+use crate::store::{Damaged, Readable};
 
 pub struct Kept {
     path: PathBuf,
@@ -32,7 +32,7 @@ impl Kept {
     /// Forgets what is gone, and what has only the name of what was. What can't be read may be mended.
     pub fn only(&mut self, environments: &Readable) {
         let created: BTreeMap<_, _> = environments.sound.iter().map(|one| (&one.id, one.created)).collect();
-        let unknown: BTreeSet<_> = environments.damaged.iter().map(|(id, _)| id).collect();
+        let unknown: BTreeSet<_> = environments.damaged.iter().filter_map(Damaged::id).collect();
         self.environments.retain(|id, got| created.get(id) == Some(&got.created) || unknown.contains(id));
         for (id, created) in created {
             self.environments.entry(id.clone()).or_insert_with(|| Got { created, machines: BTreeMap::new() });

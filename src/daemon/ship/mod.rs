@@ -240,7 +240,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let raw = rusqlite::Connection::open(folder.path().join("adt.db")).unwrap();
-        let row = "INSERT INTO environments VALUES ('shop', '1', 'up', 7, 7, 'ada', '10.9.8.0/26', '{}', NULL)";
+        let row = "INSERT INTO environments (platform, name, wanted, created, updated, owner, network, definition)
+            VALUES ('shop', '1', 'up', 7, 7, 'ada', '10.9.8.0/26', '{}')";
         raw.execute(row, []).unwrap();
         let file = folder.path().join("syslog.json");
         let mark =

@@ -11,8 +11,9 @@ use crate::engine::Engine;
 use crate::engine::environment::lifecycle::WORKSHOP;
 use crate::engine::environment::perform::Scene;
 use crate::engine::environment::wanted;
+use crate::engine::permission::Right;
 use crate::engine::site::code::LiveSites;
-use crate::exec::Follow;
+use crate::exec::{Follow, HostPath};
 use crate::model::snapshot::Keep;
 use crate::model::{
     BoxName, BoxRef, EnvironmentId, EnvironmentName, Exec, Failure, Health, Kind, Limits, Machine, MachineId, MachineName,
@@ -48,7 +49,7 @@ impl Workshop for MachineShop<'_> {
             name: EnvironmentName::new(spec.digest.short()).expect("hexadecimal digits are a label"),
         };
         let (events, _unread) = crate::engine::Events::unread();
-        let lock = engine.lock_environment(&id, &events)?;
+        let lock = engine.lock_environment(&id, Right::Run, &events)?;
         if let Some(left) = engine.store.database.environment(&id)? {
             engine.drive(&left, Goal::Gone, false, &events)?;
         }
@@ -88,7 +89,8 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
         wanted: crate::store::Wanted::Gone,
         created: now,
         updated: now,
-        owner: engine.caller.user.clone(),
+        owner: engine.owner_to_be(),
+        shared: false,
         network,
         definition: Definition {
             platform: Platform {
@@ -183,12 +185,12 @@ impl Bench for MachineBench<'_> {
         Ok(self.engine.provider.exec(&self.id, &exec.as_one_stream(), Stdio::Fed { input, each })?.code)
     }
 
-    fn copy_in(&self, source: &Path, target: &str) -> Result<()> {
+    fn copy_in(&self, source: HostPath<'_>, target: &str) -> Result<()> {
         Ok(self.engine.provider.copy_in(&self.id, source, target, &self.engine.cancel())?)
     }
 
     fn copy_out(&self, source: &str, target: &Path) -> Result<()> {
-        Ok(self.engine.provider.copy_out(&self.id, source, target, &self.engine.cancel())?)
+        Ok(self.engine.provider.copy_out(&self.id, source, target.into(), &self.engine.cancel())?)
     }
 
     fn halt(&self) -> Result<()> {

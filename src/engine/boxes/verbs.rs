@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::boxes::schedule::{self, Options, Outcome};
 use crate::boxes::{self, Context, Resolved, prune};
-use crate::config;
 use crate::engine::Engine;
 use crate::engine::boxes::build_machine::MachineShop;
 use crate::engine::environment::lifecycle::WORKSHOP;
 use crate::engine::events::{Events, milliseconds};
+use crate::exec::{Account, HostPath};
 use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done};
 use crate::model::topology::Code;
 use crate::model::{BoxName, Digest, Event, Failure, Kind, Parent, Platform, PlatformName, Response};
@@ -77,7 +77,7 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let record = self.platform(platform)?;
         let platform = self.read_platform(&record)?;
-        let needed = self.platform_boxes(&platform)?;
+        let needed = self.platform_boxes(&platform, self.keeper(&record).as_ref())?;
         let force = if force { needed.all.iter().map(|one| one.recipe.name.clone()).collect() } else { BTreeSet::new() };
         Ok(Response::Built(self.build(&needed.all, &force, events)?))
     }
@@ -90,7 +90,7 @@ impl Engine {
         events: &Events,
     ) -> Result<Response, Failure> {
         let platform = self.readable(platform)?;
-        let all = self.with_catalogue(platform.as_ref(), |catalogue| {
+        let all = self.with_catalogue(platform.as_ref().map(Kept::folder), |catalogue| {
             let known: Vec<_> = match names {
                 [] => catalogue.files().map_err(|error| error.failure("find the recipes of boxes"))?.into_keys().collect(),
                 some => some.to_vec(),
@@ -107,17 +107,18 @@ impl Engine {
     }
 
     /// The definition of a platform that may be left out.
-    fn readable(&self, platform: Option<&PlatformName>) -> Result<Option<Platform>, Failure> {
+    fn readable(&self, platform: Option<&PlatformName>) -> Result<Option<Kept>, Failure> {
         let Some(name) = platform else { return Ok(None) };
         let record = self.platform(name)?;
-        self.read_platform(&record).map(Some)
+        Ok(Some(Kept { platform: self.read_platform(&record)?, keeper: self.keeper(&record) }))
     }
 
     pub(in crate::engine) fn box_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
         let platform = self.readable(platform)?;
-        self.with_catalogue(platform.as_ref(), |catalogue| {
+        self.with_catalogue(platform.as_ref().map(Kept::folder), |catalogue| {
             let files = catalogue.files().map_err(|error| error.failure("find the recipes of boxes"))?;
-            let summaries = files.iter().map(|(name, file)| self.box_summary(catalogue, platform.as_ref(), name, file));
+            let own = platform.as_ref().map(|kept| &kept.platform);
+            let summaries = files.iter().map(|(name, file)| self.box_summary(catalogue, own, name, file));
             Ok(Response::Boxes(summaries.collect::<Result<_, _>>()?))
         })
     }
@@ -171,11 +172,12 @@ impl Engine {
 
     pub(in crate::engine) fn box_show(&self, platform: Option<&PlatformName>, name: &BoxName) -> Result<Response, Failure> {
         let platform = self.readable(platform)?;
-        self.with_catalogue(platform.as_ref(), |catalogue| {
+        self.with_catalogue(platform.as_ref().map(Kept::folder), |catalogue| {
             let find = |error: boxes::Error| error.failure(format!("show the box `{name}`"));
             let chain = catalogue.resolve(name).map_err(find)?;
             let last = chain.last().expect("a resolved chain holds at least the box itself");
-            let summary = self.box_summary(catalogue, platform.as_ref(), name, &last.recipe.folder.join("box.toml"))?;
+            let own = platform.as_ref().map(|kept| &kept.platform);
+            let summary = self.box_summary(catalogue, own, name, &last.recipe.folder.join("box.toml"))?;
             let layers = self.layers()?;
             let size = |digest: &Digest| layers.get(digest).ok().map(|layer| layer.size);
             let users = self.environments(None)?;
@@ -224,8 +226,8 @@ impl Engine {
             if Some(&record.name) == without {
                 continue;
             }
-            let file = record.folder.join("platform.toml");
-            match config::platform::read(&file).and_then(|platform| self.platform_boxes(&platform)) {
+            let keeper = self.keeper(&record);
+            match self.read_platform(&record).and_then(|platform| self.platform_boxes(&platform, keeper.as_ref())) {
                 Ok(needed) => all.extend(needed.all.into_iter().map(|one| one.digest)),
                 Err(failure) => events.warn(format!("platform `{}` can't be used: {failure}", record.name)),
             }
@@ -281,8 +283,8 @@ impl Engine {
     ) -> Result<Vec<String>, Failure> {
         let mut own = BTreeSet::new();
         let mut authors = BTreeSet::from([BTreeSet::from([record.folder.clone()])]);
-        if let Ok(platform) = config::platform::read(&record.folder.join("platform.toml"))
-            && let Ok(needed) = self.platform_boxes(&platform)
+        if let Ok(platform) = self.read_platform(record)
+            && let Ok(needed) = self.platform_boxes(&platform, self.keeper(record).as_ref())
         {
             authors.extend(needed.all.iter().map(|one| one.authors.clone()).filter(|all| all.contains(&record.folder)));
             own.extend(needed.all.into_iter().map(|one| one.digest));
@@ -320,6 +322,18 @@ impl Engine {
             }
         }
         Ok(gone)
+    }
+}
+
+/// A platform as its folder says, and whose folder that is.
+struct Kept {
+    platform: Platform,
+    keeper: Option<Account>,
+}
+
+impl Kept {
+    fn folder(&self) -> HostPath<'_> {
+        HostPath { path: &self.platform.folder, person: self.keeper.as_ref() }
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use crate::config;
 use crate::engine::Engine;
 use crate::engine::host::bootstrap::REQUIREMENTS;
 use crate::model::response::{CheckItem, Checklist};
 use crate::model::{EnvironmentId, EnvironmentName, Failure, PlatformName, Response};
 use crate::network::{address, forward_trouble};
-use crate::store::pool;
+use crate::store::{PlatformRecord, pool};
 
 /// Below this a box build may not fit.
 const LOW_SPACE: u64 = 5 << 30;
@@ -128,7 +127,7 @@ impl Engine {
             Ok(_) => CheckItem::ok(format!("{}", file.display()), "sound"),
             Err(failure) => told(file.display().to_string(), &failure, "correct the file"),
         }];
-        items.extend(self.check_boxes(&file, platform));
+        items.extend(self.check_boxes(&record));
         for environment in self.chosen(platform, names)? {
             let examined = self.examine(&environment)?;
             items.extend(examined.into_iter().map(|item| CheckItem { environment: Some(environment.id.clone()), ..item }));
@@ -136,9 +135,10 @@ impl Engine {
         Ok(Response::Check(Checklist { items }))
     }
 
-    fn check_boxes(&self, file: &Path, platform: &PlatformName) -> Vec<CheckItem> {
-        let Ok(definition) = config::platform::read(file) else { return Vec::new() };
-        match self.boxes_of(&definition) {
+    fn check_boxes(&self, record: &PlatformRecord) -> Vec<CheckItem> {
+        let Ok(definition) = self.read_platform(record) else { return Vec::new() };
+        let platform = &record.name;
+        match self.boxes_of(&definition, self.keeper(record).as_ref()) {
             Ok(boxes) => boxes
                 .into_iter()
                 .map(|(name, built)| {

@@ -44,7 +44,7 @@ pub fn facts(install: &str, environment: &Environment) -> Facts {
         env: environment.id.name.clone(),
         platform: environment.id.platform.clone(),
         domain: definition.domain.clone(),
-        owner: environment.owner.clone(),
+        owner: environment.owner.name.clone(),
         url: format!("https://{host}/"),
         network: NetworkFacts { v4: network.v4.to_string(), v6: network.v6.to_string(), gateway: network.gateway_v4() },
         sites: platform.sites.iter().map(|site| (site.name.clone(), site_facts(site, platform, &host))).collect(),

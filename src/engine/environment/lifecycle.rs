@@ -1,6 +1,7 @@
 //! `env:init`, `env:up`, `env:halt`, `env:destroy`: each is a goal for one environment, reached from wherever it is.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ipnet::Ipv4Net;
 
@@ -8,8 +9,10 @@ use crate::engine::Engine;
 use crate::engine::environment::perform::{Raising, Scene};
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
+use crate::engine::permission::{Authority, Right};
 use crate::engine::site::code::{Codes, LiveSite, LiveSites, workspace_of};
 use crate::engine::site::deploy::add_releases;
+use crate::exec::HostPath;
 use crate::model::request::{Copy, SiteWish};
 use crate::model::response::Done;
 use crate::model::{
@@ -31,11 +34,12 @@ impl Engine {
         &self,
         id: &EnvironmentId,
         sites: &[SiteWish],
+        shared: bool,
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
         let platform = self.platform(&id.platform)?;
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Run, events)?;
         match self.store.database.environment(id)? {
             Some(environment) if environment.wanted == Wanted::Gone => {
                 events.note(format!("finishing the interrupted destroy of `{id}` first"));
@@ -46,6 +50,9 @@ impl Engine {
             Some(environment) => {
                 events.note(format!("`{id}` exists already"));
                 self.say_what_stays(&environment, sites, events)?;
+                if shared && !environment.shared {
+                    events.warn(format!("`{id}` is not shared; `adt env:share {} {}` shares it", id.platform, id.name));
+                }
                 return self.raise(&environment, dry_run, events);
             }
             None => {}
@@ -58,14 +65,21 @@ impl Engine {
             self.build_first_releases(id, &definition, &mut codes, events)?;
             self.try_sites(&self.rehearsal(id, &definition), &codes)?;
         }
-        let environment = self.add(id, definition, &codes, dry_run)?;
+        let environment = self.add(id, definition, &codes, shared, dry_run)?;
         if !dry_run {
             self.remember("created", &id.to_string());
         }
         self.climb(&environment, codes, dry_run, events)
     }
 
-    fn add(&self, id: &EnvironmentId, definition: Definition, codes: &Codes, dry_run: bool) -> Result<Environment, Failure> {
+    fn add(
+        &self,
+        id: &EnvironmentId,
+        definition: Definition,
+        codes: &Codes,
+        shared: bool,
+        dry_run: bool,
+    ) -> Result<Environment, Failure> {
         let routes = self.network.routes()?;
         let pool = self.settings.pool_v4.value;
         let choose = |taken: &[Ipv4Net]| Ok::<_, Failure>(address::allocate(pool, taken, &routes)?);
@@ -75,7 +89,8 @@ impl Engine {
             wanted: Wanted::Up,
             created: now,
             updated: now,
-            owner: self.caller.user.clone(),
+            owner: self.owner_to_be(),
+            shared,
             network,
             definition,
             disk: None,
@@ -93,7 +108,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn env_up(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Run, events)?;
         let environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
             return Err(leaving(id, "bring up"));
@@ -171,7 +186,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn env_halt(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Run, events)?;
         let environment = self.environment(id)?;
         let plan = self.lower(&environment, Wanted::Halted, dry_run, events)?;
         let summary = if dry_run {
@@ -205,7 +220,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn env_destroy(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let row = match self.store.database.environment(id) {
             // What can't be read can be removed: machines and network are found by name.
             Err(store::Error::BadEnvironment { .. }) => return self.destroy_by_name(id, true, dry_run, events),
@@ -241,6 +256,10 @@ impl Engine {
                 return Ok(gone(format!("`{id}` is destroyed already"), plan, data, dry_run));
             }
             return Err(self.no_environment(id));
+        }
+        // Whose it was is not known any more.
+        if self.caller.authority != Authority::Root {
+            return Err(self.only_root(&format!("destroy what is left of `{id}`")));
         }
         events.emit(Event::Planned { plan: plan.clone() });
         if !dry_run {
@@ -374,17 +393,18 @@ impl Engine {
         machine: &MachineName,
         copy: &Copy,
     ) -> Result<Response, Failure> {
-        let machine = self.machine(id, machine)?;
+        let machine = self.enter(id, machine)?;
+        let here = |path| HostPath { path, person: self.hands() };
         let summary = match copy {
             Copy::In { source, target } => {
-                if !source.exists() {
+                if !here(source).with_rights(Path::exists) {
                     return Err(Failure::new(Kind::NotFound, format!("find `{}` on this host", source.display())));
                 }
-                self.provider.copy_in(&machine, source, target, &self.cancel())?;
+                self.provider.copy_in(&machine, here(source), target, &self.cancel())?;
                 format!("`{}` is at `{machine}:{target}`", source.display())
             }
             Copy::Out { source, target } => {
-                self.provider.copy_out(&machine, source, target, &self.cancel())?;
+                self.provider.copy_out(&machine, source, here(target), &self.cancel())?;
                 format!("`{machine}:{source}` is at `{}`", target.display())
             }
         };

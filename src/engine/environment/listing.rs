@@ -12,22 +12,23 @@ use crate::model::response::{
     Checklist, EnvironmentDetail, EnvironmentState, EnvironmentSummary, MachineDetail, Url, VolumeDetail,
 };
 use crate::model::{EnvironmentId, Failure, MachineName, MachineState, PlatformName, Response};
-use crate::store::{Environment, Readable, Wanted};
+use crate::store::{Damaged, Environment, Readable, Wanted};
 
 /// One damaged record must not hide the others.
-fn unreadable(id: EnvironmentId, what: String) -> EnvironmentSummary {
+fn unreadable(record: Damaged) -> EnvironmentSummary {
     EnvironmentSummary {
-        platform: id.platform,
-        name: id.name,
+        platform: record.platform,
+        name: record.name,
         state: EnvironmentState::Broken,
         machines: BTreeMap::new(),
         sites: Vec::new(),
         code: BTreeMap::new(),
         owner: "?".into(),
+        shared: false,
         created: 0,
         updated: 0,
         disk: None,
-        fault: Some(what),
+        fault: Some(record.what),
     }
 }
 
@@ -73,7 +74,7 @@ impl Engine {
             self.summary(environment, states, codes.get(&environment.id).unwrap_or(&no_codes))
         };
         let mut all: Vec<_> = sound.iter().map(own).collect();
-        all.extend(damaged.into_iter().map(|(id, what)| unreadable(id, what)));
+        all.extend(damaged.into_iter().map(unreadable));
         Ok(Response::Environments(all))
     }
 
@@ -81,13 +82,14 @@ impl Engine {
         let state = |name: &MachineName| states.get(name).unwrap_or(&MachineState::Absent).word().to_owned();
         let platform = &environment.definition.platform;
         EnvironmentSummary {
-            platform: environment.id.platform.clone(),
-            name: environment.id.name.clone(),
+            platform: environment.id.platform.to_string(),
+            name: environment.id.name.to_string(),
             state: state_of(environment, states),
             machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
             sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
             code: codes.iter().map(|(site, code)| (site.clone(), sites::summary(code))).collect(),
-            owner: environment.owner.clone(),
+            owner: environment.owner.name.clone(),
+            shared: environment.shared,
             created: environment.created,
             updated: environment.updated,
             // What is halted was measured when it halted; only what runs can have changed.
@@ -130,7 +132,8 @@ impl Engine {
         Ok(Response::Environment(Box::new(EnvironmentDetail {
             id: id.clone(),
             state: state_of(&environment, &states),
-            owner: environment.owner.clone(),
+            owner: environment.owner.name.clone(),
+            shared: environment.shared,
             created: environment.created,
             updated: environment.updated,
             folder: definition.platform.folder.clone(),

@@ -5,6 +5,7 @@ pub(in crate::engine) mod files;
 pub(in crate::engine) mod lifecycle;
 pub(in crate::engine) mod listing;
 pub(in crate::engine) mod login;
+pub(in crate::engine) mod ownership;
 pub(in crate::engine) mod perform;
 pub(in crate::engine) mod reload;
 pub mod routes;

@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::engine::environment::lifecycle::leaving;
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
+use crate::engine::permission::Right;
 use crate::model::response::Done;
 use crate::model::snapshot::Reason;
 use crate::model::{Action, EnvironmentId, Failure, Kind, MachineId, MachineName, Plan, Response};
@@ -23,7 +24,7 @@ impl Engine {
         events: &Events,
     ) -> Result<Response, Failure> {
         let platform = self.platform(&id.platform)?;
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let mut environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
             return Err(leaving(id, "reload"));

@@ -8,11 +8,11 @@ use crate::engine::environment::lifecycle::WORKSHOP;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::model::route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Routes, SiteRoute};
-use crate::model::{Domain, EnvironmentId, Failure, Machine, PlatformName, Site};
-use crate::store::{Environment, Readable, Store, Wanted};
+use crate::model::{Domain, Failure, Machine, PlatformName, Site};
+use crate::store::{Damaged, Environment, Readable, Store, Wanted};
 
 /// What the store says can be reached, and whose record can't be read, so that nobody reaches them. `domain` is the host's own.
-pub fn routes(store: &Store, domain: &Domain) -> Result<(Routes, Vec<EnvironmentId>), Failure> {
+pub fn routes(store: &Store, domain: &Domain) -> Result<(Routes, Vec<Damaged>), Failure> {
     let mut platforms: BTreeMap<PlatformName, PlatformRoute> = BTreeMap::new();
     for record in store.database.platforms()? {
         platforms.insert(record.name.clone(), empty(record.name, domain));
@@ -31,21 +31,19 @@ pub fn routes(store: &Store, domain: &Domain) -> Result<(Routes, Vec<Environment
         platform.environments.push(self::environment(store.install(), &environment));
     }
     let routes = Routes { domain: domain.clone(), platforms: platforms.into_values().collect() };
-    Ok((routes, damaged.into_iter().map(|(id, _)| id).collect()))
+    Ok((routes, damaged))
 }
 
 /// What a person should know of one whose record can't be read.
-pub fn unreachable(id: &EnvironmentId) -> String {
-    format!(
-        "the record of `{id}` can't be read, its names lead nowhere; `adt env:destroy {} {}` removes it",
-        id.platform, id.name
-    )
+pub fn unreachable(record: &Damaged) -> String {
+    let Damaged { platform, name, .. } = record;
+    format!("the record of `{platform}/{name}` can't be read, its names lead nowhere; `{}` removes it", record.removal())
 }
 
 impl Engine {
     pub(in crate::engine) fn routes(&self, events: &Events) -> Result<Routes, Failure> {
         let (routes, damaged) = routes(&self.store, &self.settings.domain.value)?;
-        damaged.iter().for_each(|id| events.warn(unreachable(id)));
+        damaged.iter().for_each(|record| events.warn(unreachable(record)));
         Ok(routes)
     }
 }
@@ -72,7 +70,7 @@ pub fn environment(install: &str, environment: &Environment) -> EnvironmentRoute
         id: environment.id.clone(),
         domain: definition.domain.clone(),
         up: environment.wanted == Wanted::Up,
-        owner: environment.owner.clone(),
+        owner: environment.owner.name.clone(),
         created: environment.created,
         gateway_v4: network.gateway_v4(),
         gateway_v6: network.gateway_v6(),

@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::engine::environment::lifecycle::leaving;
 use crate::engine::environment::perform::{join, stopped};
 use crate::engine::events::Events;
+use crate::engine::permission::Right;
 use crate::exec::Cancel;
 use crate::model::machine::Rewound;
 use crate::model::response::{Done, SnapshotSummary};
@@ -36,7 +37,7 @@ impl Engine {
         name: Option<SnapshotName>,
         events: &Events,
     ) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
             return Err(leaving(id, "take a snapshot of"));
@@ -94,7 +95,7 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let environment = self.environment(id)?;
         self.tidy_snapshots(id)?;
         let found = self.find(id, Some(name))?;
@@ -120,7 +121,7 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let mut environment = self.environment(id)?;
         if environment.wanted == Wanted::Gone {
             return Err(leaving(id, "rewind"));
@@ -223,7 +224,7 @@ impl Engine {
     fn keep_works(&self, environment: &Environment, name: &SnapshotName) -> Result<BTreeMap<SiteName, Work>, Failure> {
         let mut works = BTreeMap::new();
         for (site, live) in self.live_sites(environment)?.into_iter().filter(|(_, live)| checkout::exists(&live.folder)) {
-            works.insert(site, kept::keep(&self.person(), &live.folder, name)?);
+            works.insert(site, kept::keep(&self.person_of(live.owner), &live.folder, name)?);
         }
         Ok(works)
     }
@@ -235,7 +236,7 @@ impl Engine {
         let live = self.live_sites_of(environment, snapshot.codes.clone());
         for (site, work) in &snapshot.works {
             let Some(live) = live.get(site).filter(|live| checkout::exists(&live.folder)) else { continue };
-            kept::put_back(&self.person(), &live.folder, work)?;
+            kept::put_back(&self.person_of(live.owner), &live.folder, work)?;
         }
         Ok(())
     }
@@ -254,7 +255,7 @@ impl Engine {
     fn remove_snapshot(&self, id: &EnvironmentId, name: &SnapshotName) -> Result<(), Failure> {
         self.store.snapshots.remove(id, name)?;
         for live in self.live_sites(&self.environment(id)?)?.into_values().filter(|live| checkout::exists(&live.folder)) {
-            kept::forget(&self.person(), &live.folder, name)?;
+            kept::forget(&self.person_of(live.owner), &live.folder, name)?;
         }
         Ok(self.snapshots(id)?.remove(id, name)?)
     }

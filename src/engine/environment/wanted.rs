@@ -80,7 +80,8 @@ fn mounts(environment: &Environment, machine: &Machine, live: &LiveSites) -> Vec
     let sites = environment.definition.platform.sites.iter().filter(|site| site.on == machine.role);
     let mounts = sites.filter_map(|site| {
         let source = live.get(&site.name).filter(|live| live.mirror.is_some())?.folder.clone();
-        Some(Mount { source, target: site.code_path(), mode: MountMode::Shared { user: site.code.user.clone() } })
+        let mode = MountMode::Shared { user: site.code.user.clone(), owner: environment.owner.user };
+        Some(Mount { source, target: site.code_path(), mode })
     });
     mounts.collect()
 }

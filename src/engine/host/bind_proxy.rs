@@ -10,6 +10,7 @@ use crate::config;
 use crate::engine::Engine;
 use crate::engine::environment::perform::join;
 use crate::engine::events::Events;
+use crate::exec::HostPath;
 use crate::model::request::Bind;
 use crate::model::response::Done;
 use crate::model::{Domain, EnvironmentId, Failure, Kind, Response, Routes};
@@ -72,7 +73,8 @@ impl Engine {
     fn bind_one(&self, server: Server, bind: &Bind, routes: &Routes) -> Result<(String, bool), Failure> {
         let home = Home::debian(server);
         if let Some(folder) = &bind.output {
-            let files = self.with_facts(routes, |facts| Ok(bind::output(&home, facts, folder)?))?;
+            let place = HostPath { path: folder, person: self.hands() };
+            let files = self.with_facts(routes, |facts| Ok(bind::output(&home, facts, place)?))?;
             return Ok((format!("{server}: {} files in {}", files.len(), folder.display()), false));
         }
         let scope = bind.environment.clone().map_or(Scope::All, Scope::Add);

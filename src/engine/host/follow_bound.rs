@@ -31,6 +31,8 @@ pub(in crate::engine) fn moves_routes(request: &Request) -> bool {
         | Request::PlatformPull { .. }
         | Request::PlatformBuild { .. }
         | Request::PlatformCheck { .. }
+        | Request::Forget { .. }
+        | Request::EnvShare { .. }
         | Request::EnvSnapshot { .. }
         | Request::EnvSnapshots { .. }
         | Request::EnvSnapshotRemove { .. }

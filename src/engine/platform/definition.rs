@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::engine::environment::files;
 use crate::engine::events::Events;
 use crate::engine::site::sites::with_needs;
+use crate::exec::{Account, HostPath, on_files_of};
 use crate::model::request::SiteWish;
 use crate::model::topology::DataEngine;
 use crate::model::{
@@ -85,7 +86,8 @@ impl Engine {
         let id = EnvironmentId { platform: record.name.clone(), name: name.clone() };
         config::platform::fits(&platform, &id, &self.settings.domain.value)
             .map_err(|fault| Failure::new(Kind::Usage, format!("give `{id}` its host names")).faults([fault]))?;
-        let needed = self.platform_boxes(&platform)?;
+        let keeper = self.keeper(record);
+        let needed = self.platform_boxes(&platform, keeper.as_ref())?;
         self.build_missing(&needed, dry_run, events)?;
         let mut in_use = BTreeMap::new();
         for (role, resolved) in &needed.roles {
@@ -102,7 +104,7 @@ impl Engine {
             seeds: BTreeMap::new(),
             rewound: None,
             left_out,
-            files: files::read(&platform)?,
+            files: on_files_of(keeper.as_ref(), || files::read(&platform))?,
             boxes: in_use,
             platform,
         };
@@ -128,9 +130,13 @@ impl Engine {
     }
 
     /// Every box of a platform by name, and whether it is built as its recipe says now.
-    pub(in crate::engine) fn boxes_of(&self, platform: &Platform) -> Result<Vec<(BoxName, bool)>, Failure> {
+    pub(in crate::engine) fn boxes_of(
+        &self,
+        platform: &Platform,
+        keeper: Option<&Account>,
+    ) -> Result<Vec<(BoxName, bool)>, Failure> {
         let layers = self.layers()?;
-        let needed = self.platform_boxes(platform)?;
+        let needed = self.platform_boxes(platform, keeper)?;
         Ok(needed.all.iter().map(|one| (one.recipe.name.clone(), layers.has(&one.digest))).collect())
     }
 
@@ -138,11 +144,18 @@ impl Engine {
         Layers::open(&self.store.folder).map_err(|error| error.failure("open the layers"))
     }
 
-    pub(in crate::engine) fn platform_boxes(&self, platform: &Platform) -> Result<PlatformBoxes, Failure> {
-        self.with_catalogue(Some(platform), |catalogue| {
+    /// `keeper`: whose rights count in the platform's folder.
+    pub(in crate::engine) fn platform_boxes(
+        &self,
+        platform: &Platform,
+        keeper: Option<&Account>,
+    ) -> Result<PlatformBoxes, Failure> {
+        let folder = HostPath { path: &platform.folder, person: keeper };
+        self.with_catalogue(Some(folder), |catalogue| {
             let mut all = Vec::new();
             let mut roles = BTreeMap::new();
             for machine in &platform.machines {
+                on_files_of(keeper, || find_seeds(platform, machine))?;
                 let chain = resolve(catalogue, platform, machine)?;
                 let last = chain.last().expect("a resolved chain holds at least the box itself").clone();
                 roles.insert(machine.role.clone(), last);
@@ -155,11 +168,10 @@ impl Engine {
     /// The recipes that are visible from a platform, or from the host alone.
     pub(in crate::engine) fn with_catalogue<T>(
         &self,
-        platform: Option<&Platform>,
+        platform: Option<HostPath<'_>>,
         work: impl FnOnce(&Catalogue<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let own = platform.map(|platform| platform.folder.as_path());
-        let catalogue = Catalogue::open(&self.store.folder, own, &self.settings.boxes.value, &config::recipe::read)
+        let catalogue = Catalogue::open(&self.store.folder, platform, &self.settings.boxes.value, &config::recipe::read)
             .map_err(|error| error.failure("find the recipes of boxes"))?;
         work(&catalogue)
     }
@@ -195,7 +207,6 @@ impl PlatformBoxes {
 
 /// A role's chain: its box, and what the platform's own scripts make of it.
 fn resolve(catalogue: &Catalogue<'_>, platform: &Platform, machine: &Machine) -> Result<Vec<Resolved>, Failure> {
-    find_seeds(platform, machine)?;
     let chain = if machine.provision.is_empty() && seeds(platform, machine).next().is_none() {
         catalogue.resolve(&machine.boxed.name)
     } else {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::engine::Engine;
 use crate::engine::environment::perform::{combine, stopped};
 use crate::engine::events::Events;
+use crate::engine::permission::Right;
 use crate::model::response::Done;
 use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, Plan, PlatformName, Response};
 use crate::store::{Environment, Wanted};
@@ -48,7 +49,7 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let chosen = self.chosen(platform, names)?;
         let parts = self.each(&chosen, &|environment| {
-            let _lock = self.lock_environment(&environment.id, events)?;
+            let _lock = self.lock_environment(&environment.id, Right::Run, events)?;
             let environment = self.environment(&environment.id)?;
             let becomes = match environment.wanted {
                 Wanted::Up | Wanted::Paused => Wanted::Paused,

@@ -7,6 +7,7 @@ use crate::disk;
 use crate::engine::Engine;
 use crate::engine::environment::listing::state_of;
 use crate::engine::events::Events;
+use crate::exec::{Account, on_files_of};
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
 use crate::model::{Failure, Kind, Platform, PlatformName, Response};
@@ -66,10 +67,11 @@ impl From<sources::Error> for Failure {
 
 impl Engine {
     pub(in crate::engine) fn platform_init(&self, init: &PlatformInit, events: &Events) -> Result<Response, Failure> {
-        let source = self.source(init)?;
+        let hands = self.hands();
+        let source = on_files_of(hands, || self.source(init))?;
         match source {
             Source::Folder(folder) => {
-                let platform = self.sound(&folder)?;
+                let platform = self.sound(&folder, hands.or(Account::owner_of(&folder).as_ref()))?;
                 self.register(&platform, folder.display().to_string(), None)
             }
             Source::Git(address) => {
@@ -83,8 +85,8 @@ impl Engine {
                 self.make(init, &address.shown, fetch)
             }
             Source::Example(name) => self.make(init, &name, |folder| {
-                shipped::write(&name, folder)?;
-                self.give_to_caller(folder)
+                on_files_of(hands, || shipped::write(&name, folder))?;
+                on_files_of(hands, || self.give_to_caller(folder))
             }),
         }
     }
@@ -97,37 +99,45 @@ impl Engine {
         fill: impl FnOnce(&Path) -> Result<(), Failure>,
     ) -> Result<Response, Failure> {
         let beside = init.into.as_ref().and_then(|into| into.parent().map(Path::to_owned)).unwrap_or_else(|| init.here.clone());
-        let draft = tempfile::Builder::new().prefix(".adt-").tempdir_in(&beside).map_err(|error| {
-            let failure = Failure::new(Kind::Host, format!("write into `{}`", beside.display()));
-            if beside.is_dir() {
-                failure.because(&error)
-            } else {
-                failure.cause("there is no such folder").hint(format!("make it first: `mkdir -p {}`", beside.display()))
-            }
-        })?;
-        if let Some((user, group)) = self.caller.ids {
-            std::os::unix::fs::chown(draft.path(), Some(user), Some(group))
+        let draft = on_files_of(self.hands(), || new_draft(&beside))?;
+        let made = self.fill_and_put(init, source, draft.path(), fill);
+        on_files_of(self.hands(), || drop(draft));
+        made
+    }
+
+    fn fill_and_put(
+        &self,
+        init: &PlatformInit,
+        source: &str,
+        draft: &Path,
+        fill: impl FnOnce(&Path) -> Result<(), Failure>,
+    ) -> Result<Response, Failure> {
+        let hands = self.hands();
+        if let (Some(account), None) = (&self.caller.account, hands) {
+            std::os::unix::fs::chown(draft, Some(account.user), Some(account.group))
                 .map_err(|error| Failure::new(Kind::Host, "hand the new folder over to you").because(&error))?;
         }
-        let content = draft.path().join("platform");
+        let content = draft.join("platform");
         fill(&content)?;
-        let mut platform = self.sound(&content)?;
+        let mut platform = self.sound(&content, hands)?;
         let folder = init.into.clone().unwrap_or_else(|| init.here.join(platform.name.as_str()));
+        let folder = on_files_of(hands, || real_place(&folder)).unwrap_or(folder);
         if let Some(known) = self.store.database.platform(&platform.name)?
             && known.folder == folder
             && known.source == source
-            && folder.join("platform.toml").exists()
+            && on_files_of(hands, || folder.join("platform.toml").exists())
         {
             return Ok(Response::Done(Done {
                 summary: format!("platform `{}` is here already, in `{}`", platform.name, folder.display()),
                 ..Done::default()
             }));
         }
-        if folder.exists() && std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        let is_occupied = || std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some());
+        if on_files_of(hands, is_occupied) {
             return Err(sources::Error::Occupied { folder }.into());
         }
         self.may_register(&platform.name, &folder)?;
-        disk::put_tree(&content, &folder)
+        on_files_of(hands, || disk::put_tree(&content, &folder))
             .map_err(|error| Failure::new(Kind::Host, format!("move the platform to `{}`", folder.display())).because(&error))?;
         platform.folder = folder;
         self.register(&platform, source.to_owned(), init.branch.clone())
@@ -159,9 +169,9 @@ impl Engine {
     }
 
     /// The definition in `folder`, with every box that it names.
-    fn sound(&self, folder: &Path) -> Result<Platform, Failure> {
-        let platform = config::platform::read(&folder.join("platform.toml"))?;
-        self.boxes_of(&platform)?;
+    fn sound(&self, folder: &Path, keeper: Option<&Account>) -> Result<Platform, Failure> {
+        let platform = on_files_of(keeper, || config::platform::read(&folder.join("platform.toml")))?;
+        self.boxes_of(&platform, keeper)?;
         Ok(platform)
     }
 
@@ -172,25 +182,41 @@ impl Engine {
                 .hint("put it into a folder whose path is, e.g. with `mv`"));
         }
         match self.store.database.platform(name)? {
-            Some(known) if known.folder != folder && known.folder.exists() => {
+            Some(known) if known.folder != folder && self.is_elsewhere(&known, folder) => {
                 Err(Failure::new(Kind::Conflict, format!("add the platform `{name}`"))
                     .cause(format!("a platform of this name is in `{}`", known.folder.display()))
                     .hint(format!("forget that one with `adt platform:destroy {name}`, or rename yours in `platform.toml`")))
             }
-            Some(_) | None => Ok(()),
+            // Who may not pull it may not give its name to what they like either.
+            Some(known) => self.has_folder(&known, &format!("change the platform `{name}`")),
+            None => Ok(()),
         }
+    }
+
+    /// Whether a known platform's folder is there and another than this one, which may have been added by another path.
+    fn is_elsewhere(&self, known: &PlatformRecord, folder: &Path) -> bool {
+        let real = || known.folder.canonicalize().ok();
+        on_files_of(self.keeper(known).as_ref(), real).is_some_and(|real| real != folder)
     }
 
     fn register(&self, platform: &Platform, source: String, branch: Option<String>) -> Result<Response, Failure> {
         let name = &platform.name;
         self.may_register(name, &platform.folder)?;
         let known = self.store.database.platform(name)?;
+        let owner = Account::owner_of(&platform.folder);
+        // What adt makes in it for environments would else be put into another's folder.
+        if self.hands().is_some_and(|own| owner.as_ref().is_none_or(|owner| owner.user != own.user)) {
+            return Err(Failure::new(Kind::Privilege, format!("add the platform `{name}`"))
+                .cause(format!("its folder `{}` is not yours", platform.folder.display()))
+                .hint("make a copy that is yours, e.g. with `git clone`, or ask the one whose folder it is to add it"));
+        }
         let record = PlatformRecord {
             name: name.clone(),
             folder: platform.folder.clone(),
             source,
             branch,
             created: known.as_ref().map_or_else(|| self.now(), |known| known.created),
+            keeper: self.hands().map(|account| account.user).or_else(|| owner.map(|owner| owner.user)),
         };
         let changed = known.as_ref() != Some(&record);
         if changed {
@@ -228,7 +254,8 @@ impl Engine {
 
     /// What the platform's folder says now.
     pub(in crate::engine) fn read_platform(&self, record: &PlatformRecord) -> Result<Platform, Failure> {
-        config::platform::read(&record.folder.join("platform.toml")).map_err(|failure| match failure.kind {
+        let read = || config::platform::read(&record.folder.join("platform.toml"));
+        on_files_of(self.keeper(record).as_ref(), read).map_err(|failure| match failure.kind {
             Kind::NotFound => failure.hint(format!(
                 "put the platform's folder back, give its new place to `adt platform:init`, or forget it with \
                  `adt platform:destroy {}`",
@@ -241,16 +268,17 @@ impl Engine {
     pub(in crate::engine) fn platform_list(&self) -> Result<Response, Failure> {
         let Readable { sound: environments, damaged } = self.readable_environments(None)?;
         let states = self.states()?;
+        let nameless = self.store.database.nameless_platforms()?.into_iter().map(|(name, folder)| nameless(name, folder));
         let summaries = self.store.database.platforms()?.into_iter().map(|record| {
             let own: Vec<_> = environments.iter().filter(|environment| environment.id.platform == record.name).collect();
             let is_up = |environment: &Environment| {
                 states.get(&environment.id).is_some_and(|states| state_of(environment, states) == EnvironmentState::Up)
             };
             let up = own.iter().filter(|environment| is_up(environment)).count();
-            let read = config::platform::read(&record.folder.join("platform.toml"));
-            let unreadable = damaged.iter().filter(|(id, _)| id.platform == record.name).count();
+            let read = self.read_platform(&record);
+            let unreadable = damaged.iter().filter(|damaged| damaged.platform == record.name.as_str()).count();
             PlatformSummary {
-                name: record.name,
+                name: record.name.to_string(),
                 summary: read.as_ref().map(|platform| platform.summary.clone()).unwrap_or_default(),
                 folder: record.folder,
                 // An older adt kept it as it was given.
@@ -261,7 +289,7 @@ impl Engine {
                 fault: read.err(),
             }
         });
-        Ok(Response::Platforms(summaries.collect()))
+        Ok(Response::Platforms(summaries.chain(nameless).collect()))
     }
 
     pub(in crate::engine) fn platform_pull(&self, name: &PlatformName, events: &Events) -> Result<Response, Failure> {
@@ -269,7 +297,7 @@ impl Engine {
         let told = events.task("git", &format!("pulling {}", record.folder.display()), || {
             git::pull(&self.person(), &record.folder).map_err(Failure::from)
         })?;
-        let platform = self.sound(&record.folder)?;
+        let platform = self.sound(&record.folder, self.keeper(&record).as_ref())?;
         Ok(Response::Done(Done {
             summary: format!("platform `{}`: {told}", platform.name),
             changed: !told.starts_with("already"),
@@ -278,20 +306,59 @@ impl Engine {
         }))
     }
 
+    /// The one whose folder a platform is; `None` where it is root's.
+    pub(in crate::engine) fn keeper(&self, record: &PlatformRecord) -> Option<Account> {
+        record.keeper.map(Account::of).or_else(|| Account::owner_of(&record.folder))
+    }
+
     pub(in crate::engine) fn person(&self) -> git::Person {
-        git::Person { ids: self.caller.ids, home: self.caller.home.clone(), cancel: self.cancel() }
+        let (account, home) = (self.caller.account.clone(), self.caller.home.clone());
+        git::Person { account, home, only: false, cancel: self.cancel() }
     }
 
     /// Files made for a person behind sudo belong to that person.
     fn give_to_caller(&self, folder: &Path) -> Result<(), Failure> {
-        let Some((user, group)) = self.caller.ids else { return Ok(()) };
+        let Some(account) = &self.caller.account else { return Ok(()) };
         for entry in walkdir::WalkDir::new(folder) {
             let told = |error: &(dyn std::error::Error + 'static)| {
                 Failure::new(Kind::Host, format!("hand `{}` over to you", folder.display())).because(error)
             };
             let entry = entry.map_err(|error| told(&error))?;
-            std::os::unix::fs::lchown(entry.path(), Some(user), Some(group)).map_err(|error| told(&error))?;
+            std::os::unix::fs::lchown(entry.path(), Some(account.user), Some(account.group)).map_err(|error| told(&error))?;
         }
         Ok(())
+    }
+}
+
+/// Without links on the way: whose these are can change.
+fn real_place(folder: &Path) -> Option<PathBuf> {
+    Some(folder.parent()?.canonicalize().ok()?.join(folder.file_name()?))
+}
+
+fn new_draft(beside: &Path) -> Result<tempfile::TempDir, Failure> {
+    tempfile::Builder::new().prefix(".adt-").tempdir_in(beside).map_err(|error| {
+        let failure = Failure::new(Kind::Host, format!("write into `{}`", beside.display()));
+        if beside.is_dir() {
+            failure.because(&error)
+        } else {
+            failure.cause("there is no such folder").hint(format!("make it first: `mkdir -p {}`", beside.display()))
+        }
+    })
+}
+
+/// A record whose very name is damaged must not hide the others.
+fn nameless(name: String, folder: PathBuf) -> PlatformSummary {
+    let fault = Failure::new(Kind::Store, "read its record")
+        .cause("its name is no name of a platform")
+        .hint("`adt platform:destroy` with that name removes it");
+    PlatformSummary {
+        name,
+        summary: String::new(),
+        folder,
+        source: String::new(),
+        branch: None,
+        environments: 0,
+        up: 0,
+        fault: Some(fault),
     }
 }

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::disk::walk;
 use crate::engine::Engine;
 use crate::engine::environment::perform::join;
 use crate::engine::events::Events;
+use crate::engine::permission::Authority;
+use crate::exec::account;
 use crate::model::topology::Mode;
 use crate::model::{BranchName, EnvironmentId, Event, Failure, Kind, Platform, PlatformName, Site, SiteName};
 use crate::sources::branch::{self, Pick, Wish};
 use crate::sources::checkout::{self, Stand};
+use crate::sources::git::Person;
 use crate::sources::mirror::{Fetch, Mirror};
 use crate::sources::{self, workspace};
 use crate::store::record::{Choice, SiteCode};
@@ -23,6 +27,8 @@ pub(in crate::engine) struct LiveSite {
     /// Unknown for a site that its environment no longer has.
     pub mirror: Option<Mirror>,
     pub code: SiteCode,
+    /// Whose the folder is, where that is known.
+    pub owner: Option<u32>,
 }
 
 pub(in crate::engine) type LiveSites = BTreeMap<SiteName, LiveSite>;
@@ -52,14 +58,16 @@ impl Engine {
     /// The same for codes that the store does not have, or not yet.
     pub(in crate::engine) fn live_sites_of(&self, environment: &Environment, codes: Codes) -> LiveSites {
         let platform = &environment.definition.platform;
-        self.live_sites_in(&workspace_of(environment), &platform.folder, &platform.sites, codes)
+        let mut live = self.live_sites_in(&workspace_of(environment), &platform.folder, &platform.sites, codes);
+        live.values_mut().for_each(|site| site.owner = environment.owner.user);
+        live
     }
 
     fn live_sites_in(&self, workspace: &Path, platform: &Path, sites: &[Site], codes: Codes) -> LiveSites {
         let live = codes.into_iter().filter(|(_, code)| code.mode == Mode::Live).map(|(name, code)| {
             let site = sites.iter().find(|site| site.name == name);
             let mirror = site.and_then(|site| self.mirror(platform, site));
-            (name.clone(), LiveSite { folder: workspace.join(name.as_str()), mirror, code })
+            (name.clone(), LiveSite { folder: workspace.join(name.as_str()), mirror, code, owner: None })
         });
         live.collect()
     }
@@ -121,7 +129,7 @@ impl Engine {
         let mirror = self.mirror(&platform.folder, site).expect("only sites with a source are asked for");
         let pattern = pattern(id, site)?;
         let wish = Wish { chosen, pattern: &pattern, default: site.code.default_branch.as_deref() };
-        if dry_run && !mirror.exists() {
+        if dry_run && (!mirror.exists() || self.lacks_access(&mirror)?) {
             events.note(format!("{}: `{}` would be fetched first", site.name, mirror.address));
             let branch = chosen.map_or_else(|| pattern.clone(), ToString::to_string);
             let code =
@@ -138,9 +146,18 @@ impl Engine {
         Ok(SiteCode { branch, choice, commit, mode: site.code.mode, releases: Vec::new() })
     }
 
+    /// A mirror is everybody's, what is in it is not: a member gets of it what its origin has given to them, too.
+    pub(in crate::engine) fn show_access(&self, mirror: &Mirror, events: &Events) -> Result<(), Failure> {
+        if self.lacks_access(mirror)? { self.fetch(mirror, None, events) } else { Ok(()) }
+    }
+
+    fn lacks_access(&self, mirror: &Mirror) -> Result<bool, Failure> {
+        Ok(self.caller.authority == Authority::Member && mirror.exists() && !mirror.lets_in(&self.person())?)
+    }
+
     /// Makes sure that the mirror is there and has what is wished for, if the origin has it.
     fn bring_mirror(&self, mirror: &Mirror, site: &Site, wish: &Wish<'_>, events: &Events) -> Result<(), Failure> {
-        if !mirror.exists() {
+        if !mirror.exists() || self.lacks_access(mirror)? {
             let sentence = format!("fetch the source of site `{}`", site.name);
             return self.fetch(mirror, None, events).map_err(|failure| Failure { sentence, ..failure });
         }
@@ -166,15 +183,22 @@ impl Engine {
     /// Brings a mirror to what its origin has, one command at a time.
     pub(in crate::engine) fn fetch(&self, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
         let lock = self.lock(&mirror.lock_name(), &mirror.address, events)?;
-        self.fetch_locked(&lock, mirror, patience, events)
+        self.fetch_locked(&lock, mirror, &self.person(), patience, events)
     }
 
-    fn fetch_locked(&self, lock: &Lock, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
+    fn fetch_locked(
+        &self,
+        lock: &Lock,
+        mirror: &Mirror,
+        person: &Person,
+        patience: Option<u32>,
+        events: &Events,
+    ) -> Result<(), Failure> {
         let text = format!("fetching {}", mirror.address);
         let tell = |how_far: &str| {
             events.emit(Event::TaskProgress { task: "git".to_owned(), text: format!("{text}: {how_far}") });
         };
-        let fetch = Fetch { person: &self.person(), now: self.now(), patience, tell: &tell };
+        let fetch = Fetch { person, now: self.now(), patience, tell: &tell };
         let told = events.task("git", &text, || mirror.fetch(lock, &fetch).map_err(Failure::from));
         told.map(drop)
     }
@@ -189,7 +213,7 @@ impl Engine {
     ) -> Result<(), Failure> {
         let (mirror, code) = (known_mirror(site), &site.code);
         let platform = site.folder.parent().and_then(Path::parent).expect("a checkout lies in an environment's folder");
-        let person = self.person();
+        let person = self.person_of(site.owner);
         let occupied = |error| match error {
             sources::Error::Occupied { folder } => Failure::new(Kind::Conflict, format!("check out site `{name}`"))
                 .cause(format!("`{}` is there and is not adt's", folder.display()))
@@ -197,7 +221,15 @@ impl Engine {
             other => at_checkout(&site.folder, other),
         };
         let workspace = workspace::make(platform, id.name.as_str(), &person).map_err(occupied)?;
+        if let Some(owner) = site.owner {
+            walk::open(&workspace, owner).map_err(|error| {
+                Failure::new(Kind::Conflict, format!("use the folder `{}`", workspace.display()))
+                    .because(&error)
+                    .hint("move it away, then run the same command again")
+            })?;
+        }
         checkout::sweep(&person, &workspace, false)?;
+        self.show_access(mirror, events)?;
         if !mirror.has(&code.commit)? {
             self.fetch(mirror, None, events)?;
         }
@@ -237,7 +269,9 @@ impl Engine {
         events: &Events,
     ) -> Result<(), Failure> {
         match self.work_in(site) {
-            None => checkout::discard(&self.person(), &site.folder).map_err(|error| at_checkout(&site.folder, error))?,
+            None => {
+                checkout::discard(&self.person_of(site.owner), &site.folder).map_err(|error| at_checkout(&site.folder, error))?
+            }
             Some(work) => events.warn(format!("`{}` is kept: {work}", site.folder.display())),
         }
         Ok(self.store.database.forget_site_code(id, name)?)
@@ -248,7 +282,7 @@ impl Engine {
         if !checkout::exists(&site.folder) {
             return None;
         }
-        match checkout::state(site.mirror.as_ref(), &self.person(), &site.folder) {
+        match checkout::state(site.mirror.as_ref(), &self.person_of(site.owner), &site.folder) {
             Ok(state) if state.is_replaceable() => None,
             Ok(state) => Some(state.words()),
             Err(error) => Some(format!("git can't tell whether it holds work ({error})")),
@@ -283,6 +317,7 @@ impl Engine {
             for site in sites.values() {
                 // A site that is live in an older environment may have lost its source since.
                 let Some(mirror) = self.mirror(&record.folder, site) else { continue };
+                let person = self.person_behind(&record);
                 let is_old = || mirror.age(self.now()).is_none_or(|age| age >= FRESH_SECONDS);
                 let holder = self.holder();
                 // Whoever holds the lock brings it up to date; to wait for that would queue up behind an origin that is away.
@@ -290,9 +325,9 @@ impl Engine {
                     && let Ok(lock) = self.store.lock(&mirror.lock_name(), &holder).attempt()?
                     && is_old()
                 {
-                    drop(self.fetch_locked(&lock, &mirror, None, &events));
+                    drop(self.fetch_locked(&lock, &mirror, &person, None, &events));
                 }
-                if let Err(failure) = self.prepare_spare(&record, site, &mirror) {
+                if let Err(failure) = self.prepare_spare(&record, site, &mirror, &person) {
                     tracing::debug!(%failure, "no spare checkout");
                 }
             }
@@ -300,7 +335,19 @@ impl Engine {
         Ok(())
     }
 
-    fn prepare_spare(&self, record: &PlatformRecord, site: &Site, mirror: &Mirror) -> Result<(), Failure> {
+    /// For whom git works when nobody waits: behind sudo the caller, else the one whose folder it is. Root's keys and settings
+    /// are for nobody's platform but root's.
+    fn person_behind(&self, record: &PlatformRecord) -> Person {
+        let caller = self.person();
+        match self.keeper(record) {
+            Some(keeper) if caller.account.is_none() => {
+                Person { home: account::home_of(keeper.user), account: Some(keeper), ..caller }
+            }
+            Some(_) | None => caller,
+        }
+    }
+
+    fn prepare_spare(&self, record: &PlatformRecord, site: &Site, mirror: &Mirror, person: &Person) -> Result<(), Failure> {
         let branches = mirror.branches()?;
         let Some(branch) = site.code.default_branch.as_ref().or(branches.head.as_ref()) else { return Ok(()) };
         let Some(commit) = branches.commits.get(branch) else { return Ok(()) };
@@ -311,9 +358,8 @@ impl Engine {
         if self.store.database.platform(&record.name)?.is_none() {
             return Ok(());
         }
-        let person = self.person();
-        let spares = workspace::make(&record.folder, checkout::SPARES, &person)?;
-        Ok(checkout::make_spare(mirror, &person, &spares, &Stand { branch, commit })?)
+        let spares = workspace::make(&record.folder, checkout::SPARES, person)?;
+        Ok(checkout::make_spare(mirror, person, &spares, &Stand { branch, commit })?)
     }
 
     /// Leaves nothing of an environment in its platform's folder but what holds work.

@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::engine::boxes::build_machine::MachineShop;
 use crate::engine::environment::perform::Raising;
 use crate::engine::events::Events;
+use crate::engine::permission::Right;
 use crate::engine::site::code::{Codes, at_site, pattern};
 use crate::engine::site::release_on_machine::{self, Ground};
 use crate::engine::site::rollout::{Rollout, Variables};
@@ -51,7 +52,7 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let environment = self.environment(id)?;
         let (deployable, before) = self.ready(&environment, site)?;
         let code = self.pick_newest(&deployable, id, &before, what, events)?;
@@ -75,7 +76,7 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let environment = self.environment(id)?;
         let (deployable, before) = self.ready(&environment, site)?;
         let chosen = match to {
@@ -240,6 +241,7 @@ impl Engine {
         events: &Events,
     ) -> Result<SiteCode, Failure> {
         let (site, mirror) = (deployable.site, &deployable.mirror);
+        self.show_access(mirror, events)?;
         if let Some(word) = &what.commit {
             let mut known = if mirror.exists() { export::commit(mirror, word)? } else { None };
             if known.is_none() {
@@ -275,6 +277,7 @@ impl Engine {
         events: &Events,
     ) -> Result<Built, Failure> {
         let commit = &code.commit;
+        self.show_access(&deployable.mirror, events)?;
         if !deployable.mirror.exists() || !deployable.mirror.has(commit)? {
             self.fetch(&deployable.mirror, None, events)?;
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::engine::Engine;
 use crate::engine::environment::lifecycle::{done, leaving};
 use crate::engine::events::Events;
+use crate::engine::permission::Right;
 use crate::engine::site::code::{Chosen, Codes, LiveSite, at_checkout, known_mirror};
 use crate::model::request::SiteWish;
 use crate::model::response::{CodeDetail, CodeSummary, SiteDetail};
@@ -26,7 +27,7 @@ impl Engine {
         events: &Events,
     ) -> Result<Response, Failure> {
         let record = self.platform(&id.platform)?;
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let mut environment = self.changeable(id, "add a site to")?;
         let platform = self.read_platform(&record)?;
         let names = with_needs(&platform, [&wish.site])?;
@@ -92,7 +93,7 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let mut environment = self.changeable(id, "remove a site from")?;
         let live = self.live_sites(&environment)?;
         let platform = &mut environment.definition.platform;
@@ -167,12 +168,13 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
-        let _lock = self.lock_environment(id, events)?;
+        let _lock = self.lock_environment(id, Right::Use, events)?;
         let environment = self.changeable(id, "switch a site of")?;
         let site = find(&environment.definition.platform, id, name)?;
         let live = self.live_sites(&environment)?;
         let Some(there) = live.get(name) else { return Err(self.not_live(id, site)?) };
         let mirror = known_mirror(there);
+        self.show_access(mirror, events)?;
         if !mirror.exists() || !mirror.branches()?.commits.contains_key(branch.as_str()) {
             self.fetch(mirror, None, events)?;
         }
@@ -210,8 +212,8 @@ impl Engine {
             return Ok(true);
         }
         let mirror = known_mirror(there);
-        let state =
-            checkout::state(Some(mirror), &self.person(), &there.folder).map_err(|error| at_checkout(&there.folder, error))?;
+        let state = checkout::state(Some(mirror), &self.person_of(there.owner), &there.folder)
+            .map_err(|error| at_checkout(&there.folder, error))?;
         let on_it = state.branch.as_deref() == Some(code.branch.as_str());
         if on_it && (state.commit == code.commit || state.unpushed > 0) {
             return Ok(true);
@@ -228,7 +230,7 @@ impl Engine {
     /// The step that brings a working tree to another branch.
     pub(in crate::engine) fn switch(&self, site: &LiveSite) -> Result<(), Failure> {
         let stand = Stand { branch: &site.code.branch, commit: &site.code.commit };
-        checkout::switch(&self.person(), &site.folder, &stand).map_err(|error| at_checkout(&site.folder, error))
+        checkout::switch(&self.person_of(site.owner), &site.folder, &stand).map_err(|error| at_checkout(&site.folder, error))
     }
 
     fn not_live(&self, id: &EnvironmentId, site: &Site) -> Result<Failure, Failure> {
@@ -272,7 +274,7 @@ impl Engine {
         if !checkout::exists(&site.folder) {
             return vec!["its folder is gone; `env:up` makes it again".to_owned()];
         }
-        let state = match checkout::state(Some(mirror), &self.person(), &site.folder) {
+        let state = match checkout::state(Some(mirror), &self.person_of(site.owner), &site.folder) {
             Ok(state) => state,
             Err(error) => return vec![format!("git can't read it: {error}")],
         };

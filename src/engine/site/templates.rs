@@ -79,13 +79,13 @@ impl Engine {
     }
 
     fn checkouts_files(&self, environment: &Environment, site: &Site, live: &LiveSite) -> Result<Vec<File>, Failure> {
-        let (person, folder) = (self.person(), &live.folder);
+        let (person, folder) = (self.person_of(live.owner), &live.folder);
         if site.code.templates.as_ref().is_some_and(Vec::is_empty) {
             return Ok(Vec::new());
         }
         let told = |error| told(site, at_checkout(folder, error));
         let names = chosen(site, checkout::templates(&person, folder).map_err(told)?).map_err(told)?;
-        let templates = rendered::read(folder, names.iter().map(String::as_str)).map_err(told)?;
+        let templates = rendered::read(folder, environment.owner.user, names.iter().map(String::as_str)).map_err(told)?;
         if templates.is_empty() {
             return Ok(Vec::new());
         }
@@ -106,7 +106,9 @@ impl Engine {
         let mut stale = BTreeSet::new();
         for (site, live) in sites.filter(|(_, live)| checkout::exists(&live.folder)) {
             let files = self.checkouts_files(environment, site, live)?;
-            if !rendered::is_current(&live.folder, &files).map_err(|error| at_checkout(&live.folder, error))? {
+            if !rendered::is_current(&live.folder, environment.owner.user, &files)
+                .map_err(|error| at_checkout(&live.folder, error))?
+            {
                 stale.insert(site.name.clone());
             }
         }
@@ -123,7 +125,7 @@ impl Engine {
     ) -> Result<(), Failure> {
         let site = crate::engine::site::sites::find(&environment.definition.platform, &environment.id, name)?;
         let files = self.checkouts_files(environment, site, live)?;
-        let laid = rendered::lay(&self.person(), &live.folder, &files);
+        let laid = rendered::lay(&self.person_of(live.owner), &live.folder, environment.owner.user, &files);
         laid.map_err(|error| told(site, at_checkout(&live.folder, error)))?;
         if !files.is_empty() {
             let names: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();

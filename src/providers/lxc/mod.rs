@@ -52,7 +52,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::disk;
-use crate::exec::Cancel;
+use crate::exec::{Cancel, HostPath};
 use crate::model::machine::SeenVolume;
 use crate::model::{Digest, EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag};
 
@@ -498,7 +498,7 @@ impl Provider for Lxc {
         self.machine(id)?.exec(exec, stdio)
     }
 
-    fn copy_in(&self, id: &MachineId, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
+    fn copy_in(&self, id: &MachineId, source: HostPath<'_>, target: &str, cancel: &Cancel) -> Result<()> {
         self.machine(id)?.copy_in(source, target, cancel)
     }
 
@@ -506,7 +506,7 @@ impl Provider for Lxc {
         self.machine(id)?.unpack(tar, folder, user, cancel)
     }
 
-    fn copy_out(&self, id: &MachineId, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
+    fn copy_out(&self, id: &MachineId, source: &str, target: HostPath<'_>, cancel: &Cancel) -> Result<()> {
         self.machine(id)?.copy_out(source, target, cancel)
     }
 

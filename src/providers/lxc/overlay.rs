@@ -98,7 +98,7 @@ pub fn take_apart() {
 }
 
 fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize, shown: &Shown) -> Result<(), Error> {
-    if let MountMode::Shared { user } = &mount.mode {
+    if let MountMode::Shared { user, .. } = &mount.mode {
         return shared::show(root, mount, user, shown.range);
     }
     // Looked up in the machine's root with its links, as the machine itself would, and made where it is missing.

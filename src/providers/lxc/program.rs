@@ -8,7 +8,7 @@ use std::process::{ChildStdout, Stdio as Pipe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::exec::{self, Broken, Cancel, Limits, Output, Reading};
+use crate::exec::{self, Broken, Cancel, HostPath, Limits, Output, Reading};
 use crate::model::{Exec, Stream};
 
 use super::apart::{self, Fault};
@@ -92,8 +92,9 @@ impl Machine<'_> {
         }
     }
 
-    pub fn copy_in(&self, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
-        fs::symlink_metadata(source).map_err(failed_io("read", source))?;
+    pub fn copy_in(&self, from: HostPath<'_>, target: &str, cancel: &Cancel) -> Result<()> {
+        let source = from.path;
+        from.with_rights(|path| fs::symlink_metadata(path)).map_err(failed_io("read", source))?;
         let (folder, name) = if self.is_folder(target)? {
             let contents = source.as_os_str().as_encoded_bytes().ends_with(b"/.");
             let own = source.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -105,7 +106,7 @@ impl Machine<'_> {
         let exec = Exec { cwd: Some("/".into()), ..Exec::new(argv) };
         let (mut reader, writer) = std::io::pipe().map_err(failed_io("copy", source))?;
         let (fed, packed) = std::thread::scope(|scope| {
-            let packing = scope.spawn(move || copy::pack(source, &name, writer));
+            let packing = scope.spawn(move || from.with_rights(|source| copy::pack(source, &name, writer)));
             let fed = self.feed_tar("copy to", &exec, &mut reader, cancel);
             // Who still packs must not wait for a reader that gave up.
             drop(reader);
@@ -129,10 +130,11 @@ impl Machine<'_> {
         self.finish_tar(verb, call, output.tail.lines())
     }
 
-    pub fn copy_out(&self, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
+    pub fn copy_out(&self, source: &str, to: HostPath<'_>, cancel: &Cancel) -> Result<()> {
+        let target = to.path;
         let (folder, name) = split(source);
         let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
-        let (into, new_name) = if target.is_dir() {
+        let (into, new_name) = if to.with_rights(Path::is_dir) {
             (target, own)
         } else {
             let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -146,7 +148,7 @@ impl Machine<'_> {
         let stdout = child.stdout.take().expect("stdout was piped");
         // Read all the time: with a full pipe it would wait for us, and we for it.
         let told = Reading::of(child.stderr.take().expect("stderr was piped"));
-        let unpacked = copy::unpack(Watched { pipe: stdout, cancel }, &name, into, &new_name);
+        let unpacked = to.with_rights(|_| copy::unpack(Watched { pipe: stdout, cancel }, &name, into, &new_name));
         // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
         if unpacked.is_err() {
             let _ = child.kill();

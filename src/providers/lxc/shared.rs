@@ -27,6 +27,7 @@ use rustix::mount::{
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
+use crate::disk::walk;
 use crate::model::machine::{Mount, MountMode};
 
 use super::attach::{User, small_text};
@@ -50,7 +51,7 @@ pub fn change(init: u32, before: &[Mount], after: &[Mount]) -> Result<(), Error>
     // Made while the host's folders can still be seen.
     let mut trees = Vec::new();
     for mount in after {
-        if let MountMode::Shared { user } = &mount.mode
+        if let MountMode::Shared { user, .. } = &mount.mode
             && !in_place(&inside, mount)
         {
             trees.push(Tree::new(&inside, mount, user, range)?);
@@ -84,11 +85,12 @@ struct Tree {
 
 impl Tree {
     fn new(root: &OwnedFd, mount: &Mount, user: &str, range: Range) -> Result<Self, Error> {
-        let owner = fs::symlink_metadata(&mount.source).saying("find", &mount.source)?;
+        let source = source(mount).saying("open", &mount.source)?;
+        let owner = fstat(&source).saying("look at", &mount.source)?;
         let user = find_user(root, user);
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = open_tree(rustix::fs::CWD, &mount.source, flags).saying("open", &mount.source)?;
-        let (uids, gids) = (map(range, owner.uid(), user.uid), map(range, owner.gid(), user.gid));
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = open_tree(&source, "", flags).saying("open", &mount.source)?;
+        let (uids, gids) = (map(range, owner.st_uid, user.uid), map(range, owner.st_gid, user.gid));
         let ids = ids::namespace(&uids, &gids, None).saying("map the ids of", &mount.source)?;
         let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         ids::set_attributes(&tree, false, plain, Some(&ids)).saying(
@@ -102,6 +104,16 @@ impl Tree {
     fn attach(self, root: &OwnedFd, range: Range) -> Result<(), Error> {
         let place = make_folders(root, self.target.trim_matches('/'), range).saying("prepare", &self.target)?;
         put(&self.tree, &place).saying("mount", &self.target)
+    }
+}
+
+/// The folder itself: what its path leads to can change at any moment.
+fn source(mount: &Mount) -> io::Result<OwnedFd> {
+    match &mount.mode {
+        MountMode::Shared { owner: Some(owner), .. } => walk::open(&mount.source, *owner),
+        MountMode::Shared { owner: None, .. } | MountMode::ReadOnly | MountMode::ReadWrite | MountMode::CopyOnWrite => {
+            Ok(open(&mount.source, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+        }
     }
 }
 

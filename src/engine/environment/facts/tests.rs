@@ -3,8 +3,8 @@ use std::path::Path;
 use super::*;
 use crate::config;
 use crate::network::address;
-use crate::store::Wanted;
 use crate::store::record::Definition;
+use crate::store::{Owner, Wanted};
 
 pub const PLATFORM: &str = r#"
 [platform]
@@ -32,7 +32,8 @@ pub fn environment(text: &str) -> Environment {
         wanted: Wanted::Up,
         created: 0,
         updated: 0,
-        owner: "ada".into(),
+        owner: Owner { name: "ada".into(), user: None },
+        shared: false,
         network: "10.1.0.0/26".parse().unwrap(),
         definition: Definition {
             domain: "example.test".parse().unwrap(),

@@ -1,0 +1,258 @@
+//! A user of this host with all of their groups: whose rights a program gets, or a thread of ours while it works on files that
+//! this user controls.
+//!
+//! A folder of theirs can be another one by the time that it is opened, however carefully a path was looked at before: they may
+//! put a link anywhere in it at any moment. So root asks the kernel as them. Then whatever a path leads to, they could have read
+//! or written it themselves.
+//!
+//! Not chosen: a process for each look (each takes a millisecond, and a definition has hundreds of files), or refusing links
+//! (a folder above may be one, by right).
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Gid, Uid, getgroups};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+/// More than any user is in.
+const MOST_GROUPS: usize = 65_536;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    pub user: u32,
+    pub group: u32,
+    /// All of them, the first one included.
+    pub groups: Vec<u32>,
+}
+
+impl Account {
+    /// One about whom nothing else is known.
+    pub fn bare(user: u32, group: u32) -> Self {
+        Self { user, group, groups: vec![group] }
+    }
+
+    /// With the groups that this host gives to the name.
+    pub fn named(name: &str, user: u32, group: u32) -> Self {
+        let groups = CString::new(name).ok().and_then(|name| groups(&name, group));
+        groups.map_or_else(|| Self::bare(user, group), |groups| Self { user, group, groups })
+    }
+
+    /// The one with this id; none that only files know still has its rights on these.
+    pub fn of(user: u32) -> Self {
+        entry(user).map_or_else(|| Self::bare(user, user), |entry| Self::named(&entry.name, user, entry.group))
+    }
+
+    /// The one whom a folder belongs to; `None` for root, and for what is no folder.
+    pub fn owner_of(folder: &Path) -> Option<Self> {
+        let meta = std::fs::symlink_metadata(folder).ok().filter(|meta| meta.is_dir() && meta.uid() != 0)?;
+        Some(Self::of(meta.uid()))
+    }
+
+    /// Does `work` with no right on any file but this user's, on this thread and on those that it starts. Programs that it
+    /// starts have ours again.
+    pub fn on_files<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _rights = Rights::take(self);
+        work()
+    }
+
+    /// What turns a child that is about to become a program into one of theirs, for good. It does nothing but system calls.
+    pub(super) fn entering(&self) -> impl Fn() -> std::io::Result<()> + Send + Sync + use<> {
+        let (user, group, groups) = (Uid::from_raw(self.user), Gid::from_raw(self.group), self.gids());
+        move || {
+            set_thread_groups(&groups)?;
+            set_thread_res_gid(group, group, group)?;
+            Ok(set_thread_res_uid(user, user, user)?)
+        }
+    }
+
+    fn gids(&self) -> Vec<Gid> {
+        self.groups.iter().map(|group| Gid::from_raw(*group)).collect()
+    }
+}
+
+/// The same for one whom it may not be, e.g. because root itself asks.
+pub fn on_files_of<T>(account: Option<&Account>, work: impl FnOnce() -> T) -> T {
+    match account {
+        Some(account) => account.on_files(work),
+        None => work(),
+    }
+}
+
+/// A path of this host, and whose rights count for what it leads to; without anybody's our own.
+#[derive(Debug, Clone, Copy)]
+pub struct HostPath<'a> {
+    pub path: &'a Path,
+    pub person: Option<&'a Account>,
+}
+
+impl<'a, P: AsRef<Path> + ?Sized> From<&'a P> for HostPath<'a> {
+    fn from(path: &'a P) -> Self {
+        Self { path: path.as_ref(), person: None }
+    }
+}
+
+impl HostPath<'_> {
+    /// Does `work`, which is about this path, with those rights.
+    pub fn with_rights<T>(&self, work: impl FnOnce(&Path) -> T) -> T {
+        on_files_of(self.person, || work(self.path))
+    }
+}
+
+/// What a thread had before; it has that again when this is dropped.
+struct Rights {
+    user: u32,
+    group: u32,
+    groups: Vec<Gid>,
+}
+
+impl Rights {
+    /// A thread that kept root's rights would do to files what their user could not: it must not go on.
+    fn take(account: &Account) -> Self {
+        let groups = getgroups().expect("a process may always know its own groups");
+        set_thread_groups(&account.gids()).expect("adt works as root, which may have any groups");
+        let (user, group) = set_ids(account.user, account.group);
+        Self { user, group, groups }
+    }
+}
+
+impl Drop for Rights {
+    fn drop(&mut self) {
+        set_ids(self.user, self.group);
+        set_thread_groups(&self.groups).expect("it may do so as it did before");
+    }
+}
+
+/// Whose rights on files this thread has; returns whose it had.
+fn set_ids(user: u32, group: u32) -> (u32, u32) {
+    // SAFETY: these calls take and return plain numbers. The kernel keeps them for each thread, and glibc leaves it at that.
+    let (before, now) = unsafe {
+        let before = (libc::setfsuid(user), libc::setfsgid(group));
+        // Nobody has this id, so the call changes nothing and tells.
+        (before, (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)))
+    };
+    let [user_before, group_before, user_now, group_now] = [before.0, before.1, now.0, now.1].map(i32::cast_unsigned);
+    assert_eq!((user_now, group_now), (user, group), "adt works as root, which may have any user's rights on files");
+    (user_before, group_before)
+}
+
+/// The groups of a name, of which one is known.
+fn groups(name: &CStr, group: u32) -> Option<Vec<u32>> {
+    let mut count: libc::c_int = 64;
+    loop {
+        let mut groups = vec![0; usize::try_from(count).ok().filter(|count| *count <= MOST_GROUPS)?];
+        // SAFETY: `name` ends with a zero, and `count` says how many numbers `groups` has room for.
+        let done = unsafe { libc::getgrouplist(name.as_ptr(), group, groups.as_mut_ptr(), &raw mut count) };
+        if done >= 0 {
+            groups.truncate(usize::try_from(count).ok()?);
+            return Some(groups);
+        }
+        if usize::try_from(count).is_ok_and(|count| count <= groups.len()) {
+            return None;
+        }
+    }
+}
+
+/// What this host knows of a user, wherever its users are kept.
+struct Entry {
+    name: String,
+    group: u32,
+    home: PathBuf,
+}
+
+/// Where a user's own settings are.
+pub fn home_of(user: u32) -> Option<PathBuf> {
+    entry(user).map(|entry| entry.home)
+}
+
+fn entry(user: u32) -> Option<Entry> {
+    let mut buffer = vec![0; 1 << 16];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all zero is a valid value of this type of numbers and pointers, which the next call fills in.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    // SAFETY: `buffer` is as long as told, and both it and `entry` outlive what is read from them below.
+    let code = unsafe { libc::getpwuid_r(user, &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
+    if code != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: a found entry's words are texts in `buffer` that end with a zero.
+    let [name, home] = unsafe { [CStr::from_ptr(entry.pw_name), CStr::from_ptr(entry.pw_dir)] };
+    Some(Entry {
+        name: name.to_str().ok()?.to_owned(),
+        group: entry.pw_gid,
+        home: PathBuf::from(OsStr::from_bytes(home.to_bytes())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use super::*;
+    use crate::exec::Command;
+
+    const NOBODY: u32 = 65_534;
+
+    fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    /// A file that only root and those of group 4242 may read.
+    fn closed(folder: &Path) -> std::path::PathBuf {
+        fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
+        let file = folder.join("file");
+        fs::write(&file, "text").unwrap();
+        chown(&file, Some(0), Some(4242)).unwrap();
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_thread_has_the_rights_of_a_user_and_then_its_own_again() {
+        if !is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = closed(folder.path());
+        let nobody = Account::bare(NOBODY, NOBODY);
+        let member = Account { groups: vec![NOBODY, 4242], ..nobody.clone() };
+        let read = || fs::read(&file).map_err(|error| error.kind());
+        assert_eq!(nobody.on_files(read), Err(std::io::ErrorKind::PermissionDenied));
+        assert_eq!(member.on_files(read), Ok(b"text".to_vec()), "a group of theirs may");
+        let inner = member.on_files(|| (nobody.on_files(read).is_err(), read().is_ok()));
+        assert_eq!(inner, (true, true), "one in another ends where that goes on");
+        let thread = nobody.on_files(|| std::thread::scope(|scope| scope.spawn(read).join().unwrap()));
+        assert!(thread.is_err(), "a thread begins with the rights of the one that starts it");
+        let made = folder.path().join("made");
+        fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        member.on_files(|| fs::write(&made, "").unwrap());
+        assert_eq!((fs::metadata(&made).unwrap().uid(), fs::metadata(&made).unwrap().gid()), (NOBODY, NOBODY));
+        let panicked = std::panic::catch_unwind(|| nobody.on_files(|| panic!("in the middle")));
+        assert!(panicked.is_err() && read().is_ok());
+    }
+
+    #[test]
+    fn a_program_has_the_groups_of_its_user_and_nothing_of_roots() {
+        if !is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = closed(folder.path());
+        let member = Account { groups: vec![NOBODY, 4242], ..Account::bare(NOBODY, NOBODY) };
+        let run = |account: &Account| Command::new("cat").arg(&file).account(account.clone()).run();
+        assert_eq!(run(&member).unwrap().text(), "text");
+        run(&Account::bare(NOBODY, NOBODY)).unwrap_err();
+        let ids = Command::new("sh").args(["-c", "id -u; id -g; id -G; grep CapEff /proc/self/status"]).account(member).run();
+        assert_eq!(ids.unwrap().text(), "65534\n65534\n65534 4242\nCapEff:\t0000000000000000\n");
+    }
+
+    #[test]
+    fn users_are_found_with_their_groups() {
+        let root = Account::of(0);
+        assert!(root.user == 0 && root.groups.contains(&0));
+        assert_eq!(Account::of(3_999_999_999), Account::bare(3_999_999_999, 3_999_999_999));
+        assert_eq!(Account::named("no such name", 7, 8), Account::bare(7, 8));
+    }
+}
