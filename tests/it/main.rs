@@ -55,6 +55,7 @@ mod real_power;
 mod real_sites;
 mod real_snapshots;
 mod real_stacks;
+mod real_takeover;
 mod resolver;
 mod served;
 mod servers;
