@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::engine::boxes::build_machine::MachineShop;
 use crate::engine::environment::lifecycle::WORKSHOP;
 use crate::engine::events::{Events, milliseconds};
-use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done};
+use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done, LayerSummary};
 use crate::model::topology::Code;
 use crate::model::{BoxName, Digest, Event, Failure, Kind, Parent, Platform, PlatformName, Response};
 use crate::store::PlatformRecord;
@@ -107,7 +107,7 @@ impl Engine {
     }
 
     /// The definition of a platform that may be left out.
-    fn readable(&self, platform: Option<&PlatformName>) -> Result<Option<Platform>, Failure> {
+    pub(super) fn readable(&self, platform: Option<&PlatformName>) -> Result<Option<Platform>, Failure> {
         let Some(name) = platform else { return Ok(None) };
         let record = self.platform(name)?;
         self.read_platform(&record).map(Some)
@@ -177,7 +177,15 @@ impl Engine {
             let last = chain.last().expect("a resolved chain holds at least the box itself");
             let summary = self.box_summary(catalogue, platform.as_ref(), name, &last.recipe.folder.join("box.toml"))?;
             let layers = self.layers()?;
-            let size = |digest: &Digest| layers.get(digest).ok().map(|layer| layer.size);
+            let summary_of = |one: &Resolved| {
+                let layer = layers.get(&one.digest).ok();
+                LayerSummary {
+                    name: one.recipe.name.clone(),
+                    digest: one.digest.clone(),
+                    size: layer.as_ref().map(|layer| layer.size),
+                    content: layer.and_then(|layer| layer.content).map(|content| content.sha256),
+                }
+            };
             let users = self.environments(None)?;
             let users = users
                 .iter()
@@ -187,7 +195,7 @@ impl Engine {
                 packages: last.recipe.packages.clone(),
                 services: last.recipe.services.clone(),
                 exposes: last.recipe.exposes.clone(),
-                chain: chain.iter().map(|one| (one.recipe.name.clone(), one.digest.clone(), size(&one.digest))).collect(),
+                chain: chain.iter().map(summary_of).collect(),
                 used_by: users.map(|environment| environment.id.to_string()).collect(),
                 summary,
             })))
