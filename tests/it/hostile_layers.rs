@@ -281,7 +281,7 @@ fn no_head_of_a_packed_layer_is_believed() {
     let attacks: Vec<(&str, Vec<u8>, &str)> = vec![
         ("another content", file(Head { sha256: "0".repeat(64), ..truth() }), "is not what its head says"),
         ("fewer bytes", file(Head { bytes: truth().bytes - 1024, ..truth() }), "later than its head says"),
-        ("far fewer bytes", file(Head { bytes: 1024, ..truth() }), "later than its head says"),
+        ("far fewer bytes", file(Head { bytes: 1024, ..truth() }), "the last that can be read"),
         ("more bytes", file(Head { bytes: u64::MAX, ..truth() }), "before its head says"),
         ("fewer entries", file(Head { entries: 1, ..truth() }), "one more than the head tells of"),
         ("more entries", file(Head { entries: 9, ..truth() }), "is not what its head says"),
@@ -356,7 +356,7 @@ fn no_damage_of_a_packed_layer_gets_in() {
         place.untouched("cut off");
     }
     let mut dice = Dice::new();
-    for _ in 0..rounds(600) {
+    for _ in 0..rounds(200) {
         let mut damaged = tar.clone();
         for _ in 0..dice.roll(3) + 1 {
             let at = dice.roll(damaged.bytes.len());

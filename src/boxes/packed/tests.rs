@@ -94,6 +94,7 @@ impl Shop {
         xattr::set(&ping, "user.note", b"with\nnewline and = \xff").unwrap();
         fs::hard_link(&ping, root.join("b/ping6")).unwrap();
         fs::hard_link(&ping, root.join("b").join("n".repeat(200)).join("m".repeat(200))).unwrap();
+        write("etc/hidden/below", b"inherits no list", 0o644, 0);
         // Entries of the user 10, whose number is a newline.
         let mut list = 2u32.to_le_bytes().to_vec();
         for (tag, id) in [(0x01u16, u32::MAX), (0x02, BASE + 10), (0x04, u32::MAX), (0x10, u32::MAX), (0x20, u32::MAX)] {
@@ -104,7 +105,6 @@ impl Shop {
         }
         xattr::set(root.join("etc/hidden"), self.marks.opaque(), b"y").unwrap();
         xattr::set(root.join("etc"), format!("{}origin", self.marks.prefix()), b"here").unwrap();
-        write("etc/hidden/below", b"inherits no list", 0o644, 0);
         let sparse = fs::File::create(root.join("sparse")).unwrap();
         sparse.set_len(3 << 20).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 1 << 20).unwrap();

@@ -10,7 +10,7 @@ use crate::boxes::layer::Content;
 use crate::boxes::packed::{Packing, Unpacked};
 use crate::boxes::{self, Layer, Layers};
 use crate::disk::marks::Marks;
-use crate::engine::{Engine, Events};
+use crate::engine::Engine;
 use crate::model::request::Export;
 use crate::model::response::{Carried, CarryOutcome};
 use crate::model::{Digest, Event, Failure, Kind, Response};
@@ -35,7 +35,7 @@ impl Engine {
                 // By what it was made of, or by what it is: whoever asks the receiver may know either.
                 let names = [Some(&digest), layer.content.as_ref().map(|content| &content.sha256)];
                 let known: Vec<_> = names.into_iter().flatten().filter(|name| export.without.contains(*name)).collect();
-                known.iter().for_each(|name| drop(left.remove(*name)));
+                left.retain(|name| !known.contains(&name));
                 if !known.is_empty() {
                     carried.push(told_of(layer, CarryOutcome::LeftOut));
                     continue;
