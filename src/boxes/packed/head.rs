@@ -35,7 +35,8 @@ struct Any {
 impl Head {
     pub fn of(layer: &Layer, parent: Option<&Layer>) -> Self {
         let content = |layer: &Layer| layer.content.as_ref().map(|content| content.sha256.clone());
-        Self { format: FORMAT, layer: layer.clone(), stands_on: parent.and_then(content) }
+        // What it takes on this disk is nobody else's business, and each packing of it is the same bytes.
+        Self { format: FORMAT, layer: Layer { size: 0, ..layer.clone() }, stands_on: parent.and_then(content) }
     }
 
     pub fn write(&self, to: &mut dyn Write) -> io::Result<()> {
