@@ -175,16 +175,26 @@ fn a_host_in_a_user_namespace_takes_in_layers_of_a_real_one() {
     for path in [home.path(), &store, &home.path().join("x.layers")] {
         std::os::unix::fs::chown(path, Some(FIRST), Some(FIRST)).expect("this is root");
     }
-    let map = format!("0,{FIRST},200000");
+    let mut inside = Command::new("unshare");
+    inside.args(["--user", "sh", "-c", "echo there; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut inside = inside.spawn().expect("it starts");
+    let mut there = [0; 6];
+    inside.stdout.as_mut().expect("it is piped").read_exact(&mut there).expect("it is in its namespace then");
+    let process = inside.id().to_string();
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{process}/{map}"), format!("0 {FIRST} 200000\n")).expect("this is root");
+    }
     let adt = |words: &[&str]| {
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-users", &map, "--map-groups", &map, "--setuid", "0", "--setgid", "0", "--"]);
+        let mut command = Command::new("nsenter");
+        command.args(["--user", "--target", &process, "--setuid", "0", "--setgid", "0", "--"]);
         command.arg(super::adt::program()).args(words).current_dir(home.path()).env("ADT_STORE", &store);
         let output = command.output().expect("it starts");
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     adt(&["box:import", "x.layers"]);
     adt(&["box:import", "x.layers"]);
+    drop(inside.stdin.take());
+    inside.wait().expect("it ends with its input");
     let hidden = store.join("layers").join(both[1].as_str()).join("rootfs/hidden");
     assert_eq!(xattr::get(&hidden, "user.overlay.opaque").expect("this is root").as_deref(), Some(&b"y"[..]));
     assert_eq!(xattr::get(&hidden, "trusted.overlay.opaque").expect("this is root"), None);
