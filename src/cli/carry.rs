@@ -25,6 +25,9 @@ pub(super) fn digests(words: &[String]) -> Result<BTreeSet<Digest>, Failure> {
     })
 }
 
+/// What tells events while it works.
+type Work<'a> = dyn FnMut(&mut dyn FnMut(Event)) -> Result<Response, Failure> + 'a;
+
 impl Session {
     pub(super) fn box_export(&self, export: &Export, output: Option<PathBuf>) -> Result<ExitCode, Failure> {
         let output = output.unwrap_or_else(|| {
@@ -82,7 +85,7 @@ impl Session {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn carry(&self, work: &mut dyn FnMut(&mut dyn FnMut(Event)) -> Result<Response, Failure>) -> Result<Response, Failure> {
+    fn carry(&self, work: &mut Work<'_>) -> Result<Response, Failure> {
         let mut reader = Reader::new(&self.global);
         let result = work(&mut |event| reader.read(&event));
         reader.finish();
