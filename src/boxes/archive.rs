@@ -30,9 +30,9 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// A whole desktop has 400,000 files.
-const ENTRIES: u32 = 1_000_000;
+pub(super) const ENTRIES: u32 = 1_000_000;
 /// Deeper than any real tree, and not too deep for whoever walks through it later.
-const DEPTH: usize = 128;
+pub(super) const DEPTH: usize = 128;
 /// An entry's header with its name and attributes, which are read into memory whole. A filesystem takes 64 KB of attributes.
 const HEADERS: u64 = 1 << 20;
 /// How much may come behind an archive's end: programs fill up their last record.
@@ -78,7 +78,7 @@ impl<'a> Room<'a> {
     }
 
     /// Takes away what an entry stores and how many new files and folders it makes.
-    fn take(&mut self, archive: &Path, target: &Path, entry: &Path, stored: u64, files: usize) -> Result<()> {
+    pub(super) fn take(&mut self, archive: &Path, target: &Path, entry: &Path, stored: u64, files: usize) -> Result<()> {
         // What others write meanwhile counts, too.
         let spare = Spare::of(target)?;
         if stored > self.bytes.min(spare.bytes) || files as u64 > spare.files {
@@ -287,7 +287,7 @@ impl Place {
 }
 
 /// The entry's path below the root. `./` in front is how `tar .` writes it.
-fn clean(archive: &Path, name: &Path) -> Result<PathBuf> {
+pub(super) fn clean(archive: &Path, name: &Path) -> Result<PathBuf> {
     let mut path = PathBuf::new();
     for part in name.components() {
         match part {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
+use super::watched::Watched;
 use super::workshop::{Bench, BenchSpec};
 use super::{Error, Layers, Resolved, Result, apt, archive, cache, digest, phases, seed};
 use crate::exec::{HostPath, on_files_of};
@@ -242,18 +242,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(Error::io("could not write", path))
 }
 
-/// Ends early when the build is cancelled: a dump may take minutes.
-struct Watched<'a> {
-    reader: &'a mut (dyn Read + Send),
-    cancel: &'a AtomicBool,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.cancel.load(Ordering::Relaxed) { Err(std::io::Error::other("cancelled")) } else { self.reader.read(buffer) }
-    }
-}
-
 /// A machine that has booted, and what is to be done in it.
 struct Job<'a> {
     teller: &'a Teller<'a>,
@@ -350,7 +338,7 @@ impl Job<'_> {
                 said.push(line.to_owned());
             }
         };
-        let mut input = Watched { reader: &mut source.reader, cancel: self.teller.context.cancel };
+        let mut input = Watched { inner: &mut source.reader, cancel: self.teller.context.cancel };
         let loaded = self.bench.feed(&exec, &mut input, &mut each);
         self.teller.context.check_cancelled(self.recipe.name.as_str())?;
         match loaded.map_err(|source| bench_error(self.recipe, step, source))? {

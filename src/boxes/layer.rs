@@ -20,7 +20,9 @@ use crate::model::{BoxName, Digest, Health};
 use crate::store;
 use crate::store::lock::{self, Lock};
 
-/// `layer.json`.
+const RECORD: &str = "layer.json";
+
+/// [`RECORD`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Layer {
     pub name: BoxName,
@@ -33,6 +35,20 @@ pub struct Layer {
     pub packages: Vec<String>,
     pub exposes: Vec<u16>,
     pub health: Health,
+    /// What its files are, found out when somebody first asks; see [`super::packed`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content: Option<Content>,
+}
+
+/// What a layer's files are, wherever it lies: two layers of one digest were made of the same, these tell whether they are the
+/// same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Of its packed form before compression.
+    pub sha256: Digest,
+    /// How long that is.
+    pub bytes: u64,
+    pub entries: u64,
 }
 
 /// What the lock of a layer that is being built tells: a prune must keep the layer below it too.
@@ -71,11 +87,11 @@ impl Layers {
 
     /// Whether the layer is whole.
     pub fn has(&self, digest: &Digest) -> bool {
-        self.path(digest).join("layer.json").is_file()
+        self.path(digest).join(RECORD).is_file()
     }
 
     pub fn get(&self, digest: &Digest) -> Result<Layer> {
-        let path = self.path(digest).join("layer.json");
+        let path = self.path(digest).join(RECORD);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -138,6 +154,12 @@ impl Layers {
     pub fn lock(&self, digest: &Digest, parent: Option<&Digest>, cancel: &AtomicBool, waiting: &dyn Fn()) -> Result<Lock> {
         let request = lock::Request::new(self.lock_path(digest), Building { stands_on: parent.cloned() });
         Ok(request.wait(cancel, &mut |_| waiting())?)
+    }
+
+    /// Writes down what is known of a layer now; the caller holds its lock.
+    pub(super) fn describe(&self, layer: &Layer) -> Result<()> {
+        let path = self.path(&layer.digest).join(RECORD);
+        disk::File::at(&path).mode(0o644).write(text(layer)).map_err(Error::io("could not write", path))
     }
 
     /// A build that was killed after its last step leaves a layer that is whole, and its lock.
@@ -232,10 +254,8 @@ impl Draft<'_> {
     pub fn finish(self, mut layer: Layer) -> Result<Layer> {
         remove_tree(&self.folder.join("scratch"))?;
         layer.size = size(&self.rootfs())?;
-        let path = self.folder.join("layer.json");
-        let mut text = serde_json::to_vec_pretty(&layer).expect("a layer's description is plain data");
-        text.push(b'\n');
-        std::fs::write(&path, text).map_err(Error::io("could not write", &path))?;
+        let path = self.folder.join(RECORD);
+        std::fs::write(&path, text(&layer)).map_err(Error::io("could not write", &path))?;
         let target = self.layers.path(&self.digest);
         if target.exists() {
             self.layers.remove(&self.digest)?;
@@ -243,6 +263,12 @@ impl Draft<'_> {
         disk::put_tree(&self.folder, &target).map_err(Error::io("could not create", &target))?;
         Ok(layer)
     }
+}
+
+fn text(layer: &Layer) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(layer).expect("a layer's description is plain data");
+    text.push(b'\n');
+    text
 }
 
 impl Drop for Draft<'_> {
@@ -293,6 +319,7 @@ pub(crate) mod tests {
             packages: Vec::new(),
             exposes: vec![80],
             health: Health { checks: Vec::new(), deadline_seconds: 10 },
+            content: None,
         }
     }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! catalogue ──> Resolved (recipe + digest + parent) ──> schedule ──> base | build ──> layer
 //!   folders         digest.rs                            parallel    mmdebstrap,      <store>/layers/<digest>/
-//!                                                                    archives | Workshop
+//!                                                                    archives | Workshop            │
+//!                                                                                    packed <───────┘ another host's store
 //! ```
 //!
 //! A layer is named by what went into it, so an unchanged box is never built twice and a changed one never overwrites what a
@@ -20,12 +21,14 @@ pub mod digest;
 pub mod fake;
 pub mod layer;
 pub mod oci;
+pub mod packed;
 pub mod phases;
 pub mod prune;
 pub mod schedule;
 pub mod seed;
 pub mod shift;
 pub mod task;
+pub mod watched;
 pub mod workshop;
 
 use std::collections::BTreeMap;
@@ -128,7 +131,13 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
-    #[error("building box `{name}` was stopped")]
+    #[error("box `{name}` can't be packed: `{entry}` {reason}")]
+    CantTravel { name: BoxName, entry: String, reason: String },
+    #[error("layer `{}` of box `{name}` in `{archive}` has the content `{}`, but the one that is here has `{}`", digest.short(), there.short(), here.short())]
+    OtherContent { archive: PathBuf, name: BoxName, digest: Digest, there: Digest, here: Digest },
+    #[error("box `{name}` in `{archive}` stands on layer `{}`, which is neither here nor before it in the file", parent.short())]
+    ParentMissing { archive: PathBuf, name: BoxName, parent: Digest },
+    #[error("the work on box `{name}` was stopped")]
     Cancelled { name: String },
     #[error("building box `{name}` was stopped in `{step}`, which was ended with all that it had started")]
     Ended { name: BoxName, step: String },
@@ -154,15 +163,16 @@ impl Error {
 
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Unknown { .. } | Self::LayerMissing { .. } => Kind::NotFound,
+            Self::Unknown { .. } | Self::LayerMissing { .. } | Self::ParentMissing { .. } => Kind::NotFound,
             Self::Cycle { .. }
             | Self::Outside { .. }
             | Self::BadSuite { .. }
             | Self::BadArchive { .. }
+            | Self::CantTravel { .. }
             | Self::OtherDigest { .. } => Kind::Config,
             Self::Recipe { source, .. } | Self::Bench { source, .. } => source.kind,
             Self::LayerDamaged { .. } | Self::LayerCycle { .. } => Kind::Store,
-            Self::LayerInUse { .. } => Kind::Conflict,
+            Self::LayerInUse { .. } | Self::OtherContent { .. } => Kind::Conflict,
             Self::Step { tail, .. } if is_full(tail) => Kind::Exhausted,
             Self::Step { .. } | Self::Seed { .. } => Kind::Program,
             Self::BootDeadline { .. } => Kind::Deadline,
@@ -198,6 +208,11 @@ impl Error {
             }
             Self::LayerDamaged { .. } | Self::LayerMissing { .. } => vec!["build it again with `adt box:build`".to_owned()],
             Self::LayerInUse { .. } => vec!["destroy these environments first; `adt platform:list` shows them".to_owned()],
+            Self::OtherContent { .. } => vec![
+                "both were built of the same recipe at different times; what stands on one does not fit the other".to_owned(),
+                "to take this one, destroy what stands on the other and remove it with `adt box:prune`".to_owned(),
+            ],
+            Self::ParentMissing { .. } => vec!["export it again without `--without`".to_owned()],
             Self::OtherDigest { .. } => vec![
                 "get the archive again from where its digest is from; where it was meant to change, correct `sha256`".to_owned(),
             ],

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::mpsc;
 
+use super::packed::Packing;
 use super::task::Teller;
 use super::{Context, Error, Layer, Layers, Resolved, Result, base, build};
+use crate::disk::marks::Marks;
 use crate::model::{BoxName, Digest, Event};
 
 pub struct Options<'a> {
@@ -115,7 +117,14 @@ fn one(context: Context<'_>, layers: &Layers, resolved: &Resolved, options: &Opt
     made.map_err(|error| teller.explain(error))?;
     // What stood on the old files doesn't fit the new ones.
     children.iter().try_for_each(|child| layers.remove(child))?;
-    draft.finish(describe(resolved)).map(Outcome::Built).map_err(|error| teller.explain(error))
+    let layer = describe(resolved);
+    let packing = Packing { layers, marks: Marks::here(), cancel: context.cancel, waiting: &|_| {} };
+    let content = match packing.content(&layer, &draft.rootfs()) {
+        // A box that no other host can take in serves this one.
+        Err(Error::CantTravel { .. }) => None,
+        found => Some(found?),
+    };
+    draft.finish(Layer { content, ..layer }).map(Outcome::Built).map_err(|error| teller.explain(error))
 }
 
 /// A damaged layer is as good as none: it is built again.
@@ -150,5 +159,6 @@ fn describe(resolved: &Resolved) -> Layer {
         packages: recipe.packages.clone(),
         exposes: recipe.exposes.clone(),
         health: resolved.health.clone(),
+        content: None,
     }
 }

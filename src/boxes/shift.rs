@@ -1,5 +1,5 @@
-//! Moves a tree's owners into the id range that unprivileged machines use, together with what carries ids besides the
-//! inode: file capabilities and POSIX access lists.
+//! The id range that unprivileged machines use: moves a tree's owners into it, together with what carries ids besides the inode
+//! (file capabilities and POSIX access lists), and tells what a machine sees of an id on disk.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
@@ -14,8 +14,8 @@ pub const BASE: u32 = 100_000;
 /// How many ids a machine has.
 pub const COUNT: u32 = 65_536;
 
-const CAPABILITY: &str = "security.capability";
-const LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+pub(super) const CAPABILITY: &str = "security.capability";
+pub(super) const LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
 /// Shifts everything below `root`, and `root` itself. An owner that is in the range already stays, so an interrupted run may be
 /// repeated; one that no machine can have becomes the machine's root.
@@ -61,12 +61,17 @@ fn one(path: &Path, meta: &std::fs::Metadata) -> std::io::Result<()> {
     Ok(())
 }
 
-fn shifted(id: u32) -> u32 {
+pub(super) fn shifted(id: u32) -> u32 {
     match id {
         0..COUNT => id + BASE,
         id if (BASE..BASE + COUNT).contains(&id) => id,
         _ => BASE,
     }
+}
+
+/// An owner on disk as the machine sees it: the way back of [`shifted`].
+pub(super) fn inside(id: u32) -> u32 {
+    shifted(id) - BASE
 }
 
 fn get(path: &Path, name: &str) -> std::io::Result<Option<Vec<u8>>> {
@@ -77,22 +82,40 @@ fn get(path: &Path, name: &str) -> std::io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// The two revisions of a file's capability that are in use, in the highest byte of its first word.
+const FOR_ALL: u32 = 0x0200_0000;
+const FOR_ONE: u32 = 0x0300_0000;
+
 /// `struct vfs_cap_data` (revision 2, five words) to `struct vfs_ns_cap_data` (revision 3, with the root id that the
 /// capability is good for): the kernel ignores revision 2 for files that a user namespace's root owns.
-fn namespaced(value: &[u8]) -> Option<Vec<u8>> {
-    let magic = u32::from_le_bytes(value.first_chunk::<4>().copied()?);
-    let (revision, flags) = (magic & 0xff00_0000, magic & 0x00ff_ffff);
-    if revision != 0x0200_0000 || value.len() != 20 {
-        return None;
-    }
-    let mut new = (0x0300_0000 | flags).to_le_bytes().to_vec();
+pub(super) fn namespaced(value: &[u8]) -> Option<Vec<u8>> {
+    let flags = flags_of(value, FOR_ALL, 20)?;
+    let mut new = (FOR_ONE | flags).to_le_bytes().to_vec();
     new.extend_from_slice(&value[4..]);
     new.extend_from_slice(&BASE.to_le_bytes());
     Some(new)
 }
 
-/// A list is a version word and entries of tag (2 bytes), permissions (2) and id (4); only named users and groups have ids.
+/// The way back of [`namespaced`]; `None` for a capability that is good for no machine's root.
+pub(super) fn inside_capability(value: &[u8]) -> Option<Vec<u8>> {
+    let Some(flags) = flags_of(value, FOR_ONE, 24) else { return flags_of(value, FOR_ALL, 20).map(|_| value.to_vec()) };
+    let root = u32::from_le_bytes(value.last_chunk::<4>().copied()?);
+    let words = &value[4..20];
+    (root == BASE).then(|| (FOR_ALL | flags).to_le_bytes().into_iter().chain(words.iter().copied()).collect())
+}
+
+fn flags_of(value: &[u8], revision: u32, length: usize) -> Option<u32> {
+    let magic = u32::from_le_bytes(value.first_chunk::<4>().copied()?);
+    (magic & 0xff00_0000 == revision && value.len() == length).then_some(magic & 0x00ff_ffff)
+}
+
 fn shifted_list(value: &[u8]) -> Option<Vec<u8>> {
+    let new = list_with(value, shifted)?;
+    (new != value).then_some(new)
+}
+
+/// A list is a version word and entries of tag (2 bytes), permissions (2) and id (4); only named users and groups have ids.
+pub(super) fn list_with(value: &[u8], owner: impl Fn(u32) -> u32) -> Option<Vec<u8>> {
     const VERSION: u32 = 2;
     const NAMED: [u16; 2] = [0x02, 0x08];
     if u32::from_le_bytes(value.first_chunk::<4>().copied()?) != VERSION || !(value.len() - 4).is_multiple_of(8) {
@@ -102,10 +125,10 @@ fn shifted_list(value: &[u8]) -> Option<Vec<u8>> {
     for entry in new[4..].chunks_exact_mut(8) {
         if NAMED.contains(&u16::from_le_bytes([entry[0], entry[1]])) {
             let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-            entry[4..].copy_from_slice(&shifted(id).to_le_bytes());
+            entry[4..].copy_from_slice(&owner(id).to_le_bytes());
         }
     }
-    (new != value).then_some(new)
+    Some(new)
 }
 
 #[cfg(test)]
@@ -125,6 +148,7 @@ mod tests {
         for (id, wanted) in [(0, 100_000), (33, 100_033), (65_535, 165_535), (100_033, 100_033), (70_000, BASE), (u32::MAX, BASE)]
         {
             assert_eq!(shifted(id), wanted, "{id}");
+            assert_eq!(inside(id), wanted - BASE, "{id}");
         }
     }
 
@@ -136,6 +160,10 @@ mod tests {
         assert_eq!(new[20..], BASE.to_le_bytes());
         assert_eq!(namespaced(&new), None);
         assert_eq!(namespaced(&[]), None);
+        assert_eq!(inside_capability(&new).unwrap(), NET_RAW);
+        assert_eq!(inside_capability(&NET_RAW).unwrap(), NET_RAW);
+        let strangers: Vec<u8> = new[..20].iter().copied().chain(7u32.to_le_bytes()).collect();
+        assert_eq!((inside_capability(&strangers), inside_capability(&[])), (None, None));
     }
 
     #[test]
@@ -150,6 +178,7 @@ mod tests {
         assert_eq!(shifted_list(&list(33)), Some(list(100_033)));
         assert_eq!(shifted_list(&list(100_033)), None);
         assert_eq!(shifted_list(&[2, 0, 0, 0, 1]), None);
+        assert_eq!(list_with(&list(100_033), inside), Some(list(33)));
     }
 
     #[test]

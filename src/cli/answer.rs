@@ -7,11 +7,11 @@ use comfy_table::{ContentArrangement, Table, presets};
 use super::args::Global;
 use super::{checklist, screen};
 use crate::model::response::{
-    BoxDetail, BoxSummary, Built, Done, EnvironmentDetail, EnvironmentSummary, MachineDetail, PlatformSummary, SiteDetail,
-    SnapshotSummary,
+    BoxDetail, BoxSummary, Built, Carried, CarryOutcome, Done, EnvironmentDetail, EnvironmentSummary, LayerSummary,
+    MachineDetail, PlatformSummary, SiteDetail, SnapshotSummary,
 };
 use crate::model::topology::Mode;
-use crate::model::{Failure, Kind, Limits, Response, SiteName, Size};
+use crate::model::{Digest, Failure, Kind, Limits, Response, SiteName, Size};
 use crate::store::record::removal;
 
 /// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
@@ -36,7 +36,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
     if global.json {
         return match response {
             // The last of the JSON lines that the verb's events began.
-            Response::Done(_) | Response::Built(_) => {
+            Response::Done(_) | Response::Built(_) | Response::Carried(_) => {
                 let line = serde_json::json!({ "event": "finished", "response": response });
                 screen::out_json(line.to_string()).map_err(told)
             }
@@ -46,6 +46,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
     match response {
         Response::Done(done) => finished(done, global.quiet),
         Response::Built(built) => finished_build(built, global.quiet),
+        Response::Carried(carried) => finished_carrying(carried, global.quiet),
         Response::Check(list) => data(&checklist::text(list)),
         Response::Platforms(platforms) => data(&platform_table(platforms)),
         Response::Environments(environments) => data(&environment_table(environments)),
@@ -88,6 +89,24 @@ fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
         (built, unchanged) => format!("{} built; {} as the recipes say already", boxes(built), boxes(unchanged)),
     };
     screen::err(text.as_str()).map_err(told)
+}
+
+fn finished_carrying(carried: &[Carried], quiet: bool) -> Result<(), Failure> {
+    if quiet {
+        return Ok(());
+    }
+    let layers = |outcome: CarryOutcome, end: &str| match carried.iter().filter(|one| one.outcome == outcome).count() {
+        0 => None,
+        1 => Some(format!("1 layer is {end}")),
+        count => Some(format!("{count} layers are {end}")),
+    };
+    let parts = [
+        layers(CarryOutcome::Packed, "packed"),
+        layers(CarryOutcome::LeftOut, "left out"),
+        layers(CarryOutcome::Imported, "imported"),
+        layers(CarryOutcome::There, "here already"),
+    ];
+    screen::err(&parts.into_iter().flatten().collect::<Vec<_>>().join("; ")).map_err(told)
 }
 
 fn table(head: &[&str]) -> Table {
@@ -301,9 +320,11 @@ fn box_sheet(detail: &BoxDetail) -> String {
         if summary.built { "yes" } else { "no" },
         if detail.used_by.is_empty() { "nothing".to_owned() } else { detail.used_by.join(" ") },
     );
-    let mut layers = table(&["LAYER OF", "DIGEST", "SIZE"]);
-    for (name, digest, bytes) in &detail.chain {
-        layers.add_row([name.to_string(), digest.short().to_owned(), bytes.map_or_else(|| "not built".into(), size)]);
+    let mut layers = table(&["LAYER OF", "DIGEST", "CONTENT", "SIZE"]);
+    for LayerSummary { name, digest, content, size: bytes } in &detail.chain {
+        let content = content.as_ref().map_or("-", Digest::short);
+        let size = bytes.map_or_else(|| "not built".into(), size);
+        layers.add_row([name.to_string(), digest.short().to_owned(), content.to_owned(), size]);
     }
     text.push_str(&lines(&layers));
     text

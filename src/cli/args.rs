@@ -529,6 +529,25 @@ pub enum Verb {
     /// Show a box's recipe, layers and users
     #[command(name = "box:show")]
     BoxShow { name: String },
+    /// Write boxes, with all layers that they stand on, into one file for another host's store
+    #[command(name = "box:export")]
+    BoxExport {
+        /// The boxes [default: all that the platform needs]
+        #[arg(value_name = "BOX")]
+        names: Vec<String>,
+        /// The file, or `-` for standard output [default: the first box, or the platform, with `.layers`]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Layers that who receives it has already, by the digest or content that `box:show --json` tells; may be given several times
+        #[arg(long, value_name = "DIGEST", value_delimiter = ',')]
+        without: Vec<String>,
+    },
+    /// Take layers from a file of `box:export` into the store; what platforms build of them is built then
+    #[command(name = "box:import")]
+    BoxImport {
+        /// The file, or `-` for standard input
+        file: PathBuf,
+    },
     /// Remove layers that nothing uses, and what interrupted builds left
     #[command(name = "box:prune")]
     BoxPrune {

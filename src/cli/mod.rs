@@ -4,6 +4,7 @@
 
 mod answer;
 pub mod args;
+mod carry;
 mod checklist;
 mod complaint;
 mod logs;
@@ -30,7 +31,7 @@ use crate::engine::host::pool;
 use crate::engine::permission::Authority;
 use crate::engine::{Caller, Engine};
 use crate::exec::{Account, Command};
-use crate::model::request::{Bind, Bootstrap, Deploy, PlatformInit};
+use crate::model::request::{Bind, Bootstrap, Deploy, Export, PlatformInit};
 use crate::model::{EnvironmentId, Failure, Kind, PlatformName, Request, Response, SiteName, SnapshotName};
 use crate::network::Linux;
 use crate::providers::choose;
@@ -156,6 +157,13 @@ impl Session {
             Verb::EnvLogs(words) => return self.logs(&words),
             Verb::HostUp { detach, no_logs } => return self.host_up(detach, no_logs),
             Verb::InternalLogs => return self.send_logs(),
+            Verb::BoxExport { names, output, without } => {
+                // Boxes exist without any platform, as for the other verbs.
+                let platform = self.surroundings.platform(None).ok();
+                let boxes = names.iter().map(|name| words::name(name)).collect::<Result<_, _>>()?;
+                return self.box_export(&Export { platform, boxes, without: carry::digests(&without)? }, output);
+            }
+            Verb::BoxImport { file } => return self.box_import(&file),
             Verb::HostHalt => return self.host_halt(),
             Verb::InternalSources { of } => return self.engine.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS),
             Verb::EnvDestroy { words, dry_run, yes } => {
@@ -342,6 +350,8 @@ impl Session {
             | Verb::PlatformDestroy { .. }
             | Verb::InternalSources { .. }
             | Verb::InternalLogs
+            | Verb::BoxExport { .. }
+            | Verb::BoxImport { .. }
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }

@@ -49,7 +49,20 @@ impl<'a> File<'a> {
 
     /// The old file or the new one, whatever happens; when this returns, the new one.
     pub fn write(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        let draft = self.draft(bytes.as_ref())?;
+        let mut draft = self.begin()?;
+        draft.write_all(bytes.as_ref())?;
+        self.finish(draft)
+    }
+
+    /// What is too large for memory is written into this, and put in place by [`File::finish`]; dropped, it is gone.
+    pub fn begin(&self) -> io::Result<tempfile::NamedTempFile> {
+        // Made for its owner alone, and opened to others once it is all there.
+        tempfile::Builder::new().prefix(&draft_name(self.path)).tempfile_in(self.folder())
+    }
+
+    /// As [`File::write`] ends.
+    pub fn finish(&self, draft: tempfile::NamedTempFile) -> io::Result<()> {
+        self.open_to_others(&draft)?;
         draft.as_file().sync_all()?;
         draft.persist(self.path).map_err(|error| error.error)?;
         sync_folder(self.folder())
@@ -78,14 +91,17 @@ impl<'a> File<'a> {
     }
 
     fn draft(&self, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
-        // Made for its owner alone, and opened to others once it is all there.
-        let mut draft = tempfile::Builder::new().prefix(&draft_name(self.path)).tempfile_in(self.folder())?;
+        let mut draft = self.begin()?;
         draft.write_all(bytes)?;
+        self.open_to_others(&draft)?;
+        Ok(draft)
+    }
+
+    fn open_to_others(&self, draft: &tempfile::NamedTempFile) -> io::Result<()> {
         if let Some((user, group)) = self.owner {
             fchown(draft.as_file(), Some(user), Some(group))?;
         }
-        draft.as_file().set_permissions(fs::Permissions::from_mode(self.mode))?;
-        Ok(draft)
+        draft.as_file().set_permissions(fs::Permissions::from_mode(self.mode))
     }
 }
 

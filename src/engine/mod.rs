@@ -8,7 +8,7 @@
 //! | [`environment`] | `env:init`, `up`, `halt`, `destroy`, `reload`, `snapshot`, `rewind`, `list`, `show` | what is wanted, what is seen, the steps between |
 //! | `site` | `site:add`, `branch`, `deploy`, `rollback` | checkouts, templates, a release on all machines |
 //! | `platform` | `platform:init`, `pull`, `up`, `halt`, `destroy` | from a platform's folder to a definition |
-//! | `boxes` | `box:build`, `list`, `show`, `prune`, `platform:build` | the machines that build |
+//! | `boxes` | `box:build`, `list`, `show`, `export`, `import`, `prune`, `platform:build` | the machines that build, layers that travel |
 //! | [`check`] | `env:check`, `platform:check`, `host:check`, `env:urls --check` | each step of the way to a page, probes of machines |
 //! | [`host`] | `host:bootstrap`, `bind-proxy`, `unbind-proxy` | what the host must have, the service, the pool |
 //! | [`logs`] | `env:logs` | sources of lines, and how they are followed |
@@ -74,17 +74,27 @@ pub struct Caller {
 impl Engine {
     /// Runs a request to its end. Events arrive on the calling thread, in order.
     pub fn run(&self, request: Request, each: &mut dyn FnMut(Event)) -> Result<Response, Failure> {
-        let (sender, receiver) = mpsc::channel();
         if request.only_reads() {
+            let (sender, receiver) = mpsc::channel();
             // At once, so nothing is told late; a thread with a heap of its own would cost a third of the time.
             let answer = self.answer(request, &Events::new(sender));
             receiver.into_iter().for_each(each);
             return answer;
         }
+        self.with_events(each, |events| self.answer(request, events))
+    }
+
+    /// Works on a thread of its own, so that what is told arrives at once.
+    fn with_events(
+        &self,
+        each: &mut dyn FnMut(Event),
+        work: impl FnOnce(&Events) -> Result<Response, Failure> + Send,
+    ) -> Result<Response, Failure> {
+        let (sender, receiver) = mpsc::channel();
         std::thread::scope(|scope| {
             let work = scope.spawn(move || {
                 let events = Events::new(sender);
-                self.answer(request, &events)
+                work(&events)
             });
             for event in receiver {
                 each(event);

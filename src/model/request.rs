@@ -1,11 +1,12 @@
 //! What can be asked of the engine. The command line makes these, and so will the daemon's socket and the API.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::names::{
-    BoxName, BranchName, EnvironmentId, EnvironmentName, MachineName, PlatformName, ProviderName, SiteName, SnapshotName,
+    BoxName, BranchName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, ProviderName, SiteName, SnapshotName,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,6 +238,16 @@ pub struct PlatformInit {
 pub enum Copy {
     In { source: PathBuf, target: String },
     Out { source: String, target: PathBuf },
+}
+
+/// Layers that are written to a file: no request, because the file is a stream of the caller's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    pub platform: Option<PlatformName>,
+    /// With all that they stand on; empty is all that the platform needs.
+    pub boxes: Vec<BoxName>,
+    /// Layers that who receives the file has, by the digest of their inputs or their content.
+    pub without: BTreeSet<Digest>,
 }
 
 /// What a deploy puts on machines; without either, the newest commit of the branch that the site is on.

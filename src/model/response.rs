@@ -29,6 +29,7 @@ pub enum Response {
     BoxDetail(Box<BoxDetail>),
     Snapshots(Vec<SnapshotSummary>),
     Built(Vec<Built>),
+    Carried(Vec<Carried>),
 }
 
 /// One moment of an environment.
@@ -332,9 +333,41 @@ pub struct BoxDetail {
     pub packages: Vec<String>,
     pub services: Vec<String>,
     pub exposes: Vec<u16>,
-    /// The layers it stands on, the base first, with their sizes.
-    pub chain: Vec<(BoxName, Digest, Option<u64>)>,
+    /// The layers it stands on, the base first.
+    pub chain: Vec<LayerSummary>,
     pub used_by: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerSummary {
+    pub name: BoxName,
+    /// What it is made of.
+    pub digest: Digest,
+    /// What it is; `None` where nobody asked yet.
+    pub content: Option<Digest>,
+    /// `None` where it is not built.
+    pub size: Option<u64>,
+}
+
+/// What became of a layer that was to be written to a file, or is read from one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    pub name: BoxName,
+    pub digest: Digest,
+    pub content: Option<Digest>,
+    pub size: u64,
+    pub outcome: CarryOutcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CarryOutcome {
+    Packed,
+    /// Who receives it has it.
+    LeftOut,
+    Imported,
+    /// The same was in the store.
+    There,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use secrecy::ExposeSecret;
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::{Error, Result};
+use crate::boxes::watched::Watched;
 use crate::sources::rendered;
 
 /// Where links may lead besides the tree itself: the programs of the box, as in a Python environment.
@@ -29,7 +30,7 @@ const MOST_BYTES: u64 = 64 << 30;
 
 /// Packs a tree and says how many files it has, unless it is cancelled. Owners are left out, and set-id bits with them.
 pub fn pack(tree: &Path, to: impl Write, cancel: &AtomicBool) -> Result<u64> {
-    pack_until(tree, Watched { to, cancel })
+    pack_until(tree, Watched { inner: to, cancel })
         .map_err(|error| if cancel.load(Ordering::Relaxed) { Error::Cancelled } else { error })
 }
 
@@ -38,7 +39,7 @@ fn pack_until(tree: &Path, to: Watched<'_, impl Write>) -> Result<u64> {
     let cancel = to.cancel;
     let encoder = zstd::Encoder::new(BufWriter::new(to), LEVEL).map_err(failed())?;
     // In front of the compression, or a file that compresses well would long be read to its end.
-    let mut builder = Builder::new(Watched { to: encoder, cancel });
+    let mut builder = Builder::new(Watched { inner: encoder, cancel });
     let (mut files, mut all, mut bytes) = (0, 0, 0);
     for entry in walkdir::WalkDir::new(tree).min_depth(1).sort_by_file_name() {
         let entry = entry.map_err(io::Error::from).map_err(failed())?;
@@ -54,25 +55,9 @@ fn pack_until(tree: &Path, to: Watched<'_, impl Write>) -> Result<u64> {
         append(&mut builder, entry.path(), inside)?;
         files += u64::from(!entry.file_type().is_dir());
     }
-    let encoder = builder.into_inner().map_err(failed())?.to;
+    let encoder = builder.into_inner().map_err(failed())?.inner;
     encoder.finish().and_then(|mut file| file.flush()).map_err(failed())?;
     Ok(files)
-}
-
-/// Takes nothing more once it is cancelled.
-struct Watched<'a, W> {
-    to: W,
-    cancel: &'a AtomicBool,
-}
-
-impl<W: Write> Write for Watched<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.cancel.load(Ordering::Relaxed) { Err(io::Error::other("cancelled")) } else { self.to.write(bytes) }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
 }
 
 fn append(builder: &mut Builder<impl Write>, path: &Path, inside: &Path) -> Result<()> {

@@ -14,7 +14,7 @@ use adt::engine::check::probe::Probe;
 use adt::engine::permission::Authority;
 use adt::engine::{Caller, Engine};
 use adt::model::request::PlatformInit;
-use adt::model::response::{BoxDetail, Done};
+use adt::model::response::{BoxDetail, Done, LayerSummary};
 use adt::model::{Check, EnvironmentId, Event, Failure, Health, MachineSpec, MachineState, ProviderName, Request, Response};
 use adt::providers::fake::{Checkpoint, Fake as Machines};
 use adt::providers::{Open, Provider, Registry, fake};
@@ -116,7 +116,7 @@ impl Host {
     fn build(&self, detail: &BoxDetail) {
         let layers = Layers::open(&self.store()).expect("the store is ours");
         let mut parent = None;
-        for (name, digest, _) in &detail.chain {
+        for LayerSummary { name, digest, .. } in &detail.chain {
             std::fs::create_dir_all(layers.rootfs(digest)).expect("the store is ours");
             let layer = Layer {
                 name: name.clone(),
@@ -128,6 +128,7 @@ impl Host {
                 packages: Vec::new(),
                 exposes: Vec::new(),
                 health: Health { checks: vec![Check::Tcp { port: 80 }], deadline_seconds: 5 },
+                content: None,
             };
             let text = serde_json::to_vec(&layer).expect("a layer is plain data");
             std::fs::write(layers.path(digest).join("layer.json"), text).expect("the store is ours");

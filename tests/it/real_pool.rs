@@ -28,7 +28,7 @@ fn with_layers_of_its_own(adt: &Adt) -> PathBuf {
     std::fs::remove_file(adt.store().join("cache")).expect("it is a link");
     std::fs::create_dir(&layers).expect("it was removed");
     let chain = shown["chain"].as_array().expect("a box stands on layers").iter();
-    let chain: Vec<_> = chain.map(|one| one[1].as_str().expect("a layer's digest")).collect();
+    let chain: Vec<_> = chain.map(|one| one["digest"].as_str().expect("a layer's digest")).collect();
     for layer in &chain {
         // Links are made where both names are on one mount, as that host sees them.
         let mut copy = adt.program_there("cp");

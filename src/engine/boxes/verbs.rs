@@ -13,7 +13,7 @@ use crate::engine::boxes::build_machine::MachineShop;
 use crate::engine::environment::records::WORKSHOP;
 use crate::engine::events::{Events, milliseconds};
 use crate::exec::{Account, HostPath};
-use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done};
+use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done, LayerSummary};
 use crate::model::topology::Code;
 use crate::model::{BoxName, Digest, Event, Failure, Kind, Parent, Platform, PlatformName, Response, Size};
 use crate::store::PlatformRecord;
@@ -108,7 +108,7 @@ impl Engine {
     }
 
     /// The definition of a platform that may be left out.
-    fn readable(&self, platform: Option<&PlatformName>) -> Result<Option<Kept>, Failure> {
+    pub(super) fn readable(&self, platform: Option<&PlatformName>) -> Result<Option<Kept>, Failure> {
         let Some(name) = platform else { return Ok(None) };
         let record = self.platform(name)?;
         Ok(Some(Kept { platform: self.read_platform(&record)?, keeper: self.keeper(&record) }))
@@ -180,7 +180,15 @@ impl Engine {
             let own = platform.as_ref().map(|kept| &kept.platform);
             let summary = self.box_summary(catalogue, own, name, &last.recipe.folder.join("box.toml"))?;
             let layers = self.layers()?;
-            let size = |digest: &Digest| layers.get(digest).ok().map(|layer| layer.size);
+            let summary_of = |one: &Resolved| {
+                let layer = layers.get(&one.digest).ok();
+                LayerSummary {
+                    name: one.recipe.name.clone(),
+                    digest: one.digest.clone(),
+                    size: layer.as_ref().map(|layer| layer.size),
+                    content: layer.and_then(|layer| layer.content).map(|content| content.sha256),
+                }
+            };
             let users = self.environments(None)?;
             let users = users
                 .iter()
@@ -190,7 +198,7 @@ impl Engine {
                 packages: last.recipe.packages.clone(),
                 services: last.recipe.services.clone(),
                 exposes: last.recipe.exposes.clone(),
-                chain: chain.iter().map(|one| (one.recipe.name.clone(), one.digest.clone(), size(&one.digest))).collect(),
+                chain: chain.iter().map(summary_of).collect(),
                 used_by: users.map(|environment| environment.id.to_string()).collect(),
                 summary,
             })))
@@ -331,13 +339,13 @@ impl Engine {
 }
 
 /// A platform as its folder says, and whose folder that is.
-struct Kept {
-    platform: Platform,
-    keeper: Option<Account>,
+pub(super) struct Kept {
+    pub platform: Platform,
+    pub keeper: Option<Account>,
 }
 
 impl Kept {
-    fn folder(&self) -> HostPath<'_> {
+    pub fn folder(&self) -> HostPath<'_> {
         HostPath { path: &self.platform.folder, person: self.keeper.as_ref() }
     }
 }
