@@ -155,6 +155,7 @@ impl Session {
             Verb::EnvLogs(words) => return self.logs(&words),
             Verb::HostUp { detach, no_logs } => return self.host_up(detach, no_logs),
             Verb::InternalLogs => return self.send_logs(),
+            Verb::InternalEnvironments { moment } => return self.at_boot(moment),
             Verb::HostHalt => return self.host_halt(),
             Verb::InternalSources { of } => return self.engine.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS),
             Verb::EnvDestroy { words, dry_run, yes } => {
@@ -318,6 +319,7 @@ impl Session {
             | Verb::PlatformDestroy { .. }
             | Verb::InternalSources { .. }
             | Verb::InternalLogs
+            | Verb::InternalEnvironments { .. }
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }
