@@ -33,6 +33,8 @@ pub struct Resolved {
     pub authors: Authors,
     /// The same of the units that it enables.
     pub services: Vec<String>,
+    /// It or a box below it is for machines that are hosts themselves.
+    pub host: bool,
 }
 
 pub struct Catalogue<'a> {
@@ -145,7 +147,8 @@ impl<'a> Catalogue<'a> {
             authors.extend(self.author(&recipe));
             let mut services = below.map(|below| below.services.clone()).unwrap_or_default();
             services.extend(recipe.services.iter().filter(|unit| !services.contains(unit)).cloned().collect::<Vec<_>>());
-            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services });
+            let host = recipe.host || below.is_some_and(|below| below.host);
+            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services, host });
         }
         Ok(resolved)
     }

@@ -225,7 +225,7 @@ impl Fake {
 
 impl Provider for Fake {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "fake", freeze: true, console: false, local_network: true }
+        Capabilities { name: "fake", freeze: true, console: false, local_network: true, hosts: true }
     }
 
     fn ready(&self) -> Result<String> {

@@ -71,6 +71,8 @@ pub struct Capabilities {
     pub console: bool,
     /// Machines are reached over the host's own bridges.
     pub local_network: bool,
+    /// A machine of it may be a host itself (`MachineSpec::host`).
+    pub hosts: bool,
 }
 
 /// How a program inside a machine gets its input and output.

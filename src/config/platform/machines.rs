@@ -104,6 +104,7 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
         data,
         provision,
         logs,
+        host: raw.host,
     })
 }
 

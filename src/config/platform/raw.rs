@@ -91,6 +91,9 @@ pub struct Machine {
     /// Log files of these machines besides their journal and what their box names, e.g. `"/var/log/shop/*.log"`.
     #[serde(default)]
     pub logs: Vec<At<String>>,
+    /// Whether these machines are hosts themselves, in which adt runs machines of their own. What those are is a volume, `/var/lib/adt`.
+    #[serde(default)]
+    pub host: bool,
     /// One line that says what these machines do.
     #[serde(default)]
     pub summary: Option<At<String>>,

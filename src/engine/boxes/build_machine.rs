@@ -79,6 +79,7 @@ fn record(engine: &Engine, id: &EnvironmentId, network: ipnet::Ipv4Net, spec: &B
         data: Vec::new(),
         logs: Vec::new(),
         provision: Vec::new(),
+        host: false,
     };
     let names = machine.names();
     let health = Health { checks: Vec::new(), deadline_seconds: 60 };

@@ -93,6 +93,10 @@ impl Engine {
             let (health, logs, services) = (resolved.health.clone(), resolved.logs.clone(), resolved.services.clone());
             in_use.insert(role.clone(), BoxInUse { layers: chain, health, logs, services });
         }
+        for machine in &mut platform.machines {
+            machine.host |= needed.roles[&machine.role].host;
+        }
+        self.can_be_hosts(&id, &platform)?;
         let left_out = leave_out(&mut platform, &basis.sites)?;
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
         let definition = Definition {
@@ -109,6 +113,19 @@ impl Engine {
         // A template that can't be filled in is told before there is anything.
         self.try_files(&id, &definition)?;
         Ok(definition)
+    }
+
+    /// Machines that are hosts themselves can't be everywhere.
+    fn can_be_hosts(&self, id: &EnvironmentId, platform: &Platform) -> Result<(), Failure> {
+        let capabilities = self.provider.capabilities();
+        match platform.machines.iter().find(|machine| machine.host && !capabilities.hosts) {
+            None => Ok(()),
+            Some(machine) => {
+                Err(Failure::new(Kind::Host, format!("make `{id}`, whose `{}` is to be a host itself", machine.role))
+                    .cause("this host is a machine itself, and its own machines can't be hosts once more")
+                    .hint("run this platform on the real host, or take `host = true` from the role or its box"))
+            }
+        }
     }
 
     fn build_missing(&self, needed: &PlatformBoxes, dry_run: bool, events: &Events) -> Result<(), Failure> {
