@@ -148,6 +148,7 @@ impl Lab {
             rewound: None,
             files: [].into(),
             health: Health { checks: Vec::new(), deadline_seconds: 60 },
+            host: false,
             id: id.clone(),
         };
         self.provider.create(&spec).map_err(|error| fail(&error))?;

@@ -164,6 +164,7 @@ impl World {
             rewound: None,
             files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
+            host: false,
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Resolved {
     pub services: Vec<String>,
     /// Whose rights count in the recipe's folder, where that is a platform's.
     pub keeper: Option<Account>,
+    /// It or a box below it is for machines that are hosts themselves.
+    pub host: bool,
 }
 
 pub struct Catalogue<'a> {
@@ -178,7 +180,8 @@ impl<'a> Catalogue<'a> {
             authors.extend(self.author(&recipe));
             let mut services = below.map(|below| below.services.clone()).unwrap_or_default();
             services.extend(recipe.services.iter().filter(|unit| !services.contains(unit)).cloned().collect::<Vec<_>>());
-            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services, keeper });
+            let host = recipe.host || below.is_some_and(|below| below.host);
+            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services, keeper, host });
         }
         Ok(resolved)
     }

@@ -72,6 +72,9 @@ pub struct Global {
     /// IPv4 address on which names and pages are served (ADT_LISTEN)
     #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Host settings")]
     pub listen: Option<String>,
+    /// Whether environments that were up come back when this host starts: true or false (ADT_BRING_BACK)
+    #[arg(long, global = true, value_name = "BOOLEAN", help_heading = "Host settings")]
+    pub bring_back: Option<String>,
 }
 
 impl Global {
@@ -88,6 +91,7 @@ impl Global {
             provider: self.provider.clone(),
             grace_seconds: self.grace_seconds.clone(),
             listen: self.listen.clone(),
+            bring_back: self.bring_back.clone(),
         }
     }
 }
@@ -503,6 +507,9 @@ pub enum Verb {
     /// Send what machines say until stopped; what the service of the logs runs
     #[command(name = "internal:logs", hide = true)]
     InternalLogs,
+    /// Halt environments before this host goes down, or bring them back; what their service runs
+    #[command(name = "internal:environments", hide = true)]
+    InternalEnvironments { moment: Moment },
     /// What `env:init` and `platform:build` leave to be done behind them: mirrors and spare checkouts
     #[command(name = "internal:sources", hide = true)]
     InternalSources {
@@ -563,6 +570,13 @@ pub enum Verb {
     Completions { shell: clap_complete::Shell },
     /// Print the man page
     Man,
+}
+
+/// When the host starts, and when it goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Moment {
+    Up,
+    Halt,
 }
 
 /// `50G`, in bytes.

@@ -164,6 +164,7 @@ impl Session {
                 return self.box_export(&Export { platform, boxes, without: carry::digests(&without)? }, output);
             }
             Verb::BoxImport { file } => return self.box_import(&file),
+            Verb::InternalEnvironments { moment } => return self.at_boot(moment),
             Verb::HostHalt => return self.host_halt(),
             Verb::InternalSources { of } => return self.engine.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS),
             Verb::EnvDestroy { words, dry_run, yes } => {
@@ -352,6 +353,7 @@ impl Session {
             | Verb::InternalLogs
             | Verb::BoxExport { .. }
             | Verb::BoxImport { .. }
+            | Verb::InternalEnvironments { .. }
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::args::Moment;
 use super::progress::Reader;
 use super::{Session, answer, screen};
 use crate::daemon::{self, Logs, Started};
@@ -50,6 +51,14 @@ impl Session {
     pub(super) fn send_logs(&self) -> Result<ExitCode, Failure> {
         let engine = &self.engine;
         daemon::send_logs(daemon::Place { settings: &engine.settings, store: &engine.store, cancel: &engine.cancel })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    pub(super) fn at_boot(&self, moment: Moment) -> Result<ExitCode, Failure> {
+        match moment {
+            Moment::Up => self.engine.after_the_host_came_up()?,
+            Moment::Halt => self.engine.before_the_host_goes_down()?,
+        }
         Ok(ExitCode::SUCCESS)
     }
 

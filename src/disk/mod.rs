@@ -12,6 +12,7 @@
 //!
 //! Not chosen: a file system's own promises about renames (`auto_da_alloc`), which ext4 alone gives, and not always.
 
+pub mod host;
 pub mod marks;
 pub mod tree;
 pub mod walk;

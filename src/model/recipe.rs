@@ -26,6 +26,9 @@ pub struct Recipe {
     /// Log files that its programs write besides the journal; says nothing of what the layer holds.
     #[serde(default)]
     pub logs: Vec<String>,
+    /// Whether its machines are hosts themselves; says nothing of what the layer holds.
+    #[serde(default)]
+    pub host: bool,
     /// `None` is what the parent box says and, without one, that init has finished starting.
     pub health: Option<Health>,
     /// For the templates among its files, and as `ADT_VAR_…` for its scripts.
@@ -48,6 +51,7 @@ impl Recipe {
             mask: Vec::new(),
             exposes: Vec::new(),
             logs: Vec::new(),
+            host: false,
             health: None,
             vars: BTreeMap::new(),
             steps: Vec::new(),

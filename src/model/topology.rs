@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Place;
 use super::limits::Limits;
+use super::machine::HOST_FOLDER;
 use super::names::{BoxName, Domain, MachineName, PlatformName, ProviderName, RoleName, SiteName};
 use super::route::Protocol;
 use super::snapshot::Keep;
@@ -56,6 +57,9 @@ pub struct Machine {
     /// What these machines run on; `None` leaves it to whoever makes the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderRef>,
+    /// Whether its machines are hosts themselves, in which adt runs machines of their own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host: bool,
 }
 
 impl Machine {
@@ -435,11 +439,11 @@ impl Platform {
 
     /// Whether machines of this role have what a user would miss.
     pub fn holds_data(&self, machine: &Machine) -> bool {
-        !machine.data.is_empty() || self.data.iter().any(|set| set.machine == machine.role)
+        machine.host || !machine.data.is_empty() || self.data.iter().any(|set| set.machine == machine.role)
     }
 
     /// The folders of machines of this role that outlive them: those it names, and those that its data sets live in. One
-    /// inside another is part of that one.
+    /// inside another is part of that one. The machines of a host are apart from all else that it has.
     pub fn volumes(&self, machine: &Machine) -> Vec<String> {
         let sets = self.data.iter().filter(|set| set.machine == machine.role).filter_map(|set| match set.engine.as_ref()? {
             DataEngine::Sql(sql) => Some(sql.server.folder().to_owned()),
@@ -451,11 +455,12 @@ impl Platform {
         paths.sort();
         // Sorted, whatever holds a folder comes before it.
         let mut outermost: Vec<String> = Vec::new();
-        for path in paths {
+        for path in paths.into_iter().filter(|path| !(machine.host && Path::new(path).starts_with(HOST_FOLDER))) {
             if !outermost.iter().any(|outer| Path::new(&path).starts_with(outer)) {
                 outermost.push(path);
             }
         }
+        outermost.extend(machine.host.then(|| HOST_FOLDER.to_owned()));
         outermost
     }
 

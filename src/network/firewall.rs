@@ -37,13 +37,15 @@ use crate::exec::{Command, Limits};
 /// Where the host is a rented server, 169.254.169.254 would give a machine its keys. The same in IPv6 (fd00:ec2::254) never
 /// leaves, like all of IPv6.
 ///
+/// 58 is ICMPv6, whose name nft finds in `/etc/protocols` only, which a small host lacks.
+///
 /// Link-local and multicast never leave a bridge. Router advertisements are dropped: a machine must not become its host's
 /// default router. IPv6 has no NAT, so a packet that would leave with a local address is told at once instead of lost.
 const RULES: &str = r#"
     chain from_machines {
         type filter hook prerouting priority -90; policy accept;
         iifname != "adt*" accept
-        ip6 saddr :: meta l4proto ipv6-icmp accept
+        ip6 saddr :: meta l4proto 58 accept
         fib saddr . iif oif missing drop
         ip daddr { 224.0.0.0/4, 255.255.255.255 } accept
         ip6 daddr { fe80::/10, ff00::/8 } accept

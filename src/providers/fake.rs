@@ -216,6 +216,10 @@ impl Fake {
 }
 
 impl Provider for Fake {
+    fn hosts(&self) -> bool {
+        true
+    }
+
     fn ready(&self) -> Result<String> {
         Ok("in memory".to_owned())
     }

@@ -133,6 +133,11 @@ pub struct File {
 }
 
 pub trait Provider: Send + Sync {
+    /// Whether a machine of it may be a host itself (`MachineSpec::host`).
+    fn hosts(&self) -> bool {
+        false
+    }
+
     /// What it needs of this host is there: its version in words. Costs more than the verbs; for checks.
     fn ready(&self) -> Result<String>;
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::model::machine::Rewound;
+use crate::model::machine::{HOST_FOLDER, Rewound};
 use crate::model::topology::{Mode, RoleFile};
 use crate::model::{
     Digest, Domain, EnvironmentId, Health, Machine, MachineName, Platform, PlatformName, ProviderName, RoleName, SiteName,
@@ -147,8 +147,11 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// The layers that a role's volume at `path` begins from.
+    /// The layers that a role's volume at `path` begins from. The machines of a host begin from none.
     pub fn seed(&self, role: &RoleName, path: &str) -> &[Digest] {
+        if path == HOST_FOLDER && self.platform.machines.iter().any(|machine| machine.role == *role && machine.host) {
+            return &[];
+        }
         let own = self.seeds.get(role).and_then(|paths| paths.get(path));
         own.or_else(|| self.boxes.get(role).map(|boxed| &boxed.layers)).map(Vec::as_slice).unwrap_or_default()
     }

@@ -260,13 +260,15 @@ fn can_be_real() -> Result<(), String> {
     if faults.is_empty() { Ok(()) } else { Err(faults.join(", ")) }
 }
 
-/// Shipped boxes that no shipped platform stands on, and that take minutes to build.
+/// Boxes that no shipped platform stands on, and that take minutes to build.
 const STACKS: &str = "[platform]
 name = \"stacks\"
 [machines.node]
 box = \"web-node\"
 [machines.python]
 box = \"web-python\"
+[machines.host]
+box = \"adt-host\"
 ";
 
 /// A store with the boxes of the shipped platforms and of `STACKS`, built once for all tests and kept for the next run.
@@ -291,12 +293,20 @@ pub fn built_boxes() -> &'static Path {
             if platform == "stacks" {
                 std::fs::create_dir(folder.join(platform)).expect("the folder is ours");
                 std::fs::write(folder.join(platform).join("platform.toml"), STACKS).expect("the folder is ours");
+                take_box(&folder.join(platform), "adt-host");
             }
             adt(&["platform:init", platform]);
             adt(&["platform:build", platform]);
         }
         folder.join("store")
     })
+}
+
+/// Gives a platform one of the boxes in `tests/boxes`, all of which is one file.
+pub fn take_box(platform: &Path, name: &str) {
+    let (from, to) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boxes").join(name), platform.join("boxes").join(name));
+    std::fs::create_dir_all(&to).expect("the folder is ours");
+    std::fs::copy(from.join("box.toml"), to.join("box.toml")).expect("the recipe is there");
 }
 
 /// A number that no other test has at the moment, also among processes.

@@ -10,9 +10,12 @@ use super::adt::{Adt, Run};
 
 const TINY: &str = "[platform]\nname = \"tiny\"\nsummary = \"One\"\n[machines.one]\nbox = \"debian\"\n";
 
-fn one_machine() -> Option<Adt> {
+/// What is refused to a machine is refused to one that is a host itself.
+const KINDS: [&str; 2] = ["", "host = true\n"];
+
+fn one_machine(kind: &str) -> Option<Adt> {
     let adt = Adt::real()?.alone();
-    adt.platform_toml("tiny", TINY);
+    adt.platform_toml("tiny", &format!("{TINY}{kind}"));
     adt.run("platform:init tiny").ok();
     adt.run("env:init 1").ok();
     Some(adt)
@@ -135,7 +138,12 @@ const CALLS: [(&str, u32, Option<u32>, u32, u8); 22] = [
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn what_acts_on_the_host_is_refused_to_programs_of_every_kind() {
-    let Some(adt) = one_machine() else { return };
+    KINDS.into_iter().for_each(refuses_calls);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn refuses_calls(kind: &str) {
+    let Some(adt) = one_machine(kind) else { return };
     let folder = adt.here().join("calls");
     fs::create_dir(&folder).expect("the folder is ours");
     let put = |name: &str, bytes: Vec<u8>| {
@@ -265,7 +273,7 @@ kept() {
 
 #[test]
 fn a_service_sees_nothing_of_the_host_whatever_it_does() {
-    let Some(adt) = one_machine() else { return };
+    let Some(adt) = one_machine("") else { return };
     fs::write(adt.here().join("look"), LOOK).expect("the folder is ours");
     adt.run("env:cp 1 look one:/srv/").ok();
     let control = std::process::Command::new("sh").args(["-c", LOOK]).output().expect("a shell starts");
@@ -308,7 +316,11 @@ const ROOT: [(&str, &str); 13] = [
 
 #[test]
 fn root_of_a_machine_changes_nothing_of_the_host_and_reads_none_of_its_log() {
-    let Some(adt) = one_machine() else { return };
+    KINDS.into_iter().for_each(keeps_its_roots_hands_off);
+}
+
+fn keeps_its_roots_hands_off(kind: &str) {
+    let Some(adt) = one_machine(kind) else { return };
     let settings = SETTINGS.join(" ");
     let words = WORDS.replace("SETTINGS", &settings);
     fs::write(adt.here().join("words"), words).expect("the folder is ours");
@@ -346,7 +358,11 @@ fn device_files(adt: &Adt) {
 
 #[test]
 fn what_services_need_of_a_kernel_is_there() {
-    let Some(adt) = one_machine() else { return };
+    KINDS.into_iter().for_each(has_what_services_need);
+}
+
+fn has_what_services_need(kind: &str) {
+    let Some(adt) = one_machine(kind) else { return };
     shell(&adt, "systemctl is-system-running --wait").ok().says("running");
     assert_eq!(shell(&adt, "systemctl list-units --failed --no-legend --plain").ok().stdout, "");
     // Says what it may not, and does not hang.

@@ -49,6 +49,7 @@ mod real_data;
 mod real_deploy;
 mod real_fault;
 mod real_hello;
+mod real_host_machine;
 mod real_inside;
 mod real_kill;
 mod real_layers;

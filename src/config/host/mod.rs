@@ -73,6 +73,8 @@ pub struct HostSettings {
     pub grace_seconds: Setting<u32>,
     /// Where names and pages are served.
     pub listen: Setting<Ipv4Addr>,
+    /// Whether what was up when the host went down is started with it.
+    pub bring_back: Setting<bool>,
     /// Where the logs of running environments are sent.
     pub logs: Logs,
 }
@@ -94,6 +96,7 @@ impl HostSettings {
             ("provider", self.provider.value.to_string(), &self.provider.origin),
             ("grace_seconds", self.grace_seconds.value.to_string(), &self.grace_seconds.origin),
             ("listen", self.listen.value.to_string(), &self.listen.origin),
+            ("bring_back", self.bring_back.value.to_string(), &self.bring_back.origin),
         ];
         rows.extend(self.logs.rows());
         rows
@@ -121,6 +124,7 @@ pub struct HostFlags {
     pub provider: Option<String>,
     pub grace_seconds: Option<String>,
     pub listen: Option<String>,
+    pub bring_back: Option<String>,
 }
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -163,10 +167,12 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
     let seconds = raw.grace_seconds.as_ref().map(|seconds| (seconds.to_string(), seconds.span()));
     let grace_seconds = layers.pick(&keys.grace_seconds, &flags.grace_seconds, seconds, values::seconds);
     let listen = layers.pick(&keys.listen, &flags.listen, one(&raw.listen), values::listen);
+    let truth = raw.bring_back.as_ref().map(|truth| (truth.to_string(), truth.span()));
+    let bring_back = layers.pick(&keys.bring_back, &flags.bring_back, truth, values::truth);
     let logs = logs::settle(&raw.logs, &mut layers.faults);
     let mut wrong = layers.faults.into_list();
     wrong.extend(layers.wrong);
-    match (domain, domains, store, pool_v4, pool_ids, nameservers, boxes, provider, grace_seconds, listen, logs) {
+    match (domain, domains, store, pool_v4, pool_ids, nameservers, boxes, provider, grace_seconds, listen, bring_back, logs) {
         (
             Some(domain),
             Some(domains),
@@ -178,6 +184,7 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
             Some(provider),
             Some(grace_seconds),
             Some(listen),
+            Some(bring_back),
             Some(logs),
         ) => Ok(HostSettings {
             domain,
@@ -190,6 +197,7 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
             provider,
             grace_seconds,
             listen,
+            bring_back,
             logs,
         }),
         _ => Err(wrong),

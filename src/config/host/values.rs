@@ -35,6 +35,7 @@ pub struct Keys {
     pub provider: Key,
     pub grace_seconds: Key,
     pub listen: Key,
+    pub bring_back: Key,
 }
 
 pub const KEYS: Keys = Keys {
@@ -50,11 +51,16 @@ pub const KEYS: Keys = Keys {
     grace_seconds: Key { variable: "ADT_GRACE_SECONDS", flag: "--grace-seconds", default: "10", separator: ',' },
     // An address of adt's own on the loopback: it fights nobody for ports 53, 80 and 443.
     listen: Key { variable: "ADT_LISTEN", flag: "--listen", default: "127.77.77.77", separator: ',' },
+    bring_back: Key { variable: "ADT_BRING_BACK", flag: "--bring-back", default: "false", separator: ',' },
 };
 
 pub fn domain(text: &str) -> Result<Domain, Wrong> {
     Domain::new(text)
         .map_err(|error| (error.to_string(), "write e.g. `example.test`; `.test` is nobody's on the internet".into()))
+}
+
+pub fn truth(text: &str) -> Result<bool, Wrong> {
+    text.parse().map_err(|_| (format!("`{}` is neither true nor false", text.escape_debug()), "write `true` or `false`".into()))
 }
 
 pub fn listen(text: &str) -> Result<Ipv4Addr, Wrong> {

@@ -109,6 +109,7 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
         provision,
         logs,
         provider,
+        host: raw.host,
     })
 }
 

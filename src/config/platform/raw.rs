@@ -94,6 +94,9 @@ pub struct Machine {
     /// What these machines run on. Without it, what the host's `provider` says when the environment is made; `env:init --on`
     /// puts all machines of its environment on one.
     pub provider: Option<At<String>>,
+    /// Whether these machines are hosts themselves, in which adt runs machines of their own. What those are is a volume, `/var/lib/adt`.
+    #[serde(default)]
+    pub host: bool,
     /// One line that says what these machines do.
     #[serde(default)]
     pub summary: Option<At<String>>,

@@ -121,7 +121,7 @@ fn files_of_the_wrong_shape() {
             (
                 &with("zzz = 2\n"),
                 &[
-                    "4:1 unknown key `zzz` (known here: `after`, `box`, `count`, `cpus`, `data`, `logs`, `memory`, `processes`, `provider`, `provision`, `summary`)",
+                    "4:1 unknown key `zzz` (known here: `after`, `box`, `count`, `cpus`, `data`, `host`, `logs`, `memory`, `processes`, `provider`, `provision`, `summary`)",
                 ],
             ),
             (&with("count = \"2\"\n"), &["4:9 `count` must be a whole number, not text (write 2 without quotes)"]),
@@ -351,6 +351,15 @@ fn templates_are_everywhere_somewhere_or_nowhere() {
         let chosen: Vec<_> = paths.into_iter().filter(|path| platform.sites[0].code.is_template(path)).collect();
         assert_eq!(chosen, wanted, "{line}");
     }
+}
+
+#[test]
+fn the_machines_of_a_host_are_a_volume_apart() {
+    let text = "[platform]\nname = \"shop\"\n[machines.node]\nbox = \"x\"\nhost = true\ndata = [\"/var/lib\", \"/var/lib/adt/more\"]\n\
+                [machines.web]\nbox = \"x\"\n";
+    let platform = read(text).unwrap();
+    assert_eq!(platform.volumes(&platform.machines[0]), ["/var/lib", "/var/lib/adt"]);
+    assert!(platform.volumes(&platform.machines[1]).is_empty() && !platform.holds_data(&platform.machines[1]));
 }
 
 fn some_platform() -> impl Strategy<Value = String> {

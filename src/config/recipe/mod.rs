@@ -73,6 +73,7 @@ fn settle(name: &BoxName, raw: &raw::Document, file: &Path, faults: &mut Faults)
         mask,
         exposes: raw.boxed.exposes.clone(),
         logs: raw.boxed.logs.iter().filter_map(|path| check::log_path(faults, path)).collect(),
+        host: raw.boxed.host,
         health,
         vars: vars.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         steps,

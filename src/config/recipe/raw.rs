@@ -50,6 +50,9 @@ pub struct Header {
     /// Log files that the box's programs write besides the journal, e.g. `"/var/log/apache2/*.log"`. Boxes on top keep them.
     #[serde(default)]
     pub logs: Vec<At<String>>,
+    /// Whether its machines are hosts themselves, in which adt runs machines of their own. Boxes on top keep it.
+    #[serde(default)]
+    pub host: bool,
 }
 
 /// What a box starts from: exactly one of these.

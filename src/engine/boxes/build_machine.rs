@@ -82,6 +82,7 @@ fn record(engine: &Engine, id: &EnvironmentId, on: &ProviderName, network: ipnet
         logs: Vec::new(),
         provision: Vec::new(),
         provider: None,
+        host: false,
     };
     let names = machine.names();
     let health = Health { checks: Vec::new(), deadline_seconds: 60 };

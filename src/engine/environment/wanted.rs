@@ -60,6 +60,7 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
                 rewound: definition.rewound.clone(),
                 files: BTreeMap::new(),
                 health: health(environment, machine, &boxed.health),
+                host: machine.host,
                 id,
             };
             (name, WantedMachine { spec, after: after(environment, machine), releases: BTreeMap::new() })

@@ -1,5 +1,6 @@
 //! The host itself: what it must have, who serves names and pages on it, and the other servers that are led to these.
 
+pub mod at_boot;
 pub(in crate::engine) mod bind_proxy;
 pub(in crate::engine) mod bootstrap;
 pub(in crate::engine) mod follow_bound;

@@ -114,6 +114,11 @@ impl Engine {
                 CheckItem::ok(subject, format!("blocks are shared ({name}, in the pool {})", pool::file(folder).display()))
             }
             Ok(true) => CheckItem::ok(subject, format!("blocks are shared ({name})")),
+            Ok(false) if !disk::host::is_real() => CheckItem::notice(
+                subject,
+                format!("{name} copies a large file whole when a machine first writes to it; only the real host can make a pool"),
+                None,
+            ),
             Ok(false) => CheckItem::notice(
                 subject,
                 format!("{name} copies a large file whole when a machine first writes to it"),
@@ -138,6 +143,11 @@ impl Engine {
         if disk::shares_blocks(folder).map_err(|error| refused().because(&error))? {
             events.note(format!("{} shares blocks already: no pool is needed", filesystem(folder)));
             return Ok(false);
+        }
+        if !disk::host::is_real() {
+            return Err(refused()
+                .cause("this host is a machine itself, in which the kernel mounts no file as a disk")
+                .hint("make it on the real host, for the store that this machine is in: adt host:bootstrap --pool 50G"));
         }
         self.refuse_machines(refused)?;
         if !dry_run {

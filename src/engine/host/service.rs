@@ -1,4 +1,5 @@
-//! `adt.service`: the unit that serves names and pages from the host's start on, where systemd is process 1.
+//! `adt.service`: the unit that serves names and pages from the host's start on, where systemd is process 1; and
+//! `adt-environments.service`, which halts environments before the host goes down ([`super::at_boot`]).
 //!
 //! `host:bootstrap` writes and enables it. It serves the store and the settings that bootstrap saw; `host:up --detach` and
 //! `host:halt` then start and stop the unit, so that there is one process and one place that knows about it.
@@ -8,7 +9,6 @@
 //! are read by programs inside the machines: where they are sent, `adt-logs.service` does it, which nobody can talk to. Where
 //! there is no systemd to limit either, one process does both.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::config::host::Origin;
@@ -22,6 +22,8 @@ const UNIT: &str = "adt.service";
 const UNIT_FILE: &str = "/etc/systemd/system/adt.service";
 const LOGS: &str = "adt-logs.service";
 const LOGS_FILE: &str = "/etc/systemd/system/adt-logs.service";
+const ENVIRONMENTS: &str = "adt-environments.service";
+const ENVIRONMENTS_FILE: &str = "/etc/systemd/system/adt-environments.service";
 
 /// Servers that usually listen at every address: who starts first has the port, and theirs must not fail because of adt. What
 /// they hold is led around.
@@ -101,8 +103,8 @@ pub fn is_active() -> bool {
 }
 
 impl Engine {
-    /// The unit as it should be, and that of the logs where they are sent; `None` where there is no systemd to read it.
-    fn units(&self) -> Result<Option<(String, Option<String>)>, Failure> {
+    /// The units as they should be, that of the logs where they are sent; `None` where there is no systemd to read them.
+    fn units(&self) -> Result<Option<Units>, Failure> {
         if !is_possible() {
             return Ok(None);
         }
@@ -116,27 +118,37 @@ impl Engine {
         if let Some(file) = std::env::var("ADT_CONFIG").ok().filter(|value| !value.is_empty()) {
             settings.push(("ADT_CONFIG".into(), file));
         }
-        let text = |part| text(&exe.display().to_string(), &self.store.folder.display().to_string(), &settings, part);
-        Ok(Some((text(Part::Serve), self.settings.logs.are_sent().then(|| text(Part::SendLogs)))))
+        let (exe, store) = (exe.display().to_string(), self.store.folder.display().to_string());
+        let text = |part| text(&exe, &store, &settings, part);
+        Ok(Some(Units {
+            serve: text(Part::Serve),
+            logs: self.settings.logs.are_sent().then(|| text(Part::SendLogs)),
+            environments: text_of_environments(&exe, &store, &settings),
+        }))
     }
 
     /// Says whether the unit is as it should be already.
     pub(in crate::engine) fn has_unit(&self) -> Result<bool, Failure> {
-        let Some((unit, logs)) = self.units()? else { return Ok(true) };
+        let Some(units) = self.units()? else { return Ok(true) };
         refuse_others(&self.store)?;
         let there = |path, name| std::fs::read_to_string(path).ok().filter(|_| is_enabled(name));
-        Ok(there(UNIT_FILE, UNIT) == Some(unit) && there(LOGS_FILE, LOGS) == logs)
+        Ok(there(UNIT_FILE, UNIT) == Some(units.serve)
+            && there(LOGS_FILE, LOGS) == units.logs
+            && there(ENVIRONMENTS_FILE, ENVIRONMENTS) == Some(units.environments))
     }
 
     pub(in crate::engine) fn install_unit(&self) -> Result<(), Failure> {
-        let Some((unit, logs)) = self.units()? else { return Ok(()) };
-        system_file::write(UNIT_FILE, &unit)?;
+        let Some(Units { serve, logs, environments }) = self.units()? else { return Ok(()) };
+        system_file::write(UNIT_FILE, &serve)?;
+        system_file::write(ENVIRONMENTS_FILE, &environments)?;
         match &logs {
             Some(logs) => system_file::write(LOGS_FILE, logs)?,
             None => remove(LOGS_FILE, LOGS)?,
         }
         systemctl(&["daemon-reload"])?;
-        systemctl(&["enable", "--quiet", UNIT])?;
+        systemctl(&["enable", "--quiet", UNIT, ENVIRONMENTS])?;
+        // What never started is not stopped either, when the host goes down.
+        systemctl(&["start", ENVIRONMENTS])?;
         if logs.is_some() {
             systemctl(&["enable", "--quiet", LOGS])?;
         }
@@ -145,12 +157,20 @@ impl Engine {
     }
 }
 
+/// What is in the files.
+struct Units {
+    serve: String,
+    logs: Option<String>,
+    environments: String,
+}
+
 /// Says whether there was one for this store.
 pub(in crate::engine) fn remove_unit(store: &Store, dry_run: bool) -> Result<bool, Failure> {
     let is_ours = is_written_for(store);
     if !is_ours || dry_run {
         return Ok(is_ours);
     }
+    remove(ENVIRONMENTS_FILE, ENVIRONMENTS)?;
     remove(LOGS_FILE, LOGS)?;
     remove(UNIT_FILE, UNIT)?;
     if is_possible() {
@@ -273,11 +293,7 @@ impl Part {
 
 fn text(exe: &str, store: &str, settings: &[(String, String)], part: Part) -> String {
     let after = BEFORE_US.iter().map(|name| format!("{name}.service")).collect::<Vec<_>>().join(" ");
-    let mut environment = String::new();
-    for (name, value) in settings {
-        let word = quoted(&format!("{name}={value}"), Dollar::IsPlain);
-        writeln!(environment, "Environment={word}").expect("a string takes any text");
-    }
+    let environment = variables(settings);
     format!(
         "# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n\
          [Unit]\n\
@@ -311,6 +327,37 @@ fn text(exe: &str, store: &str, settings: &[(String, String)], part: Part) -> St
         kind = part.kind(),
         verb = part.verb(),
         wanted_by = part.wanted_by(),
+    )
+}
+
+fn variables(settings: &[(String, String)]) -> String {
+    let word = |(name, value): &(String, String)| quoted(&format!("{name}={value}"), Dollar::IsPlain);
+    settings.iter().map(|setting| format!("Environment={}\n", word(setting))).collect()
+}
+
+/// Started early and stopped before what machines need. It halts them itself: they are not among its processes.
+fn text_of_environments(exe: &str, store: &str, settings: &[(String, String)]) -> String {
+    let command = format!("{} {} \"internal:environments\"", quoted(exe, Dollar::IsPlain), store_words(store));
+    format!(
+        "# Written by `adt host:bootstrap`; `adt host:bootstrap --remove` removes it.\n\
+         [Unit]\n\
+         Description=adt: environments, halted before this host goes down\n\
+         After=network.target nftables.service {UNIT}\n\
+         RequiresMountsFor={path}\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         RemainAfterExit=yes\n\
+         {environment}\
+         ExecStart={command} \"up\"\n\
+         ExecStop={command} \"halt\"\n\
+         TimeoutStartSec=infinity\n\
+         TimeoutStopSec=300\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        path = quoted(store, Dollar::IsPlain),
+        environment = variables(settings),
     )
 }
 

@@ -103,6 +103,9 @@ impl Engine {
             let (health, logs, services) = (resolved.health.clone(), resolved.logs.clone(), resolved.services.clone());
             in_use.insert(role.clone(), BoxInUse { layers: chain, health, logs, services });
         }
+        for machine in &mut platform.machines {
+            machine.host |= needed.roles[&machine.role].host;
+        }
         let left_out = leave_out(&mut platform, &basis.sites)?;
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
         let mut definition = Definition {
@@ -122,6 +125,7 @@ impl Engine {
             // What this host lacks is told before there is anything, and so is a template that can't be filled in.
             self.providers.get(name)?;
         }
+        self.can_be_hosts(&id, &definition)?;
         definition.providers.ever.extend(wanted);
         self.try_files(&id, &definition)?;
         Ok(definition)
@@ -136,6 +140,18 @@ impl Engine {
                 let fault = Fault { message: told.causes.join(": "), hint: Some(told.hints.join("; ")), place: Some(place) };
                 let file = platform.folder.join("platform.toml");
                 return Err(Failure::new(Kind::Config, format!("use `{}`", file.display())).faults([fault]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Machines that are hosts themselves can't be everywhere.
+    fn can_be_hosts(&self, id: &EnvironmentId, definition: &Definition) -> Result<(), Failure> {
+        for machine in definition.platform.machines.iter().filter(|machine| machine.host) {
+            if !self.providers.get(definition.provider(machine))?.hosts() {
+                return Err(Failure::new(Kind::Host, format!("make `{id}`, whose `{}` is to be a host itself", machine.role))
+                    .cause("this host is a machine itself, and its own machines can't be hosts once more")
+                    .hint("run this platform on the real host, or take `host = true` from the role or its box"));
             }
         }
         Ok(())

@@ -120,11 +120,11 @@ impl Engine {
     }
 
     /// Works on as many environments at once as there are processors, but at least two: starting is mostly waiting.
-    fn each(
+    pub(in crate::engine) fn each<T: Send>(
         &self,
         environments: &[Environment],
-        work: &(dyn Fn(&Environment) -> Result<Part, Failure> + Sync),
-    ) -> Result<Vec<Part>, Failure> {
+        work: &(dyn Fn(&Environment) -> Result<T, Failure> + Sync),
+    ) -> Result<Vec<T>, Failure> {
         let at_once = std::thread::available_parallelism().map_or(2, usize::from).max(2).min(environments.len());
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());

@@ -150,15 +150,6 @@ impl Hierarchies {
         first.or_else(|| all_procs(&folder).into_iter().find(|pid| is_init(*pid)))
     }
 
-    /// Processes of a machine, not all of them: enough to ask one what they have in common.
-    pub fn some_processes(&self, group: &str) -> Vec<Pid> {
-        let Some(census) = self.census() else { return Vec::new() };
-        let folder = census.root.join(group);
-        // Where systemd makes groups below, its own is the one that is always there.
-        let near = [procs(&folder), procs(&folder.join("init.scope"))].into_iter().find(|found| !found.is_empty());
-        near.unwrap_or_else(|| all_procs(&folder))
-    }
-
     /// Every process of the group and those below it, in every hierarchy.
     pub fn processes(&self, group: &str) -> Vec<Pid> {
         let mut pids: Vec<Pid> = self.folders(group).flat_map(|folder| all_procs(&folder)).collect();

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::model::{Limits, MachineSpec};
 
 use super::cgroup::{Hierarchies, Version};
-use super::masks;
+use super::{host, masks};
 
 /// The id of a machine's root on disk. Layers are stored shifted by the same number.
 pub const FIRST_ID: u32 = 100_000;
@@ -80,7 +80,11 @@ pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> S
     let mut lines = Lines(String::from("# Written by adt for each start; changes are lost.\n"));
     lines.add("lxc.uts.name", &spec.hostname);
     lines.add("lxc.rootfs.path", format_args!("dir:{ROOT}"));
-    lines.add("lxc.mount.auto", "proc:mixed sys:mixed cgroup:mixed");
+    if spec.host {
+        host::lines().into_iter().for_each(|(key, value)| lines.add(key, value));
+    } else {
+        lines.add("lxc.mount.auto", "proc:mixed sys:mixed cgroup:mixed");
+    }
     // Without CAP_SYS_RAWIO systemd skips the debug and trace filesystems; with it they fail in a user namespace and the
     // machine counts as degraded.
     lines.add("lxc.cap.drop", "mac_admin mac_override sys_module sys_rawio sys_time");
@@ -187,6 +191,7 @@ pub(super) mod tests {
             rewound: None,
             files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
+            host: false,
         }
     }
 
@@ -194,6 +199,21 @@ pub(super) mod tests {
         let hierarchies = Hierarchies::fixed(version);
         let host = Host { hierarchies: &hierarchies, apparmor: false, memory: 1 << 30, seccomp: true };
         text(&spec(), Path::new("/store/m"), "adt/tag/web1", host).lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn only_a_host_gets_what_its_machines_need() {
+        let hierarchies = Hierarchies::fixed(Version::Unified);
+        let host = Host { hierarchies: &hierarchies, apparmor: false, memory: 1 << 30, seccomp: true };
+        let text = |is_host| text(&MachineSpec { host: is_host, ..spec() }, Path::new("/store/m"), "adt/tag/web1", host);
+        let needs = ["dev/.lxc/proc proc", "dev/.lxc/sys sysfs", "dev/net/tun", "dev/fuse", "cgroup:mixed:force"];
+        for need in needs {
+            assert!(text(true).contains(need) && !text(false).contains(need), "{need}");
+        }
+        // All else is the same: the filter of system calls, the covers, the capabilities.
+        let plain =
+            |text: String| text.lines().filter(|line| !line.starts_with("lxc.mount.")).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(plain(text(true)), plain(text(false)));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::cgroup::Hierarchies;
 use super::ffi;
 use super::folder::Folder;
 use super::ids::{self, Range, Shown};
-use super::{attach, cgroup, console, masks, overlay, seccomp, shared};
+use super::{attach, cgroup, console, host, masks, overlay, seccomp, shared};
 
 /// A reply is a sentence at most.
 const LONGEST: u64 = 64 << 10;
@@ -189,7 +189,7 @@ fn container(lxc: &ffi::Lxc, target: &Target, range: Range, namespace: Option<&s
     let mut text: String =
         written.map_err(|error| error.to_string())?.split_inclusive('\n').filter(|line| !line.starts_with("lxc.idmap")).collect();
     for kind in ["u", "g"] {
-        text.push_str(&format!("lxc.idmap = {kind} 0 {} {}\n", range.root(), ids::COUNT));
+        text.push_str(&format!("lxc.idmap = {kind} 0 {} {}\n", range.root(), range.count()));
     }
     if let Some(path) = namespace {
         text.push_str(&format!("lxc.namespace.share.user = {path}\n"));
@@ -222,8 +222,12 @@ fn start(lxc: &ffi::Lxc, target: &Target) -> Result<Reply, String> {
     raise_file_limit();
     hide_idmap_programs();
     // The same for the same machine, whichever installation's.
-    let claim = ids::claim(target.pool, &target.group, &hierarchies)?;
+    let count = if spec.host { host::IDS } else { ids::COUNT };
+    let claim = ids::claim(target.pool, count, &target.group, &hierarchies)?;
     let (range, shares) = assemble(store, &folder, spec, claim.range)?;
+    if spec.host {
+        host::devices(range).map_err(|error| error.to_string())?;
+    }
     let namespace = match ids::user_namespace(range, Some(claim.range)) {
         // Where adt itself runs in a container, the host has no such ids.
         Err(_) if shares.is_some() => ids::user_namespace(range, None),
@@ -243,6 +247,10 @@ fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, range: Range) -> 
     let own = own.and_then(|shown| overlay::assemble(store, folder, spec, &shown).map_err(|error| error.to_string()));
     let Err(why) = own else { return Ok((range, None)) };
     overlay::take_apart();
+    if spec.host {
+        // Those on disk are too few for its machines.
+        return Err(format!("a machine that is a host needs ids of its own: {why}"));
+    }
     // What fails for any ids fails again, and its reason is the one to tell.
     overlay::assemble(store, folder, spec, &Shown::as_on_disk()).map_err(|error| error.to_string())?;
     Ok((Range::DISK, Some(why)))

@@ -38,46 +38,54 @@ use super::cgroup::{Hierarchies, TOP};
 use super::passing;
 use crate::providers::Trouble;
 
-/// How many ids a machine has.
+/// How many ids a machine has; [`super::host::IDS`] where it is a host itself.
 pub const COUNT: u32 = 65_536;
 
 /// The ids of one machine, users and groups alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Range {
     first: u32,
+    count: u32,
 }
 
 impl Range {
     /// Whose files on disk are, and which all machines have where a filesystem can't map ids.
-    pub const DISK: Self = Self { first: super::config::FIRST_ID };
+    pub const DISK: Self = Self { first: super::config::FIRST_ID, count: COUNT };
 
     /// What a running machine has: its init says it.
     pub fn of(init: u32) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{init}/uid_map"))?;
-        let first = maps(&text).find(|(inside, _)| *inside == 0).map(|(_, outside)| outside.start);
-        first.and_then(|first| Some(Self { first: u32::try_from(first).ok()? })).ok_or_else(|| io::Error::other("it has no ids"))
+        let ids = maps(&text).find(|(inside, _)| *inside == 0).map(|(_, outside)| outside);
+        let range = |ids: ops::Range<u64>| {
+            Some(Self { first: u32::try_from(ids.start).ok()?, count: u32::try_from(ids.end - ids.start).ok()? })
+        };
+        ids.and_then(range).ok_or_else(|| io::Error::other("it has no ids"))
     }
 
     #[cfg(test)]
     pub fn at(first: u32) -> Self {
-        Self { first }
+        Self { first, count: COUNT }
     }
 
     pub fn root(self) -> u32 {
         self.first
     }
 
+    pub fn count(self) -> u32 {
+        self.count
+    }
+
     /// What a user or group of the machine is in the kernel.
     pub fn id(self, inside: u32) -> u32 {
-        self.first + inside.min(COUNT - 1)
+        self.first + inside.min(self.count - 1)
     }
 
     pub fn all(self) -> ops::Range<u32> {
-        self.first..self.first + COUNT
+        self.first..self.first + self.count
     }
 
     fn wide(self) -> ops::Range<u64> {
-        u64::from(self.first)..u64::from(self.first) + u64::from(COUNT)
+        u64::from(self.first)..u64::from(self.first) + u64::from(self.count)
     }
 }
 
@@ -103,12 +111,12 @@ pub struct Claim {
 /// Where claims are held, for every installation on this host. Its bytes stand for ids; it has no content.
 const CLAIMS: &str = "/run/adt-ids.lock";
 
-/// A free range for the machine of this name. The same machine gets the same one again as long as nobody else has it.
-pub fn claim(pool: IdPool, name: &str, hierarchies: &Hierarchies) -> Result<Claim, String> {
+/// A free range of so many ids for the machine of this name. The same machine gets the same one again as long as nobody else has it.
+pub fn claim(pool: IdPool, count: u32, name: &str, hierarchies: &Hierarchies) -> Result<Claim, String> {
     let file = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(CLAIMS);
     let failed = |error: io::Error| format!("claim ids in `{CLAIMS}`: {error}");
     let owned = owned_ids();
-    for range in candidates(pool, name) {
+    for range in candidates(pool, count, name) {
         if owned.iter().any(|owned| meet(owned, &range.wide())) {
             continue;
         }
@@ -118,18 +126,19 @@ pub fn claim(pool: IdPool, name: &str, hierarchies: &Hierarchies) -> Result<Clai
             return Ok(Claim { range, _lock: lock });
         }
     }
-    Err(format!("no {COUNT} ids are free in {pool}; set `pool_ids` in /etc/adt/adt.toml to a larger range that is nobody's"))
+    Err(format!("no {count} ids are free in {pool}; set `pool_ids` in /etc/adt/adt.toml to a larger range that is nobody's"))
 }
 
-/// Every range of the pool once, from a place that follows from the machine's name.
-fn candidates(pool: IdPool, name: &str) -> impl Iterator<Item = Range> {
-    let count = (u64::from(pool.last) + 1 - u64::from(pool.first)) / u64::from(COUNT);
+/// Every place of the pool for so many ids once, in steps of a usual machine's, from one that follows from the machine's name.
+fn candidates(pool: IdPool, count: u32, name: &str) -> impl Iterator<Item = Range> {
+    let all = (u64::from(pool.last) + 1 - u64::from(pool.first)) / u64::from(COUNT);
+    let places = (all + 1).saturating_sub(count.div_ceil(COUNT).into());
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
-    let start = hasher.finish() % count.max(1);
-    (0..count).map(move |number| {
-        let number = u32::try_from((start + number) % count).expect("a pool has fewer than 65,536 ranges");
-        Range { first: pool.first + number * COUNT }
+    let start = hasher.finish() % places.max(1);
+    (0..places).map(move |number| {
+        let number = u32::try_from((start + number) % places).expect("a pool has fewer than 65,536 places");
+        Range { first: pool.first + number * COUNT, count }
     })
 }
 
@@ -140,7 +149,7 @@ fn hold(file: &File, range: Range) -> io::Result<bool> {
     lock.l_type = libc::F_WRLCK as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     lock.l_start = range.first.into();
-    lock.l_len = COUNT.into();
+    lock.l_len = range.count.into();
     // SAFETY: the structure outlives the call.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } == 0 {
         return Ok(true);
@@ -160,15 +169,12 @@ fn in_use(hierarchies: &Hierarchies) -> Vec<ops::Range<u64>> {
             if machine.contains('.') {
                 continue;
             }
-            for process in hierarchies.some_processes(&format!("{TOP}/{tag}/{machine}")) {
+            let group = format!("{TOP}/{tag}/{machine}");
+            // Its init has all of its ids; of what is left of one that ends, each process may have a part.
+            let processes = hierarchies.init(&group).map_or_else(|| hierarchies.processes(&group), |init| vec![init]);
+            for process in processes {
                 let text = fs::read_to_string(format!("/proc/{process}/uid_map")).unwrap_or_default();
-                let found = maps(&text).map(|(_, outside)| outside).filter(|outside| outside.start != 0);
-                let before = used.len();
-                used.extend(found);
-                // Its other processes have the same, or a part of it.
-                if used.len() > before {
-                    break;
-                }
+                used.extend(maps(&text).map(|(_, outside)| outside).filter(|outside| outside.start != 0));
             }
         }
     }
@@ -205,7 +211,7 @@ fn parse_owners(file: &'static str, text: &str) -> Vec<Owned> {
 pub fn troubles(pool: IdPool, owners: &[Owned]) -> Vec<Trouble> {
     let in_kernel = u64::from(pool.first)..u64::from(pool.last) + 1;
     let is_free = |range: Range| !owners.iter().any(|owned| meet(&owned.ids, &range.wide()));
-    let left = candidates(pool, "").filter(|range| is_free(*range)).count();
+    let left = candidates(pool, COUNT, "").filter(|range| is_free(*range)).count();
     // The host's root may use any; a line for him says what its container managers take.
     let on_disk = |owned: &&Owned| owned.who != "root" && owned.who != "0" && meet(&owned.ids, &Range::DISK.wide());
     let free = owners.iter().map(|owned| owned.ids.end).filter(|end| *end < in_kernel.start).fold(200_000, u64::max);
@@ -290,7 +296,7 @@ impl Shown {
     /// As the files of a machine with this range.
     pub fn to(range: Range) -> io::Result<Self> {
         // The host's root stays who it is: overlayfs keeps its own work and the marks of deleted files as his.
-        let lines = format!("0 0 1\n{} {} {COUNT}\n", Range::DISK.first, range.first);
+        let lines = format!("0 0 1\n{} {} {}\n", Range::DISK.first, range.first, range.count);
         Ok(Self { range, map: Some(namespace(&lines, &lines, None)?) })
     }
 
@@ -356,7 +362,7 @@ pub fn set_attributes(tree: &OwnedFd, deep: bool, plain: MountAttrFlags, ids: Op
 
 /// The user namespace of a machine. The first id of `owner` answers for it on the host, or else its root.
 pub fn user_namespace(range: Range, owner: Option<Range>) -> io::Result<OwnedFd> {
-    let lines = format!("0 {} {COUNT}\n", range.first);
+    let lines = format!("0 {} {}\n", range.first, range.count);
     namespace(&lines, &lines, owner.map(|owner| owner.first))
 }
 
@@ -423,7 +429,7 @@ mod tests {
         let now = numbers(&[("root", 7), ("a", 101), ("b", 100), ("c", 105), ("new", 103), ("twin", 200)]);
         let map = Renumbering::between(&before, &now);
         assert_eq!(map.0, BTreeMap::from([(100, 101), (101, 100), (102, 105), (105, 102)]));
-        let text = map.lines(Range { first: 500_000 }).unwrap();
+        let text = map.lines(Range::at(500_000)).unwrap();
         let maps: Vec<Vec<u32>> =
             text.lines().map(|line| line.split(' ').map(|number| number.parse().unwrap()).collect()).collect();
         assert_eq!(maps[0], [0, 0, 1]);
@@ -443,15 +449,17 @@ mod tests {
     #[test]
     fn a_pool_is_tried_once_through_and_no_range_leaves_it() {
         for name in ["a/web1", "b/web1", ""] {
-            let all: Vec<_> = candidates(POOL, name).collect();
-            let apart: std::collections::BTreeSet<_> = all.iter().copied().collect();
-            assert_eq!((all.len(), apart.len()), (10, 10));
-            assert!(all.iter().all(|range| range.first >= POOL.first && range.id(COUNT) <= POOL.last));
-            assert_eq!(all, candidates(POOL, name).collect::<Vec<_>>(), "the same again");
+            for (count, places) in [(COUNT, 10), (3 * COUNT, 8), (10 * COUNT, 1), (11 * COUNT, 0)] {
+                let all: Vec<_> = candidates(POOL, count, name).collect();
+                let apart: std::collections::BTreeSet<_> = all.iter().copied().collect();
+                assert_eq!((all.len(), apart.len()), (places, places));
+                assert!(all.iter().all(|range| range.first >= POOL.first && range.all().end - 1 <= POOL.last));
+                assert_eq!(all, candidates(POOL, count, name).collect::<Vec<_>>(), "the same again");
+            }
         }
         let all = IdPool { first: 0, last: u32::MAX };
-        assert_eq!(candidates(all, "x").count(), 65_536);
-        assert_eq!(candidates(IdPool { first: 5, last: 9 }, "x").count(), 0);
+        assert_eq!(candidates(all, COUNT, "x").count(), 65_536);
+        assert_eq!(candidates(IdPool { first: 5, last: 9 }, COUNT, "x").count(), 0);
     }
 
     #[test]
@@ -481,11 +489,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || OpenOptions::new().write(true).create(true).truncate(false).open(folder.path().join("lock")).unwrap();
         let (one, other) = (open(), open());
-        let range = |first| Range { first };
+        let range = Range::at;
         assert!(hold(&one, range(1_000_000)).unwrap());
         assert!(!hold(&other, range(1_000_000)).unwrap());
         assert!(!hold(&other, range(1_000_000 + COUNT - 1)).unwrap(), "an overlap of another pool's");
         assert!(hold(&other, range(1_000_000 + COUNT)).unwrap());
+        let wide = Range { count: 3 * COUNT, ..range(1_000_000 - 2 * COUNT) };
+        assert!(!hold(&open(), wide).unwrap(), "a host's would overlap at its end");
         drop(one);
         assert!(hold(&other, range(1_000_000)).unwrap());
     }

@@ -27,6 +27,7 @@ mod down;
 mod ffi;
 mod folder;
 pub mod helper;
+mod host;
 mod ids;
 pub mod masks;
 mod overlay;
@@ -317,7 +318,8 @@ impl Machine<'_> {
         match call.reply() {
             Some(Reply::Started { shares }) => {
                 self.running().clear_helper();
-                let warning = shares.map(|why| {
+                // In a machine that is a host itself it is so for all of them, and `host:check` says it once.
+                let warning = shares.filter(|_| disk::host::is_real()).map(|why| {
                     let id = self.id;
                     format!("`{id}` has no ids of its own and can use up what the kernel counts for those of others: {why}")
                 });
@@ -344,6 +346,8 @@ impl Machine<'_> {
         if !running.anything_left() {
             return Ok(());
         }
+        // A host needs its time after that of its machines.
+        let grace = if self.folder.spec().is_ok_and(|spec| spec.is_some_and(|spec| spec.host)) { grace * 2 } else { grace };
         let asked =
             if grace.is_zero() { Asked::Stays } else { running.ask(grace).map_err(failed_io("ask", &self.folder.path))? };
         let clean = match asked {
@@ -435,6 +439,10 @@ fn failed_io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error
 }
 
 impl Provider for Lxc {
+    fn hosts(&self) -> bool {
+        disk::host::is_real()
+    }
+
     fn ready(&self) -> Result<String> {
         let lacks = |what: &str| Error::HostLacks { what: what.into(), hint: "run `adt host:bootstrap`".into() };
         let call = Call::new(&self.home.exe, &Request::Version).map_err(failed_io("call the helper", &self.home.exe))?;
@@ -451,7 +459,8 @@ impl Provider for Lxc {
     }
 
     fn troubles(&self) -> Vec<Trouble> {
-        ids::troubles(self.home.ids, &ids::owners())
+        let here = (!disk::host::is_real()).then(host::trouble);
+        here.into_iter().chain(ids::troubles(self.home.ids, &ids::owners())).collect()
     }
 
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {

@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::disk::marks::Marks;
 use crate::model::MachineSpec;
-use crate::model::machine::{Mount, MountMode};
+use crate::model::machine::{HOST_FOLDER, Mount, MountMode};
 
 use super::config::ROOT;
 use super::folder::Folder;
@@ -76,6 +77,12 @@ pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, shown: &Shown
             Place::Mount(mount) => show(&root, folder, mount, number, shown)?,
             Place::Volume(volume) => {
                 let target = target(&root, &volume.path, false, shown.range).saying("prepare", &volume.path)?;
+                if spec.host && volume.path == HOST_FOLDER {
+                    // An overlay's upper folder can't lie on an overlay, and in here its machines' do.
+                    let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+                    bind(&volume.own.join("upper"), &target, false, plain, shown)?;
+                    continue;
+                }
                 let other = shown.renumbered(&volume.users, &volume.groups).saying("show with its users' ids", &volume.path)?;
                 let shown = other.as_ref().unwrap_or(shown);
                 overlay(&format!("mount{number}"), &volume.lowers, &volume.own, Path::new(&magic(&target)), shown)?;
@@ -136,8 +143,12 @@ fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path, shown: &Sh
     }
     std::env::set_current_dir(&desk).saying("enter", &desk)?;
     // Without redirects and metadata-only copies, an upper folder is a layer that means the same anywhere.
-    let lower = names.join(":");
-    let options = format!("lowerdir={lower},upperdir=own/upper,workdir=own/work,redirect_dir=off,metacopy=off,index=off");
+    let plain = match Marks::here() {
+        Marks::Trusted => "redirect_dir=off,metacopy=off,index=off",
+        // In a user namespace `off` is refused, as is any word on `metacopy`, which is off there; `nofollow` is no less.
+        Marks::User => "userxattr,redirect_dir=nofollow,index=off",
+    };
+    let options = format!("lowerdir={},upperdir=own/upper,workdir=own/work,{plain}", names.join(":"));
     let options = CString::new(options).expect("digits and words have no NUL");
     // A box from elsewhere may have device files in it, which would be the host's.
     let mounted = mount("adt", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()));

@@ -27,7 +27,7 @@ use rustix::mount::{
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use crate::disk::walk;
+use crate::disk::{self, walk};
 use crate::model::machine::{Mount, MountMode};
 
 use super::attach::{User, small_text};
@@ -93,10 +93,12 @@ impl Tree {
         let (uids, gids) = (map(range, owner.st_uid, user.uid), map(range, owner.st_gid, user.gid));
         let ids = ids::namespace(&uids, &gids, None).saying("map the ids of", &mount.source)?;
         let plain = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        ids::set_attributes(&tree, false, plain, Some(&ids)).saying(
-            "show under other owners (a filesystem like ext4, xfs or btrfs can; move the platform's folder to one)",
-            &mount.source,
-        )?;
+        let remedy = if disk::host::is_real() {
+            "show under other owners (a filesystem like ext4, xfs or btrfs can; move the platform's folder to one)"
+        } else {
+            "show under other owners (this host is a machine itself, where only a tmpfs can; let the site have `mode = \"release\"`)"
+        };
+        ids::set_attributes(&tree, false, plain, Some(&ids)).saying(remedy, &mount.source)?;
         let tree = covered(&tree).saying("cover `.git` (it must be there, as a folder or a file) in", &mount.source)?;
         Ok(Self { target: mount.target.clone(), tree })
     }
