@@ -6,6 +6,7 @@
 //! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
 //!    plan        (wanted, seen) → Plan; pure                                      model
 //!    shares      who may hold how much of what all want; counters                 std + rustix only
+//!    wire        requests, events and programs as frames over a stream of bytes   model
 //! L2 exec        the only place that starts processes                             model
 //!    template    minijinja; what others wrote, in a process of its own            model exec
 //!    store       state folder: database, locks, history                           model
@@ -56,6 +57,7 @@ pub mod store;
 pub mod template;
 pub mod tls;
 pub mod trust;
+pub mod wire;
 
 /// What the fuzzers in here share with those in `tests/it`.
 #[cfg(test)]
