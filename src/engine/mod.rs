@@ -12,7 +12,10 @@
 //! | [`check`] | `env:check`, `platform:check`, `host:check`, `env:urls --check` | each step of the way to a page, probes of machines |
 //! | [`host`] | `host:bootstrap`, `bind-proxy`, `unbind-proxy` | what the host must have, the service, the pool |
 //! | [`logs`] | `env:logs` | sources of lines, and how they are followed |
+//!
+//! [`open`] makes an engine of the host's settings, [`behind`] does what nobody waits for.
 
+pub mod behind;
 mod boxes;
 pub mod check;
 pub mod environment;
@@ -20,13 +23,13 @@ mod events;
 mod failure;
 pub mod host;
 pub mod logs;
+pub mod open;
 mod platform;
 mod site;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc;
 use std::time::Duration;
 
 pub use events::Events;
@@ -67,18 +70,17 @@ pub struct Caller {
 impl Engine {
     /// Runs a request to its end. Events arrive on the calling thread, in order.
     pub fn run(&self, request: Request, each: &mut dyn FnMut(Event)) -> Result<Response, Failure> {
-        let (sender, receiver) = mpsc::channel();
         if request.only_reads() {
             // At once, so nothing is told late; a thread with a heap of its own would cost a third of the time.
-            let answer = self.answer(request, &Events::new(sender));
-            receiver.into_iter().for_each(each);
+            let (events, receiver) = Events::read_afterwards();
+            let answer = self.answer(request, &events);
+            drop(events);
+            receiver.for_each(each);
             return answer;
         }
+        let (events, receiver) = Events::read();
         std::thread::scope(|scope| {
-            let work = scope.spawn(move || {
-                let events = Events::new(sender);
-                self.answer(request, &events)
-            });
+            let work = scope.spawn(move || self.answer(request, &events));
             for event in receiver {
                 each(event);
             }

@@ -1,10 +1,12 @@
-//! What can be asked of the engine. The command line makes these, and so will the daemon's socket and the API.
+//! What can be asked of the engine. The command line makes these; they reach the engine as they are, or over the wire.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{BoxName, BranchName, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName, SnapshotName};
+use super::names::{
+    BoxName, BranchName, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, SiteName, SnapshotName,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
@@ -219,6 +221,16 @@ pub struct PlatformInit {
 pub enum Copy {
     In { source: PathBuf, target: String },
     Out { source: String, target: PathBuf },
+}
+
+impl Copy {
+    /// What is true once it is done.
+    pub fn summary(&self, machine: &MachineId) -> String {
+        match self {
+            Self::In { source, target } => format!("`{}` is at `{machine}:{target}`", source.display()),
+            Self::Out { source, target } => format!("`{machine}:{source}` is at `{}`", target.display()),
+        }
+    }
 }
 
 /// What a deploy puts on machines; without either, the newest commit of the branch that the site is on.

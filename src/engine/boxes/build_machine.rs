@@ -47,7 +47,7 @@ impl Workshop for MachineShop<'_> {
             platform: PlatformName::new(WORKSHOP).expect("a constant that is a label"),
             name: EnvironmentName::new(spec.digest.short()).expect("hexadecimal digits are a label"),
         };
-        let (events, _unread) = crate::engine::Events::unread();
+        let events = crate::engine::Events::unread();
         let lock = engine.lock_environment(&id, &events)?;
         if let Some(left) = engine.store.database.environment(&id)? {
             engine.drive(&left, Goal::Gone, false, &events)?;
@@ -153,7 +153,7 @@ impl MachineBench<'_> {
         let seen = self.engine.seen(Goal::Gone, &self.environment.id, &wanted, true)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         let network = wanted::network(self.engine.store.install(), &self.environment);
-        let (events, _unread) = crate::engine::Events::unread();
+        let events = crate::engine::Events::unread();
         self.engine.perform_uncancelled(&plan, &Scene::of(&network, &LiveSites::new()), &events)
     }
 }

@@ -26,6 +26,10 @@ use crate::store::{self, Environment, Readable, Wanted};
 /// Box builds run as environments of this platform; no user's platform may have its name.
 pub(in crate::engine) const WORKSHOP: &str = "box";
 
+pub fn is_workshop(id: &EnvironmentId) -> bool {
+    id.platform.as_str() == WORKSHOP
+}
+
 impl Engine {
     pub(in crate::engine) fn env_init(
         &self,
@@ -375,20 +379,16 @@ impl Engine {
         copy: &Copy,
     ) -> Result<Response, Failure> {
         let machine = self.machine(id, machine)?;
-        let summary = match copy {
+        match copy {
             Copy::In { source, target } => {
                 if !source.exists() {
                     return Err(Failure::new(Kind::NotFound, format!("find `{}` on this host", source.display())));
                 }
                 self.provider.copy_in(&machine, source, target, &self.cancel())?;
-                format!("`{}` is at `{machine}:{target}`", source.display())
             }
-            Copy::Out { source, target } => {
-                self.provider.copy_out(&machine, source, target, &self.cancel())?;
-                format!("`{machine}:{source}` is at `{}`", target.display())
-            }
-        };
-        Ok(done(summary, Plan::default(), false, Vec::new()))
+            Copy::Out { source, target } => self.provider.copy_out(&machine, source, target, &self.cancel())?,
+        }
+        Ok(done(copy.summary(&machine), Plan::default(), false, Vec::new()))
     }
 
     /// The log is for people; an environment does not fail because its line could not be written.

@@ -11,3 +11,5 @@ pub mod routes;
 pub(in crate::engine) mod seen;
 pub(in crate::engine) mod snapshot;
 pub(in crate::engine) mod wanted;
+
+pub use lifecycle::is_workshop;
