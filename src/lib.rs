@@ -24,6 +24,7 @@
 //!    proxy       routes → http and https                                         model template shares
 //!    tls         local authorities, certificates on demand                       model store
 //!    trust       who trusts them: system, browsers                               model exec store
+//!    session     commands without sudo: the socket, who comes, what he may        L0–L2 engine
 //!    daemon      serves names and pages; follows the store                       all but cli
 //! L4 cli         arguments, one file per command, what a person reads             everything; nothing imports it
 //! ```
@@ -51,6 +52,7 @@ pub mod providers;
 pub mod proxy;
 pub mod releases;
 pub mod resolver;
+pub mod session;
 pub mod shares;
 pub mod sources;
 pub mod store;

@@ -3,6 +3,7 @@
 pub(in crate::engine) mod bind_proxy;
 pub(in crate::engine) mod bootstrap;
 pub(in crate::engine) mod follow_bound;
+pub mod group;
 pub mod pool;
 pub(in crate::engine) mod pool_unit;
 pub mod service;

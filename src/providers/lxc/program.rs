@@ -8,13 +8,14 @@ use std::process::{ChildStdout, Stdio as Pipe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::exec::{self, Broken, Cancel, Limits, Output, Reading};
+use crate::exec::apart::{self, Fault};
+use crate::exec::terminal::Saved;
+use crate::exec::{self, Broken, Cancel, Ends, Limits, Output, Reading};
 use crate::model::{Exec, Stream};
 
-use super::apart::{self, Fault};
 use super::helper::{Call, Reply, Request, Terminal};
-use super::terminal::Saved;
-use super::{Ended, Error, Machine, Result, Stdio, copy, failed_io};
+use super::{Ended, Machine, Result, Stdio, failed_io};
+use crate::providers::{Given, copy};
 
 /// How often one who waits for bytes looks whether they are still wanted.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -41,6 +42,7 @@ impl Machine<'_> {
                 })?;
                 self.ended(call, "exec", Output::default())
             }
+            Stdio::Ends(ends) => self.exec_between(exec, ends),
             Stdio::Terminal => {
                 let kind = std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".into());
                 // Should the helper be killed, the terminal is still put back.
@@ -50,11 +52,22 @@ impl Machine<'_> {
         }
     }
 
-    pub fn join_console(&self) -> Result<()> {
+    fn exec_between(&self, exec: &Exec, ends: Given) -> Result<Ended> {
+        let call = self.exec_call(exec, ends.terminal.map(|kind| Terminal { kind }))?;
+        call.command.run_between(ends.ends)?;
+        self.ended(call, "exec", Output::default())
+    }
+
+    pub fn join_console(&self, ends: Option<Ends>) -> Result<()> {
         let request = Request::Console { target: self.target(self.running_spec()?) };
         let call = self.call(&request)?;
-        let _saved = Saved::now();
-        self.wait_direct(&call, "console")?;
+        match ends {
+            Some(ends) => drop(call.command.run_between(ends)?),
+            None => {
+                let _saved = Saved::now();
+                self.wait_direct(&call, "console")?;
+            }
+        }
         match call.reply() {
             Some(Reply::Done) => Ok(()),
             other => Err(self.failed("console", other, Vec::new())),
@@ -94,14 +107,7 @@ impl Machine<'_> {
 
     pub fn copy_in(&self, source: &Path, target: &str, cancel: &Cancel) -> Result<()> {
         fs::symlink_metadata(source).map_err(failed_io("read", source))?;
-        let (folder, name) = if self.is_folder(target)? {
-            let contents = source.as_os_str().as_encoded_bytes().ends_with(b"/.");
-            let own = source.file_name().map(|name| name.to_string_lossy().into_owned());
-            (target.to_owned(), if contents { ".".into() } else { own.unwrap_or_else(|| ".".into()) })
-        } else {
-            split(target)
-        };
-        let argv = ["tar", "--extract", "--preserve-permissions", "--same-owner", "--directory", &folder, "--file", "-"];
+        let (argv, name) = copy::inwards(source, target, self.is_folder(target)?);
         let exec = Exec { cwd: Some("/".into()), ..Exec::new(argv) };
         let (mut reader, writer) = std::io::pipe().map_err(failed_io("copy", source))?;
         let (fed, packed) = std::thread::scope(|scope| {
@@ -130,15 +136,7 @@ impl Machine<'_> {
     }
 
     pub fn copy_out(&self, source: &str, target: &Path, cancel: &Cancel) -> Result<()> {
-        let (folder, name) = split(source);
-        let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
-        let (into, new_name) = if target.is_dir() {
-            (target, own)
-        } else {
-            let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (parent, target.file_name().map_or(own, |name| name.to_string_lossy().into_owned()))
-        };
-        let argv = ["tar", "--create", "--directory", &folder, "--file", "-", "--", &name];
+        let copy::Outwards { argv, name, folder, new_name } = copy::outwards(source, target);
         let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
         let mut command = call.command.to_std();
         command.stdin(Pipe::null()).stdout(Pipe::piped()).stderr(Pipe::piped());
@@ -146,7 +144,7 @@ impl Machine<'_> {
         let stdout = child.stdout.take().expect("stdout was piped");
         // Read all the time: with a full pipe it would wait for us, and we for it.
         let told = Reading::of(child.stderr.take().expect("stderr was piped"));
-        let unpacked = copy::unpack(Watched { pipe: stdout, cancel }, &name, into, &new_name);
+        let unpacked = copy::unpack(Watched { pipe: stdout, cancel }, &name, &folder, &new_name);
         // Ours first when it refused something: `tar` inside then only tells of a closed pipe.
         if unpacked.is_err() {
             let _ = child.kill();
@@ -164,17 +162,13 @@ impl Machine<'_> {
     fn finish_tar(&self, verb: &'static str, call: Call, tail: Vec<String>) -> Result<()> {
         match call.reply() {
             Some(Reply::Ended { code: 0 }) => Ok(()),
-            Some(Reply::Ended { code }) => {
-                let reason = format!("`tar` in the machine ended with exit code {code}");
-                Err(Error::Failed { verb, id: self.id.clone(), reason, tail })
-            }
+            Some(Reply::Ended { code }) => Err(copy::failed(verb, self.id, code, tail)),
             other => Err(self.failed(verb, other, tail)),
         }
     }
 
     fn is_folder(&self, path: &str) -> Result<bool> {
-        let test = Exec { cwd: Some("/".into()), ..Exec::new(["test", "-d", path]) };
-        Ok(self.exec_piped(&test, None, &mut |_, _| {})?.code == 0)
+        Ok(self.exec_piped(&copy::is_folder(path), None, &mut |_, _| {})?.code == 0)
     }
 }
 
@@ -196,16 +190,5 @@ impl Read for Watched<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-}
-
-/// Folder and name of a path inside a machine.
-fn split(path: &str) -> (String, String) {
-    let path = if path.ends_with("/.") { path } else { path.trim_end_matches('/') };
-    match path.rsplit_once('/') {
-        Some(("", "")) | None if path.is_empty() => ("/".into(), ".".into()),
-        Some(("", name)) => ("/".into(), name.into()),
-        Some((folder, name)) => (folder.into(), name.into()),
-        None => ("/".into(), path.into()),
     }
 }

@@ -1,4 +1,4 @@
-//! Files in and out of a running machine, as tar streams: the machine's `tar` at its end, ours at the host's.
+//! Files in and out of a running machine, as tar streams: the machine's `tar` at its end, ours at the person's.
 //!
 //! What comes out of a machine is not trusted: nothing of it may land outside of the target, be a device or carry a set-id
 //! bit, whatever its `tar` says.
@@ -12,6 +12,66 @@ use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use tar::{Archive, Builder, Entry, EntryType, Header};
+
+use super::Error;
+use crate::model::{Exec, MachineId};
+
+/// The program that takes what [`pack`] makes, and the name of the only top entry: below `target` where that is a folder.
+pub fn inwards(source: &Path, target: &str, is_folder: bool) -> (Vec<String>, String) {
+    let (folder, name) = if is_folder {
+        let contents = source.as_os_str().as_encoded_bytes().ends_with(b"/.");
+        let own = source.file_name().map(|name| name.to_string_lossy().into_owned());
+        (target.to_owned(), if contents { ".".into() } else { own.unwrap_or_else(|| ".".into()) })
+    } else {
+        split(target)
+    };
+    let argv = ["tar", "--extract", "--preserve-permissions", "--same-owner", "--directory", &folder, "--file", "-"];
+    (argv.map(str::to_owned).to_vec(), name)
+}
+
+/// Tells by its exit code whether a machine has a folder of this name.
+pub fn is_folder(path: &str) -> Exec {
+    Exec { cwd: Some("/".into()), ..Exec::new(["test", "-d", path]) }
+}
+
+/// What [`unpack`] needs of a copy out of a machine.
+pub struct Outwards {
+    /// The program whose output it is.
+    pub argv: Vec<String>,
+    pub name: String,
+    pub folder: PathBuf,
+    pub new_name: String,
+}
+
+pub fn outwards(source: &str, target: &Path) -> Outwards {
+    let (folder, name) = split(source);
+    let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
+    let (into, new_name) = if target.is_dir() {
+        (target, own)
+    } else {
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        (parent, target.file_name().map_or(own, |name| name.to_string_lossy().into_owned()))
+    };
+    let argv = ["tar", "--create", "--directory", &folder, "--file", "-", "--", &name].map(str::to_owned).to_vec();
+    Outwards { argv, folder: into.to_owned(), name, new_name }
+}
+
+/// What it means that the machine's `tar` did not succeed.
+pub fn failed(verb: &'static str, id: &MachineId, code: i32, tail: Vec<String>) -> Error {
+    let reason = format!("`tar` in the machine ended with exit code {code}");
+    Error::Failed { verb, id: id.clone(), reason, tail }
+}
+
+/// Folder and name of a path inside a machine.
+fn split(path: &str) -> (String, String) {
+    let path = if path.ends_with("/.") { path } else { path.trim_end_matches('/') };
+    match path.rsplit_once('/') {
+        Some(("", "")) | None if path.is_empty() => ("/".into(), ".".into()),
+        Some(("", name)) => ("/".into(), name.into()),
+        Some((folder, name)) => (folder.into(), name.into()),
+        None => ("/".into(), path.into()),
+    }
+}
 
 /// Writes `source` as an archive whose only top entry is `name`. Everything in it belongs to root.
 pub fn pack(source: &Path, name: &str, to: impl Write) -> io::Result<()> {
