@@ -6,6 +6,7 @@
 //! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
 //!    plan        (wanted, seen) → Plan; pure                                      model
 //!    shares      who may hold how much of what all want; counters                 std + rustix only
+//!    wire        requests, events and programs as frames over a stream of bytes   model
 //! L2 exec        the only place that starts processes                             model
 //!    template    minijinja; what others wrote, in a process of its own            model exec
 //!    store       state folder: database, locks, history                           model
@@ -23,6 +24,7 @@
 //!    proxy       routes → http and https                                         model template shares
 //!    tls         local authorities, certificates on demand                       model store
 //!    trust       who trusts them: system, browsers                               model exec store
+//!    session     commands without sudo: the socket, who comes, what he may        L0–L2 engine
 //!    daemon      serves names and pages; follows the store                       all but cli
 //! L4 cli         arguments, one file per command, what a person reads             everything; nothing imports it
 //! ```
@@ -50,12 +52,14 @@ pub mod providers;
 pub mod proxy;
 pub mod releases;
 pub mod resolver;
+pub mod session;
 pub mod shares;
 pub mod sources;
 pub mod store;
 pub mod template;
 pub mod tls;
 pub mod trust;
+pub mod wire;
 
 /// What the fuzzers in here share with those in `tests/it`.
 #[cfg(test)]

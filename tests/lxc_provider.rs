@@ -733,7 +733,7 @@ fn child_at_a_terminal() {
 #[ignore = "started by another test"]
 fn child_at_the_console() {
     let Some((lxc, id)) = in_child() else { return };
-    lxc.console().unwrap().attach(&id).unwrap();
+    lxc.console().unwrap().attach(&id, None).unwrap();
     println!("left the console");
 }
 

@@ -14,7 +14,8 @@ use crate::model::{PlatformName, Size};
     about = "A private copy of your team's production for every ticket",
     long_about = "adt gives every ticket a whole private copy of a team's production on your own machine: several real \
 machines (web servers, database, queue), started in about a second, at names everyone can guess.\n\n\
-Begin with:  adt host:bootstrap,  adt platform:init hello,  adt env:init 1161",
+Begin with:  adt host:bootstrap,  adt platform:init hello,  adt env:init 1161\n\n\
+Root gives commands, and members of the group adt, which host:bootstrap makes.",
     after_help = "PLATFORM may be left out inside a platform's folder, with -p or ADT_PLATFORM, or when there is only one.\n\
 Doing something twice is fine and says so. Exit codes are in the README.",
     disable_help_subcommand = true,
@@ -173,7 +174,7 @@ pub enum Verb {
         /// Take adt's files out of the system's configuration again
         #[arg(long)]
         remove: bool,
-        /// Without adt.service, which serves names and pages from the host's start on
+        /// Without the services that serve names and pages and answer the group's members from the host's start on
         #[arg(long)]
         no_service: bool,
         /// Move the store into a file of its own, at most this large, in which first writes to large files copy nothing
@@ -193,9 +194,9 @@ pub enum Verb {
         /// Return once it serves, and let it run on
         #[arg(long)]
         detach: bool,
-        /// Leave sending logs to a process of its own, as the service does
-        #[arg(long, hide = true)]
-        no_logs: bool,
+        /// Leave sending logs, and the commands of the group's members, to processes of their own, as the service does
+        #[arg(long, hide = true, alias = "no-logs")]
+        names_only: bool,
     },
     /// Stop serving names and pages; requests that run are finished first
     #[command(name = "host:halt")]
@@ -510,6 +511,12 @@ pub enum Verb {
     /// Halt environments before this host goes down, or bring them back; what their service runs
     #[command(name = "internal:environments", hide = true)]
     InternalEnvironments { moment: Moment },
+    /// Answer commands of the group's members until stopped; what the service of the commands runs
+    #[command(name = "internal:commands", hide = true)]
+    InternalCommands,
+    /// Work for whoever is at standard input and output
+    #[command(name = "internal:session", hide = true)]
+    InternalSession,
     /// What `env:init` and `platform:build` leave to be done behind them: mirrors and spare checkouts
     #[command(name = "internal:sources", hide = true)]
     InternalSources {

@@ -38,15 +38,16 @@ impl Session {
         if output == Path::new(STANDARD) {
             return self.export_to_stdout(export);
         }
+        let engine = self.connection.engine()?;
         let path = self.surroundings.here.join(output);
         let failed = |error: io::Error| Failure::new(Kind::Host, format!("write `{}`", path.display())).because(&error);
         let file = disk::File::at(&path);
-        let file = match &self.engine.caller.account {
+        let file = match &engine.caller.account {
             Some(account) => file.owner(account.user, account.group),
             None => file,
         };
         let mut draft = file.begin().map_err(failed)?;
-        let response = self.carry(&mut |each| self.engine.box_export(export, draft.as_file_mut(), each))?;
+        let response = self.carry(&mut |each| engine.box_export(export, draft.as_file_mut(), each))?;
         file.finish(draft).map_err(failed)?;
         answer::print(&response, &self.global)?;
         Ok(ExitCode::SUCCESS)
@@ -60,26 +61,28 @@ impl Session {
         if io::stdout().is_terminal() {
             return Err(refused("it is a terminal").hint("name a file with `--output`, or lead it to a program or file"));
         }
+        let engine = self.connection.engine()?;
         // The file itself: what the library has for text looks for lines.
         let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(|error| refused("it is closed").because(&error))?;
         let mut stdout = File::from(stdout);
-        let response = self.carry(&mut |each| self.engine.box_export(export, &mut stdout, each))?;
+        let response = self.carry(&mut |each| engine.box_export(export, &mut stdout, each))?;
         // Standard output is the file; what became of each layer was told beside it.
         drop(response);
         Ok(ExitCode::SUCCESS)
     }
 
     pub(super) fn box_import(&self, file: &Path) -> Result<ExitCode, Failure> {
+        let engine = self.connection.engine()?;
         let response = if file == Path::new(STANDARD) {
             if io::stdin().is_terminal() {
                 return Err(Failure::new(Kind::Usage, "take in layers from standard input").cause("it is a terminal"));
             }
-            self.carry(&mut |each| self.engine.box_import(&mut io::stdin(), Path::new("standard input"), each))?
+            self.carry(&mut |each| engine.box_import(&mut io::stdin(), Path::new("standard input"), each))?
         } else {
             let path = self.surroundings.here.join(file);
             let mut from = File::open(&path)
                 .map_err(|error| Failure::new(Kind::Host, format!("read `{}`", path.display())).because(&error))?;
-            self.carry(&mut |each| self.engine.box_import(&mut from, &path, each))?
+            self.carry(&mut |each| engine.box_import(&mut from, &path, each))?
         };
         answer::print(&response, &self.global)?;
         Ok(ExitCode::SUCCESS)

@@ -25,13 +25,13 @@ impl Session {
     pub(super) fn logs(&self, words: &LogWords) -> Result<ExitCode, Failure> {
         let query = self.query(words)?;
         let mut printer = Printer::new(self.global.json, self.global.quiet);
-        let result = self.engine.logs(&query, &mut |said| printer.print(said));
+        let result = self.connection.logs(&query, &mut |said| printer.print(said));
         if let Some(error) = printer.failed {
             return Err(Failure::new(Kind::Host, "print the logs").because(&error));
         }
         result?;
         // To follow has no other end than Ctrl-C.
-        if self.engine.cancel.load(Ordering::Relaxed) && !query.follow {
+        if self.cancel.load(Ordering::Relaxed) && !query.follow {
             return Ok(Kind::Cancelled.exit_code().into());
         }
         Ok(ExitCode::SUCCESS)

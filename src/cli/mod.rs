@@ -1,4 +1,4 @@
-//! The edge: words in, words out. Reads arguments, opens the engine, shows events as they come and the answer at the end.
+//! The edge: words in, words out. Reads arguments, finds the way to the engine, shows events as they come and the answer at the end.
 //!
 //! Data goes to stdout, everything else to stderr. Nothing imports this module.
 
@@ -7,6 +7,7 @@ pub mod args;
 mod carry;
 mod checklist;
 mod complaint;
+mod connection;
 mod logs;
 mod progress;
 mod question;
@@ -15,7 +16,6 @@ mod serve;
 mod shell;
 mod words;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,21 +23,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{CommandFactory, Parser};
 
 use self::args::{Cli, Document, Global, Verb};
+use self::connection::Connection;
 use self::progress::Reader;
 use self::words::Surroundings;
-use crate::config;
-use crate::engine::check::probe;
-use crate::engine::host::pool;
-use crate::engine::permission::Authority;
-use crate::engine::{Caller, Engine};
-use crate::exec::{Account, Command};
 use crate::model::request::{Bind, Bootstrap, Deploy, Export, PlatformInit};
-use crate::model::{EnvironmentId, Failure, Kind, PlatformName, Request, Response, SiteName, SnapshotName};
-use crate::network::Linux;
-use crate::providers::choose;
-use crate::sources::address::masked;
-use crate::sources::checkout;
-use crate::template;
+use crate::model::{EnvironmentId, Failure, Kind, Request, SnapshotName};
+use crate::{config, session};
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -92,16 +83,16 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         _ => {}
     }
-    if !rustix::process::geteuid().is_root() {
-        return Err(Failure::new(Kind::Privilege, "work with machines")
-            .cause("adt needs root for namespaces, mounts and bridges")
-            .hint("run the same command with `sudo`"));
+    if matches!(cli.verb, Verb::InternalSession) {
+        let flags = cli.global.host_flags();
+        let settings = || config::host::read(&|name| std::env::var(name).ok(), &flags);
+        return session::serve::run(settings, cancel_on_interrupt(false)?).map(|()| ExitCode::SUCCESS);
     }
     // What only reads has no step to finish.
     let steps = !matches!(cli.verb, Verb::EnvLogs(_));
     let session = Session::open(cli.global, steps)?;
     let code = session.verb(cli.verb);
-    session.remove_behind();
+    session.connection.leave();
     code
 }
 
@@ -118,36 +109,20 @@ fn print_schema(document: Document) -> Result<ExitCode, Failure> {
 /// One run of the program with everything open.
 struct Session {
     global: Global,
-    engine: Engine,
+    connection: Box<dyn Connection>,
     surroundings: Surroundings,
+    /// Set by the first Ctrl-C.
+    cancel: Arc<AtomicBool>,
 }
 
 impl Session {
     fn open(global: Global, steps: bool) -> Result<Self, Failure> {
-        let settings = config::host::read(&|name| std::env::var(name).ok(), &global.host_flags())?;
-        let store = pool::open(&settings.store.value)?;
-        let providers = choose::registry(choose::Host {
-            store: store.folder.clone(),
-            install: store.install().to_owned(),
-            exe: program()?,
-            ids: settings.pool_ids.value,
-        });
-        providers.knows(&settings.provider.value)?;
-        template::process::by(program()?);
+        let cancel = cancel_on_interrupt(steps)?;
+        let connection = connection::open(&global, &cancel)?;
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
-        let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: store.database.platforms()? };
-        let engine = Engine {
-            network: Box::new(Linux::new(store.install())),
-            settings,
-            store,
-            providers,
-            probe: Box::new(probe::Live),
-            clock: now,
-            caller: caller(),
-            cancel: cancel_on_interrupt(steps)?,
-        };
-        Ok(Self { global, engine, surroundings })
+        let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: connection.platforms()? };
+        Ok(Self { global, connection, surroundings, cancel })
     }
 
     fn verb(&self, verb: Verb) -> Result<ExitCode, Failure> {
@@ -155,7 +130,7 @@ impl Session {
             Verb::EnvSsh { words, user, console, command } => return self.ssh(&words, user, console, command),
             Verb::EnvExec { words, user, command } => return self.exec(&words, &user, &command),
             Verb::EnvLogs(words) => return self.logs(&words),
-            Verb::HostUp { detach, no_logs } => return self.host_up(detach, no_logs),
+            Verb::HostUp { detach, names_only } => return self.host_up(detach, names_only),
             Verb::InternalLogs => return self.send_logs(),
             Verb::BoxExport { names, output, without } => {
                 // Boxes exist without any platform, as for the other verbs.
@@ -165,8 +140,11 @@ impl Session {
             }
             Verb::BoxImport { file } => return self.box_import(&file),
             Verb::InternalEnvironments { moment } => return self.at_boot(moment),
+            Verb::InternalCommands => return self.answer_commands(),
             Verb::HostHalt => return self.host_halt(),
-            Verb::InternalSources { of } => return self.engine.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS),
+            Verb::InternalSources { of } => {
+                return self.connection.engine()?.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS);
+            }
             Verb::EnvDestroy { words, dry_run, yes } => {
                 if let Some(request) = self.nameless_environment(&words.words)? {
                     return self.ask(request);
@@ -212,21 +190,24 @@ impl Session {
     /// Where the words are exactly those of a record that has no valid name: what removes it.
     fn nameless_environment(&self, words: &[String]) -> Result<Option<Request>, Failure> {
         let [platform, name] = words else { return Ok(None) };
-        let damaged = self.engine.store.database.readable_environments(None)?.damaged;
+        // Only root may forget a record.
+        let Ok(engine) = self.connection.engine() else { return Ok(None) };
+        let damaged = engine.store.database.readable_environments(None)?.damaged;
         let meant = damaged.iter().any(|one| one.id().is_none() && one.platform == *platform && one.name == *name);
         Ok(meant.then(|| Request::Forget { platform: platform.clone(), environment: Some(name.clone()) }))
     }
 
     fn nameless_platform(&self, words: &[String]) -> Result<Option<Request>, Failure> {
         let [platform] = words else { return Ok(None) };
-        let nameless = self.engine.store.database.nameless_platforms()?;
+        let Ok(engine) = self.connection.engine() else { return Ok(None) };
+        let nameless = engine.store.database.nameless_platforms()?;
         let meant = nameless.iter().any(|(name, _)| name == platform);
         Ok(meant.then(|| Request::Forget { platform: platform.clone(), environment: None }))
     }
 
     /// `[PLATFORM] ENV [NAME]`
     fn environment_and_snapshot(&self, words: &[String]) -> Result<(EnvironmentId, Option<SnapshotName>), Failure> {
-        let (id, names) = self.surroundings.followed::<SnapshotName>(words, &|id| self.engine.machine_names(id).is_ok())?;
+        let (id, names) = self.surroundings.followed::<SnapshotName>(words, &|id| self.connection.machine_names(id).is_ok())?;
         match names.as_slice() {
             [] => Ok((id, None)),
             [name] => Ok((id, Some(name.clone()))),
@@ -244,6 +225,7 @@ impl Session {
         };
         Ok(match verb {
             Verb::HostBootstrap { dry_run, remove, no_service, pool, remove_pool } => {
+                self.connection.engine()?;
                 let service = !no_service;
                 Request::HostBootstrap(Bootstrap { remove, service, pool, remove_pool, dry_run: dry_run.dry_run })
             }
@@ -277,7 +259,7 @@ impl Session {
             }
             Verb::EnvShare { words, off } => Request::EnvShare { id: around.environment(&words.words)?, shared: !off },
             Verb::EnvInit { words, on, shared, dry_run } => {
-                let (id, sites) = around.environment_and_sites(&words, &|platform| self.site_names(platform))?;
+                let (id, sites) = around.environment_and_sites(&words, &|platform| self.connection.site_names(platform))?;
                 let on = on.as_deref().map(words::name).transpose()?;
                 Request::EnvInit { id, sites, on, shared, dry_run: dry_run.dry_run }
             }
@@ -354,6 +336,8 @@ impl Session {
             | Verb::BoxExport { .. }
             | Verb::BoxImport { .. }
             | Verb::InternalEnvironments { .. }
+            | Verb::InternalCommands
+            | Verb::InternalSession
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }
@@ -361,96 +345,20 @@ impl Session {
         })
     }
 
-    /// The sites of a platform, where its definition can be read.
-    fn site_names(&self, platform: &PlatformName) -> Vec<SiteName> {
-        let record = self.surroundings.platforms.iter().find(|record| record.name == *platform);
-        let read = record.and_then(|record| config::platform::read(&record.folder.join("platform.toml")).ok());
-        read.map(|platform| platform.sites.into_iter().map(|site| site.name).collect()).unwrap_or_default()
-    }
-
-    /// What is better done once nobody waits any more; it outlives us.
-    fn refresh_behind(&self, request: &Request) -> Result<(), Failure> {
-        let (is_of_use, built) = match request {
-            Request::EnvInit { id, dry_run: false, .. }
-            | Request::EnvUp { id, dry_run: false }
-            | Request::SiteAdd { id, dry_run: false, .. }
-            | Request::SiteBranch { id, dry_run: false, .. } => (self.engine.has_live_sites(id)?, None),
-            Request::PlatformBuild { platform, .. } => (self.engine.will_have_live_sites(platform), Some(platform)),
-            _ => (false, None),
-        };
-        if !is_of_use {
-            return Ok(());
-        }
-        let store = &self.engine.store.folder;
-        let command = Command::new(program()?).arg("internal:sources").arg("--store").arg(store);
-        let command = command.args(built.map(PlatformName::as_str));
-        drop(command.detach(&store.join("cache/sources.log"))?);
-        Ok(())
-    }
-
-    /// Trees that commands put aside, this one or one before whose removal was killed. It outlives us.
-    fn remove_behind(&self) {
-        let platforms = self.surroundings.platforms.iter();
-        let trees: Vec<_> = platforms.flat_map(|record| checkout::put_aside(&record.folder)).collect();
-        if trees.is_empty() {
-            return;
-        }
-        let remove = Command::new("rm").args(["--recursive", "--force", "--one-file-system", "--"]).args(trees);
-        if let Err(error) = remove.detach(&self.engine.store.folder.join("cache/remove.log")) {
-            tracing::debug!(%error, "the next command tries again");
-        }
-    }
-
     fn ask(&self, request: Request) -> Result<ExitCode, Failure> {
-        let response = self.engine_run(request.clone())?;
+        let mut reader = Reader::new(&self.global);
+        let result = self.connection.run(&request, &mut |event| reader.read(&event));
+        reader.finish();
+        let response = result?;
         answer::print(&response, &self.global)?;
-        self.refresh_behind(&request)?;
+        self.connection.refresh_behind(&request)?;
         Ok(answer::exit_code(&response))
     }
-
-    fn engine_run(&self, request: Request) -> Result<Response, Failure> {
-        let mut reader = Reader::new(&self.global);
-        let result = self.engine.run(request, &mut |event| reader.read(&event));
-        reader.finish();
-        result
-    }
-}
-
-fn program() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))
 }
 
 /// The last words and those before them; there are enough, or the command line would have been refused.
 fn last<const N: usize>(words: &[String]) -> (&[String], &[String; N]) {
     words.split_last_chunk().expect("the definition of the arguments asks for these")
-}
-
-fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
-}
-
-/// The person behind sudo counts: environments and files are theirs.
-fn caller() -> Caller {
-    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let id = |name: &str| var(name).and_then(|value| value.parse::<u32>().ok());
-    let user = var("SUDO_USER").or_else(|| var("USER")).or_else(|| var("LOGNAME")).unwrap_or_else(|| "root".into());
-    let ids = id("SUDO_UID").zip(id("SUDO_GID")).filter(|(user, _)| *user != 0);
-    let account = ids.map(|(id, group)| Account::named(&user, id, group));
-    let home = account.as_ref().and_then(|_| home_of(&user));
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    // Others see it while they wait for us.
-    let command = masked(&words.collect::<Vec<_>>().join(" "));
-    Caller { user, account, authority: Authority::Root, home, command }
-}
-
-fn home_of(user: &str) -> Option<PathBuf> {
-    let home = |passwd: &str| {
-        let line = passwd.lines().find(|line| line.split(':').next() == Some(user))?;
-        line.split(':').nth(5).map(PathBuf::from)
-    };
-    let local = std::fs::read_to_string("/etc/passwd").ok().and_then(|passwd| home(&passwd));
-    // Somebody whom a directory of the company knows.
-    local.or_else(|| home(&Command::new("getent").args(["passwd", user]).run().ok()?.text()))
 }
 
 /// First Ctrl-C (or TERM): end what can be ended, stop at the next step. Second: stop at once; the next run converges.

@@ -35,7 +35,7 @@ impl Session {
 
     fn preview(&self, request: Request) -> Result<Done, Failure> {
         let mut reader = Reader::new(&self.global);
-        let preview = self.engine.run(request, &mut |event| {
+        let preview = self.connection.run(&request, &mut |event| {
             // What would be done is asked about; for whom one waits must be seen at once.
             if matches!(event, Event::Waiting { .. }) {
                 reader.read(&event);
@@ -79,7 +79,7 @@ impl Session {
         let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         loop {
             let ready = poll(&mut [PollFd::new(&keys, PollFlags::IN)], Some(&moment));
-            if self.engine.cancel.load(Ordering::Relaxed) {
+            if self.cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             match ready {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::args::Moment;
 use super::progress::Reader;
-use super::{Session, answer, screen};
+use super::{Session, answer, connection, screen};
 use crate::daemon::{self, Logs, Started};
 use crate::engine::host::service;
 use crate::exec::Command;
@@ -12,8 +12,8 @@ use crate::model::response::Done;
 use crate::model::{Event, Failure, Kind, Response};
 
 impl Session {
-    pub(super) fn host_up(&self, detach: bool, no_logs: bool) -> Result<ExitCode, Failure> {
-        let engine = &self.engine;
+    pub(super) fn host_up(&self, detach: bool, names_only: bool) -> Result<ExitCode, Failure> {
+        let engine = self.connection.engine()?;
         let listen = engine.settings.listen.value;
         if detach && service::serves(&engine.store) {
             if daemon::living(&engine.store).is_some() {
@@ -43,27 +43,36 @@ impl Session {
         };
         let nameservers = engine.nameservers();
         let place = daemon::Place { settings: &engine.settings, store: &engine.store, cancel: &engine.cancel };
-        let logs = if no_logs { Logs::Elsewhere } else { Logs::Here };
-        daemon::serve(place, &engine.holder(), &nameservers, logs, ready)?;
+        let logs = if names_only { Logs::Elsewhere } else { Logs::Here };
+        let session = (!names_only).then(|| connection::session("host:up")).transpose()?;
+        daemon::serve(place, &engine.holder(), &nameservers, logs, session.as_ref(), ready)?;
         Ok(ExitCode::SUCCESS)
     }
 
     pub(super) fn send_logs(&self) -> Result<ExitCode, Failure> {
-        let engine = &self.engine;
+        let engine = self.connection.engine()?;
         daemon::send_logs(daemon::Place { settings: &engine.settings, store: &engine.store, cancel: &engine.cancel })?;
         Ok(ExitCode::SUCCESS)
     }
 
     pub(super) fn at_boot(&self, moment: Moment) -> Result<ExitCode, Failure> {
+        let engine = self.connection.engine()?;
         match moment {
-            Moment::Up => self.engine.after_the_host_came_up()?,
-            Moment::Halt => self.engine.before_the_host_goes_down()?,
+            Moment::Up => engine.after_the_host_came_up()?,
+            Moment::Halt => engine.before_the_host_goes_down()?,
         }
         Ok(ExitCode::SUCCESS)
     }
 
+    pub(super) fn answer_commands(&self) -> Result<ExitCode, Failure> {
+        let engine = self.connection.engine()?;
+        let place = daemon::Place { settings: &engine.settings, store: &engine.store, cancel: &engine.cancel };
+        daemon::answer_commands(place, &engine.holder(), &connection::session("internal:commands")?)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
     pub(super) fn host_halt(&self) -> Result<ExitCode, Failure> {
-        let store = &self.engine.store;
+        let store = &self.connection.engine()?.store;
         // A start that systemd is about to repeat has no process yet.
         let unit = service::serves(store) && service::is_active();
         if unit {

@@ -3,16 +3,16 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use super::connection::Io;
 use super::{Session, screen};
 use crate::model::request::Copy;
 use crate::model::{EnvironmentId, Exec, Failure, Kind, MachineId, MachineName, Request, Stream};
-use crate::providers::Stdio;
 
 impl Session {
     pub(super) fn ssh(&self, words: &[String], user: String, console: bool, command: Vec<String>) -> Result<ExitCode, Failure> {
         let (id, machines) = self.machines(words)?;
         let machine = match machines.as_slice() {
-            [one] => self.engine.enter(&id, one)?,
+            [one] => self.connection.machine(&id, one)?,
             [] => self.only_machine(&id)?,
             several => {
                 return Err(Failure::new(Kind::Usage, "open a shell")
@@ -27,20 +27,16 @@ impl Session {
         let argv = if command.is_empty() { login_shell() } else { command };
         let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".into());
         let exec = Exec { argv, env: vec![("TERM".into(), term)], cwd: None, user: Some(user) };
-        let stdio = if interactive { Stdio::Terminal } else { Stdio::Caller };
-        let ended = self.engine.provider_of(&machine)?.exec(&machine, &exec, stdio)?;
-        Ok(exit_code(ended.code))
+        let io = if interactive { Io::Terminal } else { Io::Caller };
+        Ok(exit_code(self.connection.exec(&machine, &exec, io)?))
     }
 
     fn console(&self, machine: &MachineId) -> Result<ExitCode, Failure> {
-        let Some(console) = self.engine.provider_of(machine)?.console() else {
-            return Err(Failure::new(Kind::Usage, "join the console").cause(format!("`{machine}` has none")));
-        };
         if !std::io::stdin().is_terminal() {
             return Err(Failure::new(Kind::Usage, "join the console").cause("there is no terminal"));
         }
         drop(screen::err(&format!("joined the console of {machine}; leave with Ctrl-] twice")));
-        console.attach(machine)?;
+        self.connection.console(machine)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -48,14 +44,13 @@ impl Session {
     pub(super) fn exec(&self, words: &[String], user: &str, command: &[String]) -> Result<ExitCode, Failure> {
         let (id, named) = self.machines(words)?;
         let names = if named.is_empty() { self.all_machines(&id)? } else { named };
-        let ids: Result<Vec<_>, _> = names.iter().map(|name| self.engine.enter(&id, name)).collect();
+        let ids: Result<Vec<_>, _> = names.iter().map(|name| self.connection.machine(&id, name)).collect();
         let ids = ids?;
         let exec = Exec { argv: command.to_vec(), env: Vec::new(), cwd: None, user: Some(user.to_owned()) };
         if let [one] = ids.as_slice() {
             let interactive = is_terminal() && std::io::stderr().is_terminal();
-            let stdio = if interactive { Stdio::Terminal } else { Stdio::Caller };
-            let ended = self.engine.provider_of(one)?.exec(one, &exec, stdio)?;
-            return Ok(exit_code(ended.code));
+            let io = if interactive { Io::Terminal } else { Io::Caller };
+            return Ok(exit_code(self.connection.exec(one, &exec, io)?));
         }
         let width = ids.iter().map(|id| id.machine.as_str().len()).max().unwrap_or(0);
         let ends: Vec<_> = std::thread::scope(|scope| {
@@ -74,7 +69,7 @@ impl Session {
     }
 
     fn exec_named(&self, id: &MachineId, exec: &Exec, width: usize) -> Result<i32, Failure> {
-        let each = &mut |stream: Stream, line: &str| {
+        let print = |stream: Stream, line: &str| {
             let line = format!("{:<width$} | {line}", id.machine);
             // Whoever closed our output does not want the rest; the program inside still ends properly.
             drop(match stream {
@@ -82,7 +77,7 @@ impl Session {
                 Stream::Err => screen::err_as_is(&line),
             });
         };
-        Ok(self.engine.provider_of(id)?.exec(id, exec, Stdio::Pipes { stdin: None, each })?.code)
+        self.connection.exec(id, exec, Io::Lines(&print))
     }
 
     pub(super) fn copy(&self, words: &[String]) -> Result<Request, Failure> {
@@ -120,12 +115,12 @@ impl Session {
     }
 
     fn all_machines(&self, id: &EnvironmentId) -> Result<Vec<MachineName>, Failure> {
-        self.engine.machine_names(id)
+        self.connection.machine_names(id)
     }
 
     fn only_machine(&self, id: &EnvironmentId) -> Result<MachineId, Failure> {
         match self.all_machines(id)?.as_slice() {
-            [one] => self.engine.enter(id, one),
+            [one] => self.connection.machine(id, one),
             several => {
                 let names: Vec<_> = several.iter().map(ToString::to_string).collect();
                 Err(Failure::new(Kind::Usage, format!("choose a machine of `{id}`"))

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::request::SiteWish;
 use crate::model::{BranchName, EnvironmentId, EnvironmentName, Failure, Kind, MachineName, PlatformName, SiteName};
-use crate::store::PlatformRecord;
+use crate::wire::message::Platform;
 
 /// What the words may mean besides what they say.
 #[derive(Debug, Clone)]
@@ -12,12 +12,12 @@ pub struct Surroundings {
     /// `-p` or `ADT_PLATFORM`.
     pub chosen: Option<String>,
     pub here: PathBuf,
-    pub platforms: Vec<PlatformRecord>,
+    pub platforms: Vec<Platform>,
 }
 
 impl Surroundings {
     /// The platform whose folder we stand in, and the first folder below it on the way here.
-    fn around(&self) -> Option<(&PlatformRecord, Option<EnvironmentName>)> {
+    fn around(&self) -> Option<(&Platform, Option<EnvironmentName>)> {
         // Nested platforms: the innermost folder counts.
         let inside = self.platforms.iter().filter(|platform| self.here.starts_with(&platform.folder));
         let platform = inside.max_by_key(|platform| platform.folder.components().count())?;
@@ -171,14 +171,8 @@ mod tests {
     use super::*;
 
     fn surroundings(here: &str, platforms: &[&str]) -> Surroundings {
-        let platforms = platforms.iter().map(|name| PlatformRecord {
-            name: name.parse().unwrap(),
-            folder: format!("/home/ada/{name}").into(),
-            source: String::new(),
-            branch: None,
-            created: 0,
-            keeper: None,
-        });
+        let platform = |name: &&str| Platform { name: name.parse().unwrap(), folder: format!("/home/ada/{name}").into() };
+        let platforms = platforms.iter().map(platform);
         Surroundings { chosen: None, here: here.into(), platforms: platforms.collect() }
     }
 

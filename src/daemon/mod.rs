@@ -8,6 +8,7 @@
 //!                                      ├> tls    a certificate per name, made when it is asked for
 //!                                      └> proxy  listen:80 and listen:443, and the same at each gateway
 //! machines ─ journals, log files ─> ship ─> the receivers of logs that the settings name
+//! people   ─ commands.socket ─> a process for each, see [`crate::session`]
 //! ```
 //! Where another program holds one of these ports at every address, that program stays as it is: adt listens at a free port and
 //! leads its own address there, see [`crate::network::detour`].
@@ -27,7 +28,10 @@ use running::Running;
 use watch::Change;
 
 use crate::config::HostSettings;
+use crate::exec::Command;
 use crate::model::{Failure, Kind};
+use crate::session::GROUP;
+use crate::session::accept::Door;
 use crate::store::{Holder, Store};
 
 /// What is served and until when.
@@ -53,12 +57,28 @@ pub fn send_logs(place: Place<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Serves until cancelled. `ready` is called once everything listens, with what its caller should know.
+/// Answers commands of people who are not root until it is cancelled, and does nothing else. `session` is the program for one.
+pub fn answer_commands(place: Place<'_>, holder: &Holder, session: &Command) -> Result<(), Failure> {
+    match Door::open(place.store, holder)? {
+        Some(door) => {
+            notify::ready("commands of the group's members are answered", &[]);
+            door.serve(session, place.cancel);
+            Ok(())
+        }
+        None => Err(Failure::new(Kind::Conflict, "answer commands")
+            .cause(format!("another process does it already, or there is no group `{GROUP}`"))
+            .hint("`adt host:bootstrap` makes the group")),
+    }
+}
+
+/// Serves until cancelled. `session` is the program for one who gives commands and is not root, if they are answered here. `ready` is
+/// called once everything listens, with what its caller should know.
 pub fn serve(
     place: Place<'_>,
     holder: &Holder,
     upstreams: &[IpAddr],
     logs: Logs,
+    session: Option<&Command>,
     ready: impl FnOnce(&[String]),
 ) -> Result<(), Failure> {
     let Place { settings, store, cancel } = place;
@@ -74,24 +94,36 @@ pub fn serve(
         Logs::Here => Some(ship::Shipper::start(settings, store)?),
         Logs::Elsewhere => None,
     };
+    let door = session.and_then(|session| Some((open_door(store, holder)?, session)));
     ready(&running.notices);
     notify::ready(&running.status(), &running.notices);
-    loop {
-        let done = match watch.next(cancel) {
-            Change::Store => running.follow(settings, store),
-            Change::Nothing => running.settle(),
-            Change::Cancelled => break,
-        };
-        // A store that can't be read right now (a full disk, say) must not end what is served; the next change tries again.
-        if let Err(failure) = done {
-            tracing::error!(%failure, "the routes stay as they were");
+    std::thread::scope(|scope| {
+        scope.spawn(|| door.map(|(door, session)| door.serve(session, cancel)));
+        loop {
+            let done = match watch.next(cancel) {
+                Change::Store => running.follow(settings, store),
+                Change::Nothing => running.settle(),
+                Change::Cancelled => break,
+            };
+            // A store that can't be read right now (a full disk, say) must not end what is served; the next change tries again.
+            if let Err(failure) = done {
+                tracing::error!(%failure, "the routes stay as they were");
+            }
         }
-    }
+    });
     notify::stopping();
     if let Some(shipper) = shipper {
         shipper.stop();
     }
     running.stop()
+}
+
+/// Names and pages are served also where nobody can be let in.
+fn open_door(store: &Store, holder: &Holder) -> Option<Door> {
+    Door::open(store, holder).unwrap_or_else(|failure| {
+        tracing::error!(%failure, "only root can give commands");
+        None
+    })
 }
 
 fn running_already(other: Option<Holder>) -> Failure {

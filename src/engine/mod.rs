@@ -13,9 +13,11 @@
 //! | [`host`] | `host:bootstrap`, `bind-proxy`, `unbind-proxy` | what the host must have, the service, the pool |
 //! | [`logs`] | `env:logs` | sources of lines, and how they are followed |
 //!
-//! Whether the caller may have a request answered is decided in [`permission`], before any room is entered.
+//! Whether the caller may have a request answered is decided in [`permission`], before any room is entered. [`open`] makes an engine
+//! of the host's settings, [`behind`] does what nobody waits for.
 
 mod at_once;
+pub mod behind;
 mod boxes;
 pub mod check;
 pub mod environment;
@@ -23,6 +25,7 @@ mod events;
 mod failure;
 pub mod host;
 pub mod logs;
+pub mod open;
 pub mod permission;
 mod platform;
 mod site;
@@ -30,7 +33,6 @@ mod site;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc;
 use std::time::Duration;
 
 pub use events::Events;
@@ -75,10 +77,11 @@ impl Engine {
     /// Runs a request to its end. Events arrive on the calling thread, in order.
     pub fn run(&self, request: Request, each: &mut dyn FnMut(Event)) -> Result<Response, Failure> {
         if request.only_reads() {
-            let (sender, receiver) = mpsc::channel();
             // At once, so nothing is told late; a thread with a heap of its own would cost a third of the time.
-            let answer = self.answer(request, &Events::new(sender));
-            receiver.into_iter().for_each(each);
+            let (events, receiver) = Events::read_afterwards();
+            let answer = self.answer(request, &events);
+            drop(events);
+            receiver.for_each(each);
             return answer;
         }
         self.with_events(each, |events| self.answer(request, events))
@@ -90,12 +93,9 @@ impl Engine {
         each: &mut dyn FnMut(Event),
         work: impl FnOnce(&Events) -> Result<Response, Failure> + Send,
     ) -> Result<Response, Failure> {
-        let (sender, receiver) = mpsc::channel();
+        let (events, receiver) = Events::read();
         std::thread::scope(|scope| {
-            let work = scope.spawn(move || {
-                let events = Events::new(sender);
-                work(&events)
-            });
+            let work = scope.spawn(move || work(&events));
             for event in receiver {
                 each(event);
             }

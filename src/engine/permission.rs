@@ -23,6 +23,7 @@
 //! with `docker` (a slip of the fingers then destroys a colleague's week).
 
 use crate::engine::Engine;
+use crate::engine::environment::records::WORKSHOP;
 use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, MachineId, MachineName, PlatformName, Request};
 use crate::store::{Environment, Owner, PlatformRecord};
 
@@ -135,6 +136,10 @@ impl Engine {
 
     /// The machine, for whoever may be in it: programs that need the caller's own terminal or files can't travel as a request.
     pub fn enter(&self, id: &EnvironmentId, machine: &MachineName) -> Result<MachineId, Failure> {
+        if self.caller.authority == Authority::Member && id.platform.as_str() == WORKSHOP {
+            // It builds a box, which other people's environments stand on.
+            return Err(self.only_root(&format!("enter `{id}`")));
+        }
         self.permit_use(id, &format!("enter `{id}`"))?;
         self.machine(id, machine)
     }

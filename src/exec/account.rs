@@ -8,16 +8,13 @@
 //! Not chosen: a process for each look (each takes a millisecond, and a definition has hundreds of files), or refusing links
 //! (a folder above may be one, by right).
 
-use std::ffi::{CStr, CString, OsStr};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Gid, Uid, getgroups};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-/// More than any user is in.
-const MOST_GROUPS: usize = 65_536;
+use super::people;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -35,13 +32,13 @@ impl Account {
 
     /// With the groups that this host gives to the name.
     pub fn named(name: &str, user: u32, group: u32) -> Self {
-        let groups = CString::new(name).ok().and_then(|name| groups(&name, group));
-        groups.map_or_else(|| Self::bare(user, group), |groups| Self { user, group, groups })
+        people::groups(name, group).map_or_else(|_| Self::bare(user, group), |groups| Self { user, group, groups })
     }
 
     /// The one with this id; none that only files know still has its rights on these.
     pub fn of(user: u32) -> Self {
-        entry(user).map_or_else(|| Self::bare(user, user), |entry| Self::named(&entry.name, user, entry.group))
+        let known = people::user(user).ok().flatten();
+        known.map_or_else(|| Self::bare(user, user), |known| Self::named(&known.name, user, known.group))
     }
 
     /// The one whom a folder belongs to; `None` for root, and for what is no folder.
@@ -137,52 +134,9 @@ fn set_ids(user: u32, group: u32) -> (u32, u32) {
     (user_before, group_before)
 }
 
-/// The groups of a name, of which one is known.
-fn groups(name: &CStr, group: u32) -> Option<Vec<u32>> {
-    let mut count: libc::c_int = 64;
-    loop {
-        let mut groups = vec![0; usize::try_from(count).ok().filter(|count| *count <= MOST_GROUPS)?];
-        // SAFETY: `name` ends with a zero, and `count` says how many numbers `groups` has room for.
-        let done = unsafe { libc::getgrouplist(name.as_ptr(), group, groups.as_mut_ptr(), &raw mut count) };
-        if done >= 0 {
-            groups.truncate(usize::try_from(count).ok()?);
-            return Some(groups);
-        }
-        if usize::try_from(count).is_ok_and(|count| count <= groups.len()) {
-            return None;
-        }
-    }
-}
-
-/// What this host knows of a user, wherever its users are kept.
-struct Entry {
-    name: String,
-    group: u32,
-    home: PathBuf,
-}
-
 /// Where a user's own settings are.
 pub fn home_of(user: u32) -> Option<PathBuf> {
-    entry(user).map(|entry| entry.home)
-}
-
-fn entry(user: u32) -> Option<Entry> {
-    let mut buffer = vec![0; 1 << 16];
-    let mut found = std::ptr::null_mut();
-    // SAFETY: all zero is a valid value of this type of numbers and pointers, which the next call fills in.
-    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
-    // SAFETY: `buffer` is as long as told, and both it and `entry` outlive what is read from them below.
-    let code = unsafe { libc::getpwuid_r(user, &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
-    if code != 0 || found.is_null() {
-        return None;
-    }
-    // SAFETY: a found entry's words are texts in `buffer` that end with a zero.
-    let [name, home] = unsafe { [CStr::from_ptr(entry.pw_name), CStr::from_ptr(entry.pw_dir)] };
-    Some(Entry {
-        name: name.to_str().ok()?.to_owned(),
-        group: entry.pw_gid,
-        home: PathBuf::from(OsStr::from_bytes(home.to_bytes())),
-    })
+    people::user(user).ok().flatten().map(|user| user.home)
 }
 
 #[cfg(test)]

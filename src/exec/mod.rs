@@ -22,12 +22,17 @@ use lines::{Cut, LONGEST, PIECE};
 use queue::Receiver;
 
 pub mod account;
+pub mod apart;
+mod ends;
 mod limits;
 mod lines;
+pub mod people;
 pub mod queue;
 mod talk;
+pub mod terminal;
 
 pub use account::{Account, HostPath, on_files_of};
+pub use ends::Ends;
 pub use limits::{Broken, Cancel, Limits};
 pub use lines::Reading;
 pub use talk::Talk;
@@ -364,6 +369,14 @@ impl Command {
         let alone = Self { program: "setsid".into(), args: Vec::new(), ..self.clone() };
         let mut command = alone.arg(&self.program).args(&self.args).to_std();
         command.stdin(Stdio::null()).stdout(file).stderr(again);
+        command.spawn().map_err(|source| self.not_started(source))
+    }
+
+    /// Starts it with a connection as its input and output, in a group of its own; it outlives us.
+    pub fn answer(&self, connection: std::os::fd::OwnedFd) -> Result<std::process::Child, Error> {
+        let again = connection.try_clone().map_err(|source| self.not_started(source))?;
+        let mut command = self.to_std();
+        command.stdin(connection).stdout(again).process_group(0);
         command.spawn().map_err(|source| self.not_started(source))
     }
 

@@ -1,4 +1,4 @@
-//! What can be asked of the engine. The command line makes these, and so will the daemon's socket and the API.
+//! What can be asked of the engine. The command line makes these; they reach the engine as they are, or over the wire.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::names::{
-    BoxName, BranchName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, ProviderName, SiteName, SnapshotName,
+    BoxName, BranchName, Digest, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, ProviderName, SiteName,
+    SnapshotName,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,6 +239,16 @@ pub struct PlatformInit {
 pub enum Copy {
     In { source: PathBuf, target: String },
     Out { source: String, target: PathBuf },
+}
+
+impl Copy {
+    /// What is true once it is done.
+    pub fn summary(&self, machine: &MachineId) -> String {
+        match self {
+            Self::In { source, target } => format!("`{}` is at `{machine}:{target}`", source.display()),
+            Self::Out { source, target } => format!("`{machine}:{source}` is at `{}`", target.display()),
+        }
+    }
 }
 
 /// Layers that are written to a file: no request, because the file is a stream of the caller's.

@@ -1,7 +1,7 @@
 //! A person's files in and out of a running machine, of whichever provider: tar streams, which travel over any wire.
 //!
 //! The person's files are touched with that person's rights. Where the person's own process is on another side of a wire, it
-//! does [`pack`] and [`unpack`], and this one no more than [`place`] and the provider's part.
+//! does [`pack`] and [`unpack`], and this one runs the machine's `tar`, as [`inwards`] and [`outwards`] say.
 //!
 //! What comes out of a machine is not trusted: nothing of it may land outside of the target, be a device or carry a set-id
 //! bit, whatever its `tar` says.
@@ -26,7 +26,8 @@ pub fn copy_in(provider: &dyn Provider, id: &MachineId, from: HostPath<'_>, targ
     let source = from.path;
     let failed = |error| Error::Io { what: "copy", path: source.to_owned(), source: error };
     from.with_rights(|source| fs::symlink_metadata(source)).map_err(failed)?;
-    let (folder, name) = place(provider, id, target, &name_of(source))?;
+    let is_folder = provider.exec(id, &is_folder(target), Stdio::Pipes { stdin: None, each: &mut |_, _| {} })?.code == 0;
+    let (folder, name) = place(source, target, is_folder);
     let (mut reader, writer) = io::pipe().map_err(failed)?;
     let (unpacked, packed) = std::thread::scope(|scope| {
         let packing = scope.spawn(move || from.with_rights(|source| pack(source, &name, writer)));
@@ -46,19 +47,11 @@ pub fn copy_in(provider: &dyn Provider, id: &MachineId, from: HostPath<'_>, targ
 pub fn copy_out(provider: &dyn Provider, id: &MachineId, source: &str, to: HostPath<'_>, cancel: &Cancel) -> Result<()> {
     let target = to.path;
     let failed = |error| Error::Io { what: "copy to", path: target.to_owned(), source: error };
-    let (_, name) = split(source);
-    // None where it leads upwards.
-    let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
-    let (into, new_name) = if to.with_rights(Path::is_dir) {
-        (target, own)
-    } else {
-        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        (parent, target.file_name().map_or(own, |name| name.to_string_lossy().into_owned()))
-    };
+    let Outwards { name, folder, new_name, .. } = to.with_rights(|target| outwards(source, target));
     let (reader, mut writer) = io::pipe().map_err(failed)?;
     let (packed, unpacked) = std::thread::scope(|scope| {
         let packing = scope.spawn(move || provider.pack(id, source, &mut writer, cancel));
-        let unpacked = to.with_rights(|_| unpack(reader, &name, into, &new_name));
+        let unpacked = to.with_rights(|_| unpack(reader, &name, &folder, &new_name));
         (packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), unpacked)
     });
     match (packed, unpacked) {
@@ -69,16 +62,60 @@ pub fn copy_out(provider: &dyn Provider, id: &MachineId, source: &str, to: HostP
     }
 }
 
-/// The folder of a machine into which an archive for `target` is unpacked, and what its top entry must be called, where
-/// `own` is the name of what is in it.
-pub fn place(provider: &dyn Provider, id: &MachineId, target: &str, own: &str) -> Result<(String, String)> {
-    let test = Exec { cwd: Some("/".into()), ..Exec::new(["/bin/sh", "-c", "test -d \"$1\"", "adt", target]) };
-    let is_folder = provider.exec(id, &test, Stdio::Pipes { stdin: None, each: &mut |_, _| {} })?.code == 0;
-    Ok(if is_folder { (target.to_owned(), own.to_owned()) } else { split(target) })
+/// Tells by its exit code whether a machine has a folder of this name.
+pub fn is_folder(path: &str) -> Exec {
+    Exec { cwd: Some("/".into()), ..Exec::new(["/bin/sh", "-c", "test -d \"$1\"", "adt", path]) }
+}
+
+/// The folder of a machine into which an archive of `source` is unpacked, and what its top entry must be called.
+fn place(source: &Path, target: &str, is_folder: bool) -> (String, String) {
+    if is_folder { (target.to_owned(), name_of(source)) } else { split(target) }
+}
+
+/// The machine's program that takes what [`pack`] makes, as its root, and what the only top entry must be called.
+pub fn inwards(source: &Path, target: &str, is_folder: bool) -> (Vec<String>, String) {
+    let (folder, name) = place(source, target, is_folder);
+    let argv = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory", &folder, "--file", "-"];
+    (argv.map(str::to_owned).to_vec(), name)
+}
+
+/// What [`unpack`] needs of a copy out of a machine.
+pub struct Outwards {
+    /// The machine's program whose output it is.
+    pub argv: Vec<String>,
+    pub name: String,
+    pub folder: PathBuf,
+    pub new_name: String,
+}
+
+/// Looks at `target`, with the rights of whoever calls this.
+pub fn outwards(source: &str, target: &Path) -> Outwards {
+    let (argv, name) = packing(source);
+    // None where it leads upwards.
+    let own = Path::new(&name).file_name().map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned());
+    let (folder, new_name) = if target.is_dir() {
+        (target, own)
+    } else {
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        (parent, target.file_name().map_or(own, |name| name.to_string_lossy().into_owned()))
+    };
+    Outwards { argv, folder: folder.to_owned(), name, new_name }
+}
+
+/// The machine's program that packs a file or folder, and what its only top entry is called.
+pub fn packing(path: &str) -> (Vec<String>, String) {
+    let (folder, name) = split(path);
+    (["tar", "--create", "--directory", &folder, "--file", "-", "--", &name].map(str::to_owned).to_vec(), name)
+}
+
+/// What it means that the machine's `tar` did not succeed.
+pub fn failed(verb: &'static str, id: &MachineId, code: i32, tail: Vec<String>) -> Error {
+    let reason = format!("`tar` in the machine ended with exit code {code}");
+    Error::Failed { verb, id: id.clone(), reason, tail }
 }
 
 /// What a file or folder of this host is called when it is copied; `x/.` means what is in it.
-pub fn name_of(source: &Path) -> String {
+fn name_of(source: &Path) -> String {
     let contents = source.as_os_str().as_encoded_bytes().ends_with(b"/.");
     let own = source.file_name().filter(|_| !contents);
     own.map_or_else(|| ".".to_owned(), |own| own.to_string_lossy().into_owned())

@@ -351,6 +351,10 @@ impl Provider for Fake {
             match &mut stdio {
                 Stdio::Pipes { each, .. } | Stdio::Fed { each, .. } => each(stream, &line),
                 Stdio::Follow { each } => drop(each(Some((stream, &line)))),
+                Stdio::Ends(given) => {
+                    let end = if stream == Stream::Out { &given.ends.stdout } else { &given.ends.stderr };
+                    let _ = rustix::io::write(end, format!("{line}\n").as_bytes());
+                }
                 Stdio::Caller | Stdio::Terminal => {}
             }
         }

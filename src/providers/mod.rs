@@ -35,7 +35,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::exec::{Cancel, Follow, Output};
+use crate::exec::{Cancel, Ends, Follow, Output};
 use crate::model::machine::SeenVolume;
 use crate::model::{
     Digest, EnvironmentId, Exec, MachineId, MachineName, MachineSpec, MachineState, ProviderName, SnapshotName, Stream,
@@ -97,6 +97,15 @@ pub enum Stdio<'a> {
     Caller,
     /// A new terminal inside, joined to the caller's: window size, signals and raw mode included.
     Terminal,
+    /// The same two for a caller at the other end of a wire.
+    Ends(Given),
+}
+
+/// Descriptors that were made for this one program: pipes, or one terminal that nobody else has.
+pub struct Given {
+    pub ends: Ends,
+    /// The kind of that terminal; a new one inside is joined to it.
+    pub terminal: Option<String>,
 }
 
 /// Something on the host that makes machines less apart than they should be.
@@ -276,8 +285,8 @@ pub trait Freezer: Sync {
 
 /// The machine's own console, as a screen and keyboard would show it.
 pub trait Console {
-    /// Joins the caller's terminal to it until the escape (Ctrl-] twice) is typed.
-    fn attach(&self, id: &MachineId) -> Result<()>;
+    /// Joins the caller's terminal, or one that was made for this, to it until the escape (Ctrl-] twice) is typed.
+    fn attach(&self, id: &MachineId, ends: Option<Ends>) -> Result<()>;
 
     /// The last lines of its log; works for a machine that is gone down too.
     fn tail(&self, id: &MachineId, lines: usize) -> Result<Vec<String>>;

@@ -1,4 +1,4 @@
-//! Who may hold how much of something that all want: connections, requests that run, questions that wait.
+//! Who may hold how much of something that all want: connections, requests that run, questions that wait, sessions.
 //!
 //! One more is given while its asker holds fewer than are still free. So one alone gets up to half of all there is, whoever holds
 //! much is refused first, and the others find places however long it holds on. Those who belong together share half of all, which
@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! total ─┬─ a client's address      holds less than what is free
+//!        ├─ a user of this host     holds less than what is free
 //!        └─ an environment          holds less than what is free
 //!             └─ one of its members   holds less than what the environment lacks to half of the total
 //! ```
@@ -42,6 +43,8 @@ enum Key {
     /// By its gateway, which no other has.
     Environment(Ipv4Addr),
     Member(Ipv4Addr, IpAddr),
+    /// By the number of the user.
+    Person(u32),
 }
 
 /// What one asker holds.
@@ -79,6 +82,11 @@ impl Shares {
     /// Of a client that may reach everything.
     pub fn client(self: &Arc<Self>, address: IpAddr) -> Arc<Account> {
         self.account(Key::Client(network(address)), None)
+    }
+
+    /// Of a user of this host.
+    pub fn person(self: &Arc<Self>, uid: u32) -> Arc<Account> {
+        self.account(Key::Person(uid), None)
     }
 
     /// Of a whole environment.

@@ -153,9 +153,14 @@ impl Adt {
     }
 
     pub fn command(&self, words: &[&str]) -> Command {
+        self.command_by(&[program()], words)
+    }
+
+    /// The same by other words that start the program, e.g. as somebody else.
+    pub fn command_by(&self, before: &[&str], words: &[&str]) -> Command {
         // Entering another mount namespace leaves the current folder.
         let mut command = self.program_there("env");
-        command.arg("--chdir").arg(&self.here).arg(program()).args(words).stdin(Stdio::null());
+        command.arg("--chdir").arg(&self.here).args(before).args(words).stdin(Stdio::null());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ADT_")) {
             command.env_remove(name);
         }
@@ -172,8 +177,14 @@ impl Adt {
     /// Runs the program with words separated by spaces.
     pub fn run(&self, words: &str) -> Run {
         let split: Vec<_> = words.split_whitespace().collect();
-        let output = self.command(&split).output().expect("the program starts");
-        Run {
+        Run::of(&mut self.command(&split), words)
+    }
+}
+
+impl Run {
+    pub fn of(command: &mut Command, words: &str) -> Self {
+        let output = command.output().expect("the program starts");
+        Self {
             words: words.into(),
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -23,10 +23,10 @@ server.serve_forever()
 
 /// A systemd of a user's that happens to be root: it puts its units into the same limits as the host's own, and nothing else of
 /// the host is its business.
-struct Manager<'a> {
+pub struct Manager<'a> {
     adt: &'a Adt,
     process: Child,
-    units: PathBuf,
+    pub units: PathBuf,
     group: String,
 }
 
@@ -35,7 +35,7 @@ const STUBS: [&str; 6] =
     ["sysinit.target", "basic.target", "network.target", "multi-user.target", "shutdown.target", "default.target"];
 
 impl<'a> Manager<'a> {
-    fn start(adt: &'a Adt) -> Self {
+    pub fn start(adt: &'a Adt) -> Self {
         let units = adt.path().join("units");
         std::fs::create_dir(&units).expect("the home is new");
         for name in STUBS {
@@ -60,7 +60,7 @@ impl<'a> Manager<'a> {
         manager
     }
 
-    fn control(&self, words: &[&str]) -> String {
+    pub fn control(&self, words: &[&str]) -> String {
         let mut command = self.adt.program_there("env");
         command.arg(format!("XDG_RUNTIME_DIR={}", self.adt.path().display())).args(["systemctl", "--user"]).args(words);
         let output = command.output().expect("systemctl is part of systemd");
@@ -70,7 +70,7 @@ impl<'a> Manager<'a> {
 
 impl Drop for Manager<'_> {
     fn drop(&mut self) {
-        self.control(&["stop", "adt-logs.service"]);
+        self.control(&["stop", "adt-logs.service", "adt-commands.service"]);
         drop(self.process.kill());
         drop(self.process.wait());
         let tops = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];

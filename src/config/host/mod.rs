@@ -127,6 +127,25 @@ pub struct HostFlags {
     pub bring_back: Option<String>,
 }
 
+impl HostFlags {
+    /// One that does not only say which host's store is meant.
+    pub fn of_the_service(&self) -> Option<&'static str> {
+        let keys = &values::KEYS;
+        let others = [
+            (&self.domain, keys.domain.flag),
+            (&self.domains, keys.domains.flag),
+            (&self.pool_v4, keys.pool_v4.flag),
+            (&self.pool_ids, keys.pool_ids.flag),
+            (&self.nameservers, keys.nameservers.flag),
+            (&self.boxes, keys.boxes.flag),
+            (&self.provider, keys.provider.flag),
+            (&self.grace_seconds, keys.grace_seconds.flag),
+            (&self.listen, keys.listen.flag),
+        ];
+        others.into_iter().find(|(value, _)| value.is_some()).map(|(_, flag)| flag)
+    }
+}
+
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Finds and reads the file, then settles. Only a file that somebody named must exist.

@@ -49,7 +49,7 @@ impl Workshop for MachineShop<'_> {
             platform: PlatformName::new(WORKSHOP).expect("a constant that is a label"),
             name: EnvironmentName::new(spec.digest.short()).expect("hexadecimal digits are a label"),
         };
-        let (events, _unread) = crate::engine::Events::unread();
+        let events = crate::engine::Events::unread();
         let lock = engine.lock_environment(&id, Right::Run, &events)?;
         if let Some(left) = engine.store.database.environment(&id)? {
             engine.drive(&left, Goal::Gone, false, &events)?;
@@ -164,7 +164,7 @@ impl MachineBench<'_> {
         let seen = self.engine.seen(Goal::Gone, &self.environment.id, &wanted, true)?;
         let plan = plan(Goal::Gone, &wanted, &seen);
         let network = wanted::network(self.engine.store.install(), &self.environment);
-        let (events, _unread) = crate::engine::Events::unread();
+        let events = crate::engine::Events::unread();
         let sites = LiveSites::new();
         let scene = Scene { on: seen.places(), ..Scene::of(&network, &sites) };
         self.engine.perform_uncancelled(&plan, &scene, &events)

@@ -414,20 +414,16 @@ impl Engine {
         let machine = self.enter(id, machine)?;
         let provider = self.provider_of(&machine)?;
         let here = |path| HostPath { path, person: self.hands() };
-        let summary = match copy {
+        match copy {
             Copy::In { source, target } => {
                 if !here(source).with_rights(Path::exists) {
                     return Err(Failure::new(Kind::NotFound, format!("find `{}` on this host", source.display())));
                 }
                 copies::copy_in(provider, &machine, here(source), target, &self.cancel())?;
-                format!("`{}` is at `{machine}:{target}`", source.display())
             }
-            Copy::Out { source, target } => {
-                copies::copy_out(provider, &machine, source, here(target), &self.cancel())?;
-                format!("`{machine}:{source}` is at `{}`", target.display())
-            }
-        };
-        Ok(done(summary, Plan::default(), false, Vec::new()))
+            Copy::Out { source, target } => copies::copy_out(provider, &machine, source, here(target), &self.cancel())?,
+        }
+        Ok(done(copy.summary(&machine), Plan::default(), false, Vec::new()))
     }
 
     /// The log is for people; an environment does not fail because its line could not be written.

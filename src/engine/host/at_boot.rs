@@ -12,7 +12,7 @@ use crate::store::{Environment, Wanted};
 impl Engine {
     /// Halts all that runs.
     pub fn before_the_host_goes_down(&self) -> Result<(), Failure> {
-        let (events, _unread) = Events::unread();
+        let events = Events::unread();
         let halt = |environment: &Environment| {
             let _lock = self.lock_environment(&environment.id, Right::Run, &events)?;
             let environment = self.environment(&environment.id)?;
@@ -26,7 +26,7 @@ impl Engine {
         if !self.settings.bring_back.value {
             return Ok(());
         }
-        let (events, _unread) = Events::unread();
+        let events = Events::unread();
         let mut was_up = self.readable_environments(None)?.sound;
         was_up.retain(|environment| environment.wanted == Wanted::Up);
         self.each(&was_up, &|environment| self.env_up(&environment.id, false, &events).map(drop)).map(drop)

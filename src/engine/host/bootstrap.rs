@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::disk;
 use crate::engine::Engine;
 use crate::engine::events::Events;
+use crate::engine::host::group;
 use crate::engine::host::pool;
 use crate::engine::host::pool_unit;
 use crate::engine::host::requirement::{REQUIREMENTS, Requirement, find_program, sysctl_path};
@@ -58,7 +59,11 @@ impl Engine {
         if new_pool.is_some() {
             events.note(format!("{}: not in a pool", self.store.folder.display()));
         }
-        let others = [file_differs, unit_differs, mount_differs, new_pool.is_some()];
+        let group_differs = !group::is_there();
+        if group_differs {
+            events.note(format!("group {}: missing", group::NAME));
+        }
+        let others = [file_differs, group_differs, unit_differs, mount_differs, new_pool.is_some()];
         let others = others.into_iter().filter(|differs| *differs).count();
         if missing.is_empty() && others == 0 {
             return Ok(done("this host has all that adt needs", false, Vec::new()));
@@ -66,7 +71,10 @@ impl Engine {
         if asked.dry_run {
             return Ok(done(format!("{} things would be set up", missing.len() + others), false, Vec::new()));
         }
-        // First, because it needs nothing of what may fail to be installed.
+        // First, because they need nothing of what may fail to be installed.
+        if group_differs {
+            events.task("group", group::NAME, || group::make(&self.store.folder))?;
+        }
         if unit_differs {
             events.task("systemd", "adt.service", || self.install_unit())?;
         }
@@ -102,6 +110,7 @@ impl Engine {
             "a first platform: adt platform:init hello",
             "names and pages: adt host:up --detach",
             "this host's programs find and trust them: adt host:bind-proxy",
+            "commands without sudo, for whoever you trust like root: usermod -aG adt NAME; it counts from their next login on",
         ];
         Ok(done("this host is ready", true, next.map(str::to_owned).into()))
     }
@@ -177,8 +186,15 @@ impl Engine {
                     .map_err(|error| Failure::new(Kind::Host, format!("remove `{file}`")).because(&error))?;
             }
         }
+        let group = group::is_ours(&self.store.folder);
+        if group {
+            events.note(format!("removing the group {}", group::NAME));
+            if !dry_run {
+                group::remove(&self.store.folder)?;
+            }
+        }
         let pool = self.remove_pool(asked.remove_pool, dry_run, events)?;
-        let nothing = files.is_empty() && !unit && !pool;
+        let nothing = files.is_empty() && !unit && !pool && !group;
         let summary = match (nothing, dry_run) {
             (true, _) => "nothing of adt's set-up is in the system's configuration",
             (false, true) => "these files would be removed",

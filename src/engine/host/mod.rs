@@ -4,6 +4,7 @@ pub mod at_boot;
 pub(in crate::engine) mod bind_proxy;
 pub(in crate::engine) mod bootstrap;
 pub(in crate::engine) mod follow_bound;
+pub mod group;
 pub mod pool;
 pub(in crate::engine) mod pool_unit;
 pub(in crate::engine) mod requirement;

@@ -1,13 +1,17 @@
-//! `adt.service`: the unit that serves names and pages from the host's start on, where systemd is process 1; and
-//! `adt-environments.service`, which halts environments before the host goes down ([`super::at_boot`]).
+//! `adt.service` and its kin: the units that serve names and pages, send logs and answer commands from the host's start on, where
+//! systemd is process 1; and `adt-environments.service`, which halts environments before the host goes down ([`super::at_boot`]).
 //!
 //! `host:bootstrap` writes and enables it. It serves the store and the settings that bootstrap saw; `host:up --detach` and
 //! `host:halt` then start and stop the unit, so that there is one process and one place that knows about it.
 //!
 //! Hardened by what the daemon does: it reads the store, writes certificates and the log there, listens, asks the kernel who
 //! holds a port, and writes one firewall table. It starts and enters no machine, so it needs none of root's other powers. Logs
-//! are read by programs inside the machines: where they are sent, `adt-logs.service` does it, which nobody can talk to. Where
-//! there is no systemd to limit either, one process does both.
+//! are read by programs inside the machines: where they are sent, `adt-logs.service` does it, which nobody can talk to. What members
+//! of the group ask for is root's whole work: `adt-commands.service` lets them in, and has no limits that machines could inherit. Where
+//! there is no systemd to limit any of them, one process does all.
+//!
+//! Not chosen for commands: a socket unit with a service for each connection, whose bounds for one person depend on systemd's age, and
+//! which would be a second way beside that of hosts without systemd.
 
 use std::path::Path;
 
@@ -24,6 +28,8 @@ const LOGS: &str = "adt-logs.service";
 const LOGS_FILE: &str = "/etc/systemd/system/adt-logs.service";
 const ENVIRONMENTS: &str = "adt-environments.service";
 const ENVIRONMENTS_FILE: &str = "/etc/systemd/system/adt-environments.service";
+const COMMANDS: &str = "adt-commands.service";
+const COMMANDS_FILE: &str = "/etc/systemd/system/adt-commands.service";
 
 /// Servers that usually listen at every address: who starts first has the port, and theirs must not fail because of adt. What
 /// they hold is led around.
@@ -122,6 +128,7 @@ impl Engine {
         let text = |part| text(&exe, &store, &settings, part);
         Ok(Some(Units {
             serve: text(Part::Serve),
+            commands: text(Part::Commands),
             logs: self.settings.logs.are_sent().then(|| text(Part::SendLogs)),
             environments: text_of_environments(&exe, &store, &settings),
         }))
@@ -133,35 +140,32 @@ impl Engine {
         refuse_others(&self.store)?;
         let there = |path, name| std::fs::read_to_string(path).ok().filter(|_| is_enabled(name));
         Ok(there(UNIT_FILE, UNIT) == Some(units.serve)
+            && there(COMMANDS_FILE, COMMANDS) == Some(units.commands)
             && there(LOGS_FILE, LOGS) == units.logs
             && there(ENVIRONMENTS_FILE, ENVIRONMENTS) == Some(units.environments))
     }
 
     pub(in crate::engine) fn install_unit(&self) -> Result<(), Failure> {
-        let Some(Units { serve, logs, environments }) = self.units()? else { return Ok(()) };
+        let Some(Units { serve, commands, logs, environments }) = self.units()? else { return Ok(()) };
         system_file::write(UNIT_FILE, &serve)?;
+        system_file::write(COMMANDS_FILE, &commands)?;
         system_file::write(ENVIRONMENTS_FILE, &environments)?;
         match &logs {
             Some(logs) => system_file::write(LOGS_FILE, logs)?,
             None => remove(LOGS_FILE, LOGS)?,
         }
         systemctl(&["daemon-reload"])?;
-        systemctl(&["enable", "--quiet", UNIT, ENVIRONMENTS])?;
+        systemctl(&["enable", "--quiet", UNIT, COMMANDS, ENVIRONMENTS])?;
         // What never started is not stopped either, when the host goes down.
         systemctl(&["start", ENVIRONMENTS])?;
+        // One that runs has the settings of before; sessions that it started go on.
+        systemctl(&["restart", COMMANDS])?;
         if logs.is_some() {
             systemctl(&["enable", "--quiet", LOGS])?;
         }
         // One that runs has the settings of before.
         if is_active() { systemctl(&["restart", UNIT]) } else { Ok(()) }
     }
-}
-
-/// What is in the files.
-struct Units {
-    serve: String,
-    logs: Option<String>,
-    environments: String,
 }
 
 /// Says whether there was one for this store.
@@ -172,6 +176,7 @@ pub(in crate::engine) fn remove_unit(store: &Store, dry_run: bool) -> Result<boo
     }
     remove(ENVIRONMENTS_FILE, ENVIRONMENTS)?;
     remove(LOGS_FILE, LOGS)?;
+    remove(COMMANDS_FILE, COMMANDS)?;
     remove(UNIT_FILE, UNIT)?;
     if is_possible() {
         systemctl(&["daemon-reload"])?;
@@ -212,11 +217,21 @@ fn store_words(store: &str) -> String {
     format!("\"--store\" {}", quoted(store, Dollar::IsExpanded))
 }
 
-/// What is done for the host's programs, and what enters machines.
+/// What they hold.
+struct Units {
+    serve: String,
+    commands: String,
+    /// Where they are sent.
+    logs: Option<String>,
+    environments: String,
+}
+
+/// What is done for the host's programs, what enters machines, and what works for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Serve,
     SendLogs,
+    Commands,
 }
 
 impl Part {
@@ -224,19 +239,21 @@ impl Part {
         match self {
             Self::Serve => "names and pages of all environments",
             Self::SendLogs => "logs of all machines, sent to their receivers",
+            Self::Commands => "commands of the members of the group adt",
         }
     }
 
     fn verb(self) -> &'static str {
         match self {
-            Self::Serve => "\"host:up\" \"--no-logs\"",
+            Self::Serve => "\"host:up\" \"--names-only\"",
             Self::SendLogs => "\"internal:logs\"",
+            Self::Commands => "\"internal:commands\"",
         }
     }
 
     fn kind(self) -> &'static str {
         match self {
-            Self::Serve => "notify",
+            Self::Serve | Self::Commands => "notify",
             Self::SendLogs => "exec",
         }
     }
@@ -244,24 +261,26 @@ impl Part {
     /// The logs begin, end and start again with the names.
     fn order(self) -> &'static str {
         match self {
-            Self::Serve => "",
+            Self::Serve | Self::Commands => "",
             Self::SendLogs => "PartOf=adt.service\n",
         }
     }
 
     fn wanted_by(self) -> &'static str {
         match self {
-            Self::Serve => "multi-user.target",
+            Self::Serve | Self::Commands => "multi-user.target",
             Self::SendLogs => UNIT,
         }
     }
 
     /// Namespaces are entered for logs, a mount namespace is made for the program that enters, and it goes into the machine's
-    /// cgroups: who enters a machine needs what the machine's start needed.
+    /// cgroups: who enters a machine needs what the machine's start needed. What is set for commands is what every machine has that
+    /// a member starts; and only who lets people in ends with the unit, not who works for them.
     fn limits(self) -> &'static str {
         match self {
             Self::Serve => {
-                "CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n\
+                "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
+                 CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n\
                  NoNewPrivileges=yes\n\
                  ProtectControlGroups=yes\n\
                  RestrictNamespaces=yes\n\
@@ -286,7 +305,13 @@ impl Part {
                  KeyringMode=private\n\
                  RestrictRealtime=yes\n"
             }
-            Self::SendLogs => "LockPersonality=yes\nSystemCallArchitectures=native\nRestrictRealtime=yes\n",
+            Self::SendLogs => {
+                "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
+                 LockPersonality=yes\n\
+                 SystemCallArchitectures=native\n\
+                 RestrictRealtime=yes\n"
+            }
+            Self::Commands => "KillMode=process\nOOMPolicy=continue\nTasksMax=infinity\n",
         }
     }
 }
@@ -313,7 +338,6 @@ fn text(exe: &str, store: &str, settings: &[(String, String)], part: Part) -> St
          LimitNOFILE=524288\n\
          \n\
          ReadWritePaths={path}\n\
-         RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
          {limits}\
          \n\
          [Install]\n\
@@ -384,7 +408,7 @@ mod tests {
         let settings = [("ADT_DOMAIN".to_owned(), "ex\"am\nple.test".to_owned())];
         let text = text("/opt/a b/100%/adt", "/var/lib/$a\"d t", &settings, Part::Serve);
         assert!(
-            text.contains("ExecStart=\"/opt/a b/100%%/adt\" \"--store\" \"/var/lib/$$a\\\"d t\" \"host:up\" \"--no-logs\"\n"),
+            text.contains("ExecStart=\"/opt/a b/100%%/adt\" \"--store\" \"/var/lib/$$a\\\"d t\" \"host:up\" \"--names-only\"\n"),
             "{text}"
         );
         assert!(text.contains("Environment=\"ADT_DOMAIN=ex\\\"am\\nple.test\"\n"), "{text}");
@@ -404,6 +428,16 @@ mod tests {
         // Tenths, of which 30 is "exposed".
         let command = Command::new("systemd-analyze").args(["security", "--no-pager", "--offline=true", "--threshold=29"]);
         command.arg(&file).run().unwrap();
+    }
+
+    /// Filters and limits of a unit go down to all that is started in it, and what is started there are people's machines.
+    #[test]
+    fn the_unit_of_commands_sets_nothing_that_a_machine_would_have() {
+        let text = text("/bin/true", "/var/lib/adt", &[], Part::Commands);
+        for limit in ["Restrict", "SystemCall", "Protect", "Private", "Capability", "NoNewPrivileges", "MemoryDeny", "Lock"] {
+            assert!(!text.contains(limit), "{limit}: {text}");
+        }
+        assert!(text.contains("KillMode=process\n") && text.contains("TasksMax=infinity\n"), "{text}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::engine::events::Events;
 use crate::exec::{Account, on_files_of};
 use crate::model::request::PlatformInit;
 use crate::model::response::{Done, EnvironmentState, PlatformSummary};
-use crate::model::{Failure, Kind, Platform, PlatformName, Response};
+use crate::model::{Failure, Kind, Platform, PlatformName, Response, SiteName};
 use crate::sources::address::Address;
 use crate::sources::{self, git, shipped};
 use crate::store::{Environment, PlatformRecord, Readable};
@@ -251,6 +251,12 @@ impl Engine {
         } else {
             failure.hint(format!("known are {}; add one with `adt platform:init`", known.join(", ")))
         })
+    }
+
+    /// The sites of a platform; none where its definition can't be read.
+    pub fn site_names(&self, platform: &PlatformName) -> Vec<SiteName> {
+        let read = self.platform(platform).and_then(|record| self.read_platform(&record));
+        read.map(|platform| platform.sites.into_iter().map(|site| site.name).collect()).unwrap_or_default()
     }
 
     /// What the platform's folder says now.

@@ -305,7 +305,7 @@ impl Engine {
     /// platform; of the platform `built` also where there is no environment yet. For the background: an origin that can't be
     /// reached, or a mirror that another fetches, is left as it is.
     pub fn refresh_sources(&self, built: Option<&PlatformName>) -> Result<(), Failure> {
-        let (events, _unread) = Events::unread();
+        let events = Events::unread();
         for record in self.store.database.platforms()? {
             let to_come = if built == Some(&record.name) { self.sites_to_come(&record) } else { Vec::new() };
             let mut sites: BTreeMap<SiteName, Site> = to_come.into_iter().map(|site| (site.name.clone(), site)).collect();

@@ -18,7 +18,6 @@
 //! Not chosen: mounts in the host's namespace, as liblxc and Incus do it, because every killed start then leaves one; a PID
 //! file, because it lies after a crash; `lxc-*` programs, because their messages and exit codes are not an interface.
 
-mod apart;
 mod attach;
 mod cgroup;
 mod config;
@@ -53,7 +52,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::disk;
-use crate::exec::Cancel;
+use crate::exec::{Cancel, Ends};
 use crate::model::machine::SeenVolume;
 use crate::model::{
     BootId, Digest, EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag,
@@ -679,8 +678,8 @@ impl Snapshots for Lxc {
 }
 
 impl Console for Lxc {
-    fn attach(&self, id: &MachineId) -> Result<()> {
-        self.machine(id)?.join_console()
+    fn attach(&self, id: &MachineId, ends: Option<Ends>) -> Result<()> {
+        self.machine(id)?.join_console(ends)
     }
 
     fn tail(&self, id: &MachineId, lines: usize) -> Result<Vec<String>> {

@@ -6,14 +6,14 @@ use std::process::{ChildStdout, Stdio as Pipe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::exec::{self, Broken, Cancel, Limits, Output, Reading};
+use crate::exec::apart::{self, Fault};
+use crate::exec::terminal::Saved;
+use crate::exec::{self, Broken, Cancel, Ends, Limits, Output, Reading};
 use crate::model::{Exec, Stream};
 
-use super::apart::{self, Fault};
 use super::helper::{Call, Reply, Request, Terminal};
-use super::terminal::Saved;
-use super::{Ended, Error, Machine, Result, Stdio, failed_io};
-use crate::providers::copies;
+use super::{Ended, Machine, Result, Stdio, failed_io};
+use crate::providers::{Given, copies};
 
 /// How often one who waits for bytes looks whether they are still wanted.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -40,6 +40,7 @@ impl Machine<'_> {
                 })?;
                 self.ended(call, "exec", Output::default())
             }
+            Stdio::Ends(ends) => self.exec_between(exec, ends),
             Stdio::Terminal => {
                 let kind = std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".into());
                 // Should the helper be killed, the terminal is still put back.
@@ -49,11 +50,22 @@ impl Machine<'_> {
         }
     }
 
-    pub fn join_console(&self) -> Result<()> {
+    fn exec_between(&self, exec: &Exec, ends: Given) -> Result<Ended> {
+        let call = self.exec_call(exec, ends.terminal.map(|kind| Terminal { kind }))?;
+        call.command.run_between(ends.ends)?;
+        self.ended(call, "exec", Output::default())
+    }
+
+    pub fn join_console(&self, ends: Option<Ends>) -> Result<()> {
         let request = Request::Console { target: self.target(self.running_spec()?) };
         let call = self.call(&request)?;
-        let _saved = Saved::now();
-        self.wait_direct(&call, "console")?;
+        match ends {
+            Some(ends) => drop(call.command.run_between(ends)?),
+            None => {
+                let _saved = Saved::now();
+                self.wait_direct(&call, "console")?;
+            }
+        }
         match call.reply() {
             Some(Reply::Done) => Ok(()),
             other => Err(self.failed("console", other, Vec::new())),
@@ -105,8 +117,7 @@ impl Machine<'_> {
     }
 
     pub fn pack(&self, path: &str, tar: &mut (dyn Write + Send), cancel: &Cancel) -> Result<()> {
-        let (folder, name) = copies::split(path);
-        let argv = ["tar", "--create", "--directory", &folder, "--file", "-", "--", &name];
+        let (argv, _) = copies::packing(path);
         let call = self.exec_call(&Exec { cwd: Some("/".into()), ..Exec::new(argv) }, None)?;
         let mut command = call.command.to_std();
         command.stdin(Pipe::null()).stdout(Pipe::piped()).stderr(Pipe::piped());
@@ -131,10 +142,7 @@ impl Machine<'_> {
     fn finish_tar(&self, verb: &'static str, call: Call, tail: Vec<String>) -> Result<()> {
         match call.reply() {
             Some(Reply::Ended { code: 0 }) => Ok(()),
-            Some(Reply::Ended { code }) => {
-                let reason = format!("`tar` in the machine ended with exit code {code}");
-                Err(Error::Failed { verb, id: self.id.clone(), reason, tail })
-            }
+            Some(Reply::Ended { code }) => Err(copies::failed(verb, self.id, code, tail)),
             other => Err(self.failed(verb, other, tail)),
         }
     }

@@ -11,38 +11,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio, read, write};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::stdio::{stdin, stdout};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{tcgetwinsize, tcsetwinsize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 use super::attach;
-
-/// The caller's terminal settings, put back when this goes.
-pub struct Saved(Option<Termios>);
-
-impl Saved {
-    pub fn now() -> Self {
-        Self(if isatty(stdin()) { tcgetattr(stdin()).ok() } else { None })
-    }
-
-    fn raw(&self) -> io::Result<()> {
-        if let Some(settings) = &self.0 {
-            let mut raw = settings.clone();
-            raw.make_raw();
-            tcsetattr(stdin(), OptionalActions::Drain, &raw)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Saved {
-    fn drop(&mut self) {
-        if let Some(settings) = &self.0 {
-            let _ = tcsetattr(stdin(), OptionalActions::Now, settings);
-        }
-    }
-}
+use crate::exec::terminal::Saved;
 
 /// Signals that the helper gets, as descriptors that can be waited for.
 pub struct Signals {

@@ -8,6 +8,8 @@
 //! it when it is empty; that takes time, and who has read a quarter of a megabyte reads all there is. What was typed at a terminal
 //! can't be left there.
 //!
+//! The program may also be at the other end of a wire: then the same input goes to a [`Taker`] that says how far it is there.
+//!
 //! Not chosen: a terminal of the machine's for all of it. Where only some of the three are terminals, somebody reads the others
 //! byte by byte, and a terminal changes bytes.
 
@@ -23,14 +25,14 @@ use rustix::process::getpgrp;
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{isatty, tcgetpgrp};
 
-use crate::exec::Command;
+use super::Command;
 
 /// The smallest pipe that there is: one that can be written to is empty.
-const PIECE: usize = 4096;
+pub const PIECE: usize = 4096;
 /// Who has read so many of them reads all there is.
-const PIECES: usize = 64;
+pub const PIECES: usize = 64;
 /// What is copied at a time where nothing is to be left.
-const BUFFER: usize = 256 << 10;
+pub const BUFFER: usize = 256 << 10;
 /// Who is not in front of the terminal looks so often whether it is now.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -51,20 +53,20 @@ pub fn run(command: &Command) -> Result<(), Fault> {
     std::thread::scope(|scope| {
         let started = (|| {
             let (theirs, ours) = io::pipe()?;
-            let source = Source::of(stdin())?;
             fcntl_setpipe_size(&ours, PIECE)?;
             ioctl_fionbio(&ours, true)?;
             command.stdin(theirs.try_clone()?);
-            scope.spawn(move || feed(source, (ours, theirs), stop));
+            let source = Source::of(stdin())?;
+            scope.spawn(move || feed(source, Pipe { ours, theirs, stop }, stop));
             let (ours, theirs) = io::pipe()?;
-            let mut copies = vec![scope.spawn(move || deliver(ours, stdout(), stop))];
+            let mut copies = vec![scope.spawn(move || deliver(ours, stop, &mut |bytes| write_all(stdout(), bytes)))];
             // Lines that go to one place keep their order by going through one pipe.
             if is_same(stdout(), stderr()) {
                 command.stderr(theirs.try_clone()?);
             } else {
                 let (ours, theirs) = io::pipe()?;
                 command.stderr(theirs);
-                copies.push(scope.spawn(move || deliver(ours, stderr(), stop)));
+                copies.push(scope.spawn(move || deliver(ours, stop, &mut |bytes| write_all(stderr(), bytes))));
             }
             command.stdout(theirs);
             let child = command.spawn();
@@ -83,12 +85,12 @@ pub fn run(command: &Command) -> Result<(), Fault> {
     })
 }
 
-fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     matches!((fstat(one), fstat(other)), (Ok(one), Ok(other)) if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
 /// How the caller's input can be looked at without taking it.
-enum Source {
+pub enum Source {
     /// A file, and whatever else has places.
     Places,
     /// Its contents go through another pipe of ours, so that no page of the caller's gets into the machine.
@@ -101,7 +103,7 @@ enum Source {
 }
 
 impl Source {
-    fn of(input: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn of(input: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(match FileType::from_raw_mode(fstat(input)?.st_mode) {
             FileType::Fifo => {
                 let (reader, writer) = io::pipe()?;
@@ -152,37 +154,85 @@ impl Source {
     }
 }
 
+/// What takes the caller's input. Dropped, it tells the program that there is no more.
+pub trait Taker {
+    /// Waits until everything was read that was given, or, once it is widened, until more goes in; false once the program has ended.
+    fn is_ready(&mut self) -> bool;
+
+    /// Says how much went in; `None` once nobody reads any more.
+    fn give(&mut self, piece: &[u8]) -> Option<usize>;
+
+    /// From here on nothing is to be left.
+    fn widen(&mut self);
+
+    /// The end of what is given. After it, and once the program has ended: how much of `given` was not read.
+    fn unread(self, given: usize) -> usize;
+}
+
+/// The input of a program on this host.
+struct Pipe<'a> {
+    ours: PipeWriter,
+    theirs: PipeReader,
+    stop: &'a PipeReader,
+}
+
+impl Taker for Pipe<'_> {
+    fn is_ready(&mut self) -> bool {
+        loop {
+            match look([(self.ours.as_fd(), PollFlags::OUT), (self.stop.as_fd(), PollFlags::IN)], None) {
+                Ok([_, stopped]) if !stopped.is_empty() => return false,
+                Ok([writable, _]) if writable.contains(PollFlags::OUT) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn give(&mut self, piece: &[u8]) -> Option<usize> {
+        match rustix::io::write(&self.ours, piece) {
+            Ok(count) => Some(count),
+            Err(Errno::INTR | Errno::AGAIN) => Some(0),
+            Err(_) => None,
+        }
+    }
+
+    fn widen(&mut self) {
+        let _ = fcntl_setpipe_size(&self.ours, BUFFER);
+    }
+
+    fn unread(self, given: usize) -> usize {
+        drop(self.ours);
+        if given == 0 {
+            return 0;
+        }
+        while matches!(poll(&mut [PollFd::new(self.stop, PollFlags::IN)], None), Err(Errno::INTR)) {}
+        ioctl_fionread(&self.theirs).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
+    }
+}
+
 /// Gives the program the caller's input for as long as it reads it, and takes from the caller what was read.
-fn feed(mut source: Source, (program, theirs): (PipeWriter, PipeReader), stop: &PipeReader) {
+pub fn feed(mut source: Source, mut program: impl Taker, stop: &PipeReader) {
     let given = match source {
-        Source::Places => pour(&source, &program, stop),
-        _ => hand(&mut source, &program, stop),
+        Source::Places => pour(&source, &mut program, stop),
+        _ => hand(&mut source, &mut program, stop),
     };
     // After the last of it comes the end.
-    drop(program);
+    let unread = program.unread(given);
     if given > 0 {
-        while matches!(poll(&mut [PollFd::new(stop, PollFlags::IN)], None), Err(Errno::INTR)) {}
-        let unread = ioctl_fionread(&theirs).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX));
         source.take(stdin(), given.saturating_sub(unread));
     }
 }
 
 /// Piece by piece, until the input or the program ends; what was given last may not be read yet.
-fn hand(source: &mut Source, program: &PipeWriter, stop: &PipeReader) -> usize {
+fn hand(source: &mut Source, program: &mut impl Taker, stop: &PipeReader) -> usize {
     let mut given = 0;
     let mut pieces = 0;
     let is_terminal = matches!(source, Source::Other { terminal: true });
     let wait = is_terminal.then_some(&PAUSE);
     let mut buffer = [0; PIECE];
     while pieces < PIECES || is_terminal {
-        let Ok([writable, stopped]) = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None) else {
+        if !program.is_ready() {
             return given;
-        };
-        if !stopped.is_empty() {
-            return given;
-        }
-        if !writable.contains(PollFlags::OUT) {
-            continue;
         }
         source.take(stdin(), std::mem::take(&mut given));
         let wanted = if source.may_be_read() { PollFlags::IN } else { PollFlags::empty() };
@@ -194,18 +244,16 @@ fn hand(source: &mut Source, program: &PipeWriter, stop: &PipeReader) -> usize {
             continue;
         }
         match source.peek(stdin(), &mut buffer) {
-            Ok(piece @ [_, ..]) => match rustix::io::write(program, piece) {
-                Ok(count) => (given, pieces) = (count, pieces + 1),
-                Err(_) => return given,
+            Ok(piece @ [_, ..]) => match program.give(piece) {
+                Some(count) => (given, pieces) = (count, pieces + 1),
+                None => return given,
             },
             Err(Errno::INTR | Errno::AGAIN) => {}
             Ok([]) | Err(_) => return given,
         }
     }
     // The last piece is still there, and more than a piece is to be.
-    if let Ok([_, stopped]) = look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None)
-        && stopped.is_empty()
-    {
+    if program.is_ready() {
         source.take(stdin(), given);
         pour(source, program, stop);
         return 0;
@@ -214,8 +262,8 @@ fn hand(source: &mut Source, program: &PipeWriter, stop: &PipeReader) -> usize {
 }
 
 /// As much as goes in, until the input or the program ends; says how much that was.
-fn pour(source: &Source, program: &PipeWriter, stop: &PipeReader) -> usize {
-    let _ = fcntl_setpipe_size(program, BUFFER);
+fn pour(source: &Source, program: &mut impl Taker, stop: &PipeReader) -> usize {
+    program.widen();
     let mut given = 0;
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -235,24 +283,20 @@ fn pour(source: &Source, program: &PipeWriter, stop: &PipeReader) -> usize {
             Ok(0) | Err(_) => return given,
         };
         while !piece.is_empty() {
-            match rustix::io::write(program, piece) {
-                Ok(count) => {
+            match program.give(piece) {
+                Some(0) if !program.is_ready() => return given,
+                Some(count) => {
                     given += count;
                     piece = &piece[count..];
                 }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => match look([(program.as_fd(), PollFlags::OUT), (stop.as_fd(), PollFlags::IN)], None) {
-                    Ok([_, stopped]) if stopped.is_empty() => {}
-                    _ => return given,
-                },
-                Err(_) => return given,
+                None => return given,
             }
         }
     }
 }
 
 /// What there is of each, once there is something.
-fn look(fds: [(BorrowedFd<'_>, PollFlags); 2], wait: Option<&Timespec>) -> rustix::io::Result<[PollFlags; 2]> {
+pub fn look(fds: [(BorrowedFd<'_>, PollFlags); 2], wait: Option<&Timespec>) -> rustix::io::Result<[PollFlags; 2]> {
     let mut fds = fds.map(|(fd, wanted)| PollFd::from_borrowed_fd(fd, wanted));
     match poll(&mut fds, wait) {
         Ok(_) => Ok(fds.map(|fd| fd.revents())),
@@ -263,7 +307,11 @@ fn look(fds: [(BorrowedFd<'_>, PollFlags); 2], wait: Option<&Timespec>) -> rusti
 
 /// Hands on what the program prints until it ends; what was printed by then goes on whole. A reader who went away is no fault: the
 /// program hears of it from its own pipe.
-fn deliver(mut program: PipeReader, target: BorrowedFd<'_>, stop: &PipeReader) -> io::Result<()> {
+pub fn deliver(
+    mut program: PipeReader,
+    stop: &PipeReader,
+    target: &mut dyn FnMut(&[u8]) -> rustix::io::Result<()>,
+) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut rest = None;
     while rest != Some(0) {
@@ -282,7 +330,7 @@ fn deliver(mut program: PipeReader, target: BorrowedFd<'_>, stop: &PipeReader) -
             Ok(0) => return Ok(()),
             Ok(count) => {
                 rest = rest.map(|rest| rest.saturating_sub(count as u64));
-                match write_all(target, &buffer[..count]) {
+                match target(&buffer[..count]) {
                     Err(Errno::PIPE) => return Ok(()),
                     written => written?,
                 }
@@ -294,7 +342,7 @@ fn deliver(mut program: PipeReader, target: BorrowedFd<'_>, stop: &PipeReader) -
     Ok(())
 }
 
-fn write_all(target: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
+pub fn write_all(target: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(target, bytes) {
             Ok(count) => bytes = &bytes[count..],

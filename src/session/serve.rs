@@ -1,0 +1,188 @@
+//! One session: from the greeting of somebody unknown to the end of what he asked for.
+//!
+//! ```text
+//! descriptor 0 ─ who? ─ may he? ─ Hello ─┬─ Open {request}  one after the other, by the engine
+//!                                        ├─ Open {program}  several at a time
+//!                                        └─ the other side goes: a first Ctrl-C to all of it, then the end
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use regex::Regex;
+use rustix::fs::{Mode, OFlags};
+use rustix::stdio;
+
+use super::peer::{self, Peer};
+use super::{check, program};
+use crate::config::HostSettings;
+use crate::engine::Engine;
+use crate::engine::logs::{Query, Said};
+use crate::model::{Failure, Kind, Request};
+use crate::wire::channel::Heard;
+use crate::wire::frame::{self, Broken, Patient, Reader};
+use crate::wire::message::{Answer, Logs, Platform, Record};
+use crate::wire::{Channel, Control, End, Found, Hello, Link, Look, Open, Told};
+
+/// Serves whoever is at descriptors 0 and 1, until they go. `cancel` is set by signals as well.
+pub fn run(settings: impl FnOnce() -> Result<HostSettings, Failure>, cancel: Arc<AtomicBool>) -> Result<(), Failure> {
+    let told = |error: &(dyn std::error::Error + 'static)| Failure::new(Kind::Host, "serve a session").because(error);
+    let (input, output) = take_ends().map_err(|error| told(&error))?;
+    let uid = peer::user_of(input.as_fd()).map_err(|error| told(&error))?;
+    let mut out = std::fs::File::from(output);
+    let mut reader = Reader::new(Patient::from(input), frame::ASKED);
+    let hello = Hello::receive(&mut reader).map_err(|error| told(&error))?;
+    let opened = open(uid, &hello, settings, cancel);
+    let greeting = Hello { refused: opened.as_ref().err().cloned(), ..Hello::ours() };
+    greeting.send(&mut out).map_err(|error| told(&error))?;
+    let Ok(engine) = opened else { return Ok(()) };
+    let session = Session { engine, asking: Mutex::default() };
+    let ended = session.serve(&Link::new(out), &mut reader);
+    session.engine.remove_behind();
+    ended.map_err(|broken| told(&broken))
+}
+
+/// The connection leaves 0 and 1 to those who expect something harmless there.
+fn take_ends() -> io::Result<(OwnedFd, OwnedFd)> {
+    let ends = (stdio::stdin().try_clone_to_owned()?, stdio::stdout().try_clone_to_owned()?);
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    stdio::dup2_stdin(&null)?;
+    stdio::dup2_stdout(&null)?;
+    Ok(ends)
+}
+
+/// Everything that may be refused, before anything is done.
+fn open(
+    uid: u32,
+    hello: &Hello,
+    settings: impl FnOnce() -> Result<HostSettings, Failure>,
+    cancel: Arc<AtomicBool>,
+) -> Result<Engine, Failure> {
+    hello.suits_who_answers()?;
+    let unknown = || Failure::new(Kind::Privilege, "work with machines");
+    let peer = Peer::look_up(uid).map_err(|error| unknown().because(&error))?;
+    let peer = peer.ok_or_else(|| unknown().cause(format!("this system knows no user {uid}")))?;
+    check::may_come(&peer)?;
+    // What whoever started the service had there is nobody's choice here.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    std::env::set_current_dir("/").map_err(|error| unknown().because(&error))?;
+    Engine::open(settings()?, check::caller(&peer, &hello.command), cancel)
+}
+
+struct Session {
+    engine: Engine,
+    /// One request at a time: they share the flag that stops them.
+    asking: Mutex<()>,
+}
+
+impl Session {
+    fn serve(&self, link: &Link, reader: &mut Reader<Patient>) -> Result<(), Broken> {
+        std::thread::scope(|scope| {
+            link.hear(reader, &mut |channel, open| {
+                let serve = move || {
+                    let end = self.answer(&channel, open).unwrap_or_else(|failure| End::Failed(Box::new(failure)));
+                    // Whoever went away hears no more of it.
+                    let _ = channel.end(&end);
+                };
+                std::thread::Builder::new().spawn_scoped(scope, serve)?;
+                Ok(())
+            })
+        })
+    }
+
+    fn answer(&self, channel: &Channel, open: Open) -> Result<End, Failure> {
+        match open {
+            Open::Ask(request) => self.ask(channel, request),
+            Open::Look(look) => self.look(look).map(End::Found),
+            Open::Logs(logs) => self.logs(channel, logs),
+            Open::Run(run) => {
+                let machine = self.engine.enter(&run.machine.environment, &run.machine.machine)?;
+                program::run(&self.engine, channel, &machine, &run)
+            }
+            Open::Console(machine, window) => {
+                let machine = self.engine.enter(&machine.environment, &machine.machine)?;
+                program::console(&self.engine, channel, &machine, window)
+            }
+        }
+    }
+
+    fn ask(&self, channel: &Channel, request: Request) -> Result<End, Failure> {
+        check::may_ask(&request)?;
+        let response = self.cancellable(channel, || {
+            // Nobody who hears it: the flag is set, and the work ends at its next step.
+            self.engine.run(request.clone(), &mut |event| _ = channel.tell(&Told::Event(event)))
+        })?;
+        if let Err(failure) = self.engine.refresh_behind(&request) {
+            tracing::warn!(%failure, "the next command tries again");
+        }
+        Ok(End::Answered(Answer(response)))
+    }
+
+    /// Runs what looks at the engine's flag, one at a time, while the other side's words and its going away set it.
+    fn cancellable<T>(&self, channel: &Channel, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let cancel = &self.engine.cancel;
+        cancel.store(false, Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                loop {
+                    match channel.heard() {
+                        Heard::Done => return,
+                        Heard::Control(Control::Cancel) | Heard::Gone if cancel.swap(true, Ordering::SeqCst) => {
+                            // As a second Ctrl-C: the next command converges.
+                            std::process::exit(Kind::Cancelled.exit_code().into());
+                        }
+                        Heard::Gone => return,
+                        Heard::Control(_) => {}
+                    }
+                }
+            });
+            let done = work();
+            channel.done();
+            done
+        })
+    }
+
+    fn look(&self, look: Look) -> Result<Found, Failure> {
+        Ok(match look {
+            Look::Platforms => {
+                let records = self.engine.store.database.platforms()?;
+                Found::Platforms(
+                    records.into_iter().map(|record| Platform { name: record.name, folder: record.folder }).collect(),
+                )
+            }
+            Look::Machines(id) => Found::Machines(self.engine.machine_names(&id)?),
+            Look::Machine(id) => {
+                self.engine.enter(&id.environment, &id.machine)?;
+                Found::Nothing
+            }
+            Look::Sites(platform) => Found::Sites(self.engine.site_names(&platform)),
+        })
+    }
+
+    fn logs(&self, channel: &Channel, logs: Logs) -> Result<End, Failure> {
+        let Logs { id, machines, site, since, until, grep, lines, follow } = logs;
+        let wrong = |error: regex::Error| Failure::new(Kind::Usage, "read the command line").because(&error);
+        let grep = grep.map(|text| Regex::new(&text)).transpose().map_err(wrong)?;
+        let query = Query { id, machines, site, since, until, grep, lines, follow };
+        self.cancellable(channel, || {
+            self.engine.logs(&query, &mut |said| {
+                let told = match said {
+                    Said::Note(note) => Told::Note(note),
+                    Said::Record(record) => Told::Record(Record {
+                        time: record.time,
+                        machine: record.origin.id.clone(),
+                        fqdn: record.origin.fqdn.clone(),
+                        unit: record.unit,
+                        severity: record.severity,
+                        message: record.message,
+                    }),
+                };
+                channel.tell(&told).map_or(std::ops::ControlFlow::Break(()), std::ops::ControlFlow::Continue)
+            })
+        })?;
+        Ok(End::Found(Found::Nothing))
+    }
+}
