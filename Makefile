@@ -16,7 +16,7 @@ help:
 	@echo "make test    install what the tests need and run all of them"
 	@echo "make check   what CI runs: format, lints, tests, and what the crates are (deny.toml)"
 	@echo "make audit   known flaws of the crates; fetches cargo-deny once and the advisories each time"
-	@echo "make bench   measure against peers; prints the README's table"
+	@echo "make bench   measure against peers; prints the tables of docs/measured.md"
 
 # Installs only what is missing, so that a second run needs neither network nor time.
 define install

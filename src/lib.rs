@@ -1,39 +1,50 @@
 //! adt gives every ticket a whole private copy of a team's production: several real machines, at guessable names.
 //!
+//! Each module, and after the arrow what it uses of the others:
+//!
 //! ```text
-//! L0 model       names, topology, specifications, states, steps, events          std + serde only
-//!    disk        files and folders put in place whole, and for good                  nothing; all from L2 on may use it
-//! L1 config      platform.toml, box.toml, adt.toml → model, with spans            model
-//!    plan        (wanted, seen) → Plan; pure                                      model
-//!    shares      who may hold how much of what all want; counters                 std + rustix only
-//!    wire        requests, events and programs as frames over a stream of bytes   model
-//! L2 exec        the only place that starts processes                             model
-//!    template    minijinja; what others wrote, in a process of its own            model exec
-//!    store       state folder: database, locks, history                           model
-//!    boxes       recipe → layer                                                   model exec store template
-//!    network     addresses, bridges, firewall                                     model exec
-//!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq           model exec store template
-//!    resolver    the host's own name resolution, pointed at adt's                 model exec store
-//!    sources     git mirrors, checkouts, what is rendered in these                model exec store
-//!    logs        lines of journals and log files → records, in order; their forms on the wire       model
-//!    releases    commit → built tree, and the rules for its programs              model exec store sources boxes
-//!    providers   trait Provider, their registry, lxc, fake                        model exec network template
-//! L3 engine      the verbs: inspect → plan → show → run; emits Events             L0–L2
-//!                rooms: environment, site, platform, boxes, check, host, logs
-//!    dns         routes → answers; forwards for machines                        model template shares
-//!    proxy       routes → http and https                                         model template shares
-//!    tls         local authorities, certificates on demand                       model store
-//!    trust       who trusts them: system, browsers                               model exec store
-//!    session     commands without sudo: the socket, who comes, what he may        L0–L2 engine
-//!    daemon      serves names and pages; follows the store                       all but cli
-//! L4 cli         arguments, one file per command, what a person reads             everything; nothing imports it
+//! L0 model       names, topology, specifications, states, steps, requests, events       ← -
+//!    disk        files and folders put in place whole, and for good                     ← -
+//! L1 config      platform.toml, box.toml, adt.toml → model, with spans                  ← model
+//!    plan        (wanted, seen) → Plan; pure                                            ← model
+//!    shares      who may hold how much of what all want; counters                       ← -
+//!    wire        requests, events and programs as frames over a stream of bytes         ← model
+//! L2 exec        the only place that starts processes; a person's rights on files       ← model
+//!    template    minijinja; what others wrote, in a process of its own                  ← exec
+//!    store       state folder: database, locks, history, secrets, records of snapshots  ← model disk
+//!    boxes       recipe → layer; layers in a form that travels                          ← model disk exec store
+//!    network     addresses, bridges, firewall                                           ← model exec
+//!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq                 ← model disk exec template
+//!    resolver    the host's own name resolution, pointed at adt's                       ← model disk exec
+//!    sources     git mirrors, checkouts, what is rendered and kept of these             ← model disk exec store
+//!    logs        lines of journals and files → records, in order; forms on the wire     ← model
+//!    releases    commit → built tree, and the rules for its programs                    ← model disk exec store sources boxes
+//!    tls         local authorities, certificates on demand                              ← model disk
+//!    trust       who trusts them: system, browsers                                      ← model disk exec
+//!    providers   what machines run on: the contract, the registry, lxc, fake            ← model disk exec
+//! L3 engine      the verbs: inspect → plan → show → run; emits Events                   ← all above
+//!    session     commands without sudo: the socket, who comes in, and for whom          ← all above
+//!    dns         routes → answers; forwards for machines                                ← model shares
+//!    proxy       routes → http and https                                                ← model disk template shares
+//!    daemon      one process that serves names and pages, sends logs, lets sessions in  ← all above
+//! L4 cli         arguments, the way to an engine, what a person reads                   ← all above
 //! ```
+//!
+//! | to look for | go to |
+//! |---|---|
+//! | a command | its words in `cli/args.rs`; `model::request`; its verb in the room of [`engine`] that has its noun |
+//! | what somebody may do | `engine/permission.rs`, for every request however it came; who comes in over the socket is `session/check.rs` |
+//! | a provider of machines | the contract in [`providers`], their list in `providers/choose.rs` |
+//! | a snapshot | `engine/environment/snapshot.rs` takes it, `providers/lxc/snapshot.rs` copies, `store/snapshots.rs` knows it |
+//! | the steps of a change | [`plan`], which is pure; `engine/environment/perform.rs` does them |
+//! | which layers travel | `engine/boxes/travel.rs`; their form is `boxes/packed` |
+//! | what goes over a socket | [`wire`] |
 //!
 //! What always holds:
 //! - Wanted state is in the store, seen state is asked of the kernel, the plan is the difference. There is no repair mode.
-//! - Every kernel object carries the environment's tag, so a later run finds what a killed one left.
-//! - Nothing below `cli` prints, and nothing but `exec` starts a process.
-//! - `tests/layers.rs` reads the `use crate::` lines and fails on an edge that this table does not allow.
+//! - Whatever adt makes in the kernel carries the tag of its environment or installation, so a later run finds what a killed one left.
+//! - Nothing below `cli` prints, and nothing but `exec` starts a program; what liblxc needs forked is in `providers/lxc`.
+//! - `tests/it/layers.rs` reads the drawing above and the `use crate::` lines, and fails where they are not the same.
 
 pub mod bind;
 pub mod boxes;

@@ -17,7 +17,7 @@ machines (web servers, database, queue), started in about a second, at names eve
 Begin with:  adt host:bootstrap,  adt platform:init hello,  adt env:init 1161\n\n\
 Root gives commands, and members of the group adt, which host:bootstrap makes.",
     after_help = "PLATFORM may be left out inside a platform's folder, with -p or ADT_PLATFORM, or when there is only one.\n\
-Doing something twice is fine and says so. Exit codes are in the README.",
+Doing something twice is fine and says so. Exit codes are in docs/trouble.md.",
     disable_help_subcommand = true,
     arg_required_else_help = true,
     max_term_width = 110

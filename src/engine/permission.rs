@@ -19,6 +19,10 @@
 //! `host:up`, `host:halt`, and `host:unbind-proxy` altogether, which takes the pages away from all. `host:bind-proxy` is
 //! everybody's: it only adds, and a member whose browser finds no page has nothing of adt.
 //!
+//! Layers are exported and imported by root alone, in root's own process: a member who could bring in a layer under a digest of
+//! their choice would put files into everybody's machines. Whose names there are (platforms, machines, sites) and what machines log
+//! is asked without a [`Request`], and every member may see it.
+//!
 //! Not chosen: rights by command and person in a file (a second truth, and nobody reads it); everything for every member, as
 //! with `docker` (a slip of the fingers then destroys a colleague's week).
 

@@ -47,7 +47,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every exit code of adt, documented in the README's table.
+    /// Every exit code of adt, documented in `docs/trouble.md`.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Internal => 1,

@@ -64,13 +64,10 @@ pub struct MachineSpec {
     #[serde(default)]
     pub files: BTreeMap<String, Digest>,
     pub health: Health,
-    /// Whether adt runs machines in it: it gets what these need of their host, and [`HOST_FOLDER`] is a volume of its own kind.
+    /// Whether adt runs machines in it: it gets what these need of their host, and [`HOST_FOLDER`](super::topology::HOST_FOLDER) is a volume of its own kind.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host: bool,
 }
-
-/// Where a machine that is a host itself has its machines and their layers: a plain folder, since no overlay stands on another.
-pub const HOST_FOLDER: &str = "/var/lib/adt";
 
 /// A folder inside a machine whose content outlives the machine: one that is made anew finds it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -180,16 +180,47 @@ pub enum Request {
 impl Request {
     /// It looks at the store and the kernel, changes nothing and waits for nobody.
     pub fn only_reads(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::PlatformList
-                | Self::EnvList { .. }
-                | Self::EnvShow { .. }
-                | Self::EnvFacts { .. }
-                | Self::EnvUrls { check: false, .. }
-                | Self::BoxList { .. }
-                | Self::BoxShow { .. }
-        )
+            | Self::EnvList { .. }
+            | Self::EnvShow { .. }
+            | Self::EnvFacts { .. }
+            | Self::BoxList { .. }
+            | Self::BoxShow { .. } => true,
+            Self::EnvUrls { check, .. } => !check,
+            Self::HostBootstrap(_)
+            | Self::HostCheck
+            | Self::HostBind(_)
+            | Self::HostUnbind { .. }
+            | Self::PlatformInit(_)
+            | Self::PlatformPull { .. }
+            | Self::PlatformBuild { .. }
+            | Self::PlatformUp { .. }
+            | Self::PlatformHalt { .. }
+            | Self::PlatformDestroy { .. }
+            | Self::PlatformCheck { .. }
+            | Self::EnvInit { .. }
+            | Self::EnvUp { .. }
+            | Self::EnvHalt { .. }
+            | Self::EnvDestroy { .. }
+            | Self::Forget { .. }
+            | Self::EnvReload { .. }
+            | Self::EnvShare { .. }
+            | Self::EnvSnapshot { .. }
+            | Self::EnvSnapshots { .. }
+            | Self::EnvSnapshotRemove { .. }
+            | Self::EnvRewind { .. }
+            | Self::EnvCheck { .. }
+            | Self::EnvCopy { .. }
+            | Self::SiteDeploy { .. }
+            | Self::SiteRollback { .. }
+            | Self::SiteAdd { .. }
+            | Self::SiteRemove { .. }
+            | Self::SiteBranch { .. }
+            | Self::SiteList { .. }
+            | Self::BoxBuild { .. }
+            | Self::BoxPrune { .. } => false,
+        }
     }
 }
 

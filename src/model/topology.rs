@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Place;
 use super::limits::Limits;
-use super::machine::HOST_FOLDER;
 use super::names::{BoxName, Domain, MachineName, PlatformName, ProviderName, RoleName, SiteName};
 use super::route::Protocol;
 use super::snapshot::Keep;
+
+/// Where a machine that is a host itself has its machines and their layers: a plain folder, since no overlay stands on another.
+pub const HOST_FOLDER: &str = "/var/lib/adt";
 
 /// A platform after every check of its file: names are unique, roles and sites that it mentions exist, `after` and `needs` have no cycle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -265,8 +265,8 @@ mod tests {
     #[test]
     fn a_cancelled_pack_ends_in_the_middle_of_a_file() {
         let home = tempfile::tempdir().unwrap();
-        // Without a block on the disk, and minutes long to read.
-        File::create(home.path().join("sparse")).unwrap().set_len(1 << 40).unwrap();
+        // Without a block on the disk, long to read, and not too large to be packed.
+        File::create(home.path().join("sparse")).unwrap().set_len(MOST_BYTES / 2).unwrap();
         let cancel = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let packing = scope.spawn(|| pack(home.path(), io::sink(), &cancel));

@@ -1,10 +1,10 @@
-//! Commands without sudo: who is at the other end of a socket, what he may, and the answer, by the engine, for that person.
+//! Commands without sudo: who is at the other end of a socket, whether he may come in, and the answer, by the engine, for that person.
 //!
 //! | file | what is there |
 //! |---|---|
 //! | [`accept`] | the socket, how many sessions there may be, a process for each |
 //! | `peer` | who it is: the kernel says the user, the system's database says the rest |
-//! | `check` | what he may: come in at all, ask this, enter that machine |
+//! | `check` | whether he may come in, and for whom the engine works then; what he may is [`crate::engine::permission`]'s |
 //! | [`serve`] | one session: a greeting, then requests and their events |
 //! | `program` | programs in machines, between pipes or at a terminal |
 //!

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::model::machine::{HOST_FOLDER, Rewound};
-use crate::model::topology::{Mode, RoleFile};
+use crate::model::machine::Rewound;
+use crate::model::topology::{HOST_FOLDER, Mode, RoleFile};
 use crate::model::{
     Digest, Domain, EnvironmentId, Health, Machine, MachineName, Platform, PlatformName, ProviderName, RoleName, SiteName,
 };

@@ -1,71 +1,25 @@
 //! The architecture as a rule: which module may use which. See the crate's documentation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The top modules that others may use, the lowest layers first.
-const LOWER: &[&str] = &[
-    "model",
-    "disk",
-    "config",
-    "plan",
-    "shares",
-    "wire",
-    "exec",
-    "template",
-    "store",
-    "boxes",
-    "network",
-    "bind",
-    "resolver",
-    "sources",
-    "releases",
-    "trust",
-    "tls",
-    "logs",
-    "providers",
-    "engine",
-    "session",
-    "dns",
-    "proxy",
-    "daemon",
-];
-
-/// Those of the list up to and including `last`.
-fn up_to(last: &str) -> &'static [&'static str] {
-    let end = LOWER.iter().position(|module| *module == last).expect("it is in the list");
-    &LOWER[..=end]
-}
-
-/// Each top module with what it may use of the others.
-fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
-    BTreeMap::from([
-        ("model", &[][..]),
-        ("disk", &[][..]),
-        ("config", &["model"][..]),
-        ("plan", &["model"][..]),
-        ("shares", &[][..]),
-        ("wire", &["model"][..]),
-        ("exec", &["model"][..]),
-        ("template", &["model", "exec"][..]),
-        ("store", &["model", "disk"][..]),
-        ("boxes", &["model", "disk", "exec", "store", "template"][..]),
-        ("network", &["model", "exec"][..]),
-        ("bind", &["model", "disk", "exec", "store", "template"][..]),
-        ("resolver", &["model", "disk", "exec", "store"][..]),
-        ("sources", &["model", "disk", "exec", "store"][..]),
-        ("releases", &["model", "disk", "exec", "store", "sources", "boxes"][..]),
-        ("trust", &["model", "disk", "exec", "store"][..]),
-        ("logs", &["model"][..]),
-        ("providers", &["model", "disk", "exec", "network", "template"][..]),
-        ("engine", up_to("providers")),
-        ("session", up_to("engine")),
-        ("dns", &["model", "template", "shares"][..]),
-        ("proxy", &["model", "disk", "template", "shares"][..]),
-        ("tls", &["model", "disk", "store"][..]),
-        ("daemon", up_to("proxy")),
-        ("cli", LOWER),
-    ])
+/// Each top module with what it may use of the others, as the drawing in `lib.rs` says.
+fn drawn() -> BTreeMap<String, BTreeSet<String>> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("the library has a root");
+    let mut drawn: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in text.lines() {
+        let Some((row, uses)) = line.strip_prefix("//!").and_then(|line| line.split_once('←')) else { continue };
+        let name = row.split_whitespace().find(|word| word.chars().all(char::is_lowercase)).expect("a row names a module");
+        let uses = match uses.trim() {
+            "all above" => drawn.keys().cloned().collect(),
+            "-" => BTreeSet::new(),
+            some => some.split(' ').map(str::to_owned).collect(),
+        };
+        let unknown: Vec<_> = uses.iter().filter(|used| !drawn.contains_key(*used)).collect();
+        assert!(unknown.is_empty(), "`{name}` uses what is not drawn above it: {unknown:?}");
+        drawn.insert(name.to_owned(), uses);
+    }
+    drawn
 }
 
 /// `module` and the modules that a line of it uses.
@@ -82,29 +36,39 @@ fn uses(line: &str) -> Vec<&str> {
 }
 
 #[test]
-fn no_module_uses_one_above_it() {
+fn modules_use_each_other_as_the_drawing_says() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let allowed = allowed();
+    let drawn = drawn();
     let mut wrong = Vec::new();
-    let mut seen = 0;
+    let mut used: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for entry in walkdir::WalkDir::new(&source).into_iter().flatten() {
         let path = entry.path().strip_prefix(&source).expect("it is below");
         if path.extension().is_none_or(|kind| kind != "rs") || path.components().count() < 2 {
             continue;
         }
         let module = path.iter().next().and_then(|name| name.to_str()).expect("module names are ASCII");
-        let may = allowed.get(module).unwrap_or_else(|| panic!("`{module}` is a new module: give it a place in this table"));
+        let Some((module, may)) = drawn.get_key_value(module) else {
+            panic!("`{module}` is a new module: give it a row in the drawing of `src/lib.rs`");
+        };
         let text = std::fs::read_to_string(entry.path()).expect("sources are text");
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-            for used in uses(line).into_iter().filter(|used| allowed.contains_key(used) && *used != module) {
-                seen += 1;
-                if !may.contains(&used) {
-                    wrong.push(format!("{}:{}: {module} must not use {used}", path.display(), number + 1));
+            for other in uses(line).into_iter().filter(|other| drawn.contains_key(*other) && other != module) {
+                used.entry(module).or_default().insert(other.to_owned());
+                if !may.contains(other) {
+                    wrong.push(format!("{}:{}: {module} must not use {other}", path.display(), number + 1));
                 }
             }
         }
     }
-    assert!(seen > 100, "only {seen} uses were found: this test reads the sources wrongly");
+    // Who may use all above need not.
+    for (module, may) in drawn.iter().filter(|(module, _)| !["engine", "session", "daemon", "cli"].contains(&module.as_str())) {
+        let unused: Vec<_> =
+            may.iter().filter(|other| !used.get(module.as_str()).is_some_and(|used| used.contains(*other))).collect();
+        if !unused.is_empty() {
+            wrong.push(format!("{module} is drawn with {unused:?}, which it does not use"));
+        }
+    }
+    assert!(drawn.len() > 20 && used.len() > 15, "this test reads the sources wrongly: {drawn:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

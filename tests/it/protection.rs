@@ -3,14 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-const TITLE: &str = "## What adt protects you from, and what not";
-
 #[test]
 fn every_sentence_on_protection_names_a_test_that_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(root.join("README.md")).expect("the README is part of the project");
-    let page = readme.split_once(TITLE).expect("the page has this title").1;
-    let page = page.split("\n## ").next().expect("a split has a first part");
+    let page = std::fs::read_to_string(root.join("docs/protection.md")).expect("the page is part of the book");
     let promises = page.split_once("\nNot protected:").expect("the page says what is not protected").0;
     let code = code(root);
     let mut named = BTreeSet::new();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Io;
 use super::program;
-use super::remote::{Remote, end_of, unexpected};
+use super::service::{Service, end_of, unexpected};
 use crate::model::request::Copy;
 use crate::model::response::Done;
 use crate::model::{Exec, Failure, Kind, MachineId, Response, Tail};
@@ -15,19 +15,19 @@ use crate::wire::channel::WINDOW;
 use crate::wire::message::Program;
 use crate::wire::{Channel, Control, End, Open, Signal, Stream};
 
-pub fn copy(remote: &Remote, machine: &MachineId, copy: &Copy, cancel: &AtomicBool) -> Result<Response, Failure> {
+pub fn copy(service: &Service, machine: &MachineId, copy: &Copy, cancel: &AtomicBool) -> Result<Response, Failure> {
     match copy {
-        Copy::In { source, target } => inwards(remote, machine, source, target, cancel)?,
-        Copy::Out { source, target } => outwards(remote, machine, source, target, cancel)?,
+        Copy::In { source, target } => inwards(service, machine, source, target, cancel)?,
+        Copy::Out { source, target } => outwards(service, machine, source, target, cancel)?,
     }
     Ok(Response::Done(Done { summary: copy.summary(machine), ..Done::default() }))
 }
 
 /// `joined`: it says on one stream what it has to say.
-fn tar(remote: &Remote, machine: &MachineId, argv: Vec<String>, joined: bool) -> Result<std::sync::Arc<Channel>, Failure> {
+fn tar(service: &Service, machine: &MachineId, argv: Vec<String>, joined: bool) -> Result<std::sync::Arc<Channel>, Failure> {
     let exec = Exec { cwd: Some("/".into()), ..Exec::new(argv) };
     let program = Program { machine: machine.clone(), exec, terminal: None, joined };
-    remote.channel(&Open::Run(program), &[(Stream::Out, WINDOW), (Stream::Err, WINDOW)])
+    service.channel(&Open::Run(program), &[(Stream::Out, WINDOW), (Stream::Err, WINDOW)])
 }
 
 /// What it said last, and whether it did its work.
@@ -48,7 +48,7 @@ fn cancelled() -> Failure {
 }
 
 fn inwards(
-    remote: &Remote,
+    service: &Service,
     machine: &MachineId,
     source: &std::path::Path,
     target: &str,
@@ -57,9 +57,9 @@ fn inwards(
     if !source.exists() {
         return Err(Failure::new(Kind::NotFound, format!("find `{}` on this host", source.display())));
     }
-    let is_folder = program::run(remote, machine, &copies::is_folder(target), Io::Lines(&|_, _| ()))? == 0;
+    let is_folder = program::run(service, machine, &copies::is_folder(target), Io::Lines(&|_, _| ()))? == 0;
     let (argv, name) = copies::inwards(source, target, is_folder);
-    let channel = tar(remote, machine, argv, true)?;
+    let channel = tar(service, machine, argv, true)?;
     let (packed, tail) = std::thread::scope(|scope| {
         let tail = scope.spawn(|| words(&channel, Stream::Out));
         let to = Wanted { inner: channel.outgoing(Stream::In), cancel };
@@ -83,14 +83,14 @@ fn inwards(
 }
 
 fn outwards(
-    remote: &Remote,
+    service: &Service,
     machine: &MachineId,
     source: &str,
     target: &std::path::Path,
     cancel: &AtomicBool,
 ) -> Result<(), Failure> {
     let copies::Outwards { argv, name, folder, new_name } = copies::outwards(source, target);
-    let channel = tar(remote, machine, argv, false)?;
+    let channel = tar(service, machine, argv, false)?;
     let _ = channel.finish(Stream::In);
     let (unpacked, tail) = std::thread::scope(|scope| {
         let tail = scope.spawn(|| words(&channel, Stream::Err));

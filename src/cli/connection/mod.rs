@@ -5,6 +5,7 @@ mod files;
 mod local;
 mod program;
 mod remote;
+mod service;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -58,11 +59,11 @@ pub fn open(global: &Global, cancel: &Arc<AtomicBool>) -> Result<Box<dyn Connect
     }
     // Of this person's settings only the store counts, which says whose socket is meant.
     if let Some(flag) = flags.of_the_service() {
-        return Err(remote::need_root()
+        return Err(service::need_root()
             .cause(format!("`{flag}` is a setting of the service"))
             .hint("leave it out, or run the same command with `sudo`"));
     }
     Ok(Box::new(remote::Remote::open(&settings()?.store.value, cancel)?))
 }
 
-pub use local::{command, session};
+pub use local::session;

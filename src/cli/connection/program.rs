@@ -12,7 +12,7 @@ use signal_hook::consts::SIGWINCH;
 use signal_hook::low_level;
 
 use super::Io;
-use super::remote::{Remote, end_of, unexpected};
+use super::service::{Service, end_of, unexpected};
 use crate::exec::apart::{self, PIECE, Source, Taker, is_same};
 use crate::exec::terminal::Saved;
 use crate::model::{self, Exec, Failure, Kind, MachineId};
@@ -25,20 +25,20 @@ const OUTPUTS: [(Stream, u32); 2] = [(Stream::Out, WINDOW), (Stream::Err, WINDOW
 /// Of a line; one that is longer comes in pieces.
 const LONGEST: u64 = 64 << 10;
 
-pub fn run(remote: &Remote, machine: &MachineId, exec: &Exec, io: Io<'_>) -> Result<i32, Failure> {
+pub fn run(service: &Service, machine: &MachineId, exec: &Exec, io: Io<'_>) -> Result<i32, Failure> {
     let program = |terminal, joined| Open::Run(Program { machine: machine.clone(), exec: exec.clone(), terminal, joined });
     match io {
-        Io::Terminal => at_terminal(remote, &program(Some(window()), false)),
-        Io::Lines(print) => lines(&*remote.channel(&program(None, false), &OUTPUTS)?, print),
+        Io::Terminal => at_terminal(service, &program(Some(window()), false)),
+        Io::Lines(print) => lines(&*service.channel(&program(None, false), &OUTPUTS)?, print),
         Io::Caller => {
-            let channel = remote.channel(&program(None, is_same(stdout(), stderr())), &OUTPUTS)?;
+            let channel = service.channel(&program(None, is_same(stdout(), stderr())), &OUTPUTS)?;
             between_pipes(&channel, machine)
         }
     }
 }
 
-pub fn console(remote: &Remote, machine: &MachineId) -> Result<(), Failure> {
-    at_terminal(remote, &Open::Console(machine.clone(), window())).map(drop)
+pub fn console(service: &Service, machine: &MachineId) -> Result<(), Failure> {
+    at_terminal(service, &Open::Console(machine.clone(), window())).map(drop)
 }
 
 fn code(channel: &Channel) -> Result<i32, Failure> {
@@ -148,7 +148,7 @@ fn size() -> (u16, u16) {
     tcgetwinsize(stdin()).map_or((24, 80), |size| (size.ws_row, size.ws_col))
 }
 
-fn at_terminal(remote: &Remote, open: &Open) -> Result<i32, Failure> {
+fn at_terminal(service: &Service, open: &Open) -> Result<i32, Failure> {
     let prepared = || -> io::Result<_> {
         let (resized, sender) = UnixStream::pair()?;
         resized.set_nonblocking(true)?;
@@ -156,7 +156,7 @@ fn at_terminal(remote: &Remote, open: &Open) -> Result<i32, Failure> {
         Ok((resized, io::pipe()?, Saved::now()))
     };
     let (resized, (stop, running), saved) = prepared().map_err(|error| failed(&error))?;
-    let channel = remote.channel(open, &[(Stream::Out, WINDOW)])?;
+    let channel = service.channel(open, &[(Stream::Out, WINDOW)])?;
     saved.raw().map_err(|error| failed(&error))?;
     std::thread::scope(|scope| {
         scope.spawn(|| keys(&channel, &resized, &stop));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::Engine;
 use crate::engine::environment::routes;
-use crate::engine::environment::standing::{states, with_volumes};
+use crate::engine::environment::standing::{States, states, with_volumes};
 use crate::engine::environment::wanted;
 use crate::engine::site::code::Codes;
 use crate::engine::site::sites;
@@ -32,9 +32,6 @@ fn unreadable(record: Damaged) -> EnvironmentSummary {
         fault: Some(record.what),
     }
 }
-
-/// What the machines of one environment are.
-pub(in crate::engine) type States = BTreeMap<MachineName, MachineState>;
 
 /// One word for an environment, from what is wanted and what its machines are.
 pub(in crate::engine) fn state_of(environment: &Environment, states: &States) -> EnvironmentState {

@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::Engine;
-use crate::engine::environment::listing::States;
 use crate::model::{EnvironmentId, Failure, MachineId, MachineName, MachineState, ProviderName};
 use crate::providers::{Provider, Volumes};
 use crate::store::Environment;
 use crate::store::record::Definition;
+
+/// What the machines of one environment are.
+pub(in crate::engine) type States = BTreeMap<MachineName, MachineState>;
 
 /// Providers with their names.
 pub(in crate::engine) type Several<'a> = Vec<(&'a ProviderName, &'a dyn Provider)>;

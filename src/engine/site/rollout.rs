@@ -239,7 +239,7 @@ impl Rollout<'_> {
         self.site.code.units.clone().or_else(boxed).unwrap_or_default()
     }
 
-    /// The names are documented in the README.
+    /// The names are documented in `docs/releases.md`.
     fn env(&self, ground: &Ground<'_>, release: &Digest) -> Vec<(String, String)> {
         let id = &self.environment.id;
         let previous = self.before.releases.iter().find(|other| *other != release);

@@ -14,7 +14,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::disk::marks::Marks;
 use crate::model::MachineSpec;
-use crate::model::machine::{HOST_FOLDER, Mount, MountMode};
+use crate::model::machine::{Mount, MountMode};
+use crate::model::topology::HOST_FOLDER;
 
 use super::config::ROOT;
 use super::folder::Folder;
