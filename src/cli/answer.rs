@@ -14,14 +14,19 @@ use crate::model::topology::Mode;
 use crate::model::{Digest, Failure, Kind, Limits, Response, SiteName, Size};
 use crate::store::record::removal;
 
-/// Output that nobody reads any more (a closed pipe) is no failure of ours worth a sentence.
-fn told(error: std::io::Error) -> Failure {
-    Failure::new(Kind::Host, "print the answer").because(&error)
+/// That nobody reads the rest (`adt schema platform | head`) is no failure of ours.
+fn told(printed: std::io::Result<()>) -> Result<(), Failure> {
+    match printed {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Kind::Host, "print the answer").because(&error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).expect("answers have string keys only, so they become JSON");
-    screen::out_json(text).map_err(told)
+    told(screen::out_json(text))
 }
 
 /// A check that found a fault is not a success.
@@ -38,7 +43,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
             // The last of the JSON lines that the verb's events began.
             Response::Done(_) | Response::Built(_) | Response::Carried(_) => {
                 let line = serde_json::json!({ "event": "finished", "response": response });
-                screen::out_json(line.to_string()).map_err(told)
+                told(screen::out_json(line.to_string()))
             }
             listing => print_json(listing),
         };
@@ -61,7 +66,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
 }
 
 fn data(text: &str) -> Result<(), Failure> {
-    screen::out(text.trim_end()).map_err(told)
+    told(screen::out(text.trim_end()))
 }
 
 fn finished(done: &Done, quiet: bool) -> Result<(), Failure> {
@@ -72,8 +77,8 @@ fn finished(done: &Done, quiet: bool) -> Result<(), Failure> {
     if quiet {
         return Ok(());
     }
-    screen::err(&done.summary).map_err(told)?;
-    done.next.iter().try_for_each(|line| screen::err(&format!("  {line}"))).map_err(told)
+    told(screen::err(&done.summary))?;
+    told(done.next.iter().try_for_each(|line| screen::err(&format!("  {line}"))))
 }
 
 fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
@@ -88,7 +93,7 @@ fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
         (built, 0) => format!("{} built", boxes(built)),
         (built, unchanged) => format!("{} built; {} as the recipes say already", boxes(built), boxes(unchanged)),
     };
-    screen::err(text.as_str()).map_err(told)
+    told(screen::err(text.as_str()))
 }
 
 fn finished_carrying(carried: &[Carried], quiet: bool) -> Result<(), Failure> {
@@ -106,7 +111,7 @@ fn finished_carrying(carried: &[Carried], quiet: bool) -> Result<(), Failure> {
         layers(CarryOutcome::Imported, "imported"),
         layers(CarryOutcome::There, "here already"),
     ];
-    screen::err(&parts.into_iter().flatten().collect::<Vec<_>>().join("; ")).map_err(told)
+    told(screen::err(&parts.into_iter().flatten().collect::<Vec<_>>().join("; ")))
 }
 
 fn table(head: &[&str]) -> Table {

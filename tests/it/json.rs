@@ -198,3 +198,15 @@ fn a_failing_command_leaves_the_terminal_whole() {
     let (_, text) = on_a_terminal(&adt, "env:up 77", true);
     assert!(text.contains("error: could not find") && !text.contains('\u{1b}'), "{text:?}");
 }
+
+#[test]
+fn who_reads_only_the_beginning_hears_no_complaint() {
+    let mut adt = Command::new(program());
+    adt.args(["schema", "platform"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut adt = adt.spawn().expect("the program starts");
+    // Nobody has read anything: more is written than a pipe holds once nobody can.
+    drop(adt.stdout.take());
+    let ended = adt.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+    assert!(ended.status.success(), "{ended:?}");
+}
