@@ -38,7 +38,7 @@ fn listings_have_stable_keys() {
     assert_eq!(json("env:list shop"), json("env:list -p shop"));
     let shown = json("env:show 1161");
     keys(&shown, "created folder id machines network owner shared sites state updated volumes");
-    keys(&shown["machines"][0], "addresses boxed disk fqdn layers limits name role state");
+    keys(&shown["machines"][0], "addresses boxed disk fqdn layers limits name provider role state");
     keys(&shown["sites"][0], "addresses aliases host name");
     keys(&json("box:list")[0], "built digest from name origin size summary");
     keys(&json("box:show web"), "built chain digest exposes folder from name origin packages services size summary used_by");
