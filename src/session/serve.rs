@@ -3,6 +3,7 @@
 //! ```text
 //! descriptor 0 ─ who? ─ may he? ─ Hello ─┬─ Open {request}  one after the other, by the engine
 //!                                        ├─ Open {program}  several at a time
+//!                                        ├─ at each Open: who? may he still?
 //!                                        └─ the other side goes: a first Ctrl-C to all of it, then the end
 //! ```
 
@@ -37,8 +38,8 @@ pub fn run(settings: impl FnOnce() -> Result<HostSettings, Failure>, cancel: Arc
     let opened = open(uid, &hello, settings, cancel);
     let greeting = Hello { refused: opened.as_ref().err().cloned(), ..Hello::ours() };
     greeting.send(&mut out).map_err(|error| told(&error))?;
-    let Ok(engine) = opened else { return Ok(()) };
-    let session = Session { engine, asking: Mutex::default() };
+    let Ok((peer, engine)) = opened else { return Ok(()) };
+    let session = Session { peer, engine, asking: Mutex::default() };
     let ended = session.serve(&Link::new(out), &mut reader);
     session.engine.remove_behind();
     ended.map_err(|broken| told(&broken))
@@ -59,19 +60,19 @@ fn open(
     hello: &Hello,
     settings: impl FnOnce() -> Result<HostSettings, Failure>,
     cancel: Arc<AtomicBool>,
-) -> Result<Engine, Failure> {
+) -> Result<(Peer, Engine), Failure> {
     hello.suits_who_answers()?;
-    let unknown = || Failure::new(Kind::Privilege, "work with machines");
-    let peer = Peer::look_up(uid).map_err(|error| unknown().because(&error))?;
-    let peer = peer.ok_or_else(|| unknown().cause(format!("this system knows no user {uid}")))?;
-    check::may_come(&peer)?;
+    let peer = check::look_up(uid)?;
     // What whoever started the service had there is nobody's choice here.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    std::env::set_current_dir("/").map_err(|error| unknown().because(&error))?;
-    Engine::open(settings()?, check::caller(&peer, &hello.command), cancel)
+    std::env::set_current_dir("/").map_err(|error| Failure::new(Kind::Host, "serve a session").because(&error))?;
+    let engine = Engine::open(settings()?, check::caller(&peer, &hello.command), cancel)?;
+    Ok((peer, engine))
 }
 
 struct Session {
+    /// As the system knew them when they came.
+    peer: Peer,
     engine: Engine,
     /// One request at a time: they share the flag that stops them.
     asking: Mutex<()>,
@@ -81,6 +82,13 @@ impl Session {
     fn serve(&self, link: &Link, reader: &mut Reader<Patient>) -> Result<(), Broken> {
         std::thread::scope(|scope| {
             link.hear(reader, &mut |channel, open| {
+                // A connection may stay for days, and who left the group meanwhile asks nothing more; what still runs for them is
+                // cancelled with the connection.
+                if let Err(failure) = check::look_again(&self.peer) {
+                    let why = failure.to_string();
+                    let _ = channel.end(&End::Failed(Box::new(failure)));
+                    return Err(Broken::Wrong(why));
+                }
                 let serve = move || {
                     let end = self.answer(&channel, open).unwrap_or_else(|failure| End::Failed(Box::new(failure)));
                     // Whoever went away hears no more of it.
