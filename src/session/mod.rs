@@ -13,7 +13,8 @@
 //! data, which the client reads and writes as the person.
 //!
 //! Of the client's environment nothing counts here but what it sends: the words of the command, shown to who waits for it, and
-//! the kind of its terminal. Settings are those of whoever started the service. (`ADT_STORE`, `ADT_CONFIG` and `--store` choose
+//! the kind of its terminal. Settings are those of whoever started the service, of whose environment sessions get no more than
+//! settings: a token there would be every member's. (`ADT_STORE`, `ADT_CONFIG` and `--store` choose
 //! the socket, `ADT_PLATFORM`, `ADT_LOG` and `NO_COLOR` are read by the client for itself; git gets no variable of the person's, so
 //! keys come from files and settings in their home.)
 //!

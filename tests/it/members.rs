@@ -201,6 +201,26 @@ fn who_goes_out_of_the_group_asks_nothing_more_over_a_connection_that_is_open() 
 }
 
 #[test]
+fn a_session_gets_settings_and_no_secret_of_who_started_the_service() {
+    let secrets = [("DEPLOY_TOKEN", "hunter2"), ("SSH_AUTH_SOCK", "/root/agent"), ("GIT_SSH_COMMAND", "ssh -i /root/key")];
+    let adt = secrets.iter().fold(Adt::new(), |adt, (name, value)| adt.env(name, value));
+    let town = Town::of(adt.env("https_proxy", "http://proxy.test:1"));
+    let mut stream = town.connect_as_ada();
+    stream.write_all(&frame(1, 0, GREETING)).expect("it listens");
+    assert!(heard(&mut stream).contains("\"protocol\":1"));
+    let sessions = town.sessions();
+    assert_eq!(sessions.len(), 1, "{sessions:?}");
+    // What it has is what all have that it starts.
+    let environ = std::fs::read_to_string(format!("/proc/{}/environ", sessions[0])).expect("we are root");
+    let names: Vec<_> = environ.split('\0').filter_map(|variable| Some(variable.split_once('=')?.0)).collect();
+    assert!(["PATH", "HOME", "ADT_STORE", "https_proxy"].iter().all(|name| names.contains(name)), "{names:?}");
+    assert!(secrets.iter().all(|(name, _)| !names.contains(name)), "{names:?}");
+    drop(stream);
+    until("the session is gone", || town.sessions().is_empty());
+    town.adt.run("host:halt").ok();
+}
+
+#[test]
 fn whatever_comes_in_at_the_socket_others_are_served() {
     let town = Town::of(Adt::new());
     let mut dice = Dice::new();
