@@ -5,6 +5,7 @@
 //! | [`accept`] | the socket, how many sessions there may be, a process for each |
 //! | `peer` | who it is: the kernel says the user, the system's database says the rest |
 //! | `check` | whether he may come in, and for whom the engine works then; what he may is [`crate::engine::permission`]'s |
+//! | `patience` | how long work that holds locks waits for who takes what it tells |
 //! | [`serve`] | one session: a greeting, then requests and their events |
 //! | `program` | programs in machines, between pipes or at a terminal |
 //!
@@ -23,6 +24,7 @@
 
 pub mod accept;
 mod check;
+mod patience;
 mod peer;
 mod program;
 pub mod serve;

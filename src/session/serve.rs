@@ -16,6 +16,7 @@ use regex::Regex;
 use rustix::fs::{Mode, OFlags};
 use rustix::stdio;
 
+use super::patience::{self, Patience};
 use super::peer::{self, Peer};
 use super::{check, program};
 use crate::config::HostSettings;
@@ -39,7 +40,8 @@ pub fn run(settings: impl FnOnce() -> Result<HostSettings, Failure>, cancel: Arc
     let greeting = Hello { refused: opened.as_ref().err().cloned(), ..Hello::ours() };
     greeting.send(&mut out).map_err(|error| told(&error))?;
     let Ok((peer, engine)) = opened else { return Ok(()) };
-    let session = Session { peer, engine, asking: Mutex::default() };
+    let connection = OwnedFd::from(out.try_clone().map_err(|error| told(&error))?);
+    let session = Session { peer, connection, engine, asking: Mutex::default() };
     let ended = session.serve(&Link::new(out), &mut reader);
     session.engine.remove_behind();
     ended.map_err(|broken| told(&broken))
@@ -73,6 +75,7 @@ fn open(
 struct Session {
     /// As the system knew them when they came.
     peer: Peer,
+    connection: OwnedFd,
     engine: Engine,
     /// One request at a time: they share the flag that stops them.
     asking: Mutex<()>,
@@ -120,7 +123,9 @@ impl Session {
         check::may_ask(&request)?;
         let response = self.cancellable(channel, || {
             // Nobody who hears it: the flag is set, and the work ends at its next step.
-            self.engine.run(request.clone(), &mut |event| _ = channel.tell(&Told::Event(event)))
+            Patience::with(self.connection.as_fd(), patience::MOST, |patience| {
+                self.engine.run(request.clone(), &mut |event| _ = patience.give(|| channel.tell(&Told::Event(event))))
+            })
         })?;
         if let Err(failure) = self.engine.refresh_behind(&request) {
             tracing::warn!(%failure, "the next command tries again");
