@@ -28,6 +28,7 @@ mod limits;
 mod lines;
 pub mod people;
 pub mod queue;
+mod shareable;
 mod talk;
 pub mod terminal;
 
@@ -372,10 +373,12 @@ impl Command {
         command.spawn().map_err(|source| self.not_started(source))
     }
 
-    /// Starts it with a connection as its input and output, in a group of its own; it outlives us.
+    /// Starts it with a connection as its input and output, in a group of its own; it outlives us. Whoever is at the other end has
+    /// programs run by it, so of our environment it gets what is nobody's secret.
     pub fn answer(&self, connection: std::os::fd::OwnedFd) -> Result<std::process::Child, Error> {
         let again = connection.try_clone().map_err(|source| self.not_started(source))?;
         let mut command = self.to_std();
+        command.env_clear().envs(shareable::variables()).envs(self.env.iter().map(|(key, value)| (key, value)));
         command.stdin(connection).stdout(again).process_group(0);
         command.spawn().map_err(|source| self.not_started(source))
     }

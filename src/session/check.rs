@@ -11,7 +11,7 @@ use crate::model::{Failure, Kind, Request};
 pub use crate::engine::host::group::NAME as GROUP;
 
 /// Root, and members of the group, as the system says it at this moment.
-pub fn may_come(peer: &Peer) -> Result<(), Failure> {
+fn may_come(peer: &Peer) -> Result<(), Failure> {
     if peer.uid == 0 {
         return Ok(());
     }
@@ -23,6 +23,25 @@ pub fn may_come(peer: &Peer) -> Result<(), Failure> {
     Err(Failure::new(Kind::Privilege, "work with machines")
         .cause(format!("`{}` is no member of the group `{GROUP}`", peer.name))
         .hint(format!("`sudo usermod -aG {GROUP} {}` makes you one, or run the same command with `sudo`", peer.name)))
+}
+
+/// Who has this number, as the system says it at this moment, if he may come in.
+pub fn look_up(uid: u32) -> Result<Peer, Failure> {
+    let unknown = || Failure::new(Kind::Privilege, "work with machines");
+    let peer = Peer::look_up(uid).map_err(|error| unknown().because(&error))?;
+    let peer = peer.ok_or_else(|| unknown().cause(format!("this system knows no user {uid}")))?;
+    may_come(&peer)?;
+    Ok(peer)
+}
+
+/// Whether he may still, and with the rights that the engine has of him.
+pub fn look_again(known: &Peer) -> Result<(), Failure> {
+    if look_up(known.uid)? == *known {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Privilege, "work with machines")
+        .cause(format!("what this system says of `{}` has changed since this session began", known.name))
+        .hint("run the same command again: it begins a new session"))
 }
 
 /// For whom the engine works. The only place where a session makes one.

@@ -3,6 +3,7 @@
 //! ```text
 //! descriptor 0 ─ who? ─ may he? ─ Hello ─┬─ Open {request}  one after the other, by the engine
 //!                                        ├─ Open {program}  several at a time
+//!                                        ├─ at each Open: who? may he still?
 //!                                        └─ the other side goes: a first Ctrl-C to all of it, then the end
 //! ```
 
@@ -15,6 +16,7 @@ use regex::Regex;
 use rustix::fs::{Mode, OFlags};
 use rustix::stdio;
 
+use super::patience::{self, Patience};
 use super::peer::{self, Peer};
 use super::{check, program};
 use crate::config::HostSettings;
@@ -37,8 +39,9 @@ pub fn run(settings: impl FnOnce() -> Result<HostSettings, Failure>, cancel: Arc
     let opened = open(uid, &hello, settings, cancel);
     let greeting = Hello { refused: opened.as_ref().err().cloned(), ..Hello::ours() };
     greeting.send(&mut out).map_err(|error| told(&error))?;
-    let Ok(engine) = opened else { return Ok(()) };
-    let session = Session { engine, asking: Mutex::default() };
+    let Ok((peer, engine)) = opened else { return Ok(()) };
+    let connection = OwnedFd::from(out.try_clone().map_err(|error| told(&error))?);
+    let session = Session { peer, connection, engine, asking: Mutex::default() };
     let ended = session.serve(&Link::new(out), &mut reader);
     session.engine.remove_behind();
     ended.map_err(|broken| told(&broken))
@@ -59,19 +62,20 @@ fn open(
     hello: &Hello,
     settings: impl FnOnce() -> Result<HostSettings, Failure>,
     cancel: Arc<AtomicBool>,
-) -> Result<Engine, Failure> {
+) -> Result<(Peer, Engine), Failure> {
     hello.suits_who_answers()?;
-    let unknown = || Failure::new(Kind::Privilege, "work with machines");
-    let peer = Peer::look_up(uid).map_err(|error| unknown().because(&error))?;
-    let peer = peer.ok_or_else(|| unknown().cause(format!("this system knows no user {uid}")))?;
-    check::may_come(&peer)?;
+    let peer = check::look_up(uid)?;
     // What whoever started the service had there is nobody's choice here.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    std::env::set_current_dir("/").map_err(|error| unknown().because(&error))?;
-    Engine::open(settings()?, check::caller(&peer, &hello.command), cancel)
+    std::env::set_current_dir("/").map_err(|error| Failure::new(Kind::Host, "serve a session").because(&error))?;
+    let engine = Engine::open(settings()?, check::caller(&peer, &hello.command), cancel)?;
+    Ok((peer, engine))
 }
 
 struct Session {
+    /// As the system knew them when they came.
+    peer: Peer,
+    connection: OwnedFd,
     engine: Engine,
     /// One request at a time: they share the flag that stops them.
     asking: Mutex<()>,
@@ -81,6 +85,13 @@ impl Session {
     fn serve(&self, link: &Link, reader: &mut Reader<Patient>) -> Result<(), Broken> {
         std::thread::scope(|scope| {
             link.hear(reader, &mut |channel, open| {
+                // A connection may stay for days, and who left the group meanwhile asks nothing more; what still runs for them is
+                // cancelled with the connection.
+                if let Err(failure) = check::look_again(&self.peer) {
+                    let why = failure.to_string();
+                    let _ = channel.end(&End::Failed(Box::new(failure)));
+                    return Err(Broken::Wrong(why));
+                }
                 let serve = move || {
                     let end = self.answer(&channel, open).unwrap_or_else(|failure| End::Failed(Box::new(failure)));
                     // Whoever went away hears no more of it.
@@ -112,7 +123,9 @@ impl Session {
         check::may_ask(&request)?;
         let response = self.cancellable(channel, || {
             // Nobody who hears it: the flag is set, and the work ends at its next step.
-            self.engine.run(request.clone(), &mut |event| _ = channel.tell(&Told::Event(event)))
+            Patience::with(self.connection.as_fd(), patience::MOST, |patience| {
+                self.engine.run(request.clone(), &mut |event| _ = patience.give(|| channel.tell(&Told::Event(event))))
+            })
         })?;
         if let Err(failure) = self.engine.refresh_behind(&request) {
             tracing::warn!(%failure, "the next command tries again");

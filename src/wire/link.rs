@@ -10,8 +10,8 @@ use super::frame::{self, Broken, Frame, Kind, Reader, Source};
 use super::message::Open;
 use super::{Stream, message};
 
-/// So many channels one connection may have at a time.
-pub const CHANNELS: usize = 256;
+/// So many channels one connection may have at a time. Each has threads and boxes of who answers, and a command needs one or two.
+pub const CHANNELS: usize = 16;
 
 /// One side of a connection whose greetings were exchanged.
 #[derive(Clone)]

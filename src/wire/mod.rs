@@ -18,7 +18,7 @@
 //! ```
 //!
 //! - A frame is `length: u32, kind: u8, channel: u32`, big-endian, and that many bytes. Whoever sends one that is longer than it may
-//!   be, of an unknown kind, without credit, or half of one and then nothing for [`frame::PATIENCE`], is hung up on.
+//!   be, of an unknown kind, without credit, of no bytes, or half of one and then nothing for [`frame::PATIENCE`], is hung up on.
 //! - Nobody sends bytes of a stream that the other side did not grant, so a slow reader makes the writer wait and costs no memory.
 //!   Reading frames never waits for anybody's consumer: what came is kept in a box that its credit bounds.
 //! - An end of the stream without an `End` is a peer that vanished; what it asked for is cancelled, as by a first Ctrl-C.

@@ -313,7 +313,9 @@ fn nobody_sends_what_was_not_allowed() {
         (vec![open(3), of_kind(Kind::Credit, &[1, 2])], "a credit is no number"),
         (vec![open(3), of_kind(Kind::Data, &[])], "data is of no stream"),
         (vec![of_kind(Kind::Open, b"{\"ask\":{\"request\":\"env-up\",\"id\":{\"platform\":\"../..\"}}}")], "unreadable"),
-        (many, "more than 256 channels"),
+        (vec![open(3), of_kind(Kind::Data, &[0])], "data of no bytes"),
+        (vec![open(3), of_kind(Kind::Credit, &[3, 0, 0, 0, 9]), of_kind(Kind::Told, b"")], "data of no bytes"),
+        (many, "more than 16 channels"),
         (words, "more than 1024 words"),
     ] {
         let told = hung_up(&frames);

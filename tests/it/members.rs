@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+
 use super::adt::{Adt, Run, program};
 use super::dice::{Dice, rounds};
 use super::servers::until;
@@ -74,9 +77,24 @@ impl Town {
     }
 
     fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.socket()).expect("somebody listens");
+        // Not by `/proc` of the host, which is closed to others than root.
+        let stream = UnixStream::connect(self.adt.store.join("commands.socket")).expect("somebody listens");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket has timeouts");
         stream
+    }
+
+    /// A connection that the kernel knows as hers.
+    fn connect_as_ada(&self) -> UnixStream {
+        let group = self.adt.there("getent", &["group", "adt"]);
+        let group = Gid::from_raw(group.split(':').nth(2).and_then(|number| number.parse().ok()).expect("a number"));
+        let become_ada = || {
+            // Of this thread alone, which ends with it.
+            set_thread_res_gid(group, group, group)?;
+            let ada = Uid::from_raw(ADA.1);
+            set_thread_res_uid(ada, ada, ada)
+        };
+        let connected = std::thread::scope(|scope| scope.spawn(|| become_ada().map(|()| self.connect())).join());
+        connected.expect("it connects").expect("we are root")
     }
 
     /// Processes that work for people of this host.
@@ -133,6 +151,75 @@ fn members_are_let_in_and_nobody_else() {
     town.adt.run("host:halt").ok();
     assert!(!town.socket().exists());
     town.run("env:list").fails(6).says("needs root");
+}
+
+/// A frame as the wire has it.
+fn frame(kind: u8, channel: u32, body: &str) -> Vec<u8> {
+    let mut bytes = (body.len() as u32).to_be_bytes().to_vec();
+    bytes.push(kind);
+    bytes.extend(channel.to_be_bytes());
+    bytes.extend(body.as_bytes());
+    bytes
+}
+
+/// The body of the next one.
+fn heard(stream: &mut UnixStream) -> String {
+    let mut header = [0; 9];
+    stream.read_exact(&mut header).expect("it answers");
+    let mut body = vec![0; u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize];
+    stream.read_exact(&mut body).expect("it answers");
+    String::from_utf8(body).expect("a message is text")
+}
+
+const GREETING: &str = "{\"protocol\":1,\"adt\":\"0\"}";
+const PLATFORMS: &str = "{\"look\":\"platforms\"}";
+
+#[test]
+fn who_goes_out_of_the_group_asks_nothing_more_over_a_connection_that_is_open() {
+    let town = Town::of(Adt::new());
+    let mut streams = [town.connect_as_ada(), town.connect_as_ada()];
+    for stream in &mut streams {
+        stream.write_all(&frame(1, 0, GREETING)).expect("it listens");
+        assert!(heard(stream).contains("\"protocol\":1"));
+        stream.write_all(&frame(2, 1, PLATFORMS)).expect("it listens");
+        assert_eq!(heard(stream), "{\"found\":{\"platforms\":[]}}");
+    }
+    let mut ask = |number: usize| {
+        let stream = &mut streams[number];
+        stream.write_all(&frame(2, 2, PLATFORMS)).expect("it listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers and hangs up");
+        answer
+    };
+    // Still a member, but not with the groups that the session works with.
+    town.adt.host().run("usermod --append --groups adt,games ada");
+    let answer = ask(0);
+    assert!(answer.contains("has changed since this session began"), "{answer:?}");
+    town.adt.host().run("gpasswd --delete ada adt");
+    let answer = ask(1);
+    assert!(answer.contains("`ada` is no member of the group `adt`"), "{answer:?}");
+    until("the sessions are gone", || town.sessions().is_empty());
+    town.adt.run("host:halt").ok();
+}
+
+#[test]
+fn a_session_gets_settings_and_no_secret_of_who_started_the_service() {
+    let secrets = [("DEPLOY_TOKEN", "hunter2"), ("SSH_AUTH_SOCK", "/root/agent"), ("GIT_SSH_COMMAND", "ssh -i /root/key")];
+    let adt = secrets.iter().fold(Adt::new(), |adt, (name, value)| adt.env(name, value));
+    let town = Town::of(adt.env("https_proxy", "http://proxy.test:1"));
+    let mut stream = town.connect_as_ada();
+    stream.write_all(&frame(1, 0, GREETING)).expect("it listens");
+    assert!(heard(&mut stream).contains("\"protocol\":1"));
+    let sessions = town.sessions();
+    assert_eq!(sessions.len(), 1, "{sessions:?}");
+    // What it has is what all have that it starts.
+    let environ = std::fs::read_to_string(format!("/proc/{}/environ", sessions[0])).expect("we are root");
+    let names: Vec<_> = environ.split('\0').filter_map(|variable| Some(variable.split_once('=')?.0)).collect();
+    assert!(["PATH", "HOME", "ADT_STORE", "https_proxy"].iter().all(|name| names.contains(name)), "{names:?}");
+    assert!(secrets.iter().all(|(name, _)| !names.contains(name)), "{names:?}");
+    drop(stream);
+    until("the session is gone", || town.sessions().is_empty());
+    town.adt.run("host:halt").ok();
 }
 
 #[test]
