@@ -86,11 +86,11 @@ impl State {
         let mut inner = self.inner();
         let flow = &mut inner.streams[stream as usize];
         let length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-        // A message goes as a whole, so one may be longer than the credit; the next has to wait.
         // Credit bounds bytes, so what has none would be kept without end.
         if length == 0 {
             return Err(Broken::Wrong("it sent data of no bytes".into()));
         }
+        // A message goes as a whole, so one may be longer than the credit; the next has to wait.
         let fits = if stream == Stream::Told { flow.allowed > 0 } else { length <= flow.allowed };
         if !fits || flow.over {
             return Err(Broken::Wrong(format!("it sent {length} bytes that nobody allowed")));

@@ -10,8 +10,9 @@ use super::frame::{self, Broken, Frame, Kind, Reader, Source};
 use super::message::Open;
 use super::{Stream, message};
 
-/// So many channels one connection may have at a time. Each has threads and boxes of who answers, and a command needs one or two.
-pub const CHANNELS: usize = 16;
+/// So many channels one connection may have at a time. Each has threads and boxes of who answers; `env:exec` has one for each machine
+/// of an environment, of which there are at most 61.
+pub const CHANNELS: usize = 64;
 
 /// One side of a connection whose greetings were exchanged.
 #[derive(Clone)]

@@ -315,7 +315,7 @@ fn nobody_sends_what_was_not_allowed() {
         (vec![of_kind(Kind::Open, b"{\"ask\":{\"request\":\"env-up\",\"id\":{\"platform\":\"../..\"}}}")], "unreadable"),
         (vec![open(3), of_kind(Kind::Data, &[0])], "data of no bytes"),
         (vec![open(3), of_kind(Kind::Credit, &[3, 0, 0, 0, 9]), of_kind(Kind::Told, b"")], "data of no bytes"),
-        (many, "more than 16 channels"),
+        (many, "more than 64 channels"),
         (words, "more than 1024 words"),
     ] {
         let told = hung_up(&frames);
