@@ -36,6 +36,15 @@ impl Beneath {
             Some(user) => openat2(&walk::open(folder, user)?, ".", FOLDER, Mode::empty(), BENEATH)?,
             None => open(folder, FOLDER | OFlags::NOFOLLOW, Mode::empty())?,
         };
+        Self::new(root)
+    }
+
+    /// One that is held already.
+    pub fn of(folder: &OwnedFd) -> io::Result<Self> {
+        Self::new(openat2(folder, ".", FOLDER, Mode::empty(), BENEATH)?)
+    }
+
+    fn new(root: OwnedFd) -> io::Result<Self> {
         let stat = fstat(&root)?;
         Ok(Self { root, owner: (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)) })
     }

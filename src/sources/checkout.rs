@@ -16,16 +16,17 @@
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Dir, Mode, OFlags, open, renameat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, open, openat, renameat, statat};
 use rustix::io::Errno;
 
 use super::git::{self, Person};
 use super::mirror::Mirror;
+use super::workspace::Place;
 use super::{Error, Result, workspace};
 use crate::disk;
 use crate::disk::tree;
@@ -252,26 +253,45 @@ fn unpushed(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<u
 
 /// Removes a checkout that nobody needs any more. One rename makes it gone; what was in it is put away. The emptied folder
 /// stays until its environment goes: machines may have it mounted, and over a folder that is gone no other can be mounted.
-pub fn discard(person: &Person, folder: &Path) -> Result<()> {
-    let Ok(meta) = fs::symlink_metadata(folder) else { return Ok(()) };
-    let gone = beside(folder, &format!("{GONE}{}", meta.ino()));
-    disk::put_spare(folder, &gone).map_err(io("remove", folder))?;
-    put_away(person, &gone, Part::Inside)
+pub fn discard(person: &Person, keeper: u32, folder: &Path) -> Result<()> {
+    let (Some(workspace), Some(name)) = (folder.parent(), folder.file_name()) else { return Ok(()) };
+    let Some(place) = Place::open(workspace, keeper, person)? else { return Ok(()) };
+    let failed = |error: Errno| io("remove", folder)(error.into());
+    let stat = match statat(&place.workspace, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    let gone = format!(".{}.{GONE}{}", name.to_string_lossy(), stat.st_ino);
+    renameat(&place.workspace, name, &place.workspace, &gone).map_err(failed)?;
+    put_away(&place, person, workspace, OsStr::new(&gone), Part::Inside)
 }
 
 /// In the names of folders that are of no more use.
 const GONE: &str = "gone-";
 
-/// Finishes what killed commands began to remove; with `all`, the emptied folders too.
-pub fn sweep(person: &Person, workspace: &Path, all: bool) -> Result<()> {
-    for entry in fs::read_dir(workspace).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_gone = name.starts_with('.') && name.rsplit_once('.').is_some_and(|(_, what)| what.starts_with(GONE));
-        let is_draft = name.starts_with('.') && name.ends_with(".draft");
-        if all && (is_gone || is_draft) {
-            put_away(person, &entry.path(), Part::Whole)?;
-        } else if is_gone {
-            put_away(person, &entry.path(), Part::Inside)?;
+/// Finishes what killed commands began to remove.
+pub fn sweep(person: &Person, keeper: u32, workspace: &Path) -> Result<()> {
+    Place::open(workspace, keeper, person)?.map_or(Ok(()), |place| sweep_in(&place, person, workspace, Part::Inside))
+}
+
+/// Leaves nothing of an environment but what holds work. A folder that somebody else has put there is left as it is.
+pub fn tidy(person: &Person, keeper: u32, workspace: &Path) -> Result<()> {
+    let Ok(Some(place)) = Place::open(workspace, keeper, person) else { return Ok(()) };
+    if place.is_ours() {
+        sweep_in(&place, person, workspace, Part::Whole)?;
+        workspace::remove_empty(&place);
+    }
+    Ok(())
+}
+
+/// With `Whole`, the emptied folders go, too.
+fn sweep_in(place: &Place, person: &Person, workspace: &Path, part: Part) -> Result<()> {
+    for name in names(&place.workspace).map_err(|error| io("look into", workspace)(error.into()))? {
+        let text = name.to_string_lossy();
+        let is_gone = text.starts_with('.') && text.rsplit_once('.').is_some_and(|(_, what)| what.starts_with(GONE));
+        let is_draft = text.starts_with('.') && text.ends_with(".draft");
+        if is_gone || (is_draft && part == Part::Whole) {
+            put_away(place, person, workspace, OsStr::from_bytes(name.to_bytes()), part)?;
         }
     }
     Ok(())
@@ -286,53 +306,47 @@ enum Part {
 
 /// Moves it to where [`put_aside`] finds it: to remove a large tree takes seconds, and nobody need wait for that. What can't be
 /// moved is removed here. Its person may put anything in its place at any time, so a link is only ever removed as what it is.
-fn put_away(person: &Person, path: &Path, part: Part) -> Result<()> {
-    let workspace = path.parent().expect("it lies in an environment's folder");
-    let failed = |error: Errno| io("remove", path)(error.into());
-    let inside = match part {
-        Part::Whole => None,
-        Part::Inside => inside(path).map_err(failed)?,
+fn put_away(place: &Place, person: &Person, workspace: &Path, name: &OsStr, part: Part) -> Result<()> {
+    let path = workspace.join(name);
+    let failed = |error: Errno| io("remove", &path)(error.into());
+    let folder = match (part, openat(&place.workspace, name, FOLDER, Mode::empty())) {
+        (Part::Whole, _) | (_, Err(Errno::NOTDIR | Errno::LOOP)) => None,
+        (Part::Inside, other) => Some(other.map_err(failed)?),
     };
-    let (from, names) = match inside {
-        Some(found) => found,
-        None => {
-            let name = path.file_name().expect("what lies in a folder has a name");
-            let name = CString::new(name.as_bytes()).expect("a path holds no NUL");
-            (open(workspace, FOLDER, Mode::empty()).map_err(failed)?, vec![name])
-        }
+    let inside = match &folder {
+        // Another's folder that its person got hold of is not theirs to empty.
+        Some(folder) if person.only && fstat(folder).map_err(failed)?.st_uid != person.user() => return Ok(()),
+        Some(folder) => names(folder).map_err(failed)?,
+        None => vec![CString::new(name.as_bytes()).expect("a path holds no NUL")],
     };
-    if names.is_empty() {
+    if inside.is_empty() {
         return Ok(());
     }
-    let aside = workspace.parent().and_then(|platform| aside(platform, person));
-    for name in names {
-        if aside.as_ref().is_some_and(|aside| renameat(&from, &name, aside, &name).is_ok()) {
+    let from = folder.as_ref().unwrap_or(&place.workspace);
+    let aside = workspace.parent().and_then(|platform| aside(place, platform, person));
+    for name in inside {
+        if aside.as_ref().is_some_and(|aside| renameat(from, &name, aside, &name).is_ok()) {
             continue;
         }
-        let path = Path::new("/proc/self/fd").join(from.as_raw_fd().to_string()).join(OsStr::from_bytes(name.to_bytes()));
-        tree::remove(&path).map_err(io("remove", &path))?;
+        let held = workspace::in_held(from, OsStr::from_bytes(name.to_bytes()));
+        tree::remove(&held).map_err(io("remove", &path))?;
     }
     Ok(())
 }
 
-/// A folder and the names in it; `None` where it is none.
-fn inside(path: &Path) -> std::result::Result<Option<(OwnedFd, Vec<CString>)>, Errno> {
-    let folder = match open(path, FOLDER, Mode::empty()) {
-        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-        other => other?,
-    };
+fn names(folder: &OwnedFd) -> std::result::Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(&folder)? {
+    for entry in Dir::read_from(folder)? {
         names.push(entry?.file_name().to_owned());
     }
     names.retain(|name| ![c".", c".."].contains(&name.as_c_str()));
-    Ok(Some((folder, names)))
+    Ok(names)
 }
 
 /// A new folder for what is put away. `None` where there can be none.
-fn aside(platform: &Path, person: &Person) -> Option<OwnedFd> {
-    let store = workspace::make(platform, SPARES, person).ok()?;
-    let folder = tempfile::Builder::new().prefix(ASIDE).tempdir_in(store).ok()?;
+fn aside(place: &Place, platform: &Path, person: &Person) -> Option<OwnedFd> {
+    let store = workspace::make_in(&place.platform, &platform.join(SPARES), person).ok()?;
+    let folder = tempfile::Builder::new().prefix(ASIDE).tempdir_in(workspace::in_held(&store, OsStr::new(""))).ok()?;
     open(folder.keep(), FOLDER, Mode::empty()).ok()
 }
 
@@ -398,7 +412,8 @@ mod tests {
     #[test]
     fn what_is_gone_is_put_away_and_no_link_is_followed() {
         let platform = tempfile::tempdir().unwrap();
-        let workspace = workspace::make(platform.path(), "1161", &Person::default()).unwrap();
+        let keeper = rustix::process::geteuid().as_raw();
+        let workspace = workspace::make(platform.path(), keeper, "1161", &Person::default()).unwrap();
         let others = tempfile::tempdir().unwrap();
         fs::write(others.path().join("work"), "").unwrap();
         symlink(others.path(), workspace.join(".link.gone-1")).unwrap();
@@ -411,13 +426,13 @@ mod tests {
             names.filter(|name| name != ".gitignore").collect::<BTreeSet<_>>()
         };
         let person = Person::default();
-        sweep(&person, &workspace, false).unwrap();
+        sweep(&person, keeper, &workspace).unwrap();
         assert_eq!(left(&workspace), [".www.gone-7", "www"].map(str::to_owned).into());
         assert_eq!(left(&workspace.join(".www.gone-7")), BTreeSet::new());
-        discard(&person, &workspace.join("www")).unwrap();
-        discard(&person, &workspace.join("www")).unwrap();
-        sweep(&person, &workspace, true).unwrap();
-        assert_eq!(left(&workspace), BTreeSet::new());
+        discard(&person, keeper, &workspace.join("www")).unwrap();
+        discard(&person, keeper, &workspace.join("www")).unwrap();
+        tidy(&person, keeper, &workspace).unwrap();
+        assert!(!workspace.exists());
         let aside = put_aside(platform.path());
         let put: usize = aside.iter().map(|folder| left(folder).len()).sum();
         assert_eq!(put, 6, "the link, what was in two trees, and the two emptied folders: {aside:?}");

@@ -16,19 +16,19 @@ use adt::store::Owner;
 
 use super::fakes::{Host, PLATFORM, Process, id};
 
-const ADA: u32 = 70_001;
-const EVA: u32 = 70_002;
+pub const ADA: u32 = 70_001;
+pub const EVA: u32 = 70_002;
 const SECRET: &str = "root alone may read this";
 
 /// A host on which Ada and Eva have folders, and root has one that is closed to them.
-struct Town {
-    host: Host,
+pub struct Town {
+    pub host: Host,
     _folder: tempfile::TempDir,
 }
 
 impl Town {
     /// `None`, said loudly, where this is not root.
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "in CI this test must run as root");
             eprintln!("NOT RUN: this test needs root, which alone can be anybody");
@@ -47,7 +47,7 @@ impl Town {
         Some(town)
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub fn at(&self, path: &str) -> PathBuf {
         self.host.folder.join(path)
     }
 
@@ -63,11 +63,11 @@ impl Town {
         process
     }
 
-    fn ada(&self) -> Process {
+    pub fn ada(&self) -> Process {
         self.member("ada", ADA)
     }
 
-    fn eva(&self) -> Process {
+    pub fn eva(&self) -> Process {
         self.member("eva", EVA)
     }
 
@@ -81,13 +81,13 @@ impl Town {
     }
 }
 
-fn copy(from: &Path, to: &Path, owner: u32) {
+pub fn copy(from: &Path, to: &Path, owner: u32) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
     let own = format!("{owner}:{owner}");
     assert!(Command::new("chown").args(["-R", &own]).arg(to).status().unwrap().success());
 }
 
-fn give(path: &Path, text: &str, owner: u32) {
+pub fn give(path: &Path, text: &str, owner: u32) {
     fs::write(path, text).unwrap();
     chown(path, Some(owner), Some(owner)).unwrap();
 }
@@ -329,8 +329,8 @@ fn no_copy_and_no_output_goes_beyond_its_callers_rights() {
 }
 
 /// A platform of Eva's with a site from this repository, which she knows how to name.
-fn with_site(town: &Town, origin: &Path) -> PathBuf {
-    let folder = town.platform("eva", EVA, "news");
+pub fn with_site(town: &Town, place: &str, origin: &Path) -> PathBuf {
+    let folder = town.platform(place, EVA, "news");
     let text = PLATFORM.replace("\"shop\"", "\"news\"");
     let text = text.replace("[sites.www]", &format!("[sites.www]\nsource = \"{}\"", origin.display()));
     give(&folder.join("platform.toml"), &text, EVA);
@@ -339,11 +339,11 @@ fn with_site(town: &Town, origin: &Path) -> PathBuf {
     folder
 }
 
-fn news(name: &str) -> EnvironmentId {
+pub fn news(name: &str) -> EnvironmentId {
     EnvironmentId { platform: "news".parse().unwrap(), name: name.parse().unwrap() }
 }
 
-fn init_news(name: &str) -> Request {
+pub fn init_news(name: &str) -> Request {
     Request::EnvInit { id: news(name), sites: Vec::new(), on: None, shared: false, dry_run: false }
 }
 
@@ -354,7 +354,7 @@ fn a_mirror_gives_a_member_only_what_its_origin_gives_them() {
     town.host.process("env:init").done(init("1161"));
     // It is on this host now; its origin is closed to Eva.
     fs::set_permissions(town.host.origin(), PermissionsExt::from_mode(0o700)).unwrap();
-    let folder = with_site(&town, &town.host.origin());
+    let folder = with_site(&town, "eva", &town.host.origin());
     let dry = Request::EnvInit { id: news("1"), sites: Vec::new(), on: None, shared: false, dry_run: true };
     let ran = town.eva().run(dry);
     assert!(!format!("{:?}", ran.events).contains("hotfix"), "{:?}", ran.events);
@@ -378,7 +378,7 @@ fn a_checkout_that_became_a_way_to_anothers_folder_is_not_touched() {
     copy(&town.host.origin(), &town.at("owned"), EVA);
     fs::remove_dir_all(town.host.origin()).unwrap();
     copy(&town.at("owned"), &town.host.origin(), EVA);
-    let folder = with_site(&town, &town.host.origin());
+    let folder = with_site(&town, "eva", &town.host.origin());
     town.eva().done(init_news("1"));
     assert_eq!(fs::read_to_string(folder.join("1/www/app.ini")).unwrap().split(' ').next(), Some("hotfix"));
     // Ada has a folder of the same form.

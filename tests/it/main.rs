@@ -28,6 +28,7 @@ mod hostile_memory;
 mod hostile_neighbour;
 mod hostile_network;
 mod hostile_page;
+mod hostile_paths;
 mod hostile_platform;
 mod hostile_power;
 mod hostile_release;

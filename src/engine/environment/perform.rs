@@ -171,7 +171,7 @@ impl Engine {
             Action::Discard { site: name } => self.discard(&step.environment, name, site(name), events)?,
             Action::Forget => {
                 // Before the record goes, which alone says where the folder is.
-                scene.workspace.as_deref().map_or(Ok(()), |folder| self.tidy_workspace(folder))?;
+                scene.workspace.as_deref().map_or(Ok(()), |folder| self.tidy_workspace(&step.environment, folder))?;
                 self.store.keys.forget(&step.environment)?;
                 self.store.snapshots.forget(&step.environment)?;
                 self.store.database.forget_environment(&step.environment)?;

@@ -213,14 +213,14 @@ impl Engine {
     ) -> Result<(), Failure> {
         let (mirror, code) = (known_mirror(site), &site.code);
         let platform = site.folder.parent().and_then(Path::parent).expect("a checkout lies in an environment's folder");
-        let person = self.person_of(site.owner);
+        let (person, keeper) = (self.person_of(site.owner), self.keeper_of(&id.platform)?);
         let occupied = |error| match error {
             sources::Error::Occupied { folder } => Failure::new(Kind::Conflict, format!("check out site `{name}`"))
                 .cause(format!("`{}` is there and is not adt's", folder.display()))
                 .hint("move it away, or give the environment another name"),
             other => at_checkout(&site.folder, other),
         };
-        let workspace = workspace::make(platform, id.name.as_str(), &person).map_err(occupied)?;
+        let workspace = workspace::make(platform, keeper, id.name.as_str(), &person).map_err(occupied)?;
         if let Some(owner) = site.owner {
             walk::open(&workspace, owner).map_err(|error| {
                 Failure::new(Kind::Conflict, format!("use the folder `{}`", workspace.display()))
@@ -228,7 +228,7 @@ impl Engine {
                     .hint("move it away, then run the same command again")
             })?;
         }
-        checkout::sweep(&person, &workspace, false)?;
+        checkout::sweep(&person, keeper, &workspace)?;
         self.show_access(mirror, events)?;
         if !mirror.has(&code.commit)? {
             self.fetch(mirror, None, events)?;
@@ -270,7 +270,11 @@ impl Engine {
     ) -> Result<(), Failure> {
         match self.work_in(site) {
             None => {
-                checkout::discard(&self.person_of(site.owner), &site.folder).map_err(|error| at_checkout(&site.folder, error))?
+                let discarded = checkout::discard(&self.person_of(site.owner), self.keeper_of(&id.platform)?, &site.folder);
+                // Where somebody bent the way to it there is nothing that is known to be adt's, and the site goes all the same.
+                if let Err(error) = discarded {
+                    events.warn(format!("`{}` is left as it is: {}", site.folder.display(), at_checkout(&site.folder, error)));
+                }
             }
             Some(work) => events.warn(format!("`{}` is kept: {work}", site.folder.display())),
         }
@@ -358,17 +362,19 @@ impl Engine {
         if self.store.database.platform(&record.name)?.is_none() {
             return Ok(());
         }
-        let spares = workspace::make(&record.folder, checkout::SPARES, person)?;
+        let spares = workspace::make(&record.folder, self.keeper_of(&record.name)?, checkout::SPARES, person)?;
         Ok(checkout::make_spare(mirror, person, &spares, &Stand { branch, commit })?)
     }
 
     /// Leaves nothing of an environment in its platform's folder but what holds work.
-    pub(in crate::engine) fn tidy_workspace(&self, folder: &Path) -> Result<(), Failure> {
-        if workspace::is_ours(folder) {
-            checkout::sweep(&self.person(), folder, true)?;
-            workspace::remove_empty(folder);
-        }
-        Ok(())
+    pub(in crate::engine) fn tidy_workspace(&self, id: &EnvironmentId, folder: &Path) -> Result<(), Failure> {
+        Ok(checkout::tidy(&self.person(), self.keeper_of(&id.platform)?, folder)?)
+    }
+
+    /// Whose a platform's folder is to be. Of one that adt forgot nothing but root's is touched.
+    fn keeper_of(&self, platform: &PlatformName) -> Result<u32, Failure> {
+        let record = self.store.database.platform(platform)?;
+        Ok(record.and_then(|record| self.keeper(&record)).map_or(0, |keeper| keeper.user))
     }
 
     /// Removes what was prepared for environments of a platform that is to be forgotten; waits for whoever prepares. Nobody
@@ -376,7 +382,7 @@ impl Engine {
     pub(in crate::engine) fn remove_spares(&self, record: &PlatformRecord, events: &Events) -> Result<Lock, Failure> {
         let what = format!("the spare checkouts of `{}`", record.name);
         let lock = self.lock(&spares_lock(&record.name), &what, events)?;
-        workspace::remove(&record.folder.join(checkout::SPARES))?;
+        workspace::remove(&record.folder.join(checkout::SPARES), self.keeper_of(&record.name)?)?;
         Ok(lock)
     }
 }
