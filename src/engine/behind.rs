@@ -3,9 +3,13 @@
 
 use super::Engine;
 use super::open::program;
+use super::permission::Authority;
 use crate::exec::Command;
 use crate::model::{Failure, PlatformName, Request};
 use crate::sources::checkout;
+
+/// Tells a command that starts as root for a person that these are a member's rights. It only takes rights away.
+pub const FOR_MEMBER: &str = "ADT_FOR_MEMBER";
 
 impl Engine {
     /// After a request that went well.
@@ -28,11 +32,15 @@ impl Engine {
         Ok(())
     }
 
-    /// It works for the same person, as behind sudo.
+    /// It works for the same person with the same rights.
     fn for_caller(&self, command: Command) -> Command {
         let ids = self.caller.account.as_ref().map(|account| (account.user.to_string(), account.group.to_string()));
         let (user, group) = ids.unwrap_or_default();
-        command.env("SUDO_USER", &self.caller.user).env("SUDO_UID", user).env("SUDO_GID", group)
+        let command = command.env("SUDO_USER", &self.caller.user).env("SUDO_UID", user).env("SUDO_GID", group);
+        match self.caller.authority {
+            Authority::Root => command,
+            Authority::Member => command.env(FOR_MEMBER, "1"),
+        }
     }
 
     /// Trees that commands put aside, this one or one before whose removal was killed.

@@ -1,21 +1,24 @@
-//! Bare mirrors of sites' repositories, one for each address, shared by every environment of this host.
+//! Bare mirrors of sites' repositories: for each address one of root's and of who works behind sudo, and one of each member.
 //!
 //! ```text
 //! <store>/sources/             0711: who does not know a name can't find it
 //!   www-3f2a….git/             root's, closed to all but those who use it (an access list, as a process list tells its name);
-//!                              the name holds a hash of the store's identity and the address
+//!                              the name holds a hash of the store's identity, the address and the member
 //!     adt-template/            what a new checkout begins with: origin, its branches, where objects are
 //!     adt-fetched              when it was last known to be as its origin (seconds since 1970)
 //!   .fetch-www-3f2a….git/      the caller's, only while one of theirs fetches
 //! ```
 //! The network part runs as the person who asks, with their keys, agents and settings, and brings packs into a folder of
 //! theirs. Root then reads these as data: `index-pack` computes every object's name itself, so nobody can put something
-//! wrong into what others share, and no setting of a user's is ever read by root.
+//! wrong into a commit, and no setting of a user's is ever read by root.
+//!
+//! What lies at an address is the word of the git that asked, and a member's git answers what its settings make it answer. So
+//! branches, the access list and the lock are each member's own: nobody's lie reaches another, and nobody waits for another.
 //!
 //! Checkouts borrow objects from here, so nothing is ever pruned: a branch that was rewritten or deleted at its origin
 //! leaves its commits behind for those who use them.
 //!
-//! Not chosen: fetching as root with the user's keys (their settings may name programs to run); hard links instead of
+//! Not chosen: one mirror for all, where each shows that the origin lets them in (their own git says so); fetching as root with the user's keys (their settings may name programs to run); hard links instead of
 //! borrowing (other filesystems would need a copy of every object); hard links to the objects of an origin on this host
 //! (its owner could change them under everybody, and what it borrows itself could go).
 
@@ -80,8 +83,24 @@ impl Fetch<'_> {
 }
 
 impl Mirror {
+    /// Root's, and of who works behind sudo.
     pub fn of(store: &Store, address: &str) -> Self {
-        let hash = Sha256::digest(format!("{}\0{address}", store.install()));
+        Self::named(store, address, &Self::hash(store, address))
+    }
+
+    /// This member's alone.
+    pub fn of_member(store: &Store, address: &str, user: u32) -> Self {
+        // The hash of a hash: no address makes another's name of it.
+        let mut hash = Self::hash(store, address);
+        hash.extend(user.to_le_bytes());
+        Self::named(store, address, &Sha256::digest(hash))
+    }
+
+    fn hash(store: &Store, address: &str) -> Vec<u8> {
+        Sha256::digest(format!("{}\0{address}", store.install())).to_vec()
+    }
+
+    fn named(store: &Store, address: &str, hash: &[u8]) -> Self {
         let origin = Address::new(address);
         let hash: String = hash[..10].iter().map(|byte| format!("{byte:02x}")).collect();
         let folder = store.folder.join("sources").join(format!("{}-{hash}.git", readable(&origin.shown)));
@@ -147,12 +166,6 @@ impl Mirror {
             }
             _ => self.io("close to other users")(error),
         })
-    }
-
-    /// Whether this person was let in, so that they have shown before that its origin gives it to them.
-    pub fn lets_in(&self, person: &Person) -> Result<bool> {
-        let users = || access::users(&self.folder).map_err(self.io("look at"));
-        Ok(person.user() == 0 || (self.exists() && users()?.contains(&person.user())))
     }
 
     pub fn branches(&self) -> Result<Branches> {

@@ -62,6 +62,11 @@ impl Keys {
         }
     }
 
+    /// Whether an environment has a key already.
+    pub fn exists(&self, id: &EnvironmentId) -> bool {
+        self.path(id).exists()
+    }
+
     /// Takes the environment's secrets away; none is fine.
     pub fn forget(&self, id: &EnvironmentId) -> Result<()> {
         let path = self.path(id);

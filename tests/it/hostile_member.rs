@@ -348,6 +348,150 @@ pub fn init_news(name: &str) -> Request {
 }
 
 #[test]
+fn what_a_members_git_says_of_an_origin_is_for_nobody_else() {
+    let Some(town) = Town::new() else { return };
+    town.host.define_with_source();
+    let origin = town.host.origin();
+    // Ada may read it, and nobody else but root.
+    copy(&origin, &town.at("owned"), ADA);
+    fs::remove_dir_all(&origin).unwrap();
+    copy(&town.at("owned"), &origin, ADA);
+    fs::remove_dir_all(town.at("owned")).unwrap();
+    fs::set_permissions(&origin, PermissionsExt::from_mode(0o700)).unwrap();
+    let ada = town.platform("ada", ADA, "mail");
+    let sourced = |name: &str| {
+        PLATFORM
+            .replace("\"shop\"", &format!("\"{name}\""))
+            .replace("[sites.www]", &format!("[sites.www]\nsource = \"{}\"", origin.display()))
+    };
+    give(&ada.join("platform.toml"), &sourced("mail"), ADA);
+    let init = PlatformInit { source: ada.display().to_string(), branch: None, into: None, here: town.at("ada") };
+    town.ada().done(Request::PlatformInit(init));
+    let mail = |name: &str| EnvironmentId { platform: "mail".parse().unwrap(), name: name.parse().unwrap() };
+    let make = |id| Request::EnvInit { id, sites: Vec::new(), on: None, shared: false, dry_run: false };
+    town.ada().done(make(mail("1")));
+
+    // Eva's git says that the same address is a repository of hers.
+    let decoy = town.at("eva/decoy");
+    fs::create_dir(&decoy).unwrap();
+    let git = |words: &[&str]| {
+        let git = Command::new("git")
+            .args(["-c", "user.name=Eva", "-c", "user.email=eva@example.org", "-C"])
+            .arg(&decoy)
+            .args(words)
+            .status();
+        assert!(git.unwrap().success(), "{words:?}");
+    };
+    git(&["init", "--quiet", "-b", "main"]);
+    fs::write(decoy.join("version"), "decoy").unwrap();
+    git(&["add", "."]);
+    git(&["commit", "--quiet", "-m", "decoy"]);
+    copy(&decoy, &town.at("eva/given"), EVA);
+    let lie = format!("[url \"{}\"]\n\tinsteadOf = {}\n", town.at("eva/given").display(), origin.display());
+    give(&town.at("eva/.gitconfig"), &lie, EVA);
+    let folder = with_site(&town, &origin);
+    town.eva().done(init_news("1"));
+    assert_eq!(fs::read_to_string(folder.join("1/www/version")).unwrap(), "decoy", "her git lied to her");
+    // It lies to nobody else, and let her into nothing.
+    town.ada().done(make(mail("2")));
+    assert_eq!(fs::read_to_string(ada.join("2/www/version")).unwrap(), "one");
+    let ours = fs::read_dir(town.host.store().join("sources")).unwrap().flatten().map(|entry| entry.path());
+    let mirrors: Vec<_> = ours.filter(|path| path.is_dir()).collect();
+    assert_eq!(mirrors.len(), 2, "{mirrors:?}");
+    let reads = |user: u32, mirror: &Path| {
+        use std::os::unix::process::CommandExt;
+        Command::new("cat").arg(mirror.join("packed-refs")).uid(user).gid(user).output().unwrap().status.success()
+    };
+    assert!(mirrors.iter().all(|mirror| reads(ADA, mirror) != reads(EVA, mirror)), "each is one person's");
+    // Nor does the lock of hers keep anybody: another command would be told that it is busy.
+    assert_eq!(mirrors.iter().filter(|mirror| reads(EVA, mirror)).count(), 1);
+    town.ada().done(Request::EnvDestroy { id: mail("1"), dry_run: false });
+    town.ada().done(Request::EnvDestroy { id: mail("2"), dry_run: false });
+    town.eva().done(Request::EnvDestroy { id: news("1"), dry_run: false });
+}
+
+#[test]
+fn work_behind_a_command_uses_the_keys_of_its_caller_for_the_callers_platforms_alone() {
+    let Some(town) = Town::new() else { return };
+    town.host.define_with_source();
+    let origin = town.host.origin();
+    // Only Ada may read it; Eva's platform names it.
+    fs::set_permissions(&origin, PermissionsExt::from_mode(0o700)).unwrap();
+    let folder = with_site(&town, &origin);
+    chown_all(&origin, ADA);
+    let news: adt::model::PlatformName = "news".parse().unwrap();
+    for process in [town.ada(), town.host.process("a command")] {
+        process.engine.refresh_sources(Some(&news)).unwrap();
+        let sources = town.host.store().join("sources");
+        assert!(fs::read_dir(&sources).map_or(0, |all| all.count()) == 0, "nothing was fetched for Eva");
+        assert!(!folder.join(".adt").exists());
+    }
+    // With what she may read herself, she has it prepared.
+    chown_all(&origin, EVA);
+    town.eva().engine.refresh_sources(Some(&news)).unwrap();
+    assert!(folder.join(".adt").exists());
+}
+
+fn chown_all(folder: &Path, owner: u32) {
+    assert!(Command::new("chown").args(["-R", &format!("{owner}:{owner}")]).arg(folder).status().unwrap().success());
+}
+
+#[test]
+fn what_a_lost_store_left_becomes_no_members() {
+    let Some(town) = Town::new() else { return };
+    town.ada().done(init("1161"));
+    town.host.process("a lost store").engine.store.database.forget_environment(&id("1161")).unwrap();
+    let failure = refused(&town.eva(), init("1161"));
+    assert_eq!(failure.kind, Kind::Privilege, "{failure}");
+    let told = format!("{failure:?}");
+    assert!(told.contains("web1") && told.contains("the key of its machines") && told.contains("sudo adt env:destroy"), "{told}");
+    assert!(town.eva().engine.store.database.environment(&id("1161")).unwrap().is_none());
+    // Root ends what is left, down to a key alone, and then the name is anybody's.
+    let destroy = || Request::EnvDestroy { id: id("1161"), dry_run: false };
+    town.host.process("env:destroy").done(destroy());
+    town.host.process("a half removal").engine.store.keys.ensure(&id("1161")).unwrap();
+    refused(&town.eva(), init("1161"));
+    town.host.process("env:destroy").done(destroy());
+    town.eva().done(init("1161"));
+    town.eva().done(destroy());
+}
+
+#[test]
+fn no_platform_of_a_member_answers_at_anothers_names() {
+    let Some(town) = Town::new() else { return };
+    let add = |who: &Process, member: &str, owner: u32, name: &str, domain: &str| {
+        let folder = town.at(member).join(name);
+        if !folder.exists() {
+            town.platform(member, owner, name);
+        }
+        let text = PLATFORM.replace("\"shop\"", &format!("\"{name}\"\ndomain = \"{domain}\""));
+        give(&folder.join("platform.toml"), &text, owner);
+        let init = PlatformInit { source: folder.display().to_string(), branch: None, into: None, here: town.at(member) };
+        who.run(Request::PlatformInit(init)).result
+    };
+    add(&town.ada(), "ada", ADA, "mail", "company.test").unwrap();
+    for domain in ["1161.shop.example.test", "shop.example.test", "mail.company.test", "1.mail.company.test"] {
+        let failure = add(&town.eva(), "eva", EVA, "www", domain).expect_err(domain);
+        assert!(failure.kind == Kind::Conflict && failure.to_string().contains(domain), "{failure}");
+    }
+    // From above, as environments that bear the names: `mail.company.test` would be the environment `mail` of `company`.
+    add(&town.eva(), "eva", EVA, "company", "test").expect_err("its environments are others' platforms");
+    add(&town.eva(), "eva", EVA, "example", "test").expect_err("its environments are all platforms");
+    // Beside others is room.
+    add(&town.eva(), "eva", EVA, "www", "company.test").unwrap();
+    add(&town.eva(), "eva", EVA, "www", "elsewhere.test").unwrap();
+    // What was good when it was added is looked at again.
+    let folder = town.at("eva/www");
+    let text = PLATFORM.replace("\"shop\"", "\"www\"\ndomain = \"1.mail.company.test\"");
+    give(&folder.join("platform.toml"), &text, EVA);
+    let id = EnvironmentId { platform: "www".parse().unwrap(), name: "1".parse().unwrap() };
+    let failure = refused(&town.eva(), Request::EnvInit { id, sites: Vec::new(), on: None, shared: false, dry_run: false });
+    assert_eq!(failure.kind, Kind::Conflict, "{failure}");
+    // One's own may lie in each other, and root's anywhere.
+    add(&town.ada(), "ada", ADA, "inner", "1.mail.company.test").unwrap();
+}
+
+#[test]
 fn a_mirror_gives_a_member_only_what_its_origin_gives_them() {
     let Some(town) = Town::new() else { return };
     town.host.define_with_source();

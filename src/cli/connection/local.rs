@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Connection, EachSaid, Io};
 use crate::config::HostSettings;
+use crate::engine::behind::FOR_MEMBER;
 use crate::engine::logs::Query;
 use crate::engine::open::program;
 use crate::engine::permission::Authority;
@@ -93,7 +94,8 @@ fn caller() -> Caller {
     let ids = id("SUDO_UID").zip(id("SUDO_GID")).filter(|(user, _)| *user != 0);
     let account = ids.map(|(id, group)| Account::named(&user, id, group));
     let home = account.as_ref().and_then(|_| home_of(&user));
-    Caller { user, account, authority: Authority::Root, home, command: command() }
+    let authority = if var(FOR_MEMBER).is_some() { Authority::Member } else { Authority::Root };
+    Caller { user, account, authority, home, command: command() }
 }
 
 /// The words of this command, as others see them while they wait for it.

@@ -56,7 +56,7 @@ impl Engine {
                 }
                 return self.raise(&environment, dry_run, events);
             }
-            None => {}
+            None => self.nothing_is_left(id)?,
         }
         let definition = self.definition(&platform, &id.name, sites, on, dry_run, events)?;
         let chosen = sites.iter().filter_map(|wish| Some((wish.site.clone(), wish.branch.clone()?))).collect();
@@ -71,6 +71,27 @@ impl Engine {
             self.remember("created", &id.to_string());
         }
         self.climb(&environment, codes, dry_run, events)
+    }
+
+    /// A lost or replaced store leaves machines and data whose owner nobody knows any more: a new environment of their name
+    /// would take them over, so a member's may not begin there.
+    fn nothing_is_left(&self, id: &EnvironmentId) -> Result<(), Failure> {
+        if self.caller.authority == Authority::Root {
+            return Ok(());
+        }
+        let machines = self.found(id, &self.around(id)?)?;
+        let mut left: Vec<_> = machines.keys().map(|machine| format!("the machine `{}`", id.machine(machine))).collect();
+        left.extend(self.data_of(id)?);
+        if self.store.keys.exists(id) {
+            left.push("the key of its machines".to_owned());
+        }
+        left.extend(self.store.snapshots.list(id)?.into_iter().map(|snapshot| format!("the snapshot `{}`", snapshot.name)));
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(Kind::Privilege, format!("make `{id}`"))
+            .cause(format!("the store has no record of it, but there is still {}", left.join(", ")))
+            .hint(format!("ask root to end it with `sudo adt env:destroy {} {}`, or choose another name", id.platform, id.name)))
     }
 
     fn add(
@@ -252,7 +273,8 @@ impl Engine {
         seen.checkouts = live.keys().cloned().collect();
         let plan = plan(Goal::Gone, &wanted, &seen);
         let data = self.data_of(id)?;
-        if plan.is_empty() {
+        let keeps = self.store.keys.exists(id) || !self.store.snapshots.list(id)?.is_empty();
+        if plan.is_empty() && !keeps {
             if self.remembers("destroyed", &id.to_string()) {
                 return Ok(gone(format!("`{id}` is destroyed already"), plan, data, dry_run));
             }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
+use crate::engine::site::code::address;
 use crate::engine::{Engine, Events};
-use crate::sources::mirror;
+use crate::sources::mirror::{self, Mirror};
 use crate::{tls, trust};
 
 impl Engine {
@@ -40,8 +41,8 @@ impl Engine {
         for record in self.store.database.platforms().unwrap_or_default() {
             let Ok(owner) = std::fs::metadata(&record.folder).map(|meta| meta.uid()) else { continue };
             let sites = self.read_platform(&record).map(|platform| platform.sites).unwrap_or_default();
-            for mirror in sites.iter().filter_map(|site| self.mirror(&record.folder, site)) {
-                people.entry(mirror.folder).or_default().insert(owner);
+            for address in sites.iter().filter_map(|site| address(&record.folder, site)) {
+                people.entry(Mirror::of(&self.store, &address).folder).or_default().insert(owner);
             }
         }
         for folder in open {

@@ -95,6 +95,7 @@ impl Engine {
             .map_err(|fault| Failure::new(Kind::Usage, format!("give `{id}` its host names")).faults([fault]))?;
         self.check_providers(&platform)?;
         let keeper = self.keeper(record);
+        self.check_domain(&platform, keeper.as_ref())?;
         let needed = self.platform_boxes(&platform, keeper.as_ref())?;
         self.build_missing(&needed, dry_run, events)?;
         let mut in_use = BTreeMap::new();

@@ -172,6 +172,7 @@ impl Engine {
     fn sound(&self, folder: &Path, keeper: Option<&Account>) -> Result<Platform, Failure> {
         let platform = on_files_of(keeper, || config::platform::read(&folder.join("platform.toml")))?;
         self.check_providers(&platform)?;
+        self.check_domain(&platform, keeper)?;
         self.boxes_of(&platform, keeper)?;
         Ok(platform)
     }

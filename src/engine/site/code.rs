@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::engine::at_once::join;
 use crate::engine::events::Events;
 use crate::engine::permission::Authority;
-use crate::exec::account;
+use crate::exec::{Account, account};
 use crate::model::topology::Mode;
 use crate::model::{BranchName, EnvironmentId, Event, Failure, Kind, Platform, PlatformName, Site, SiteName};
 use crate::sources::branch::{self, Pick, Wish};
@@ -58,16 +58,14 @@ impl Engine {
     /// The same for codes that the store does not have, or not yet.
     pub(in crate::engine) fn live_sites_of(&self, environment: &Environment, codes: Codes) -> LiveSites {
         let platform = &environment.definition.platform;
-        let mut live = self.live_sites_in(&workspace_of(environment), &platform.folder, &platform.sites, codes);
-        live.values_mut().for_each(|site| site.owner = environment.owner.user);
-        live
+        self.live_sites_in(&workspace_of(environment), &platform.folder, &platform.sites, codes, environment.owner.user)
     }
 
-    fn live_sites_in(&self, workspace: &Path, platform: &Path, sites: &[Site], codes: Codes) -> LiveSites {
+    fn live_sites_in(&self, workspace: &Path, platform: &Path, sites: &[Site], codes: Codes, owner: Option<u32>) -> LiveSites {
         let live = codes.into_iter().filter(|(_, code)| code.mode == Mode::Live).map(|(name, code)| {
             let site = sites.iter().find(|site| site.name == name);
-            let mirror = site.and_then(|site| self.mirror(platform, site));
-            (name.clone(), LiveSite { folder: workspace.join(name.as_str()), mirror, code, owner: None })
+            let mirror = site.and_then(|site| self.mirror(platform, site, owner));
+            (name.clone(), LiveSite { folder: workspace.join(name.as_str()), mirror, code, owner })
         });
         live.collect()
     }
@@ -81,16 +79,30 @@ impl Engine {
         let Some(record) = self.store.database.platform(&id.platform)? else { return Ok((LiveSites::new(), None)) };
         let sites = self.read_platform(&record).map(|platform| platform.sites).unwrap_or_default();
         let workspace = record.folder.join(id.name.as_str());
-        Ok((self.live_sites_in(&workspace, &record.folder, &sites, self.codes(id)?), Some(workspace)))
+        Ok((self.live_sites_in(&workspace, &record.folder, &sites, self.codes(id)?, None), Some(workspace)))
     }
 
-    /// The mirror of a site's source; `None` for a site whose code is its box's.
-    pub(in crate::engine) fn mirror(&self, platform: &Path, site: &Site) -> Option<Mirror> {
-        let source = site.code.source.as_ref()?;
-        let is_path = !sources::git::is_address(source.trim_end_matches(".git"));
-        // A path is meant as the file has it that it stands in, wherever adt is run.
-        let address = if is_path { platform.join(source).display().to_string() } else { source.clone() };
-        Some(Mirror::of(&self.store, &address))
+    /// The mirror of a site's source for an environment of this owner; `None` for a site whose code is its box's.
+    pub(in crate::engine) fn mirror(&self, platform: &Path, site: &Site, owner: Option<u32>) -> Option<Mirror> {
+        let address = address(platform, site)?;
+        let person = self.fetches_for(owner);
+        let is_roots = self.caller.authority == Authority::Root && person.user() == self.person().user();
+        Some(if is_roots { Mirror::of(&self.store, &address) } else { Mirror::of_member(&self.store, &address, person.user()) })
+    }
+
+    /// With whose keys and settings sources of this owner's environments are fetched: the owner's, whoever starts it. What the
+    /// caller may read is nothing that somebody else's platform could ask for. Nobody's work is done with root's.
+    fn fetches_for(&self, owner: Option<u32>) -> Person {
+        let caller = self.person();
+        match owner.filter(|owner| *owner != 0 && *owner != caller.user()) {
+            Some(owner) => Person { home: account::home_of(owner), account: Some(Account::of(owner)), ..caller },
+            None => caller,
+        }
+    }
+
+    /// Whose an environment is; nobody's yet, where it is about to be made.
+    pub(in crate::engine) fn owner_of(&self, id: &EnvironmentId) -> Result<Option<u32>, Failure> {
+        Ok(self.store.database.environment(id)?.and_then(|environment| environment.owner.user))
     }
 
     /// Chooses what each site with a source runs, where that is not decided yet. Uses the network only for a repository
@@ -126,10 +138,11 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<SiteCode, Failure> {
-        let mirror = self.mirror(&platform.folder, site).expect("only sites with a source are asked for");
+        let owner = self.owner_of(id)?;
+        let mirror = self.mirror(&platform.folder, site, owner).expect("only sites with a source are asked for");
         let pattern = pattern(id, site)?;
         let wish = Wish { chosen, pattern: &pattern, default: site.code.default_branch.as_deref() };
-        if dry_run && (!mirror.exists() || self.lacks_access(&mirror)?) {
+        if dry_run && !mirror.exists() {
             events.note(format!("{}: `{}` would be fetched first", site.name, mirror.address));
             let branch = chosen.map_or_else(|| pattern.clone(), ToString::to_string);
             let code =
@@ -137,7 +150,7 @@ impl Engine {
             return Ok(code);
         }
         if !dry_run {
-            self.bring_mirror(&mirror, site, &wish, events)?;
+            self.bring_mirror(&mirror, owner, site, &wish, events)?;
         }
         let branches = mirror.branches()?;
         let Pick { branch, commit, choice } =
@@ -146,20 +159,18 @@ impl Engine {
         Ok(SiteCode { branch, choice, commit, mode: site.code.mode, releases: Vec::new() })
     }
 
-    /// A mirror is everybody's, what is in it is not: a member gets of it what its origin has given to them, too.
-    pub(in crate::engine) fn show_access(&self, mirror: &Mirror, events: &Events) -> Result<(), Failure> {
-        if self.lacks_access(mirror)? { self.fetch(mirror, None, events) } else { Ok(()) }
-    }
-
-    fn lacks_access(&self, mirror: &Mirror) -> Result<bool, Failure> {
-        Ok(self.caller.authority == Authority::Member && mirror.exists() && !mirror.lets_in(&self.person())?)
-    }
-
     /// Makes sure that the mirror is there and has what is wished for, if the origin has it.
-    fn bring_mirror(&self, mirror: &Mirror, site: &Site, wish: &Wish<'_>, events: &Events) -> Result<(), Failure> {
-        if !mirror.exists() || self.lacks_access(mirror)? {
+    fn bring_mirror(
+        &self,
+        mirror: &Mirror,
+        owner: Option<u32>,
+        site: &Site,
+        wish: &Wish<'_>,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        if !mirror.exists() {
             let sentence = format!("fetch the source of site `{}`", site.name);
-            return self.fetch(mirror, None, events).map_err(|failure| Failure { sentence, ..failure });
+            return self.fetch(mirror, owner, None, events).map_err(|failure| Failure { sentence, ..failure });
         }
         let branches = mirror.branches()?;
         let (lacks, patience) = match wish.chosen {
@@ -169,7 +180,7 @@ impl Engine {
         if !lacks || mirror.age(self.now()).is_some_and(|age| age < FRESH_SECONDS) {
             return Ok(());
         }
-        if let Err(failure) = self.fetch(mirror, patience, events) {
+        if let Err(failure) = self.fetch(mirror, owner, patience, events) {
             if failure.kind == Kind::Cancelled {
                 return Err(failure);
             }
@@ -181,9 +192,15 @@ impl Engine {
     }
 
     /// Brings a mirror to what its origin has, one command at a time.
-    pub(in crate::engine) fn fetch(&self, mirror: &Mirror, patience: Option<u32>, events: &Events) -> Result<(), Failure> {
+    pub(in crate::engine) fn fetch(
+        &self,
+        mirror: &Mirror,
+        owner: Option<u32>,
+        patience: Option<u32>,
+        events: &Events,
+    ) -> Result<(), Failure> {
         let lock = self.lock(&mirror.lock_name(), &mirror.address, events)?;
-        self.fetch_locked(&lock, mirror, &self.person(), patience, events)
+        self.fetch_locked(&lock, mirror, &self.fetches_for(owner), patience, events)
     }
 
     fn fetch_locked(
@@ -228,10 +245,16 @@ impl Engine {
                     .hint("move it away, then run the same command again")
             })?;
         }
+<<<<<<< HEAD
         checkout::sweep(&person, keeper, &workspace)?;
         self.show_access(mirror, events)?;
         if !mirror.has(&code.commit)? {
             self.fetch(mirror, None, events)?;
+=======
+        checkout::sweep(&person, &workspace, false)?;
+        if !mirror.exists() || !mirror.has(&code.commit)? {
+            self.fetch(mirror, site.owner, None, events)?;
+>>>>>>> mirrors
         }
         let stand = Stand { branch: &code.branch, commit: &code.commit };
         checkout::make(mirror, &person, &site.folder, &stand).map_err(occupied)?;
@@ -307,21 +330,22 @@ impl Engine {
 
     /// Brings every mirror in use to what its origin has, and makes a working tree ready for the next environment of each
     /// platform; of the platform `built` also where there is no environment yet. For the background: an origin that can't be
-    /// reached, or a mirror that another fetches, is left as it is.
+    /// reached, or a mirror that another fetches, is left as it is. The caller's keys work for the caller's own platforms alone.
     pub fn refresh_sources(&self, built: Option<&PlatformName>) -> Result<(), Failure> {
         let events = Events::unread();
-        for record in self.store.database.platforms()? {
+        let person = self.person();
+        for record in self.store.database.platforms()?.into_iter().filter(|record| self.works_behind_for(record)) {
             let to_come = if built == Some(&record.name) { self.sites_to_come(&record) } else { Vec::new() };
             let mut sites: BTreeMap<SiteName, Site> = to_come.into_iter().map(|site| (site.name.clone(), site)).collect();
-            for environment in self.environments(Some(&record.name))? {
+            let own = |environment: &Environment| environment.owner.user.is_none_or(|owner| owner == person.user());
+            for environment in self.environments(Some(&record.name))?.into_iter().filter(own) {
                 let live = self.live_sites(&environment)?;
                 let own = environment.definition.platform.sites.into_iter().filter(|site| live.contains_key(&site.name));
                 sites.extend(own.map(|site| (site.name.clone(), site)));
             }
             for site in sites.values() {
                 // A site that is live in an older environment may have lost its source since.
-                let Some(mirror) = self.mirror(&record.folder, site) else { continue };
-                let person = self.person_behind(&record);
+                let Some(mirror) = self.mirror(&record.folder, site, None) else { continue };
                 let is_old = || mirror.age(self.now()).is_none_or(|age| age >= FRESH_SECONDS);
                 let holder = self.holder();
                 // Whoever holds the lock brings it up to date; to wait for that would queue up behind an origin that is away.
@@ -339,15 +363,12 @@ impl Engine {
         Ok(())
     }
 
-    /// For whom git works when nobody waits: behind sudo the caller, else the one whose folder it is. Root's keys and settings
-    /// are for nobody's platform but root's.
-    fn person_behind(&self, record: &PlatformRecord) -> Person {
-        let caller = self.person();
+    /// Whether what nobody waits for is done for a platform: where its folder is the caller's, or root's and they have root's
+    /// rights. Root's keys and settings are for nobody's platform but root's, a member's for nobody's but theirs.
+    fn works_behind_for(&self, record: &PlatformRecord) -> bool {
         match self.keeper(record) {
-            Some(keeper) if caller.account.is_none() => {
-                Person { home: account::home_of(keeper.user), account: Some(keeper), ..caller }
-            }
-            Some(_) | None => caller,
+            Some(keeper) => keeper.user == self.person().user(),
+            None => self.caller.authority == Authority::Root,
         }
     }
 
@@ -389,6 +410,14 @@ impl Engine {
 
 fn spares_lock(platform: &PlatformName) -> String {
     format!("spares-{platform}")
+}
+
+/// Where the code of a site comes from.
+pub(in crate::engine) fn address(platform: &Path, site: &Site) -> Option<String> {
+    let source = site.code.source.as_ref()?;
+    let is_path = !sources::git::is_address(source.trim_end_matches(".git"));
+    // A path is meant as the file has it that it stands in, wherever adt is run.
+    Some(if is_path { platform.join(source).display().to_string() } else { source.clone() })
 }
 
 /// Where an environment's checkouts are.

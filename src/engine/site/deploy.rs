@@ -34,6 +34,8 @@ use crate::store::{self, Environment, Lock, SiteCode, Wanted};
 struct Deployable<'a> {
     site: &'a Site,
     mirror: Mirror,
+    /// Whose environment it is for; nobody's yet, where that is about to be made.
+    owner: Option<u32>,
     path: &'a str,
 }
 
@@ -241,11 +243,10 @@ impl Engine {
         events: &Events,
     ) -> Result<SiteCode, Failure> {
         let (site, mirror) = (deployable.site, &deployable.mirror);
-        self.show_access(mirror, events)?;
         if let Some(word) = &what.commit {
             let mut known = if mirror.exists() { export::commit(mirror, word)? } else { None };
             if known.is_none() {
-                self.fetch(mirror, None, events)?;
+                self.fetch(mirror, deployable.owner, None, events)?;
                 known = export::commit(mirror, word)?;
             }
             return known.map(|commit| SiteCode { commit, ..before.clone() }).ok_or_else(|| {
@@ -253,7 +254,7 @@ impl Engine {
                     .cause(format!("no branch or tag of `{}` leads to it", mirror.address))
             });
         }
-        self.fetch(mirror, None, events)?;
+        self.fetch(mirror, deployable.owner, None, events)?;
         let stays = match before.choice {
             Choice::Chosen => BranchName::new(before.branch.clone()).ok(),
             Choice::Ticket | Choice::Default { .. } => None,
@@ -277,9 +278,8 @@ impl Engine {
         events: &Events,
     ) -> Result<Built, Failure> {
         let commit = &code.commit;
-        self.show_access(&deployable.mirror, events)?;
         if !deployable.mirror.exists() || !deployable.mirror.has(commit)? {
-            self.fetch(&deployable.mirror, None, events)?;
+            self.fetch(&deployable.mirror, deployable.owner, None, events)?;
         }
         self.tell_what_is_not_fetched(&deployable.site.name, &deployable.mirror, code, events)?;
         let inputs = inputs(definition, platform, deployable, commit)?;
@@ -344,10 +344,11 @@ impl Engine {
                 .cause(format!("its definition has no `{key}`"))
                 .hint(format!("add e.g. `{key} = \"{example}\"` below `[sites.{}]`, then `adt env:reload`", site.name))
         };
-        let mirror = self.mirror(&definition.platform.folder, site);
+        let owner = self.owner_of(id)?;
+        let mirror = self.mirror(&definition.platform.folder, site, owner);
         let mirror = mirror.ok_or_else(|| lacks("source", "https://git.example.org/shop/www.git"))?;
         let path = site.code.path.as_deref().ok_or_else(|| lacks("path", "/srv/www"))?;
-        Ok(Deployable { site, mirror, path })
+        Ok(Deployable { site, mirror, owner, path })
     }
 
     /// What no environment has and is not among the newest of its site.

@@ -175,9 +175,8 @@ impl Engine {
         let live = self.live_sites(&environment)?;
         let Some(there) = live.get(name) else { return Err(self.not_live(id, site)?) };
         let mirror = known_mirror(there);
-        self.show_access(mirror, events)?;
         if !mirror.exists() || !mirror.branches()?.commits.contains_key(branch.as_str()) {
-            self.fetch(mirror, None, events)?;
+            self.fetch(mirror, there.owner, None, events)?;
         }
         let wish = Wish { chosen: Some(branch), ..Wish::default() };
         let pick = branch::pick(&mirror.address, &wish, &mirror.branches()?)
@@ -231,7 +230,9 @@ impl Engine {
     /// The step that brings a working tree to another branch.
     pub(in crate::engine) fn switch(&self, site: &LiveSite) -> Result<(), Failure> {
         let stand = Stand { branch: &site.code.branch, commit: &site.code.commit };
-        checkout::switch(&self.person_of(site.owner), &site.folder, &stand).map_err(|error| at_checkout(&site.folder, error))
+        let person = self.person_of(site.owner);
+        let borrow = || checkout::borrow(known_mirror(site), &person, &site.folder, &stand);
+        borrow().and_then(|()| checkout::switch(&person, &site.folder, &stand)).map_err(|error| at_checkout(&site.folder, error))
     }
 
     fn not_live(&self, id: &EnvironmentId, site: &Site) -> Result<Failure, Failure> {
