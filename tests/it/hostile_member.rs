@@ -389,7 +389,7 @@ fn what_a_members_git_says_of_an_origin_is_for_nobody_else() {
     copy(&decoy, &town.at("eva/given"), EVA);
     let lie = format!("[url \"{}\"]\n\tinsteadOf = {}\n", town.at("eva/given").display(), origin.display());
     give(&town.at("eva/.gitconfig"), &lie, EVA);
-    let folder = with_site(&town, &origin);
+    let folder = with_site(&town, "eva", &origin);
     town.eva().done(init_news("1"));
     assert_eq!(fs::read_to_string(folder.join("1/www/version")).unwrap(), "decoy", "her git lied to her");
     // It lies to nobody else, and let her into nothing.
@@ -417,7 +417,7 @@ fn work_behind_a_command_uses_the_keys_of_its_caller_for_the_callers_platforms_a
     let origin = town.host.origin();
     // Only Ada may read it; Eva's platform names it.
     fs::set_permissions(&origin, PermissionsExt::from_mode(0o700)).unwrap();
-    let folder = with_site(&town, &origin);
+    let folder = with_site(&town, "eva", &origin);
     chown_all(&origin, ADA);
     let news: adt::model::PlatformName = "news".parse().unwrap();
     for process in [town.ada(), town.host.process("a command")] {

@@ -245,16 +245,9 @@ impl Engine {
                     .hint("move it away, then run the same command again")
             })?;
         }
-<<<<<<< HEAD
         checkout::sweep(&person, keeper, &workspace)?;
-        self.show_access(mirror, events)?;
-        if !mirror.has(&code.commit)? {
-            self.fetch(mirror, None, events)?;
-=======
-        checkout::sweep(&person, &workspace, false)?;
         if !mirror.exists() || !mirror.has(&code.commit)? {
             self.fetch(mirror, site.owner, None, events)?;
->>>>>>> mirrors
         }
         let stand = Stand { branch: &code.branch, commit: &code.commit };
         checkout::make(mirror, &person, &site.folder, &stand).map_err(occupied)?;
