@@ -29,7 +29,7 @@ use super::mirror::Mirror;
 use super::workspace::Place;
 use super::{Error, Result, workspace};
 use crate::disk;
-use crate::disk::tree;
+use crate::disk::{tree, walk};
 use crate::exec::{Account, Command, on_files_of};
 
 /// What a checkout is to be on.
@@ -145,40 +145,42 @@ fn fresh(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> 
 
 /// Lets a checkout borrow from this mirror too, where it lacks the commit: it was made from another, e.g. behind sudo.
 pub fn borrow(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
-    let has = in_it(person, folder).args(["cat-file", "-e", &format!("{}^{{commit}}", stand.commit)]);
+    let it = hold(person, folder)?;
+    let has = it.git().args(["cat-file", "-e", &format!("{}^{{commit}}", stand.commit)]);
     if has.run_any(&mut |_, _| {})?.0.success() {
         return Ok(());
     }
     mirror.admit(person)?;
-    let list = folder.join(".git/objects/info/alternates");
+    let list = workspace::in_held(&it.folder, OsStr::new(".git/objects/info/alternates"));
     let add = || {
         use std::io::Write as _;
         let mut file = fs::OpenOptions::new().append(true).create(true).open(&list)?;
         writeln!(file, "{}", mirror.objects().display())
     };
-    on_files_of(owner(person, folder).account.as_ref(), add).map_err(io("write", &list))
+    on_files_of(it.owner.account.as_ref(), add).map_err(io("write", folder))
 }
 
 /// Brings a checkout to a branch. One of this name that is there keeps its own commits and moves only forward.
 pub fn switch(person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
     let Stand { branch, commit } = stand;
+    let it = hold(person, folder)?;
     let local = format!("refs/heads/{branch}");
     let remote = format!("refs/remotes/origin/{branch}");
-    in_it(person, folder).args(["update-ref", &remote, commit]).run()?;
-    let (known, _) = in_it(person, folder).args(["show-ref", "--verify", "--quiet", &local]).run_any(&mut |_, _| {})?;
+    it.git().args(["update-ref", &remote, commit]).run()?;
+    let (known, _) = it.git().args(["show-ref", "--verify", "--quiet", &local]).run_any(&mut |_, _| {})?;
     // As many writers as processors; git itself knows below how many files that is no use.
-    let checkout = in_it(person, folder).limits(person.limits()).args(["-c", "checkout.workers=0", "checkout", "--quiet"]);
+    let checkout = it.git().limits(person.limits()).args(["-c", "checkout.workers=0", "checkout", "--quiet"]);
     if known.success() {
         checkout.args([*branch, "--"]).run()?;
-        let forward = in_it(person, folder).args(["merge-base", "--is-ancestor", "HEAD", commit]);
+        let forward = it.git().args(["merge-base", "--is-ancestor", "HEAD", commit]);
         if forward.run_any(&mut |_, _| {})?.0.success() {
-            in_it(person, folder).limits(person.limits()).args(["merge", "--quiet", "--ff-only", commit]).run()?;
+            it.git().limits(person.limits()).args(["merge", "--quiet", "--ff-only", commit]).run()?;
         }
     } else {
         checkout.args(["--no-track", "-b", branch, commit, "--"]).run()?;
     }
-    in_it(person, folder).args(["branch", "--quiet", &format!("--set-upstream-to={remote}"), branch]).run()?;
-    pass_over_submodules(&|| in_it(person, folder))
+    it.git().args(["branch", "--quiet", &format!("--set-upstream-to={remote}"), branch]).run()?;
+    pass_over_submodules(&|| it.git())
 }
 
 /// Makes the person's own `git status` and its kin execute nothing that lies in a submodule's folder. The settings that come
@@ -224,13 +226,15 @@ impl State {
 
 /// What is in a checkout. Reading changes nothing in it, and waits for nobody.
 pub fn state(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<State> {
-    let status = in_it(person, folder)
+    let it = hold(person, folder)?;
+    let status = it
+        .git()
         // git compresses what it only compares, where a file is large and was written in the index's own second.
         .args(["-c", "core.compression=0"])
         .args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal", git::NO_SUBMODULES])
         .run()?;
     let mut state = State::parse(&status.text());
-    state.unpushed = unpushed(mirror, person, folder)?;
+    state.unpushed = unpushed(mirror, &it)?;
     Ok(state)
 }
 
@@ -245,20 +249,23 @@ pub fn templates(person: &Person, folder: &Path) -> Result<BTreeSet<Vec<u8>>> {
 }
 
 fn files(person: &Person, folder: &Path, patterns: &[&str]) -> Result<BTreeSet<Vec<u8>>> {
-    let list = in_it(person, folder).args(["ls-files", "-z", "--"]).args(patterns.iter().copied()).run()?;
+    let it = hold(person, folder)?;
+    let list = it.git().args(["ls-files", "-z", "--"]).args(patterns.iter().copied()).run()?;
     Ok(list.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
 /// Where a checkout stands: its branch, unless it is on none, and its commit.
 pub fn head(person: &Person, folder: &Path) -> Result<(Option<String>, String)> {
-    let output = in_it(person, folder).args(["rev-parse", "HEAD", "--symbolic-full-name", "HEAD"]).run()?.text();
+    let it = hold(person, folder)?;
+    let output = it.git().args(["rev-parse", "HEAD", "--symbolic-full-name", "HEAD"]).run()?.text();
     let (commit, name) = output.trim().split_once('\n').unwrap_or((output.trim(), "HEAD"));
     Ok((name.strip_prefix("refs/heads/").map(str::to_owned), commit.to_owned()))
 }
 
 /// Commits of branches, tags, stashes and other trees that neither the origin nor the mirror has.
-fn unpushed(mirror: Option<&Mirror>, person: &Person, folder: &Path) -> Result<usize> {
-    let own = in_it(person, folder)
+fn unpushed(mirror: Option<&Mirror>, it: &Held) -> Result<usize> {
+    let own = it
+        .git()
         .args(["rev-list", "HEAD", "--branches", "--tags", "--glob=refs/stash", "--not", "--remotes", "--max-count=10000"])
         .run()?
         .text();
@@ -380,27 +387,51 @@ pub fn put_aside(platform: &Path) -> Vec<PathBuf> {
     if trees.is_empty() || workspace::is_ours(&store) { trees } else { Vec::new() }
 }
 
-/// git in a checkout, as the one whom it belongs to: what its settings name must not run as anybody else. Its place is
-/// told, because git would look for a lost one in the folders above.
-pub(super) fn in_it(person: &Person, folder: &Path) -> Command {
-    let place = |option: &str, path: &Path| {
-        let mut word = std::ffi::OsString::from(option);
-        word.push(path);
-        word
-    };
-    git::git(&owner(person, folder))
-        .arg("--no-optional-locks")
-        .arg(place("--git-dir=", &folder.join(".git")))
-        .arg(place("--work-tree=", folder))
-        .cwd(folder)
+/// A checkout that is held open, and the one whom it belongs to: nobody else may run what its settings name. Held, because who
+/// writes in a folder above may put another in its place between a look at its path and its use.
+pub(super) struct Held {
+    pub folder: OwnedFd,
+    owner: Person,
 }
 
-pub(super) fn owner(person: &Person, folder: &Path) -> Person {
-    match fs::symlink_metadata(folder) {
-        Ok(meta) if meta.uid() != person.user() && !person.only => {
-            Person { account: Some(Account::of(meta.uid())), home: None, ..person.clone() }
+pub(super) fn hold(person: &Person, folder: &Path) -> Result<Held> {
+    let failed = |error: std::io::Error| io("use the checkout", folder)(error);
+    let held = if person.only {
+        walk::open(folder, person.user()).map_err(failed)?
+    } else {
+        open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|error| failed(error.into()))?
+    };
+    let user = fstat(&held).map_err(|error| failed(error.into()))?.st_uid;
+    let git = statat(&held, ".git", AtFlags::SYMLINK_NOFOLLOW).map_err(|error| failed(error.into()))?.st_uid;
+    if git != user {
+        let told = format!("its `.git` belongs to user {git} and not to user {user}");
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::PermissionDenied, told)));
+    }
+    let owner = if user == person.user() {
+        person.clone()
+    } else {
+        Person { account: Some(Account::of(user)), home: None, ..person.clone() }
+    };
+    Ok(Held { folder: held, owner })
+}
+
+impl Held {
+    /// git in it. Its place is told, because git would look for a lost one in the folders above.
+    pub fn git(&self) -> Command {
+        git::git(&self.owner).args(["--no-optional-locks", "--git-dir=.git", "--work-tree=."]).cwd(self.place())
+    }
+
+    /// Another program in it, as the one whom it belongs to.
+    pub fn command(&self, command: Command) -> Command {
+        let command = command.cwd(self.place());
+        match &self.owner.account {
+            Some(account) => command.account(account.clone()),
+            None => command,
         }
-        Ok(_) | Err(_) => person.clone(),
+    }
+
+    fn place(&self) -> PathBuf {
+        workspace::in_held(&self.folder, OsStr::new("."))
     }
 }
 

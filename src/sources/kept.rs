@@ -11,8 +11,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, statat};
+
 use super::Result;
-use super::checkout::{head, in_it, owner, pass_over_submodules};
+use super::checkout::{Held, head, hold, pass_over_submodules};
 use super::git::Person;
 use crate::exec::Command;
 use crate::model::SnapshotName;
@@ -31,9 +33,10 @@ const COMPLAINTS: usize = 5;
 
 pub fn keep(person: &Person, folder: &Path, name: &SnapshotName) -> Result<Kept> {
     let (branch, commit) = stand(person, folder)?;
-    let index = git_path(person, folder, "adt-snapshot.index")?;
-    let it = || in_it(person, folder).env("GIT_INDEX_FILE", &index);
-    copy_index(person, folder, &index)?;
+    let held = hold(person, folder)?;
+    let index = git_path(&held, "adt-snapshot.index")?;
+    let it = || held.git().env("GIT_INDEX_FILE", &index);
+    copy_index(&held, &index)?;
     let kept: Result<(String, Vec<String>)> = (|| {
         pass_over_submodules(&it)?;
         // A folder in which something planted an empty repository can't be added, and must not keep the others out.
@@ -50,15 +53,16 @@ pub fn keep(person: &Person, folder: &Path, name: &SnapshotName) -> Result<Kept>
         it().args(["update-ref", &reference(name), &work]).run()?;
         Ok((work, left_out))
     })();
-    as_owner(person, folder, Command::new("rm").args(["--force", "--"])).arg(&index).run()?;
+    held.command(Command::new("rm").args(["--force", "--"])).arg(&index).run()?;
     let (files, left_out) = kept?;
     Ok(Kept { work: Work { branch, commit, files }, left_out })
 }
 
 /// The branch, unless it is on none, and the commit, unless that branch has none yet.
 fn stand(person: &Person, folder: &Path) -> Result<(Option<String>, Option<String>)> {
+    let held = hold(person, folder)?;
     let ask = |words: &[&str]| -> Result<Option<String>> {
-        let (status, output) = in_it(person, folder).args(words.iter().copied()).run_any(&mut |_, _| {})?;
+        let (status, output) = held.git().args(words.iter().copied()).run_any(&mut |_, _| {})?;
         Ok(status.success().then(|| output.text().trim().to_owned()))
     };
     match (ask(&["symbolic-ref", "--quiet", "HEAD"])?, ask(&["rev-parse", "--verify", "--quiet", "HEAD"])?) {
@@ -68,25 +72,26 @@ fn stand(person: &Person, folder: &Path) -> Result<(Option<String>, Option<Strin
     }
 }
 
-/// Where git keeps a file of its own for this tree: beside others' in a repository that has several trees.
-fn git_path(person: &Person, folder: &Path, name: &str) -> Result<PathBuf> {
-    let told = in_it(person, folder).args(["rev-parse", "--git-path", name]).run()?;
-    Ok(folder.join(OsStr::from_bytes(told.stdout.trim_ascii_end())))
+/// Where git keeps a file of its own for this tree, seen from it: beside others' in a repository that has several trees.
+fn git_path(held: &Held, name: &str) -> Result<PathBuf> {
+    let told = held.git().args(["rev-parse", "--git-path", name]).run()?;
+    Ok(PathBuf::from(OsStr::from_bytes(told.stdout.trim_ascii_end())))
 }
 
 /// With what git knows of unchanged files it need not read them all again. A tree in which nothing was ever staged has none.
-fn copy_index(person: &Person, folder: &Path, to: &Path) -> Result<()> {
-    let from = git_path(person, folder, "index")?;
-    as_owner(person, folder, Command::new("rm").args(["--force", "--"])).arg(to).run()?;
-    if std::fs::symlink_metadata(&from).is_ok() {
-        as_owner(person, folder, Command::new("cp").args(["--no-dereference", "--"])).arg(&from).arg(to).run()?;
+fn copy_index(held: &Held, to: &Path) -> Result<()> {
+    let from = git_path(held, "index")?;
+    held.command(Command::new("rm").args(["--force", "--"])).arg(to).run()?;
+    if statat(&held.folder, &from, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        held.command(Command::new("cp").args(["--no-dereference", "--"])).arg(&from).arg(to).run()?;
     }
     Ok(())
 }
 
 /// Brings a working tree back. Whatever is in it now goes, but for what git ignores.
 pub fn put_back(person: &Person, folder: &Path, kept: &Work) -> Result<()> {
-    let it = || in_it(person, folder);
+    let held = hold(person, folder)?;
+    let it = || held.git();
     pass_over_submodules(&it)?;
     // New files are known to git from here on, so that the next step takes them away.
     it().args(["add", "--all", "--ignore-errors", "--", "."]).run_any(&mut |_, _| {})?;
@@ -108,7 +113,7 @@ pub fn put_back(person: &Person, folder: &Path, kept: &Work) -> Result<()> {
 
 /// One that is not there is fine.
 pub fn forget(person: &Person, folder: &Path, name: &SnapshotName) -> Result<()> {
-    in_it(person, folder).args(["update-ref", "-d", &reference(name)]).run()?;
+    hold(person, folder)?.git().args(["update-ref", "-d", &reference(name)]).run()?;
     Ok(())
 }
 
@@ -117,13 +122,6 @@ const NOBODY: [&str; 4] = ["-c", "user.name=adt", "-c", "user.email=adt@localhos
 
 fn reference(name: &SnapshotName) -> String {
     format!("refs/adt/snapshots/{name}")
-}
-
-fn as_owner(person: &Person, folder: &Path, command: Command) -> Command {
-    match owner(person, folder).account {
-        Some(account) => command.account(account),
-        None => command,
-    }
 }
 
 #[cfg(test)]

@@ -63,3 +63,34 @@ fn no_folder_of_roots_is_emptied_by_a_bent_way() {
     let gone = town.host.process("env:list").engine.store.database.environment(&news("1")).unwrap();
     assert!(gone.is_none(), "what is not adt's to remove keeps no environment");
 }
+
+#[test]
+fn no_program_of_a_planted_checkout_runs_as_its_environments_owner() {
+    let Some((town, folder, _)) = town() else { return };
+    town.ada().done(init_news("1"));
+    assert_eq!(fs::metadata(folder.join("1/www")).unwrap().uid(), ADA);
+    // The folder around it is Eva's.
+    fs::rename(folder.join("1"), folder.join(".x")).unwrap();
+    let ran = town.at("ran");
+    fs::create_dir(&ran).unwrap();
+    fs::set_permissions(&ran, PermissionsExt::from_mode(0o777)).unwrap();
+    let program = town.at("eva/program");
+    give(&program, &format!("#!/bin/sh\nid -u >{}/by\n", ran.display()), EVA);
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    copy(&folder.join(".x"), &folder.join("1"), EVA);
+    fs::set_permissions(folder.join("1"), PermissionsExt::from_mode(0o755)).unwrap();
+    let config = folder.join("1/www/.git/config");
+    let text = fs::read_to_string(&config).unwrap();
+    give(&config, &format!("{text}[core]\n\tfsmonitor = {}\n", program.display()), EVA);
+    let requests = [
+        Request::SiteList { id: news("1") },
+        Request::EnvUp { id: news("1"), dry_run: false },
+        Request::EnvDestroy { id: news("1"), dry_run: true },
+    ];
+    for request in requests {
+        for process in [town.eva(), town.ada(), town.host.process("a command")] {
+            drop(process.run(request.clone()).result);
+            assert!(!ran.join("by").exists(), "{request:?} ran it as {:?}", fs::read_to_string(ran.join("by")));
+        }
+    }
+}
