@@ -135,7 +135,8 @@ fn completed(piece: toml::Table) -> String {
     let whole = "platform.name = \"shop\"\n\
         machines.web = { box = \"web-php\" }\n\
         machines.db = { box = \"mariadb\" }\n\
-        sites.www = { on = \"web\" }\n";
+        sites.www = { on = \"web\" }\n\
+        sites.api = { on = \"web\" }\n";
     let mut whole: toml::Table = whole.parse().expect("it is TOML");
     merge(&mut whole, piece);
     toml::to_string(&whole).expect("tables can be written")
