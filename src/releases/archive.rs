@@ -50,7 +50,7 @@ fn pack_until(tree: &Path, to: Watched<'_, impl Write>) -> Result<u64> {
             return Err(bad(inside, "is one too many: a release has at most a million files and folders"));
         }
         if bytes > MOST_BYTES {
-            return Err(bad(inside, "makes the release larger than 64 GB"));
+            return Err(bad(inside, "makes the release larger than 64G"));
         }
         append(&mut builder, entry.path(), inside)?;
         files += u64::from(!entry.file_type().is_dir());
@@ -343,6 +343,6 @@ mod tests {
         assert!(pack(home.path(), io::sink(), &ON).unwrap_err().to_string().contains("neither"));
         fs::remove_file(home.path().join("socket")).unwrap();
         File::create(home.path().join("holes")).unwrap().set_len(MOST_BYTES + 1).unwrap();
-        assert!(pack(home.path(), io::sink(), &ON).unwrap_err().to_string().contains("larger than 64 GB"));
+        assert!(pack(home.path(), io::sink(), &ON).unwrap_err().to_string().contains("larger than 64G"));
     }
 }

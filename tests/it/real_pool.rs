@@ -114,8 +114,8 @@ fn a_store_moves_into_a_pool_lives_there_and_goes() {
 fn it_refuses_what_it_cannot_do(adt: &Adt) {
     adt.run(POOL).fails(5).says("1 machines run from the store").says("adt platform:halt");
     adt.run("env:halt a").ok();
-    adt.run("host:bootstrap --pool 50M").fails(2).says("gigabytes");
-    adt.run("host:bootstrap --no-service --pool 900T").fails(10).says("GB free");
+    adt.run("host:bootstrap --pool 50M").fails(2).says("from 1G");
+    adt.run("host:bootstrap --no-service --pool 900T").fails(10).says("its disk has only");
     adt.run(&format!("{POOL} --dry-run")).ok().says("not in a pool").says("would be set up");
     let other = File::open(adt.store()).expect("it is there");
     flock(&other, FlockOperation::LockShared).expect("it can be locked");
@@ -137,7 +137,7 @@ fn it_moves_whatever_is_killed(adt: &Adt) {
     assert_eq!(mounts(adt), 1);
     adt.run(POOL).ok();
     adt.run(POOL).ok().says("this host has all that adt needs");
-    adt.run("host:bootstrap --no-service --pool 4G").ok().says("is of 3 GB and stays so");
+    adt.run("host:bootstrap --no-service --pool 4G").ok().says("is of 3G and stays so");
     assert_eq!(pool_files(adt), ["store.pool"]);
     assert_eq!(std::fs::metadata(&pool).expect("it is there").mode() & 0o777, 0o600, "only root may read it");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::engine::Engine;
 use crate::engine::host::requirement::REQUIREMENTS;
 use crate::model::response::{CheckItem, Checklist};
-use crate::model::{EnvironmentId, EnvironmentName, Failure, PlatformName, ProviderName, Response};
+use crate::model::{EnvironmentId, EnvironmentName, Failure, PlatformName, ProviderName, Response, Size};
 use crate::network::{address, forward_trouble};
 use crate::providers::Provider;
 use crate::store::{PlatformRecord, pool};
@@ -24,7 +24,7 @@ fn check_space(what: &Path, folder: &Path) -> CheckItem {
     match rustix::fs::statvfs(folder) {
         Ok(stat) => {
             let free = stat.f_bavail * stat.f_frsize;
-            let seen = format!("{:.1} GB free", free as f64 / 1e9);
+            let seen = format!("{} free", Size(free));
             if free < LOW_SPACE {
                 CheckItem::notice(subject, seen, Some("adt box:prune".into()))
             } else {

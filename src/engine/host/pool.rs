@@ -21,7 +21,7 @@ use crate::engine::host::requirement::Requirement;
 use crate::engine::{Engine, Events};
 use crate::exec::Command;
 use crate::model::response::CheckItem;
-use crate::model::{Failure, Kind, MachineState};
+use crate::model::{Failure, Kind, MachineState, Size};
 use crate::store::{self, Store, pool};
 
 /// What a pool needs beyond what machines need.
@@ -135,7 +135,7 @@ impl Engine {
         if self.has_pool() {
             let is = std::fs::metadata(&file).map_or(0, |data| data.len());
             if is != size {
-                events.note(format!("the pool {} is of {} GB and stays so", file.display(), is >> 30));
+                events.note(format!("the pool {} is of {} and stays so", file.display(), Size(is)));
             }
             return Ok(false);
         }
@@ -159,7 +159,7 @@ impl Engine {
         let free = disk.f_bavail * disk.f_frsize;
         if size > free {
             return Err(Failure { kind: Kind::Exhausted, ..refused() }
-                .cause(format!("it may grow to {} GB, but its disk has only {:.1} GB free", size >> 30, free as f64 / 1e9))
+                .cause(format!("it may grow to {}, but its disk has only {} free", Size(size), Size(free)))
                 .hint("choose a smaller size, or another disk for the store with `store` in /etc/adt/adt.toml"));
         }
         Ok(true)
