@@ -76,6 +76,12 @@ impl Rollout<'_> {
         };
         let served = pairs.iter().all(is_served);
         if served && self.before.releases.first() == Some(new) {
+            // One that was killed at its very end has left what it should have removed.
+            let kept: Vec<&str> = self.code.releases.iter().map(Digest::short).collect();
+            let is_old = |name: &String| !kept.contains(&name.as_str());
+            if pairs.iter().any(|(_, standing)| standing.releases.keys().any(is_old)) {
+                self.tidy(&grounds, &self.code.releases);
+            }
             return Ok(false);
         }
         match self.forward(&pairs) {
