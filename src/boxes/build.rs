@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
-use super::watched::Watched;
 use super::workshop::{Bench, BenchSpec};
 use super::{Error, Layers, Resolved, Result, apt, archive, cache, digest, phases, seed};
+use crate::exec::watched::Watched;
 use crate::exec::{HostPath, on_files_of};
 use crate::model::topology::{DataEngine, Sql};
 use crate::model::{BuildStep, Exec, Failure, Recipe, Stream};

@@ -28,7 +28,6 @@ pub mod schedule;
 pub mod seed;
 pub mod shift;
 pub mod task;
-pub mod watched;
 pub mod workshop;
 
 use std::collections::BTreeMap;

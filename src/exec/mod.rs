@@ -31,6 +31,7 @@ pub mod queue;
 mod shareable;
 mod talk;
 pub mod terminal;
+pub mod watched;
 
 pub use account::{Account, HostPath, on_files_of};
 pub use ends::Ends;

@@ -15,7 +15,7 @@ use secrecy::ExposeSecret;
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::{Error, Result};
-use crate::boxes::watched::Watched;
+use crate::exec::watched::Watched;
 use crate::sources::rendered;
 
 /// Where links may lead besides the tree itself: the programs of the box, as in a Python environment.

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use adt::model::{EnvironmentId, Event, Request, Response};
 
 use super::adt::{Adt, program};
-use super::fakes::{Host, PLATFORM, id};
+use super::fakes::{Host, PLATFORM, id, init};
 
 const WEB: &str = "[platform]\nname = \"shop\"\n[machines.web]\nbox = \"debian\"\n";
 
@@ -158,7 +158,7 @@ fn host_settings_are_told_with_where_they_came_from() {
 #[test]
 fn addresses_that_are_taken_are_refused() {
     let (adt, host) = known();
-    host.process("env:init").done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    host.process("env:init").done(init("1"));
     refused(&adt, "--pool-v4 10.213.0.0/26 env:init shop 2", 10, &["no free network", "10.213.0.0/26", "`pool_v4`"]);
     // A route that every host has or, failing that, nothing to be in the way.
     let routes = Command::new("ip").args(["-4", "route"]).output().expect("ip is there");
@@ -176,10 +176,7 @@ fn an_overlapping_route_is_named() {
     let host = Host::new(home.path());
     let process = host.process("env:init shop 1");
     process.networks.add_route(adt::network::address::Route { net: "10.0.0.0/8".parse().unwrap(), device: "tun0".into() });
-    let failure = process
-        .run(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false })
-        .result
-        .unwrap_err();
+    let failure = process.run(init("1")).result.unwrap_err();
     assert_eq!(failure.kind, adt::model::Kind::Conflict);
     assert!(failure.to_string().contains("10.0.0.0/8 dev tun0") && !failure.hints.is_empty(), "{failure}");
     drop(process);
@@ -209,13 +206,7 @@ fn a_platform_that_can_not_come_is_told() {
 #[test]
 fn names_that_nothing_has_are_told() {
     let (adt, host) = known();
-    host.process("env:init").done(Request::EnvInit {
-        id: id("1161"),
-        sites: Vec::new(),
-        on: None,
-        shared: false,
-        dry_run: false,
-    });
+    host.process("env:init").done(init("1161"));
     let longest = "a".repeat(63);
     for (words, code, says) in [
         ("platform:up nosuch 1", 4, "could not find the environment `shop/nosuch`"),
@@ -267,7 +258,7 @@ fn a_host_name_that_dns_has_no_room_for_is_refused_before_anything_is_made() {
 fn a_platform_whose_folder_went_can_still_be_left() {
     let (adt, host) = known();
     let process = host.process("env:init");
-    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    process.done(init("1"));
     drop(process);
     std::fs::rename(host.shop(), host.folder.join("elsewhere")).unwrap();
     for words in ["env:init 2", "env:reload 1", "platform:build shop"] {
@@ -305,13 +296,7 @@ fn a_store_that_can_not_be_used_is_left_alone() {
 fn a_damaged_row_hides_nothing_and_can_be_removed() {
     let (adt, host) = known();
     for name in ["1", "2"] {
-        host.process("env:init").done(Request::EnvInit {
-            id: id(name),
-            sites: Vec::new(),
-            on: None,
-            shared: false,
-            dry_run: false,
-        });
+        host.process("env:init").done(init(name));
     }
     let open = || rusqlite::Connection::open(host.store().join("adt.db")).unwrap();
     open().execute("UPDATE environments SET definition = '{}' WHERE name = '1'", []).unwrap();
@@ -338,13 +323,7 @@ fn a_damaged_row_leaves_no_checkout_but_one_with_work() {
     host.define_with_source();
     let workspace = host.shop().join("1161");
     let destroy_damaged = |work: bool| {
-        host.process("env:init").done(Request::EnvInit {
-            id: id("1161"),
-            sites: Vec::new(),
-            on: None,
-            shared: false,
-            dry_run: false,
-        });
+        host.process("env:init").done(init("1161"));
         if work {
             std::fs::write(workspace.join("www/notes"), "work").unwrap();
         }
@@ -368,7 +347,7 @@ fn what_is_being_destroyed_comes_back_only_through_init() {
     let home = tempfile::tempdir().unwrap();
     let host = Host::new(home.path());
     let process = host.process("env:destroy shop 1");
-    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    process.done(init("1"));
     process.machines.fail_next("delete", "web1");
     assert!(process.run(Request::EnvDestroy { id: id("1"), dry_run: false }).result.is_err());
     let named = |name: &EnvironmentId| Request::PlatformUp {
@@ -387,12 +366,7 @@ fn what_is_being_destroyed_comes_back_only_through_init() {
     }
     let all = Request::PlatformUp { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false };
     assert!(!process.done(all).changed);
-    assert!(
-        process
-            .done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false })
-            .summary
-            .contains("is up")
-    );
+    assert!(process.done(init("1")).summary.contains("is up"));
 }
 
 #[test]
@@ -400,7 +374,7 @@ fn a_check_sees_what_an_interrupted_halt_left() {
     let home = tempfile::tempdir().unwrap();
     let host = Host::new(home.path());
     let process = host.process("env:halt shop 1");
-    process.done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    process.done(init("1"));
     process.machines.fail_next("stop", "web1");
     assert!(process.run(Request::EnvHalt { id: id("1"), dry_run: false }).result.is_err());
     let Ok(Response::Check(list)) = process.run(Request::EnvCheck { id: id("1") }).result else { panic!("no list") };

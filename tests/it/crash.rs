@@ -20,7 +20,7 @@ use adt::providers::Provider;
 use adt::providers::fake::Checkpoint;
 use adt::store::Wanted;
 
-use super::fakes::{CLOCK, Host, PLATFORM, Ran, id};
+use super::fakes::{CLOCK, Host, PLATFORM, Ran, id, init};
 
 /// A verb, from where it starts, and what holds when it is done.
 struct Scenario {
@@ -53,7 +53,7 @@ enum Site {
 const ALL: &[&str] = &["db", "web1", "web2"];
 
 fn make(host: &Host, name: &str) {
-    host.process("env:init").done(Request::EnvInit { id: id(name), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    host.process("env:init").done(init(name));
 }
 
 fn made(host: &Host) {
@@ -240,12 +240,7 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
     vec![
         (
             "init",
-            Scenario {
-                words: "env:init shop 1161",
-                request: Request::EnvInit { id: id(), sites: Vec::new(), on: None, shared: false, dry_run: false },
-                prepare: |_| {},
-                goal: &[("1161", Goal::Up(ALL))],
-            },
+            Scenario { words: "env:init shop 1161", request: init("1161"), prepare: |_| {}, goal: &[("1161", Goal::Up(ALL))] },
         ),
         ("up-halted", up(halted)),
         ("up-after-power-cut", up(cut_off)),

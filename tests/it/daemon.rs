@@ -2,11 +2,10 @@
 
 use std::process::{Child, Command, Stdio};
 
-use adt::model::Request;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::adt::{Adt, Run};
-use super::fakes::{self, id};
+use super::fakes::{self, init};
 use super::host::Host;
 use super::servers::{installed, until};
 
@@ -237,15 +236,7 @@ fn a_record_that_can_not_be_read_takes_nobody_elses_name_away() {
     }
     let adt = Adt::new().alone();
     let town = fakes::Host::new(adt.path());
-    let make = |name| {
-        town.process("env:init").done(Request::EnvInit {
-            id: id(name),
-            sites: Vec::new(),
-            on: None,
-            shared: false,
-            dry_run: false,
-        })
-    };
+    let make = |name| town.process("env:init").done(init(name));
     let damage = |name: &str| {
         let database = rusqlite::Connection::open(adt.store.join("adt.db")).unwrap();
         database.execute("UPDATE environments SET definition = '{}' WHERE name = ?1", [name]).unwrap();

@@ -390,6 +390,11 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.success());
 }
 
+/// A new environment of the platform, with all of its sites and nothing else said.
+pub fn init(name: &str) -> Request {
+    Request::EnvInit { id: id(name), sites: Vec::new(), on: None, shared: false, dry_run: false }
+}
+
 pub fn id(name: &str) -> EnvironmentId {
     EnvironmentId { platform: "shop".parse().unwrap(), name: name.parse().unwrap() }
 }

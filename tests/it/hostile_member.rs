@@ -14,7 +14,7 @@ use adt::model::request::{Bind, Bootstrap, Copy, Deploy, PlatformInit, SiteWish}
 use adt::model::{EnvironmentId, Failure, Kind, Request, Response};
 use adt::store::Owner;
 
-use super::fakes::{Host, PLATFORM, Process, id};
+use super::fakes::{Host, PLATFORM, Process, id, init};
 
 pub const ADA: u32 = 70_001;
 pub const EVA: u32 = 70_002;
@@ -90,10 +90,6 @@ pub fn copy(from: &Path, to: &Path, owner: u32) {
 pub fn give(path: &Path, text: &str, owner: u32) {
     fs::write(path, text).unwrap();
     chown(path, Some(owner), Some(owner)).unwrap();
-}
-
-fn init(name: &str) -> Request {
-    Request::EnvInit { id: id(name), sites: Vec::new(), on: None, shared: false, dry_run: false }
 }
 
 fn refused(process: &Process, request: Request) -> Failure {

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use adt::model::{Request, Response};
+use adt::model::Response;
 
 use super::adt::{Adt, program};
-use super::fakes::{Host, id};
+use super::fakes::{Host, id, init};
 
 const SECRET: &str = "root-alone-knows-5eC237";
 const WEB: &str = "[platform]\nname = \"shop\"\n[machines.web]\nbox = \"web\"\n";
@@ -288,8 +288,7 @@ impl Town {
     /// What went wrong, or each file that the machine got.
     fn init(&self) -> Result<BTreeMap<String, String>, String> {
         let process = self.host.process("env:init");
-        match process.run(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false }).result
-        {
+        match process.run(init("1161")).result {
             Ok(Response::Done(_)) => Ok(process.machines.files(&id("1161").machine(&"web1".parse().expect("it is a label")))),
             Ok(other) => panic!("{other:?}"),
             Err(failure) => Err(format!("{failure:?}")),

@@ -2,22 +2,15 @@
 
 use std::process::Command;
 
-use adt::model::Request;
 use serde_json::Value;
 
 use super::adt::{Adt, program};
-use super::fakes::{Host, id};
+use super::fakes::{Host, init};
 
 fn known() -> (Adt, Host) {
     let adt = Adt::new();
     let host = Host::new(adt.path());
-    host.process("env:init").done(Request::EnvInit {
-        id: id("1161"),
-        sites: Vec::new(),
-        on: None,
-        shared: false,
-        dry_run: false,
-    });
+    host.process("env:init").done(init("1161"));
     (adt, host)
 }
 

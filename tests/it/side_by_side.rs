@@ -7,7 +7,7 @@ use adt::providers::fake::Fake;
 use adt::providers::{Error, Open, Provider, Registry};
 
 use super::adt::Adt;
-use super::fakes::{Host, PLATFORM, Process, id};
+use super::fakes::{self, Host, PLATFORM, Process, id};
 
 /// The platform with its web servers on the other provider.
 fn web_on_other() -> String {
@@ -197,7 +197,7 @@ fn a_provider_that_the_host_lacks_stops_only_who_is_on_it() {
     let process = host.process("env:init");
     process.done(init(None));
     host.define(&web_on_other());
-    process.done(Request::EnvInit { id: id("7"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    process.done(fakes::init("7"));
 
     let mut process = host.process("env:list");
     let lacking: Open = Box::new(|| Err(Error::HostLacks { what: "the other".into(), hint: "install it".into() }));

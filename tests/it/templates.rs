@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adt::model::{Event, Failure, Kind, Request, Response};
 
-use super::fakes::{Host, PLATFORM, Ran, id};
+use super::fakes::{Host, PLATFORM, Ran, id, init};
 
 /// A platform with a site from a repository, and the site's checkout.
 struct Town {
@@ -29,7 +29,7 @@ impl Town {
     }
 
     fn init(&self) -> Ran {
-        self.run(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false })
+        self.run(init("1161"))
     }
 
     /// The steps of `env:up`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use adt::model::{Event, Kind, Request};
 use adt::providers::fake::Checkpoint;
 
-use super::fakes::{Host, id};
+use super::fakes::{Host, id, init};
 
 /// A thing that does not happen in this time does not happen.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -59,9 +59,7 @@ fn the_second_on_one_environment_waits_and_says_for_whom() {
     let first = host.watched("env:init shop 1161", Some(point));
     let second = host.sharing("env:halt shop 1161", None, &first.machines, &first.networks);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| {
-            first.done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false })
-        });
+        let first = scope.spawn(|| first.done(init("1161")));
         assert!(door.reached(1));
         let (tell, told) = mpsc::channel();
         let second = scope.spawn(move || {
@@ -87,9 +85,7 @@ fn ctrl_c_ends_the_waiting() {
     let first = host.watched("env:init shop 1161", Some(point));
     let second = host.sharing("env:up shop 1161", None, &first.machines, &first.networks);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            first.done(Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false })
-        });
+        scope.spawn(|| first.done(init("1161")));
         assert!(door.reached(1));
         let cancel = Arc::clone(&second.engine.cancel);
         let mut waits = |_| cancel.store(true, Ordering::Relaxed);
@@ -106,12 +102,12 @@ fn an_environment_made_while_its_platform_goes_is_not_lost() {
     let destroy = || Request::PlatformDestroy { platform: "shop".parse().unwrap(), environments: Vec::new(), dry_run: false };
     let (door, point) = door_at("delete db before");
     let first = host.watched("platform:destroy shop", Some(point));
-    first.done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+    first.done(init("1"));
     let second = host.sharing("env:init shop 2", None, &first.machines, &first.networks);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| first.run(destroy()).result);
         assert!(door.reached(1));
-        second.done(Request::EnvInit { id: id("2"), sites: Vec::new(), on: None, shared: false, dry_run: false });
+        second.done(init("2"));
         door.open();
         let failure = first.join().unwrap().unwrap_err();
         assert_eq!(failure.kind, Kind::Conflict);
@@ -131,10 +127,8 @@ fn two_environments_are_made_at_the_same_time() {
     let first = host.watched("env:init shop 1", Some(Arc::clone(&point)));
     let second = host.sharing("env:init shop 2", Some(point), &first.machines, &first.networks);
     std::thread::scope(|scope| {
-        let first = scope
-            .spawn(|| first.done(Request::EnvInit { id: id("1"), sites: Vec::new(), on: None, shared: false, dry_run: false }));
-        let second = scope
-            .spawn(|| second.done(Request::EnvInit { id: id("2"), sites: Vec::new(), on: None, shared: false, dry_run: false }));
+        let first = scope.spawn(|| first.done(init("1")));
+        let second = scope.spawn(|| second.done(init("2")));
         assert!(door.reached(2), "one waits for the other");
         door.open();
         assert!(first.join().unwrap().changed && second.join().unwrap().changed);

@@ -3,7 +3,7 @@
 use adt::model::request::Deploy;
 use adt::model::{Event, Request};
 
-use super::fakes::{Host, Ran, id};
+use super::fakes::{Host, Ran, id, init};
 
 /// A repository inside the site's own, and a file that is a pointer.
 fn add_parts(host: &Host) {
@@ -35,7 +35,7 @@ fn a_checkout_says_how_to_fetch_it() {
     add_parts(&host);
     let text = std::fs::read_to_string(host.shop().join("platform.toml")).unwrap();
     host.define(&text.replace("source =", "branch = \"hotfix\"\nsource ="));
-    let init = Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false };
+    let init = init("1161");
     let told = warnings(host.process("env:init").run(init.clone()));
     assert_eq!(
         told,
@@ -66,7 +66,7 @@ fn a_release_has_what_its_buildpack_downloads() {
     host.commit("one");
     let text = std::fs::read_to_string(host.shop().join("platform.toml")).unwrap();
     host.define(&text.replace("source =", "branch = \"hotfix\"\nsource ="));
-    let init = Request::EnvInit { id: id("1161"), sites: Vec::new(), on: None, shared: false, dry_run: false };
+    let init = init("1161");
     assert_eq!(warnings(host.process("env:init").run(init)), Vec::<String>::new());
     add_parts(&host);
     let deploy = Request::SiteDeploy { id: id("1161"), site: "www".parse().unwrap(), what: Deploy::default(), dry_run: false };

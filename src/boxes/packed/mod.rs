@@ -36,9 +36,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use self::head::Head;
 use super::archive::Room;
 use super::layer::Content;
-use super::watched::Watched;
 use super::{Error, Layer, Layers, Result};
 use crate::disk::marks::Marks;
+use crate::exec::watched::Watched;
 use crate::model::Digest;
 use crate::store::{self, Lock};
 

@@ -1,12 +1,13 @@
 //! `env:cp` at this end of a wire: the person's files are packed and unpacked by the person, the machine's by its `tar`. Nobody else
 //! opens a path that the person named.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Io;
 use super::program;
 use super::service::{Service, end_of, unexpected};
+use crate::exec::watched::Watched;
 use crate::model::request::Copy;
 use crate::model::response::Done;
 use crate::model::{Exec, Failure, Kind, MachineId, Response, Tail};
@@ -62,7 +63,7 @@ fn inwards(
     let channel = tar(service, machine, argv, true)?;
     let (packed, tail) = std::thread::scope(|scope| {
         let tail = scope.spawn(|| words(&channel, Stream::Out));
-        let to = Wanted { inner: channel.outgoing(Stream::In), cancel };
+        let to = Watched { inner: channel.outgoing(Stream::In), cancel };
         let packed = copies::pack(source, &name, to);
         // Half an archive must not look like a whole one: who fails to pack goes away without an end.
         if packed.is_ok() {
@@ -94,7 +95,7 @@ fn outwards(
     let _ = channel.finish(Stream::In);
     let (unpacked, tail) = std::thread::scope(|scope| {
         let tail = scope.spawn(|| words(&channel, Stream::Err));
-        let from = Wanted { inner: channel.incoming(Stream::Out), cancel };
+        let from = Watched { inner: channel.incoming(Stream::Out), cancel };
         let unpacked = copies::unpack(from, &name, &folder, &new_name);
         if unpacked.is_err() {
             let _ = channel.finish(Stream::Out);
@@ -114,34 +115,4 @@ fn words(channel: &Channel, stream: Stream) -> Vec<String> {
     let mut tail = Tail::default();
     program::each_line(channel, stream, &mut |line| tail.push(line));
     tail.lines()
-}
-
-/// What nobody waits for once it is cancelled.
-struct Wanted<'a, T> {
-    inner: T,
-    cancel: &'a AtomicBool,
-}
-
-impl<T> Wanted<'_, T> {
-    fn look(&self) -> io::Result<()> {
-        if self.cancel.load(Ordering::Relaxed) { Err(io::Error::other("cancelled")) } else { Ok(()) }
-    }
-}
-
-impl<T: Read> Read for Wanted<'_, T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.look()?;
-        self.inner.read(buffer)
-    }
-}
-
-impl<T: Write> Write for Wanted<'_, T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.look()?;
-        self.inner.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }
