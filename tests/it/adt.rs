@@ -282,6 +282,9 @@ box = \"web-python\"
 box = \"adt-host\"
 ";
 
+/// Raised when tests may have left something in the store that is kept.
+const BOXES: &str = "2";
+
 /// A store with the boxes of the shipped platforms and of `STACKS`, built once for all tests and kept for the next run.
 pub fn built_boxes() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -290,6 +293,11 @@ pub fn built_boxes() -> &'static Path {
         std::fs::create_dir_all(&folder).expect("/var/tmp takes a folder");
         let lock = File::create(folder.join("test.lock")).expect("a file in it");
         flock(&lock, FlockOperation::LockExclusive).expect("an open file can be locked");
+        let made_by = folder.join("made-by");
+        if std::fs::read_to_string(&made_by).ok().as_deref() != Some(BOXES) {
+            let _ = std::fs::remove_dir_all(folder.join("store"));
+            std::fs::write(&made_by, BOXES).expect("the folder is ours");
+        }
         for platform in ["hello", "wordpress", "stacks"] {
             let adt = |words: &[&str]| {
                 let mut command = Command::new(program());

@@ -12,7 +12,7 @@ pub struct Host {
 }
 
 /// sysfs shows the links of the network it was mounted in, so it is mounted anew, with the control groups back in place. An adt that
-/// the real host has bound has its domain there and not here.
+/// the real host has bound has its domain there and not here, and so it is with the group of who may use it.
 const SETUP: &str = "set -e
     mount --make-rprivate /
     mount -t tmpfs none /mnt
@@ -32,6 +32,7 @@ const SETUP: &str = "set -e
         rm /usr/local/share/ca-certificates/adt-*.crt
         update-ca-certificates --fresh >/dev/null 2>&1
     fi
+    groupdel adt 2>/dev/null || :
     ip link set lo up
     echo ready
     exec sleep infinity";

@@ -1,6 +1,7 @@
 //! A client on the network beside the developer's computer: a host of its own on the other end of a cable, which knows where
 //! everything lies and sends whatever it likes.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Output;
 
 use super::adt::Adt;
@@ -26,6 +27,8 @@ impl Cable {
         let adt = Adt::real()?.alone();
         adt.platform_toml("tiny", PLATFORM);
         adt.run("platform:init tiny").ok();
+        // With a group there is a door for its members.
+        adt.host().run("groupadd --system adt");
         adt.up();
         adt.run("env:init a").ok();
         let client = Host::new();
@@ -160,7 +163,11 @@ fn sockets(cable: &Cable) {
         assert!(ip == "127.77.77.77" || ip == cable.gateway, "adt listens at {address}");
     }
     let unix = cable.adt.there("ss", &["-H", "-l", "-x", "-p"]);
-    assert!(!unix.contains(&pid), "a door that is none of the above: {unix}");
+    let own: Vec<_> = unix.lines().filter(|line| line.contains(&pid)).collect();
+    let members = cable.adt.store.join("commands.socket").display().to_string();
+    assert!(own.len() == 1 && own[0].contains(&members), "a door that is none of the above: {own:#?}");
+    let mode = std::fs::metadata(cable.adt.at(&members)).expect("it is there").mode();
+    assert_eq!(mode & 0o007, 0, "who is no member comes up to it");
 }
 
 /// Whom the developer lets in, or a program of another user of the same computer, is at the front door. It gives names and

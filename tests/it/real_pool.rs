@@ -37,7 +37,7 @@ fn with_layers_of_its_own(adt: &Adt) -> PathBuf {
     }
     let file = Path::new(chain[0]).join("rootfs/root/big");
     let dice: Vec<u8> = (0..1_u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let mut big = File::create(layers.join(&file)).expect("a file in the layer");
+    let mut big = File::create_new(layers.join(&file)).expect("a file in the layer");
     for _ in 0..BIG >> 20 {
         std::io::Write::write_all(&mut big, &dice).expect("there is space");
     }
