@@ -26,8 +26,8 @@ const PROGRAMS: [(&[u8], &[&str]); 3] = [
 ];
 
 /// Markers of an OCI layer for what it takes away from the ones below.
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// A whole desktop has 400,000 files.
 pub(super) const ENTRIES: u32 = 1_000_000;

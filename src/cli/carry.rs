@@ -88,7 +88,7 @@ impl Session {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn carry(&self, work: &mut Work<'_>) -> Result<Response, Failure> {
+    pub(super) fn carry(&self, work: &mut Work<'_>) -> Result<Response, Failure> {
         let mut reader = Reader::new(&self.global);
         let result = work(&mut |event| reader.read(&event));
         reader.finish();

@@ -24,10 +24,9 @@ use clap::{CommandFactory, Parser};
 
 use self::args::{Cli, Document, Global, Verb};
 use self::connection::Connection;
-use self::progress::Reader;
 use self::words::Surroundings;
 use crate::model::request::{Bind, Bootstrap, Deploy, Export, PlatformInit};
-use crate::model::{EnvironmentId, Failure, Kind, Request, SnapshotName};
+use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, PlatformName, Request, SnapshotName};
 use crate::{config, session};
 
 /// Runs the program.
@@ -190,6 +189,9 @@ impl Session {
     /// Where the words are exactly those of a record that has no valid name: what removes it.
     fn nameless_environment(&self, words: &[String]) -> Result<Option<Request>, Failure> {
         let [platform, name] = words else { return Ok(None) };
+        if platform.parse::<PlatformName>().is_ok() && name.parse::<EnvironmentName>().is_ok() {
+            return Ok(None);
+        }
         // Only root may forget a record.
         let Ok(engine) = self.connection.engine() else { return Ok(None) };
         let damaged = engine.store.database.readable_environments(None)?.damaged;
@@ -346,10 +348,7 @@ impl Session {
     }
 
     fn ask(&self, request: Request) -> Result<ExitCode, Failure> {
-        let mut reader = Reader::new(&self.global);
-        let result = self.connection.run(&request, &mut |event| reader.read(&event));
-        reader.finish();
-        let response = result?;
+        let response = self.carry(&mut |each| self.connection.run(&request, each))?;
         answer::print(&response, &self.global)?;
         self.connection.refresh_behind(&request)?;
         Ok(answer::exit_code(&response))

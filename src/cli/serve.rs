@@ -7,9 +7,10 @@ use super::progress::Reader;
 use super::{Session, answer, connection, screen};
 use crate::daemon::{self, Logs, Started};
 use crate::engine::host::service;
+use crate::engine::open::program;
 use crate::exec::Command;
 use crate::model::response::Done;
-use crate::model::{Event, Failure, Kind, Response};
+use crate::model::{Event, Failure, Response};
 
 impl Session {
     pub(super) fn host_up(&self, detach: bool, names_only: bool) -> Result<ExitCode, Failure> {
@@ -22,11 +23,9 @@ impl Session {
             return self.tell(service::start()?, true);
         }
         if detach {
-            let exe = std::env::current_exe()
-                .map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
             // The settings reach the child as they reached us: through the environment and the same flags.
             let words = std::env::args_os().skip(1).filter(|word| word != "--detach");
-            return match daemon::detach(&engine.store, &Command::new(exe).args(words))? {
+            return match daemon::detach(&engine.store, &Command::new(program()?).args(words))? {
                 Started::Now(notices) => {
                     self.warn(&notices);
                     self.tell(format!("names and pages are served at {listen}"), true)

@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 /// How often a folder is looked through that somebody fills meanwhile.
 const ROUNDS: u32 = 3;
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A folder itself, never what a link leads to.
+pub const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// What is mounted inside is not part of the tree.
 const HERE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_XDEV).union(ResolveFlags::NO_SYMLINKS);
 

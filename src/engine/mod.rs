@@ -40,9 +40,9 @@ pub use events::Events;
 use crate::config::host::HostSettings;
 use crate::engine::permission::{Authority, Right};
 use crate::exec::{Account, Cancel};
-use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, MachineState, Request, Response};
+use crate::model::{EnvironmentId, Event, Failure, Kind, MachineId, MachineName, MachineState, ProviderName, Request, Response};
 use crate::network::Network;
-use crate::providers::Registry;
+use crate::providers::{Provider, Registry};
 use crate::store::{Holder, Lock, Store};
 
 /// Everything that verbs work with.
@@ -214,15 +214,22 @@ impl Engine {
 
     fn lock_environment(&self, id: &EnvironmentId, right: Right, events: &Events) -> Result<Lock, Failure> {
         let lock = self.lock(&format!("{}.{}", id.platform, id.name), &id.to_string(), events)?;
-        self.still_permit(id, right)?;
-        self.thaw(id)?;
+        let record = match self.caller.authority {
+            Authority::Root => self.known(id)?,
+            // Whose a damaged one is, nobody knows.
+            Authority::Member => self.store.database.environment(id)?,
+        };
+        if let Some(record) = &record {
+            self.still_permit(record, right)?;
+        }
+        self.thaw(id, &self.around_known(record.as_ref())?)?;
         Ok(lock)
     }
 
     /// Only a snapshot freezes machines, and it holds the lock meanwhile: whoever has the lock and finds one frozen comes after a
     /// snapshot that was killed.
-    fn thaw(&self, id: &EnvironmentId) -> Result<(), Failure> {
-        for (_, provider) in self.around(id)? {
+    fn thaw(&self, id: &EnvironmentId, around: &[(&ProviderName, &dyn Provider)]) -> Result<(), Failure> {
+        for (_, provider) in around {
             let Some(freezer) = provider.freezer() else { continue };
             for (name, state) in provider.machines(id)? {
                 if matches!(state, MachineState::Frozen { .. }) {

@@ -149,13 +149,16 @@ impl Engine {
     }
 
     /// Again for one that the caller has the lock of: while they waited for it, the name may have become another's.
-    pub(in crate::engine) fn still_permit(&self, id: &EnvironmentId, right: Right) -> Result<(), Failure> {
-        self.write_down_owner(id)?;
-        let deed = format!("work on `{id}`");
+    pub(in crate::engine) fn still_permit(&self, environment: &Environment, right: Right) -> Result<(), Failure> {
+        if self.caller.authority == Authority::Root {
+            return Ok(());
+        }
+        self.write_down_owner(environment)?;
+        let deed = format!("work on `{}`", environment.id);
         match right {
             Right::Run => Ok(()),
-            Right::Use => self.permit_use(id, &deed),
-            Right::Own => self.permit_own(id, &deed),
+            Right::Use => self.is_theirs_or_shared(environment, &deed),
+            Right::Own => self.is_theirs_alone(environment, &deed),
         }
     }
 
@@ -169,11 +172,17 @@ impl Engine {
 
     fn permit_own(&self, id: &EnvironmentId, deed: &str) -> Result<(), Failure> {
         match self.record_for(id)? {
-            Some(environment) if !self.is_theirs(&environment.owner) => {
-                Err(belongs(deed, &environment.owner).hint(format!("ask `{}` to do it, or use sudo", environment.owner.name)))
-            }
-            Some(_) | None => Ok(()),
+            Some(environment) => self.is_theirs_alone(&environment, deed),
+            None => Ok(()),
         }
+    }
+
+    fn is_theirs_alone(&self, environment: &Environment, deed: &str) -> Result<(), Failure> {
+        let owner = &environment.owner;
+        if self.is_theirs(owner) {
+            return Ok(());
+        }
+        Err(belongs(deed, owner).hint(format!("ask `{}` to do it, or use sudo", owner.name)))
     }
 
     fn is_theirs_or_shared(&self, environment: &Environment, deed: &str) -> Result<(), Failure> {
@@ -203,11 +212,10 @@ impl Engine {
 
     /// An earlier adt knew its persons by name alone. As soon as the one who has the name now comes, it is written down who that
     /// is, so that nobody gets the environment with the name.
-    fn write_down_owner(&self, id: &EnvironmentId) -> Result<(), Failure> {
-        let Some(account) = &self.caller.account else { return Ok(()) };
-        match self.record_for(id)? {
-            Some(environment) if environment.owner.user.is_none() && self.is_theirs(&environment.owner) => {
-                Ok(self.store.database.set_owner_user(id, account.user)?)
+    fn write_down_owner(&self, environment: &Environment) -> Result<(), Failure> {
+        match &self.caller.account {
+            Some(account) if environment.owner.user.is_none() && self.is_theirs(&environment.owner) => {
+                Ok(self.store.database.set_owner_user(&environment.id, account.user)?)
             }
             Some(_) | None => Ok(()),
         }
@@ -220,9 +228,11 @@ impl Engine {
 
     /// Whether a platform's folder is the caller's.
     pub(in crate::engine) fn has_folder(&self, record: &PlatformRecord, deed: &str) -> Result<(), Failure> {
-        let keeper = self.keeper(record);
-        let is_theirs = keeper.as_ref().map(|keeper| keeper.user) == self.caller.account.as_ref().map(|account| account.user);
-        if self.caller.authority == Authority::Root || is_theirs {
+        if self.caller.authority == Authority::Root {
+            return Ok(());
+        }
+        let keeper = self.keeper(record).map(|keeper| keeper.user);
+        if keeper == self.caller.account.as_ref().map(|account| account.user) {
             return Ok(());
         }
         let folder = record.folder.display();

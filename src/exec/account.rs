@@ -10,29 +10,51 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::process::{Gid, Uid, getgroups};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::people;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Account {
     pub user: u32,
     pub group: u32,
-    /// All of them, the first one included.
-    pub groups: Vec<u32>,
+    /// `None` where the groups are known from the start.
+    name: Option<String>,
+    /// Asked for when somebody first needs them, which few do: a directory of the company takes its time.
+    groups: OnceLock<Vec<u32>>,
 }
+
+impl PartialEq for Account {
+    fn eq(&self, other: &Self) -> bool {
+        (self.user, self.group, self.groups()) == (other.user, other.group, other.groups())
+    }
+}
+
+impl Eq for Account {}
 
 impl Account {
     /// One about whom nothing else is known.
     pub fn bare(user: u32, group: u32) -> Self {
-        Self { user, group, groups: vec![group] }
+        Self::with(user, group, vec![group])
+    }
+
+    /// With these groups, the first one included.
+    pub fn with(user: u32, group: u32, groups: Vec<u32>) -> Self {
+        Self { user, group, name: None, groups: groups.into() }
     }
 
     /// With the groups that this host gives to the name.
     pub fn named(name: &str, user: u32, group: u32) -> Self {
-        people::groups(name, group).map_or_else(|_| Self::bare(user, group), |groups| Self { user, group, groups })
+        Self { user, group, name: Some(name.to_owned()), groups: OnceLock::new() }
+    }
+
+    /// All of them, the first one included.
+    fn groups(&self) -> &[u32] {
+        let ask = || self.name.as_ref().and_then(|name| people::groups(name, self.group).ok());
+        self.groups.get_or_init(|| ask().unwrap_or_else(|| vec![self.group]))
     }
 
     /// The one with this id; none that only files know still has its rights on these.
@@ -65,7 +87,7 @@ impl Account {
     }
 
     fn gids(&self) -> Vec<Gid> {
-        self.groups.iter().map(|group| Gid::from_raw(*group)).collect()
+        self.groups().iter().map(|group| Gid::from_raw(*group)).collect()
     }
 }
 
@@ -171,7 +193,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = closed(folder.path());
         let nobody = Account::bare(NOBODY, NOBODY);
-        let member = Account { groups: vec![NOBODY, 4242], ..nobody.clone() };
+        let member = Account::with(NOBODY, NOBODY, vec![NOBODY, 4242]);
         let read = || fs::read(&file).map_err(|error| error.kind());
         assert_eq!(nobody.on_files(read), Err(std::io::ErrorKind::PermissionDenied));
         assert_eq!(member.on_files(read), Ok(b"text".to_vec()), "a group of theirs may");
@@ -194,7 +216,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let file = closed(folder.path());
-        let member = Account { groups: vec![NOBODY, 4242], ..Account::bare(NOBODY, NOBODY) };
+        let member = Account::with(NOBODY, NOBODY, vec![NOBODY, 4242]);
         let run = |account: &Account| Command::new("cat").arg(&file).account(account.clone()).run();
         assert_eq!(run(&member).unwrap().text(), "text");
         run(&Account::bare(NOBODY, NOBODY)).unwrap_err();
@@ -205,7 +227,7 @@ mod tests {
     #[test]
     fn users_are_found_with_their_groups() {
         let root = Account::of(0);
-        assert!(root.user == 0 && root.groups.contains(&0));
+        assert!(root.user == 0 && root.groups().contains(&0));
         assert_eq!(Account::of(3_999_999_999), Account::bare(3_999_999_999, 3_999_999_999));
         assert_eq!(Account::named("no such name", 7, 8), Account::bare(7, 8));
     }

@@ -75,8 +75,14 @@ fn place(source: &Path, target: &str, is_folder: bool) -> (String, String) {
 /// The machine's program that takes what [`pack`] makes, as its root, and what the only top entry must be called.
 pub fn inwards(source: &Path, target: &str, is_folder: bool) -> (Vec<String>, String) {
     let (folder, name) = place(source, target, is_folder);
-    let argv = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory", &folder, "--file", "-"];
-    (argv.map(str::to_owned).to_vec(), name)
+    (unpacking(&folder), name)
+}
+
+/// The machine's program that unpacks into a folder; what it holds becomes whose who runs it.
+pub fn unpacking(folder: &str) -> Vec<String> {
+    ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory", folder, "--file", "-"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// What [`unpack`] needs of a copy out of a machine.

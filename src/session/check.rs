@@ -47,7 +47,7 @@ pub fn look_again(known: &Peer) -> Result<(), Failure> {
 /// For whom the engine works. The only place where a session makes one.
 pub fn caller(peer: &Peer, command: &str) -> Caller {
     let is_root = peer.uid == 0;
-    let account = || Account { user: peer.uid, group: peer.gid, groups: peer.groups.clone() };
+    let account = || Account::with(peer.uid, peer.gid, peer.groups.clone());
     Caller {
         user: peer.name.clone(),
         account: (!is_root).then(account),
@@ -99,7 +99,7 @@ mod tests {
     fn nobody_is_who_he_says() {
         let caller = caller(&peer(1234, &[7]), "env:up\u{1b}[2J\n 1161 --user root");
         assert_eq!((caller.user.as_str(), caller.authority), ("ada", Authority::Member));
-        assert_eq!(caller.account, Some(Account { user: 1234, group: 1234, groups: vec![7] }));
+        assert_eq!(caller.account, Some(Account::with(1234, 1234, vec![7])));
         assert_eq!(caller.command, "env:up[2J 1161 --user root");
         let root = self::caller(&peer(0, &[]), "");
         assert_eq!((root.account, root.authority), (None, Authority::Root));

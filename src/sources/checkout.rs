@@ -28,8 +28,8 @@ use super::git::{self, Person};
 use super::mirror::Mirror;
 use super::workspace::Place;
 use super::{Error, Result, workspace};
-use crate::disk;
-use crate::disk::{tree, walk};
+use crate::disk::tree::{self, FOLDER};
+use crate::disk::{self, walk};
 use crate::exec::{Account, Command, on_files_of};
 
 /// What a checkout is to be on.
@@ -256,10 +256,7 @@ fn files(person: &Person, folder: &Path, patterns: &[&str]) -> Result<BTreeSet<V
 
 /// Where a checkout stands: its branch, unless it is on none, and its commit.
 pub fn head(person: &Person, folder: &Path) -> Result<(Option<String>, String)> {
-    let it = hold(person, folder)?;
-    let output = it.git().args(["rev-parse", "HEAD", "--symbolic-full-name", "HEAD"]).run()?.text();
-    let (commit, name) = output.trim().split_once('\n').unwrap_or((output.trim(), "HEAD"));
-    Ok((name.strip_prefix("refs/heads/").map(str::to_owned), commit.to_owned()))
+    hold(person, folder)?.head()
 }
 
 /// Commits of branches, tags, stashes and other trees that neither the origin nor the mirror has.
@@ -373,8 +370,6 @@ fn aside(place: &Place, platform: &Path, person: &Person) -> Option<OwnedFd> {
     open(folder.keep(), FOLDER, Mode::empty()).ok()
 }
 
-const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
 /// No spare's name begins so.
 const ASIDE: &str = ".gone-";
 
@@ -419,6 +414,13 @@ impl Held {
     /// git in it. Its place is told, because git would look for a lost one in the folders above.
     pub fn git(&self) -> Command {
         git::git(&self.owner).args(["--no-optional-locks", "--git-dir=.git", "--work-tree=."]).cwd(self.place())
+    }
+
+    /// Its branch, unless it is on none, and its commit.
+    pub fn head(&self) -> Result<(Option<String>, String)> {
+        let output = self.git().args(["rev-parse", "HEAD", "--symbolic-full-name", "HEAD"]).run()?.text();
+        let (commit, name) = output.trim().split_once('\n').unwrap_or((output.trim(), "HEAD"));
+        Ok((name.strip_prefix("refs/heads/").map(str::to_owned), commit.to_owned()))
     }
 
     /// Another program in it, as the one whom it belongs to.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, statat};
 
 use super::Result;
-use super::checkout::{Held, head, hold, pass_over_submodules};
+use super::checkout::{Held, hold, pass_over_submodules};
 use super::git::Person;
 use crate::exec::Command;
 use crate::model::SnapshotName;
@@ -32,8 +32,8 @@ pub struct Kept {
 const COMPLAINTS: usize = 5;
 
 pub fn keep(person: &Person, folder: &Path, name: &SnapshotName) -> Result<Kept> {
-    let (branch, commit) = stand(person, folder)?;
     let held = hold(person, folder)?;
+    let (branch, commit) = stand(&held)?;
     let index = git_path(&held, "adt-snapshot.index")?;
     let it = || held.git().env("GIT_INDEX_FILE", &index);
     copy_index(&held, &index)?;
@@ -59,8 +59,7 @@ pub fn keep(person: &Person, folder: &Path, name: &SnapshotName) -> Result<Kept>
 }
 
 /// The branch, unless it is on none, and the commit, unless that branch has none yet.
-fn stand(person: &Person, folder: &Path) -> Result<(Option<String>, Option<String>)> {
-    let held = hold(person, folder)?;
+fn stand(held: &Held) -> Result<(Option<String>, Option<String>)> {
     let ask = |words: &[&str]| -> Result<Option<String>> {
         let (status, output) = held.git().args(words.iter().copied()).run_any(&mut |_, _| {})?;
         Ok(status.success().then(|| output.text().trim().to_owned()))
@@ -68,7 +67,7 @@ fn stand(person: &Person, folder: &Path) -> Result<(Option<String>, Option<Strin
     match (ask(&["symbolic-ref", "--quiet", "HEAD"])?, ask(&["rev-parse", "--verify", "--quiet", "HEAD"])?) {
         (Some(name), commit) => Ok((name.strip_prefix("refs/heads/").map(str::to_owned), commit)),
         // Whatever is wrong with it, git says it.
-        (None, _) => head(person, folder).map(|(branch, commit)| (branch, Some(commit))),
+        (None, _) => held.head().map(|(branch, commit)| (branch, Some(commit))),
     }
 }
 
@@ -198,7 +197,7 @@ mod tests {
     /// Kept, lost, and brought back; HEAD and files are as they were.
     fn comes_back(folder: &Path, lose: impl FnOnce()) {
         let (person, name) = (Person::default(), "s".parse().unwrap());
-        let stands = || (stand(&person, folder).unwrap(), files(folder));
+        let stands = || (stand(&hold(&person, folder).unwrap()).unwrap(), files(folder));
         let before = stands();
         let kept = keep(&person, folder, &name).unwrap();
         assert_eq!((stands(), kept.left_out.as_slice()), (before.clone(), &[][..]));

@@ -16,7 +16,8 @@ use rustix::process::geteuid;
 use super::beneath::Beneath;
 use super::git::Person;
 use super::{Error, Result};
-use crate::disk::{tree, walk};
+use crate::disk::tree::{self, FOLDER};
+use crate::disk::walk;
 
 const MARK: &str = ".gitignore";
 /// Whoever adds lines of their own may.
@@ -54,8 +55,6 @@ impl Place {
         is_marked(&self.workspace)
     }
 }
-
-const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A platform's folder, on a way that nobody but root and its keeper can bend.
 fn hold(platform: &Path, keeper: u32) -> io::Result<OwnedFd> {

@@ -34,7 +34,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::head::Head;
-use super::archive::Room;
+use super::archive::{OPAQUE, Room, WHITEOUT};
 use super::layer::Content;
 use super::{Error, Layer, Layers, Result};
 use crate::disk::marks::Marks;
@@ -47,10 +47,6 @@ use crate::store::{self, Lock};
 const LEVEL: i32 = 3;
 /// What a reader must keep to undo any level up to 19. A frame says itself how much it wants.
 const WINDOW_LOG: u32 = 23;
-
-/// Markers of an OCI layer.
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Records of PAX that are in use.
 const PAX_PATH: &str = "path";

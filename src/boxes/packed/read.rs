@@ -24,8 +24,8 @@ use crate::boxes::layer::Content;
 use crate::boxes::shift::{BASE, COUNT};
 use crate::boxes::{Error, Result};
 use crate::disk::marks::Marks;
+use crate::disk::tree::FOLDER;
 
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 /// Nobody but root until it has its owner and mode.

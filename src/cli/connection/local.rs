@@ -106,9 +106,7 @@ pub fn command() -> String {
 
 /// This program again, with the same settings, as a session of somebody else.
 pub fn session(verb: &str) -> Result<Command, Failure> {
-    let own = ["--detach", "--no-logs", "--names-only"];
-    let words = std::env::args_os().skip(1).filter(|word| !own.iter().any(|own| word == own));
-    let words = words.map(|word| if word == verb { "internal:session".into() } else { word });
+    let words = std::env::args_os().skip(1).map(|word| if word == verb { "internal:session".into() } else { word });
     Ok(Command::new(program()?).args(words))
 }
 

@@ -131,16 +131,32 @@ impl HostFlags {
     /// One that does not only say which host's store is meant.
     pub fn of_the_service(&self) -> Option<&'static str> {
         let keys = &values::KEYS;
+        // Taken apart, so that a new one can't be forgotten.
+        let Self {
+            config: _,
+            store: _,
+            domain,
+            domains,
+            pool_v4,
+            pool_ids,
+            nameservers,
+            boxes,
+            provider,
+            grace_seconds,
+            listen,
+            bring_back,
+        } = self;
         let others = [
-            (&self.domain, keys.domain.flag),
-            (&self.domains, keys.domains.flag),
-            (&self.pool_v4, keys.pool_v4.flag),
-            (&self.pool_ids, keys.pool_ids.flag),
-            (&self.nameservers, keys.nameservers.flag),
-            (&self.boxes, keys.boxes.flag),
-            (&self.provider, keys.provider.flag),
-            (&self.grace_seconds, keys.grace_seconds.flag),
-            (&self.listen, keys.listen.flag),
+            (domain, keys.domain.flag),
+            (domains, keys.domains.flag),
+            (pool_v4, keys.pool_v4.flag),
+            (pool_ids, keys.pool_ids.flag),
+            (nameservers, keys.nameservers.flag),
+            (boxes, keys.boxes.flag),
+            (provider, keys.provider.flag),
+            (grace_seconds, keys.grace_seconds.flag),
+            (listen, keys.listen.flag),
+            (bring_back, keys.bring_back.flag),
         ];
         others.into_iter().find(|(value, _)| value.is_some()).map(|(_, flag)| flag)
     }

@@ -466,9 +466,12 @@ impl Engine {
 
     /// Bytes that an environment has on disk beyond its layers.
     pub(in crate::engine) fn disk(&self, environment: &Environment) -> Option<u64> {
-        let machines = environment.definition.platform.machines_by_name();
-        let disk = |name| self.provider_in(&environment.definition, name).ok()?.1.disk(&environment.id.machine(name)).ok();
-        machines.keys().map(disk).sum()
+        let definition = &environment.definition;
+        let disk = |(name, machine)| {
+            let provider = self.providers.get(definition.provider(machine)).ok()?;
+            provider.disk(&environment.id.machine(&name)).ok()
+        };
+        definition.platform.machines_by_name().into_iter().map(disk).sum()
     }
 
     /// The machines of an environment, in order.

@@ -128,7 +128,7 @@ impl Engine {
                 addresses: vec![attachment.v4.into(), attachment.v6.into()],
                 limits: machine.limits.clone(),
                 provider: definition.provider(machine).clone(),
-                disk: self.provider_in(definition, &name).ok().and_then(|(_, provider)| provider.disk(&machine_id).ok()),
+                disk: self.providers.get(definition.provider(machine)).and_then(|provider| provider.disk(&machine_id)).ok(),
                 layers: definition.boxes.get(&machine.role).map(|boxed| boxed.layers.clone()).unwrap_or_default(),
                 name,
             }

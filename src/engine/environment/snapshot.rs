@@ -302,27 +302,35 @@ impl Engine {
     /// The snapshots of which record and copies are there. Whoever is about to take one at this moment has only the one or the
     /// other.
     fn whole_snapshots(&self, environment: &Environment) -> Result<Vec<Snapshot>, Failure> {
+        self.sorted_snapshots(environment, &self.copiers(environment)?).map(|(whole, _)| whole)
+    }
+
+    /// Those and the names of the others.
+    fn sorted_snapshots(
+        &self,
+        environment: &Environment,
+        copiers: &[Copier<'_>],
+    ) -> Result<(Vec<Snapshot>, BTreeSet<SnapshotName>), Failure> {
         let id = &environment.id;
-        let copied = self.copiers(environment)?.into_iter().map(|(name, copier)| Ok((name, copier.names(id)?)));
+        let copied = copiers.iter().map(|(name, copier)| Ok((name, copier.names(id)?)));
         let copied = copied.collect::<Result<Vec<_>, Failure>>()?;
         // On a provider that its environment came to later, it has nothing.
         let has_part = |one: &Snapshot, name: &ProviderName| one.definition.providers.ever.contains(name);
         let is_whole = |one: &Snapshot| copied.iter().all(|(name, names)| !has_part(one, name) || names.contains(&one.name));
-        Ok(self.store.snapshots.list(id)?.into_iter().filter(is_whole).collect())
+        let (whole, half): (Vec<_>, Vec<_>) = self.store.snapshots.list(id)?.into_iter().partition(is_whole);
+        let mut others: BTreeSet<_> = copied.iter().flat_map(|(_, names)| names).cloned().collect();
+        others.extend(half.into_iter().map(|one| one.name));
+        others.retain(|name| whole.iter().all(|one| one.name != *name));
+        Ok((whole, others))
     }
 
     /// The same for who holds the environment's lock: what is not whole was cut off, and goes.
     fn tidy_snapshots(&self, environment: &Environment) -> Result<Vec<Snapshot>, Failure> {
-        let id = &environment.id;
         let copiers = self.copiers(environment)?;
-        with_each(&copiers, |copier| copier.sweep(id))?;
-        let whole = self.whole_snapshots(environment)?;
-        let mut known: BTreeSet<_> = self.store.snapshots.list(id)?.into_iter().map(|one| one.name).collect();
-        for (_, copier) in &copiers {
-            known.extend(copier.names(id)?);
-        }
-        for half in known.iter().filter(|name| whole.iter().all(|one| one.name != **name)) {
-            self.remove_snapshot(environment, half)?;
+        with_each(&copiers, |copier| copier.sweep(&environment.id))?;
+        let (whole, half) = self.sorted_snapshots(environment, &copiers)?;
+        for name in &half {
+            self.remove_snapshot(environment, name)?;
         }
         Ok(whole)
     }

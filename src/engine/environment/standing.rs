@@ -43,28 +43,31 @@ impl Found {
 impl Engine {
     /// The provider of a machine that its environment has.
     pub fn provider_of(&self, id: &MachineId) -> Result<&dyn Provider, Failure> {
-        let environment = self.environment(&id.environment)?;
-        self.provider_in(&environment.definition, &id.machine).map(|(_, provider)| provider)
-    }
-
-    /// The same with its name, by a definition.
-    pub(in crate::engine) fn provider_in(
-        &self,
-        definition: &Definition,
-        machine: &MachineName,
-    ) -> Result<(&ProviderName, &dyn Provider), Failure> {
+        let definition = self.environment(&id.environment)?.definition;
         let machines = definition.platform.machines_by_name();
-        let wanted = machines.get(machine).map_or(&definition.providers.usual, |machine| definition.provider(machine));
-        Ok(self.providers.named(wanted)?)
+        let wanted = machines.get(&id.machine).map_or(&definition.providers.usual, |machine| definition.provider(machine));
+        Ok(self.providers.get(wanted)?)
     }
 
     /// All that machines or data of an environment may be on.
     pub(in crate::engine) fn around(&self, id: &EnvironmentId) -> Result<Several<'_>, Failure> {
-        match self.store.database.environment(id) {
-            Ok(Some(environment)) => self.around_of(&environment.definition),
+        self.around_known(self.known(id)?.as_ref())
+    }
+
+    /// The same by the record, where that is known.
+    pub(in crate::engine) fn around_known(&self, record: Option<&Environment>) -> Result<Several<'_>, Failure> {
+        match record {
+            Some(environment) => self.around_of(&environment.definition),
             // Perhaps a damaged store was replaced, perhaps the record is damaged: what is there is found by name.
-            Ok(None) | Err(crate::store::Error::BadEnvironment { .. }) => Ok(self.providers.here().collect()),
-            Err(error) => Err(error.into()),
+            None => Ok(self.providers.here().collect()),
+        }
+    }
+
+    /// The record, if there is a sound one.
+    pub(in crate::engine) fn known(&self, id: &EnvironmentId) -> Result<Option<Environment>, Failure> {
+        match self.store.database.environment(id) {
+            Err(crate::store::Error::BadEnvironment { .. }) => Ok(None),
+            record => Ok(record?),
         }
     }
 

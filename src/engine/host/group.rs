@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::system_file::write;
-use crate::exec::Command;
+use crate::exec::{Command, people};
 use crate::model::{Failure, Kind};
 
 pub const NAME: &str = "adt";
@@ -12,7 +12,7 @@ const MADE: &str = "bootstrap.group";
 
 /// In the system's database, wherever that has it from.
 pub fn is_there() -> bool {
-    Command::new("getent").args(["group", NAME]).run().is_ok()
+    people::group(NAME).is_ok_and(|group| group.is_some())
 }
 
 pub fn make(store: &Path) -> Result<(), Failure> {

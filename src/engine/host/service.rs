@@ -18,6 +18,7 @@ use std::path::Path;
 use crate::config::host::Origin;
 use crate::engine::Engine;
 use crate::engine::host::system_file;
+use crate::engine::open::program;
 use crate::exec::Command;
 use crate::model::{Failure, Kind};
 use crate::store::Store;
@@ -114,8 +115,7 @@ impl Engine {
         if !is_possible() {
             return Ok(None);
         }
-        let exe =
-            std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))?;
+        let exe = program()?;
         // What came from the file is read from it again; what came from this command's words would be forgotten.
         let rows = self.settings.rows();
         let said = rows.iter().filter(|(_, _, origin)| matches!(origin, Origin::Flag(_) | Origin::Variable(_)));

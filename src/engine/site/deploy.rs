@@ -323,10 +323,13 @@ impl Engine {
             )));
         }
         let role = environment.definition.platform.machine(&deployable.site.on);
-        for machine in role.map(Machine::names).unwrap_or_default() {
-            let state = self.provider_in(&environment.definition, &machine)?.1.inspect(&id.machine(&machine))?;
-            if environment.wanted != Wanted::Up || !matches!(state, MachineState::Running { .. }) {
-                return Err(failure().cause(format!("its machine `{machine}` is {}", state.word())).hint(up));
+        if let Some(role) = role {
+            let provider = self.providers.get(environment.definition.provider(role))?;
+            for machine in role.names() {
+                let state = provider.inspect(&id.machine(&machine))?;
+                if environment.wanted != Wanted::Up || !matches!(state, MachineState::Running { .. }) {
+                    return Err(failure().cause(format!("its machine `{machine}` is {}", state.word())).hint(up));
+                }
             }
         }
         Ok((deployable, code))

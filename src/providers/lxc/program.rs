@@ -104,8 +104,7 @@ impl Machine<'_> {
     }
 
     pub fn unpack(&self, tar: &mut (dyn Read + Send), folder: &str, user: &str, cancel: &Cancel) -> Result<()> {
-        let argv = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--directory", folder, "--file", "-"];
-        let exec = Exec { cwd: Some("/".into()), user: Some(user.into()), ..Exec::new(argv) };
+        let exec = Exec { cwd: Some("/".into()), user: Some(user.into()), ..Exec::new(copies::unpacking(folder)) };
         self.feed_tar("unpack on", &exec, tar, cancel)
     }
 
