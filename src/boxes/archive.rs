@@ -4,26 +4,17 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tar::EntryType;
 
+use super::compressed::Source;
 use super::layer::remove_tree;
 use super::{Error, Result};
-use crate::exec::{self, Command, Status};
-
-/// The kinds of compression that are told apart by their first bytes, with the program that undoes each.
-const PROGRAMS: [(&[u8], &[&str]); 3] = [
-    (&[0x1f, 0x8b], &["gzip", "-d", "-c", "-q"]),
-    // An archive says itself how much memory it wants; the strongest setting of `xz` wants 65 MB.
-    (&[0xfd, b'7', b'z', b'X', b'Z', 0], &["xz", "-d", "-c", "-q", "--memlimit-decompress=512MiB"]),
-    (&[0x28, 0xb5, 0x2f, 0xfd], &["zstd", "-d", "-c", "-q"]),
-];
 
 /// Markers of an OCI layer for what it takes away from the ones below.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
@@ -35,8 +26,6 @@ pub(super) const ENTRIES: u32 = 1_000_000;
 pub(super) const DEPTH: usize = 128;
 /// An entry's header with its name and attributes, which are read into memory whole. A filesystem takes 64 KB of attributes.
 const HEADERS: u64 = 1 << 20;
-/// How much may come behind an archive's end: programs fill up their last record.
-const TRAILER: u64 = 16 << 20;
 /// What stays free on a disk, or a twentieth of it where that is less.
 const SPARE_BYTES: u64 = 256 << 20;
 const SPARE_FILES: u64 = 10_000;
@@ -116,59 +105,6 @@ pub fn unpack(archive: &Path, target: &Path, mode: Mode, room: &mut Room<'_>) ->
     source.finish(archive)
 }
 
-/// A file as it was before it was packed, whatever packed it.
-pub(super) struct Source {
-    pub reader: Box<dyn Read + Send>,
-    child: Option<(Command, Child)>,
-}
-
-impl Source {
-    pub fn open(path: &Path) -> Result<Self> {
-        let failed = || Error::io("could not read", path);
-        let mut start = Vec::new();
-        let file = std::fs::File::open(path).map_err(failed())?;
-        file.take(8).read_to_end(&mut start).map_err(failed())?;
-        let file = std::fs::File::open(path).map_err(failed())?;
-        let Some((_, words)) = PROGRAMS.iter().find(|(magic, _)| start.starts_with(magic)) else {
-            return Ok(Self { reader: Box::new(BufReader::new(file)), child: None });
-        };
-        let command = Command::new(words[0]).args(&words[1..]);
-        let child = command.to_std().stdin(file).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let mut child = child.map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => exec::Error::Missing { program: words[0].to_owned() },
-            _ => exec::Error::Start { command: command.to_string(), source },
-        })?;
-        let reader = Box::new(BufReader::new(child.stdout.take().expect("stdout was piped")));
-        Ok(Self { reader, child: Some((command, child)) })
-    }
-
-    /// A cut-off archive shows only in the exit code of the program that unpacked it.
-    pub fn finish(mut self, archive: &Path) -> Result<()> {
-        // What follows the archive's end mark must be read, or the program dies of a closed pipe.
-        let mut trailer = self.reader.by_ref().take(TRAILER + 1);
-        let rest = std::io::copy(&mut trailer, &mut std::io::sink()).map_err(Error::io("could not read", archive))?;
-        if rest > TRAILER {
-            return Err(bad(archive, Path::new("its end"), format!("is followed by more than {}M", TRAILER >> 20)));
-        }
-        let Some((command, mut child)) = self.child.take() else { return Ok(()) };
-        let status = child.wait().map_err(Error::io("could not read", archive))?;
-        if status.success() {
-            return Ok(());
-        }
-        let tail = vec![format!("{} is damaged or cut off", archive.display())];
-        Err(exec::Error::Failed { command: command.to_string(), status: Status(status), tail }.into())
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        if let Some((_, child)) = &mut self.child {
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
-}
-
 /// The bytes of an archive. Only so many may come until the next entry is known: what belongs to a header is kept in memory.
 struct Metered<'a> {
     reader: &'a mut dyn Read,
@@ -240,7 +176,7 @@ fn unpack_from(reader: &mut dyn Read, archive: &Path, target: &Path, mode: Mode,
     Ok(())
 }
 
-fn bad(archive: &Path, entry: &Path, reason: impl Into<String>) -> Error {
+pub(super) fn bad(archive: &Path, entry: &Path, reason: impl Into<String>) -> Error {
     Error::BadArchive { archive: archive.to_owned(), entry: entry.display().to_string(), reason: reason.into() }
 }
 
@@ -371,6 +307,7 @@ pub fn follow(root: &Path, path: &str) -> Option<PathBuf> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::exec::Command;
 
     /// Entries as (path, content); `-> x` is a link, `=> x` a hard link, `/` at the end a folder, `!` a device.
     pub(crate) fn pack(path: &Path, entries: &[(&str, &str)]) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::archive::{self, Mode, Room};
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
-use super::{Error, Resolved, Result, apt, build, cache, digest, oci, shift};
+use super::{Error, Resolved, Result, apt, cache, digest, inputs, oci, shift};
 use crate::exec::{Command, HostPath, Output, on_files_of};
 use crate::model::recipe::Archive;
 use crate::model::{Parent, Recipe};
@@ -56,7 +56,8 @@ fn base_of(resolved: &Resolved, packed: &Archive, draft: &Draft<'_>) -> Result<P
         return Ok(source);
     }
     let copy = draft.scratch()?.join("base");
-    build::fetch(HostPath { path: &source, person: keeper }, &copy)?;
+    let material = resolved.inputs.base.as_ref().expect("an archive that a base starts from was read for its name");
+    inputs::fetch(HostPath { path: &source, person: keeper }, material, &copy)?;
     Ok(copy)
 }
 

@@ -5,10 +5,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::digest::{self, Material};
+use super::inputs::{copy_file, copy_tree, create, fetch, set_mode};
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::workshop::{Bench, BenchSpec};
-use super::{Error, Layers, Resolved, Result, apt, archive, cache, digest, phases, seed};
+use super::{Error, Layers, Resolved, Result, apt, cache, compressed, phases, seed};
 use crate::exec::watched::Watched;
 use crate::exec::{HostPath, on_files_of};
 use crate::model::topology::{DataEngine, Sql};
@@ -124,11 +126,17 @@ impl Desk {
             let target = scratch.join(format!("step-{index}"));
             let source = on_files_of(keeper, || digest::source(recipe, step))?;
             let from = HostPath { path: &source, person: keeper };
+            let material = &resolved.inputs.steps[index];
             match step {
-                BuildStep::Files(_) => stage(teller, recipe, from, &target)?,
-                BuildStep::Script(_) => copy_file(from, &target, 0o755)?,
-                BuildStep::Ansible(_) | BuildStep::Salt(_) => fetch(from, &target)?,
-                // Too large for another copy: read where it lies.
+                BuildStep::Files(_) => stage(teller, recipe, from, material, &target)?,
+                BuildStep::Script(_) => {
+                    fetch(from, material, &target)?;
+                    set_mode(&target, 0o755)?;
+                }
+                BuildStep::Ansible(_) | BuildStep::Salt(_) | BuildStep::Seed { engine: DataEngine::Files { .. }, .. } => {
+                    fetch(from, material, &target)?;
+                }
+                // A dump is looked at on its way: too large for another copy.
                 BuildStep::Seed { .. } => {
                     steps.push((source, None));
                     continue;
@@ -177,17 +185,18 @@ fn certificates(folder: &Path, bundle: &Path, local: &Path) -> Result<()> {
 }
 
 /// A tree for `/`: `.j2` files rendered without their ending, modes as [`digest`] sees them.
-fn stage(teller: &Teller<'_>, recipe: &Recipe, source: HostPath<'_>, target: &Path) -> Result<()> {
-    copy_tree(source, target, &|from, to, mode| {
+fn stage(teller: &Teller<'_>, recipe: &Recipe, source: HostPath<'_>, material: &Material, target: &Path) -> Result<()> {
+    copy_tree(source, material, target, &|from, to, entry| {
         if from.path.extension().is_none_or(|end| end != "j2") {
-            return copy_file(from, to, mode);
+            return copy_file(from, to, entry);
         }
         let text = from.with_rights(template_text).map_err(Error::io("could not read", from.path))?;
+        entry.is(&digest::read(&mut text.as_bytes()).expect("memory can be read"), from.path)?;
         let render = teller.context.render;
         let text = render(&text, from.path, &recipe.vars).map_err(|source| bench_error(recipe, "files", source))?;
         let to = to.with_extension("");
         write(&to, text.as_bytes())?;
-        set_mode(&to, mode)
+        set_mode(&to, entry.mode)
     })
 }
 
@@ -196,46 +205,6 @@ fn template_text(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(LONGEST_TEMPLATE + 1).read_to_string(&mut text)?;
     if text.len() as u64 > LONGEST_TEMPLATE { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
-}
-
-/// A file or a tree as it is.
-pub(super) fn fetch(source: HostPath<'_>, target: &Path) -> Result<()> {
-    copy_tree(source, target, &copy_file)
-}
-
-type CopyFile<'a> = &'a dyn Fn(HostPath<'_>, &Path, u32) -> Result<()>;
-
-fn copy_tree(source: HostPath<'_>, target: &Path, copy: CopyFile<'_>) -> Result<()> {
-    for entry in source.with_rights(digest::material)?.entries {
-        // Nothing is joined to the file itself: that would make a folder of it.
-        let join = |path: &Path| if entry.path.as_os_str().is_empty() { path.to_owned() } else { path.join(&entry.path) };
-        let (from, to) = (join(source.path), join(target));
-        let from = HostPath { path: &from, ..source };
-        match entry.content {
-            digest::Content::Folder => create(&to).and_then(|()| set_mode(&to, entry.mode))?,
-            digest::Content::Link(link) => std::os::unix::fs::symlink(link, &to).map_err(Error::io("could not create", &to))?,
-            digest::Content::File(_) => copy(from, &to, entry.mode)?,
-        }
-    }
-    Ok(())
-}
-
-fn copy_file(from: HostPath<'_>, to: &Path, mode: u32) -> Result<()> {
-    let failed = || Error::io("could not copy", from.path);
-    let mut source = from.with_rights(|path| std::fs::File::open(path)).map_err(failed())?;
-    let mut copy = std::fs::File::create(to).map_err(Error::io("could not create", to))?;
-    std::io::copy(&mut source, &mut copy).map_err(failed())?;
-    set_mode(to, mode)
-}
-
-fn create(path: &Path) -> Result<()> {
-    std::fs::create_dir(path).map_err(Error::io("could not create", path))?;
-    set_mode(path, 0o755)
-}
-
-fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(Error::io("could not change", path))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -279,7 +248,7 @@ impl Job<'_> {
     fn step(&self, index: usize, step: &BuildStep) -> Result<()> {
         let name = format!("{} {}", step.word(), step.path().display());
         if let BuildStep::Seed { engine, .. } = step {
-            return self.teller.phase(&name, || self.seed(&name, engine, &self.desk.steps[index].0));
+            return self.teller.phase(&name, || self.seed(&name, engine, index));
         }
         if let Some(tool) = phases::Tool::of(step) {
             let name = format!("install {}", tool.word());
@@ -307,19 +276,20 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn seed(&self, step: &str, engine: &DataEngine, source: &Path) -> Result<()> {
+    fn seed(&self, step: &str, engine: &DataEngine, index: usize) -> Result<()> {
+        let source = &self.desk.steps[index].0;
         match engine {
             DataEngine::Sql(sql) => {
                 self.run(step, seed::begin(sql))?;
-                self.load(step, sql, source)?;
+                self.load(step, sql, source, &self.resolved.inputs.steps[index])?;
                 self.run(step, seed::end(sql))
             }
             DataEngine::Files { target, user } => {
-                if !self.theirs(source).with_rights(Path::is_dir) {
+                if !source.is_dir() {
                     return Err(Error::Seed { file: source.to_owned(), line: None, reason: "it is no folder".to_owned() });
                 }
                 self.run(step, seed::make_folder(target))?;
-                self.copy(step, self.theirs(&source.join(".")), target)?;
+                self.copy(step, (&source.join(".")).into(), target)?;
                 self.run(step, seed::own(target, user.as_deref()))
             }
             DataEngine::Script => unreachable!("a platform's script is a step of its own kind"),
@@ -327,8 +297,12 @@ impl Job<'_> {
     }
 
     /// The dump goes from its file through the program that unpacks it into the server, a piece at a time.
-    fn load(&self, step: &str, sql: &Sql, file: &Path) -> Result<()> {
-        let mut source = self.theirs(file).with_rights(archive::Source::open)?;
+    fn load(&self, step: &str, sql: &Sql, file: &Path, material: &Material) -> Result<()> {
+        let [dump] = material.entries.as_slice() else {
+            return Err(Error::Seed { file: file.to_owned(), line: None, reason: "it is no file".to_owned() });
+        };
+        let theirs = HostPath { path: file, person: self.resolved.keeper.as_ref() };
+        let mut source = theirs.with_rights(|path| compressed::Source::named(path, dump))?;
         let mut exec = seed::load(sql);
         exec.env.splice(0..0, self.desk.env.iter().cloned());
         let mut said: Vec<String> = Vec::new();
@@ -345,11 +319,6 @@ impl Job<'_> {
             0 => source.finish(file),
             _ => Err(seed::failed(file, &said)),
         }
-    }
-
-    /// What lies in the recipe's folder.
-    fn theirs<'p>(&'p self, path: &'p Path) -> HostPath<'p> {
-        HostPath { path, person: self.resolved.keeper.as_ref() }
     }
 
     fn copy(&self, step: &str, source: HostPath<'_>, target: &str) -> Result<()> {

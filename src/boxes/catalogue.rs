@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::cache::Authors;
+use super::inputs::Inputs;
 use super::{Error, Result, digest};
 use crate::disk;
 use crate::exec::{Account, HostPath, on_files_of};
@@ -23,6 +24,7 @@ struct Shipped;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resolved {
     pub recipe: Recipe,
+    pub inputs: Inputs,
     pub digest: Digest,
     /// The layer it stands on; `None` for a base.
     pub parent: Option<Digest>,
@@ -173,15 +175,15 @@ impl<'a> Catalogue<'a> {
             let mut logs = below.map(|below| below.logs.clone()).unwrap_or_default();
             logs.extend(recipe.logs.iter().filter(|path| !below.is_some_and(|below| below.logs.contains(path))).cloned());
             let keeper = self.keeper_of(&recipe.folder);
-            let materials = digest::materials(&recipe, keeper, self.known.as_deref())?;
+            let inputs = digest::inputs(&recipe, keeper, self.known.as_deref())?;
             let keeper = keeper.cloned();
-            let digest = digest::of(&recipe, &self.architecture, parent.as_ref(), &materials);
+            let digest = digest::of(&recipe, &self.architecture, parent.as_ref(), &inputs);
             let mut authors = below.map(|below| below.authors.clone()).unwrap_or_default();
             authors.extend(self.author(&recipe));
             let mut services = below.map(|below| below.services.clone()).unwrap_or_default();
             services.extend(recipe.services.iter().filter(|unit| !services.contains(unit)).cloned().collect::<Vec<_>>());
             let host = recipe.host || below.is_some_and(|below| below.host);
-            resolved.push(Resolved { recipe, digest, parent, health, logs, authors, services, keeper, host });
+            resolved.push(Resolved { recipe, inputs, digest, parent, health, logs, authors, services, keeper, host });
         }
         Ok(resolved)
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::inputs::Inputs;
 use super::{Error, Result};
 use crate::disk;
 use crate::exec::{Account, on_files_of};
@@ -36,8 +37,8 @@ pub struct Material {
     pub entries: Vec<Entry>,
 }
 
-/// The digest of a recipe over its parent. Pure: `materials` are the base's archive, if any, and then the steps' files.
-pub fn of(recipe: &Recipe, architecture: &str, parent: Option<&Digest>, materials: &[Material]) -> Digest {
+/// The digest of a recipe over its parent. Pure.
+pub fn of(recipe: &Recipe, architecture: &str, parent: Option<&Digest>, inputs: &Inputs) -> Digest {
     let mut hash = Fields(Sha256::new());
     hash.field("format", FORMAT.to_string());
     hash.field("name", recipe.name.as_str());
@@ -56,7 +57,7 @@ pub fn of(recipe: &Recipe, architecture: &str, parent: Option<&Digest>, material
     hash.field("health", serde_json::to_string(&recipe.health).expect("a health check is plain data"));
     hash.field("vars", serde_json::to_string(&recipe.vars).expect("variables came from a file and are plain data"));
     hash.list("steps", &recipe.steps.iter().map(step_text).collect::<Vec<_>>());
-    for material in materials {
+    for material in inputs.base.iter().chain(&inputs.steps) {
         hash.field("material", material.entries.len().to_string());
         for entry in &material.entries {
             hash.field("path", entry.path.as_os_str().as_encoded_bytes());
@@ -111,7 +112,7 @@ impl Fields {
 
 /// Reads what a recipe takes from its folder. Where that is much, digests are remembered in the folder `known`, if
 /// one is given. `keeper`: whose rights count in the recipe's folder, where it is not a folder of the host's.
-pub fn materials(recipe: &Recipe, keeper: Option<&Account>, known: Option<&Path>) -> Result<Vec<Material>> {
+pub fn inputs(recipe: &Recipe, keeper: Option<&Account>, known: Option<&Path>) -> Result<Inputs> {
     let base = match &recipe.parent {
         Parent::Rootfs(archive) | Parent::Oci(archive) => Some(base(recipe, archive, keeper, known)?.0),
         Parent::Suite(_) | Parent::Box(_) => None,
@@ -120,7 +121,7 @@ pub fn materials(recipe: &Recipe, keeper: Option<&Account>, known: Option<&Path>
         let source = on_files_of(keeper, || source(recipe, step))?;
         read_material(&source, keeper, known)
     });
-    base.into_iter().map(Ok).chain(steps).collect()
+    Ok(Inputs { base, steps: steps.collect::<Result<_>>()? })
 }
 
 /// The files that name each file of an image by its digest.
@@ -309,7 +310,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn digest(recipe: &Recipe) -> Digest {
-        of(recipe, "amd64", None, &materials(recipe, None, None).unwrap())
+        of(recipe, "amd64", None, &inputs(recipe, None, None).unwrap())
     }
 
     #[test]
@@ -373,7 +374,7 @@ mod tests {
             let mut recipe = recipe("web", Parent::Suite("bookworm".into()));
             recipe.folder = inner.clone();
             recipe.steps = vec![BuildStep::Script(path.into())];
-            assert!(matches!(materials(&recipe, None, None), Err(Error::Outside { .. })), "{path}");
+            assert!(matches!(inputs(&recipe, None, None), Err(Error::Outside { .. })), "{path}");
         }
     }
 
@@ -393,8 +394,13 @@ mod tests {
         for recipe in &changed {
             assert!(seen.insert(digest(recipe)), "{recipe:?}");
         }
-        assert!(seen.insert(of(&plain, "arm64", None, &[])));
-        assert!(seen.insert(of(&recipe("web", Parent::Box(BoxRef::new(plain.name.clone()))), "amd64", Some(&parent), &[])));
+        assert!(seen.insert(of(&plain, "arm64", None, &Inputs::default())));
+        assert!(seen.insert(of(
+            &recipe("web", Parent::Box(BoxRef::new(plain.name.clone()))),
+            "amd64",
+            Some(&parent),
+            &Inputs::default()
+        )));
         let mut summary = plain.clone();
         summary.summary = "other words".into();
         assert_eq!(digest(&summary), digest(&plain));

@@ -17,8 +17,10 @@ pub mod base;
 pub mod build;
 pub mod cache;
 pub mod catalogue;
+pub mod compressed;
 pub mod digest;
 pub mod fake;
+pub mod inputs;
 pub mod layer;
 pub mod oci;
 pub mod packed;
@@ -94,6 +96,8 @@ pub enum Error {
     },
     #[error("the recipe of `{name}` points at `{path}`, which is outside of its folder")]
     Outside { name: BoxName, path: PathBuf },
+    #[error("`{path}` changed while a box was built of it")]
+    Changed { path: PathBuf },
     #[error("layer `{digest}` is not in the store")]
     LayerMissing { digest: Digest },
     #[error("layer description `{path}` is damaged: {reason}")]
@@ -171,7 +175,7 @@ impl Error {
             | Self::OtherDigest { .. } => Kind::Config,
             Self::Recipe { source, .. } | Self::Bench { source, .. } => source.kind,
             Self::LayerDamaged { .. } | Self::LayerCycle { .. } => Kind::Store,
-            Self::LayerInUse { .. } | Self::OtherContent { .. } => Kind::Conflict,
+            Self::LayerInUse { .. } | Self::OtherContent { .. } | Self::Changed { .. } => Kind::Conflict,
             Self::Step { tail, .. } if is_full(tail) => Kind::Exhausted,
             Self::Step { .. } | Self::Seed { .. } => Kind::Program,
             Self::BootDeadline { .. } => Kind::Deadline,
@@ -211,6 +215,7 @@ impl Error {
                 "both were built of the same recipe at different times; what stands on one does not fit the other".to_owned(),
                 "to take this one, destroy what stands on the other and remove it with `adt box:prune`".to_owned(),
             ],
+            Self::Changed { .. } => vec!["build again once nobody writes there".to_owned()],
             Self::ParentMissing { .. } => vec!["export it again without `--without`".to_owned()],
             Self::OtherDigest { .. } => vec![
                 "get the archive again from where its digest is from; where it was meant to change, correct `sha256`".to_owned(),

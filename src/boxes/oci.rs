@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::archive::{self, Mode, Room, Source};
+use super::archive::{self, Mode, Room};
+use super::compressed::Source;
 use super::{Error, Result, digest};
 use crate::model::Digest;
 

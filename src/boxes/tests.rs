@@ -12,6 +12,8 @@ use super::fake::FakeWorkshop;
 use super::layer::tests::layer;
 use super::schedule::{self, Options, Outcome};
 use super::{Catalogue, Context, Error, Layers, Resolved, prune};
+use crate::exec::Command;
+use crate::model::topology::{DataEngine, Server, Sql};
 use crate::model::{BoxName, BoxRef, BuildStep, Digest, Event, Parent, Recipe};
 
 struct Site {
@@ -94,6 +96,46 @@ fn whole(folder: &Path) -> Recipe {
         steps: vec![BuildStep::Files("tree".into()), BuildStep::Script("setup.sh".into())],
         folder: folder.to_owned(),
         ..on("web", "debian")
+    }
+}
+
+#[test]
+fn a_layer_holds_the_files_that_it_is_named_by() {
+    let sql = DataEngine::Sql(Sql { server: Server::Mariadb, database: "shop".into(), user: "shop".into() });
+    let files = DataEngine::Files { target: "/srv/files".into(), user: None };
+    let seed = |path: &str, engine: &DataEngine| BuildStep::Seed { path: path.into(), engine: engine.clone() };
+    let cases = [
+        (BuildStep::Files("tree".into()), "tree/etc/motd.j2"),
+        (BuildStep::Files("tree".into()), "tree/plain"),
+        (BuildStep::Script("setup.sh".into()), "setup.sh"),
+        (BuildStep::Ansible("tree".into()), "tree/plain"),
+        (seed("dump.sql", &sql), "dump.sql"),
+        (seed("dump.sql.gz", &sql), "dump.sql.gz"),
+        (seed("tree", &files), "tree/plain"),
+    ];
+    for (step, changed) in cases {
+        let (site, folder) = (Site::new(), tempfile::tempdir().unwrap());
+        let mut recipe = whole(folder.path());
+        for (name, text) in [("tree/plain", "honest"), ("dump.sql", "SELECT 1;\n")] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let packed = Command::new("gzip").args(["-c"]).arg(folder.path().join("dump.sql")).run().unwrap().stdout;
+        std::fs::write(folder.path().join("dump.sql.gz"), packed).unwrap();
+        recipe.steps = vec![step.clone()];
+        let boxes = site.chain(recipe);
+        let honest = std::fs::read(folder.path().join(changed)).unwrap();
+        let mut other = honest.clone();
+        *other.last_mut().unwrap() ^= 1;
+
+        std::fs::write(folder.path().join(changed), other).unwrap();
+        let outcomes = site.run(&boxes, &[], &[]);
+        let Outcome::Failed(error) = &outcomes[1] else { panic!("{step:?}: {outcomes:?}") };
+        assert!(matches!(error, Error::Changed { path } if path.ends_with(changed)), "{step:?}: {error}");
+        site.assert_nothing_left();
+
+        std::fs::write(folder.path().join(changed), honest).unwrap();
+        let outcomes = site.run(&boxes, &[], &[]);
+        assert!(matches!(outcomes[1], Outcome::Built(_)), "{step:?}: {outcomes:?}");
     }
 }
 
