@@ -76,8 +76,9 @@ impl<'a> Room<'a> {
         self.bytes -= stored;
         let files = u32::try_from(files.max(1)).unwrap_or(u32::MAX);
         let left = self.entries.checked_sub(files);
-        self.entries =
-            left.ok_or_else(|| bad(archive, entry, format!("is one too many: an image has at most {ENTRIES} files")))?;
+        self.entries = left.ok_or_else(|| {
+            Error::bad_archive(archive, entry.display(), format!("is one too many: an image has at most {ENTRIES} files"))
+        })?;
         Ok(())
     }
 }
@@ -145,7 +146,7 @@ fn unpack_from(reader: &mut dyn Read, archive: &Path, target: &Path, mode: Mode,
         let stored = if kind.is_gnu_sparse() { entry.header().entry_size().unwrap_or(u64::MAX) } else { entry.size() };
         let place = Place::of(target, &path);
         if place.depth > DEPTH {
-            return Err(bad(archive, &name, format!("lies more than {DEPTH} folders deep")));
+            return Err(Error::bad_archive(archive, name.display(), format!("lies more than {DEPTH} folders deep")));
         }
         room.take(archive, target, &name, stored, place.new)?;
         last = name;
@@ -166,7 +167,7 @@ fn unpack_from(reader: &mut dyn Read, archive: &Path, target: &Path, mode: Mode,
         make_room(target, &path, kind)?;
         entry.unpack_in(target).map_err(|error| match error.kind() {
             std::io::ErrorKind::StorageFull => Error::io("could not unpack", archive)(error),
-            _ => bad(archive, &last, error.to_string()),
+            _ => Error::bad_archive(archive, last.display(), error.to_string()),
         })?;
         left.set(HEADERS);
         if mode == Mode::Layer {
@@ -176,15 +177,11 @@ fn unpack_from(reader: &mut dyn Read, archive: &Path, target: &Path, mode: Mode,
     Ok(())
 }
 
-pub(super) fn bad(archive: &Path, entry: &Path, reason: impl Into<String>) -> Error {
-    Error::BadArchive { archive: archive.to_owned(), entry: entry.display().to_string(), reason: reason.into() }
-}
-
 /// The disk's own errors have a number; the others are about what was read.
 fn unreadable(archive: &Path, after: &Path, error: &std::io::Error) -> Error {
     match error.raw_os_error() {
         Some(number) => Error::io("could not read", archive)(std::io::Error::from_raw_os_error(number)),
-        None => bad(archive, after, format!("is the last that can be read: {error}")),
+        None => Error::bad_archive(archive, after.display(), format!("is the last that can be read: {error}")),
     }
 }
 
@@ -229,8 +226,10 @@ pub(super) fn clean(archive: &Path, name: &Path) -> Result<PathBuf> {
         match part {
             Component::Normal(part) => path.push(part),
             Component::CurDir => {}
-            Component::ParentDir => return Err(bad(archive, name, "has a `..` in its path")),
-            Component::RootDir | Component::Prefix(_) => return Err(bad(archive, name, "has an absolute path")),
+            Component::ParentDir => return Err(Error::bad_archive(archive, name.display(), "has a `..` in its path")),
+            Component::RootDir | Component::Prefix(_) => {
+                return Err(Error::bad_archive(archive, name.display(), "has an absolute path"));
+            }
         }
     }
     Ok(path)
@@ -245,7 +244,7 @@ fn whiteout(archive: &Path, root: &Path, path: &Path, added: &Added) -> Result<b
     if name.as_bytes() != OPAQUE {
         // `.wh...` would take away the folder above.
         if matches!(hidden, b"" | b"." | b"..") {
-            return Err(bad(archive, path, "takes away no file of its folder"));
+            return Err(Error::bad_archive(archive, path.display(), "takes away no file of its folder"));
         }
         remove_tree(&folder.join(std::ffi::OsStr::from_bytes(hidden)))?;
         return Ok(true);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::archive::{self, Mode, Room};
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
-use super::{Error, Resolved, Result, apt, cache, digest, inputs, oci, shift};
+use super::{Error, Resolved, Result, apt, cache, inputs, oci, shift};
 use crate::exec::{Command, HostPath, Output, on_files_of};
 use crate::model::recipe::Archive;
 use crate::model::{Parent, Recipe};
@@ -51,7 +51,7 @@ pub fn make(teller: &Teller<'_>, resolved: &Resolved, draft: &Draft<'_>) -> Resu
 /// takes root's.
 fn base_of(resolved: &Resolved, packed: &Archive, draft: &Draft<'_>) -> Result<PathBuf> {
     let keeper = resolved.keeper.as_ref();
-    let source = on_files_of(keeper, || digest::inside(&resolved.recipe, &packed.path))?;
+    let source = on_files_of(keeper, || inputs::inside(&resolved.recipe, &packed.path))?;
     if keeper.is_none() {
         return Ok(source);
     }
@@ -65,7 +65,7 @@ fn base_of(resolved: &Resolved, packed: &Archive, draft: &Draft<'_>) -> Result<P
 /// what the catalogue remembers of it may be of a while ago.
 fn check(teller: &Teller<'_>, resolved: &Resolved, packed: &Archive) -> Result<()> {
     let (recipe, keeper) = (&resolved.recipe, resolved.keeper.as_ref());
-    let found = teller.phase("check the archive", || Ok(digest::base(recipe, packed, keeper, None)?.1))?;
+    let found = teller.phase("check the archive", || Ok(inputs::base(recipe, packed, keeper, None)?.1))?;
     let path = packed.path.display();
     teller.note(match packed.sha256 {
         Some(_) => format!("`{path}` is what box `{}` wants: its SHA-256 is `{found}`", recipe.name),

@@ -5,8 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::digest::{self, Material};
-use super::inputs::{copy_file, copy_tree, create, fetch, set_mode};
+use super::inputs::{self, Material, copy_file, copy_tree, create, fetch, set_mode};
 use super::layer::{Draft, remove_tree};
 use super::task::Teller;
 use super::workshop::{Bench, BenchSpec};
@@ -124,7 +123,7 @@ impl Desk {
         let mut steps = Vec::new();
         for (index, step) in recipe.steps.iter().enumerate() {
             let target = scratch.join(format!("step-{index}"));
-            let source = on_files_of(keeper, || digest::source(recipe, step))?;
+            let source = on_files_of(keeper, || inputs::source(recipe, step))?;
             let from = HostPath { path: &source, person: keeper };
             let material = &resolved.inputs.steps[index];
             match step {
@@ -191,7 +190,7 @@ fn stage(teller: &Teller<'_>, recipe: &Recipe, source: HostPath<'_>, material: &
             return copy_file(from, to, entry);
         }
         let text = from.with_rights(template_text).map_err(Error::io("could not read", from.path))?;
-        entry.is(&digest::read(&mut text.as_bytes()).expect("memory can be read"), from.path)?;
+        entry.is(&inputs::digest(&mut text.as_bytes()).expect("memory can be read"), from.path)?;
         let render = teller.context.render;
         let text = render(&text, from.path, &recipe.vars).map_err(|source| bench_error(recipe, "files", source))?;
         let to = to.with_extension("");

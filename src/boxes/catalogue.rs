@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::cache::Authors;
-use super::inputs::Inputs;
+use super::inputs::{self, Inputs};
 use super::{Error, Result, digest};
 use crate::disk;
 use crate::exec::{Account, HostPath, on_files_of};
@@ -175,7 +175,7 @@ impl<'a> Catalogue<'a> {
             let mut logs = below.map(|below| below.logs.clone()).unwrap_or_default();
             logs.extend(recipe.logs.iter().filter(|path| !below.is_some_and(|below| below.logs.contains(path))).cloned());
             let keeper = self.keeper_of(&recipe.folder);
-            let inputs = digest::inputs(&recipe, keeper, self.known.as_deref())?;
+            let inputs = inputs::read(&recipe, keeper, self.known.as_deref())?;
             let keeper = keeper.cloned();
             let digest = digest::of(&recipe, &self.architecture, parent.as_ref(), &inputs);
             let mut authors = below.map(|below| below.authors.clone()).unwrap_or_default();

@@ -9,8 +9,7 @@ use std::thread::JoinHandle;
 
 use sha2::{Digest as _, Sha256};
 
-use super::archive::bad;
-use super::digest::Entry;
+use super::inputs::Entry;
 use super::{Error, Result};
 use crate::exec::{self, Command, Status};
 use crate::model::Digest;
@@ -83,7 +82,7 @@ impl Source {
         let mut trailer = self.reader.by_ref().take(TRAILER + 1);
         let rest = std::io::copy(&mut trailer, &mut std::io::sink()).map_err(Error::io("could not read", archive))?;
         if rest > TRAILER {
-            return Err(bad(archive, Path::new("its end"), format!("is followed by more than {}M", TRAILER >> 20)));
+            return Err(Error::bad_archive(archive, "its end", format!("is followed by more than {}M", TRAILER >> 20)));
         }
         let status = match &mut self.child {
             Some((_, child)) => child.wait().map_err(Error::io("could not read", archive))?,

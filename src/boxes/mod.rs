@@ -164,6 +164,11 @@ impl Error {
         move |source| Self::Io { what, path, source }
     }
 
+    /// What an archive holds can't be taken.
+    pub(crate) fn bad_archive(archive: &Path, entry: impl ToString, reason: impl Into<String>) -> Self {
+        Self::BadArchive { archive: archive.to_owned(), entry: entry.to_string(), reason: reason.into() }
+    }
+
     pub fn kind(&self) -> Kind {
         match self {
             Self::Unknown { .. } | Self::LayerMissing { .. } | Self::ParentMissing { .. } => Kind::NotFound,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::archive::{self, Mode, Room};
 use super::compressed::Source;
-use super::{Error, Result, digest};
+use super::{Error, Result, inputs};
 use crate::model::Digest;
 
 /// As much as registries take of a manifest.
@@ -91,14 +91,14 @@ fn layers(image: &Path, layout: &Path, room: &Room<'_>) -> Result<Vec<PathBuf>> 
             }
             index = json(image, &path)?;
         }
-        return Err(bad(image, "index.json", "points at indexes without end"));
+        return Err(Error::bad_archive(image, "index.json", "points at indexes without end"));
     }
     let path = layout.join("manifest.json");
     if !path.is_file() {
-        return Err(bad(image, "index.json", "is missing, and `manifest.json` too: this is no image"));
+        return Err(Error::bad_archive(image, "index.json", "is missing, and `manifest.json` too: this is no image"));
     }
     let saved: Vec<Saved> = json(image, &path)?;
-    let saved = saved.into_iter().next().ok_or_else(|| bad(image, "manifest.json", "names no image"))?;
+    let saved = saved.into_iter().next().ok_or_else(|| Error::bad_archive(image, "manifest.json", "names no image"))?;
     saved_layers(image, layout, saved, room)
 }
 
@@ -107,21 +107,21 @@ fn saved_layers(image: &Path, layout: &Path, saved: Saved, room: &Room<'_>) -> R
     let path = inside(image, layout, &saved.config)?;
     let name = saved.config.file_name().unwrap_or_default().to_string_lossy();
     let hex = name.trim_start_matches("sha256:").trim_end_matches(".json");
-    if digest::file(&path)? != sha256(image, &name, hex)? {
-        return Err(bad(image, &name, "is damaged: its content does not match its name"));
+    if inputs::file(&path)? != sha256(image, &name, hex)? {
+        return Err(Error::bad_archive(image, &name, "is damaged: its content does not match its name"));
     }
     let Config { rootfs: DiffIds { diff_ids } } = json(image, &path)?;
     if diff_ids.len() != saved.layers.len() {
-        return Err(bad(image, &name, "is damaged: it tells of other layers than `manifest.json`"));
+        return Err(Error::bad_archive(image, &name, "is damaged: it tells of other layers than `manifest.json`"));
     }
     each(image, saved.layers.into_iter().zip(diff_ids).collect(), |(layer, diff_id)| {
         let path = inside(image, layout, layer)?;
         let mut source = Source::open(&path)?;
-        let found = digest::read(&mut source.reader.by_ref().take(room.bytes())).map_err(Error::io("could not read", &path))?;
+        let found = inputs::digest(&mut source.reader.by_ref().take(room.bytes())).map_err(Error::io("could not read", &path))?;
         source.finish(&path)?;
         let name = layer.to_string_lossy();
         if found != sha256(image, &name, diff_id.trim_start_matches("sha256:"))? {
-            return Err(bad(image, &name, "is damaged: its content does not match its digest"));
+            return Err(Error::bad_archive(image, &name, "is damaged: its content does not match its digest"));
         }
         Ok(path)
     })
@@ -130,13 +130,13 @@ fn saved_layers(image: &Path, layout: &Path, saved: Saved, room: &Room<'_>) -> R
 /// One path for each layer. The same layer many times is a way to keep a host busy.
 fn each<T>(image: &Path, layers: Vec<T>, path: impl Fn(&T) -> Result<PathBuf>) -> Result<Vec<PathBuf>> {
     if layers.len() > LAYERS {
-        return Err(bad(image, "the manifest", format!("names {} layers, more than {LAYERS}", layers.len())));
+        return Err(Error::bad_archive(image, "the manifest", format!("names {} layers, more than {LAYERS}", layers.len())));
     }
     layers.iter().map(path).collect()
 }
 
 fn sha256(image: &Path, entry: &str, hex: &str) -> Result<Digest> {
-    Digest::try_from(hex.to_owned()).map_err(|_| bad(image, entry, "is not named by a SHA-256"))
+    Digest::try_from(hex.to_owned()).map_err(|_| Error::bad_archive(image, entry, "is not named by a SHA-256"))
 }
 
 fn choose(image: &Path, manifests: Vec<Descriptor>) -> Result<Descriptor> {
@@ -147,15 +147,15 @@ fn choose(image: &Path, manifests: Vec<Descriptor>) -> Result<Descriptor> {
     };
     let fits = |one: &Descriptor| one.platform.as_ref().is_none_or(|platform| platform.architecture == wanted);
     let chosen = manifests.into_iter().find(fits);
-    chosen.ok_or_else(|| bad(image, "index.json", format!("holds no image for {wanted}")))
+    chosen.ok_or_else(|| Error::bad_archive(image, "index.json", format!("holds no image for {wanted}")))
 }
 
 fn blob(image: &Path, layout: &Path, name: &str) -> Result<PathBuf> {
     let hex = name.strip_prefix("sha256:").unwrap_or_default();
     let wanted = sha256(image, name, hex)?;
     let path = inside(image, layout, &Path::new("blobs/sha256").join(hex))?;
-    if digest::file(&path)? != wanted {
-        return Err(bad(image, name, "is damaged: its content does not match its name"));
+    if inputs::file(&path)? != wanted {
+        return Err(Error::bad_archive(image, name, "is damaged: its content does not match its name"));
     }
     Ok(path)
 }
@@ -164,7 +164,7 @@ fn blob(image: &Path, layout: &Path, name: &str) -> Result<PathBuf> {
 fn inside(image: &Path, layout: &Path, path: &Path) -> Result<PathBuf> {
     let root = layout.canonicalize().map_err(Error::io("could not read", layout))?;
     let real = root.join(path).canonicalize().ok().filter(|real| real.starts_with(&root) && real.is_file());
-    real.ok_or_else(|| bad(image, &path.display().to_string(), "is missing"))
+    real.ok_or_else(|| Error::bad_archive(image, path.display(), "is missing"))
 }
 
 fn json<T: serde::de::DeserializeOwned>(image: &Path, path: &Path) -> Result<T> {
@@ -173,13 +173,9 @@ fn json<T: serde::de::DeserializeOwned>(image: &Path, path: &Path) -> Result<T> 
     let file = std::fs::File::open(path).map_err(Error::io("could not read", path))?;
     file.take(LONGEST + 1).read_to_end(&mut text).map_err(Error::io("could not read", path))?;
     if text.len() as u64 > LONGEST {
-        return Err(bad(image, &name, format!("is longer than {}M", LONGEST >> 20)));
+        return Err(Error::bad_archive(image, &name, format!("is longer than {}M", LONGEST >> 20)));
     }
-    serde_json::from_slice(&text).map_err(|error| bad(image, &name, format!("is damaged: {error}")))
-}
-
-fn bad(image: &Path, entry: &str, reason: impl Into<String>) -> Error {
-    Error::BadArchive { archive: image.to_owned(), entry: entry.to_owned(), reason: reason.into() }
+    serde_json::from_slice(&text).map_err(|error| Error::bad_archive(image, &name, format!("is damaged: {error}")))
 }
 
 #[cfg(test)]
@@ -196,10 +192,10 @@ mod tests {
 
     /// What `docker save` writes for these layers, unpacked.
     fn save(folder: &Path, layers: &[&str]) {
-        let ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", digest::file(&folder.join(layer)).unwrap())).collect();
+        let ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", inputs::file(&folder.join(layer)).unwrap())).collect();
         let config = serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": ids } }).to_string();
         std::fs::write(folder.join("config"), &config).unwrap();
-        let name = format!("{}.json", digest::file(&folder.join("config")).unwrap());
+        let name = format!("{}.json", inputs::file(&folder.join("config")).unwrap());
         std::fs::rename(folder.join("config"), folder.join(&name)).unwrap();
         let manifest = serde_json::json!([{ "Config": name, "RepoTags": null, "Layers": layers }]);
         std::fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
@@ -233,7 +229,7 @@ mod tests {
         let blobs = folder.path().join("blobs/sha256");
         std::fs::create_dir_all(&blobs).unwrap();
         let put = |from: &Path| {
-            let digest = digest::file(from).unwrap();
+            let digest = inputs::file(from).unwrap();
             std::fs::copy(from, blobs.join(digest.as_str())).unwrap();
             digest
         };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use adt::boxes::archive::{self, Mode, Room};
-use adt::boxes::{digest, oci};
+use adt::boxes::{inputs, oci};
 use adt::config::{platform, recipe};
 use adt::logs::file::{Line, Reader};
 use adt::logs::show::Columns;
@@ -170,7 +170,7 @@ fn image(folder: &Path) {
     let put = |bytes: &[u8]| {
         let path = folder.join("new");
         std::fs::write(&path, bytes).expect("it is ours");
-        let name = digest::file(&path).expect("it is there").to_string();
+        let name = inputs::file(&path).expect("it is there").to_string();
         std::fs::create_dir_all(folder.join("blobs/sha256")).expect("it is ours");
         std::fs::rename(path, folder.join("blobs/sha256").join(&name)).expect("it is ours");
         name

@@ -346,7 +346,7 @@ fn another_archive_than_the_recipe_wants_is_refused_before_it_is_unpacked() {
     std::fs::create_dir_all(&recipe).expect("the folder is ours");
     let tar = Tar::default().entry(EntryType::Directory, "sbin/", "", 0, &[]).file("sbin/init", "");
     std::fs::write(recipe.join("base.tar"), &tar.0).expect("the folder is ours");
-    let found = adt::boxes::digest::file(&recipe.join("base.tar")).expect("it is there").to_string();
+    let found = adt::boxes::inputs::file(&recipe.join("base.tar")).expect("it is there").to_string();
     let from = |more: &str| {
         std::fs::write(recipe.join("box.toml"), format!("[box]\nfrom = {{ rootfs = \"base.tar\"{more} }}\n"))
             .expect("it is ours");

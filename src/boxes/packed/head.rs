@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::bad;
 use crate::boxes::archive::ENTRIES;
 use crate::boxes::layer::Content;
 use crate::boxes::{Error, Layer, Result};
@@ -54,26 +53,26 @@ impl Head {
         if from.fill_buf().map_err(failed())?.is_empty() {
             return Ok(None);
         }
-        let cut = |_| bad(archive, "its head", "is cut off");
+        let cut = |_| Error::bad_archive(archive, "its head", "is cut off");
         let (mut magic, mut length) = ([0; 4], [0; 4]);
         from.read_exact(&mut magic).map_err(cut)?;
         if magic != MAGIC {
-            return Err(bad(archive, "its head", "is missing: `adt box:export` writes what can be imported"));
+            return Err(Error::bad_archive(archive, "its head", "is missing: `adt box:export` writes what can be imported"));
         }
         from.read_exact(&mut length).map_err(cut)?;
         let length = u32::from_le_bytes(length);
         if length > LONGEST {
-            return Err(bad(archive, "its head", format!("is longer than {} MB", LONGEST >> 20)));
+            return Err(Error::bad_archive(archive, "its head", format!("is longer than {} MB", LONGEST >> 20)));
         }
         let mut text = Vec::new();
         from.take(length.into()).read_to_end(&mut text).map_err(failed())?;
         if text.len() as u64 != u64::from(length) {
-            return Err(bad(archive, "its head", "is cut off"));
+            return Err(Error::bad_archive(archive, "its head", "is cut off"));
         }
-        let damaged = |error: serde_json::Error| bad(archive, "its head", format!("is damaged: {error}"));
+        let damaged = |error: serde_json::Error| Error::bad_archive(archive, "its head", format!("is damaged: {error}"));
         let Any { format } = serde_json::from_slice(&text).map_err(damaged)?;
         if format != FORMAT {
-            return Err(bad(archive, "its head", format!("is of format {format}; this adt knows {FORMAT}")));
+            return Err(Error::bad_archive(archive, "its head", format!("is of format {format}; this adt knows {FORMAT}")));
         }
         let head: Self = serde_json::from_slice(&text).map_err(damaged)?;
         head.check(archive)?;
@@ -83,7 +82,11 @@ impl Head {
     fn check(&self, archive: &Path) -> Result<()> {
         let Layer { digest, parent, .. } = &self.layer;
         if parent.is_some() != self.stands_on.is_some() {
-            return Err(bad(archive, "its head", "tells of a layer below without its content, or the other way round"));
+            return Err(Error::bad_archive(
+                archive,
+                "its head",
+                "tells of a layer below without its content, or the other way round",
+            ));
         }
         match parent {
             Some(parent) if parent == digest => Err(Error::LayerCycle { child: digest.clone(), parent: parent.clone() }),
@@ -93,9 +96,10 @@ impl Head {
 
     /// What its files are said to be.
     pub fn content(&self, archive: &Path) -> Result<Content> {
-        let content = self.layer.content.clone().ok_or_else(|| bad(archive, "its head", "does not tell its content"))?;
+        let content =
+            self.layer.content.clone().ok_or_else(|| Error::bad_archive(archive, "its head", "does not tell its content"))?;
         if content.entries > u64::from(ENTRIES) {
-            return Err(bad(archive, "its head", format!("tells of more than {ENTRIES} files")));
+            return Err(Error::bad_archive(archive, "its head", format!("tells of more than {ENTRIES} files")));
         }
         Ok(content)
     }

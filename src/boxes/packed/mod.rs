@@ -151,7 +151,7 @@ impl Packing<'_> {
         let found = self.content(layer, &rootfs)?;
         if found != content {
             let reason = format!("is not what its head says: its content is `{}`, not `{}`", found.sha256, content.sha256);
-            return Err(bad(name, &layer.name, reason));
+            return Err(Error::bad_archive(name, &layer.name, reason));
         }
         draft.finish(layer.clone()).map(|layer| Some(Unpacked::New(layer)))
     }
@@ -202,10 +202,10 @@ impl<'a> Stream<'a> {
         let unreadable = |error: std::io::Error| read::unreadable(self.name, Path::new("its end"), &error);
         std::io::copy(&mut self.reader, &mut std::io::sink()).map_err(unreadable)?;
         if self.reader.limit() > 0 {
-            return Err(bad(self.name, "its end", "comes before its head says"));
+            return Err(Error::bad_archive(self.name, "its end", "comes before its head says"));
         }
         let more = self.reader.get_mut().read(&mut [0]).map_err(unreadable)?;
-        if more > 0 { Err(bad(self.name, "its end", "comes later than its head says")) } else { Ok(()) }
+        if more > 0 { Err(Error::bad_archive(self.name, "its end", "comes later than its head says")) } else { Ok(()) }
     }
 }
 
@@ -213,10 +213,6 @@ impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         self.reader.read(buffer)
     }
-}
-
-fn bad(archive: &Path, entry: impl ToString, reason: impl Into<String>) -> Error {
-    Error::BadArchive { archive: archive.to_owned(), entry: entry.to_string(), reason: reason.into() }
 }
 
 #[cfg(test)]

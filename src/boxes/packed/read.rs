@@ -18,7 +18,7 @@ use rustix::fs::{
 use tar::{Archive, Entry, EntryType, Header};
 
 use super::attributes::{self, Attribute};
-use super::{LONGEST_RECORDS, OPAQUE, PAX_ATTRIBUTE, PAX_LINK, PAX_PATH, WHITEOUT, bad};
+use super::{LONGEST_RECORDS, OPAQUE, PAX_ATTRIBUTE, PAX_LINK, PAX_PATH, WHITEOUT};
 use crate::boxes::archive::{DEPTH, Room, clean};
 use crate::boxes::layer::Content;
 use crate::boxes::shift::{BASE, COUNT};
@@ -58,7 +58,7 @@ pub(super) fn stream(from: &mut super::Stream<'_>, rootfs: &Path, content: &Cont
 pub(super) fn unreadable(archive: &Path, after: &Path, error: &io::Error) -> Error {
     match error.raw_os_error() {
         Some(number) => Error::io("could not read", archive)(io::Error::from_raw_os_error(number)),
-        None => bad(archive, after.display(), format!("is the last that can be read: {error}")),
+        None => Error::bad_archive(archive, after.display(), format!("is the last that can be read: {error}")),
     }
 }
 
@@ -270,12 +270,16 @@ impl Tree<'_> {
 
     fn bad(&self, path: &Path, reason: impl Into<String>) -> Error {
         let path = if path.as_os_str().is_empty() { Path::new("./") } else { path };
-        bad(self.archive, path.display(), reason)
+        Error::bad_archive(self.archive, path.display(), reason)
     }
 
     /// Where the entry's own name is not known yet.
     fn bad_next(&self, reason: impl Into<String>) -> Error {
-        bad(self.archive, format!("the entry after {}", self.last.as_deref().unwrap_or(Path::new("its head")).display()), reason)
+        Error::bad_archive(
+            self.archive,
+            format!("the entry after {}", self.last.as_deref().unwrap_or(Path::new("its head")).display()),
+            reason,
+        )
     }
 
     fn unreadable(&self, error: &io::Error) -> Error {

@@ -154,7 +154,7 @@ fn facts(root: &Path, marks: Marks) -> BTreeMap<String, String> {
 }
 
 fn sha(bytes: &[u8]) -> Digest {
-    super::super::digest::read(&mut &bytes[..]).unwrap()
+    super::super::inputs::digest(&mut &bytes[..]).unwrap()
 }
 
 #[test]
