@@ -184,10 +184,12 @@ impl Steps<'_> {
         let connect = is_closed.then(|| self.chain([Action::Connect]));
         let creates = self.wanted.machines.keys().filter(|name| self.is_absent(name) && !self.is_restored(name));
         let creates = creates.map(|machine| self.chain([Action::Create { machine: machine.clone() }]));
+        let restores = self.wanted.machines.keys().filter(|name| self.is_restored(name));
+        let restores = restores.map(|machine| self.chain(self.restore(machine)));
         let checkouts = self.missing().map(|(site, _)| self.chain([Action::Checkout { site: site.clone() }]));
         let stale = self.seen.stale.iter().filter(|site| self.wanted.checkouts.contains_key(*site));
         let renders = stale.map(|site| self.chain([Action::Render { site: site.clone() }]));
-        plan.then(connect.into_iter().chain(creates).chain(checkouts).chain(renders));
+        plan.then(connect.into_iter().chain(creates).chain(restores).chain(checkouts).chain(renders));
         // Machines start on a network that is being opened; only who talks to them has to wait for it.
         let mut open = is_closed.then(|| self.chain([Action::Open]));
         for wave in waves(self.wanted) {
@@ -208,7 +210,7 @@ impl Steps<'_> {
         applied.and_then(|applied| applied.rewound.as_ref()) != Some(wanted)
     }
 
-    /// Both are in the snapshot: what the machine holds now is not kept.
+    /// Files and data are both in the snapshot: what the machine holds now is not kept. It starts when its turn comes.
     fn restore(&self, name: &MachineName) -> Vec<Action> {
         let machine = || name.clone();
         let rewound = self.wanted.machines[name].spec.rewound.as_ref().expect("only what is rewound is restored");
@@ -224,8 +226,7 @@ impl Steps<'_> {
                 Some(Action::Delete { machine: machine() })
             }
         };
-        let rest = [restore, Action::Create { machine: machine() }, Action::Start { machine: machine() }];
-        first.into_iter().chain(rest).collect()
+        first.into_iter().chain([restore, Action::Create { machine: machine() }]).collect()
     }
 
     /// What brings one machine up from wherever it is; one that is absent was created before.
@@ -237,7 +238,7 @@ impl Steps<'_> {
         let delete = Action::Delete { machine: machine() };
         let keep = Action::Keep { machine: machine() };
         if self.is_restored(name) {
-            return self.until_it_answers(name, self.restore(name));
+            return self.until_it_answers(name, vec![start]);
         }
         let Some(seen) = self.seen.machines.get(name) else {
             return self.until_it_answers(name, vec![start]);
@@ -292,8 +293,8 @@ impl Steps<'_> {
     /// Its sites' releases come before the question whether they answer. What a machine that was not running serves is not
     /// known yet; the step looks by itself.
     fn until_it_answers(&self, name: &MachineName, mut actions: Vec<Action>) -> Vec<Action> {
-        let deleted = actions.iter().any(|action| matches!(action, Action::Delete { .. }));
-        let seen = self.seen.machines.get(name).filter(|_| !deleted);
+        let is_new = self.is_restored(name) || actions.iter().any(|action| matches!(action, Action::Delete { .. }));
+        let seen = self.seen.machines.get(name).filter(|_| !is_new);
         let served = |site, release| seen.is_some_and(|seen| seen.releases.get(site) == Some(release));
         let missing = self.wanted.machines[name].releases.iter().filter(|(site, release)| !served(*site, *release));
         actions.extend(missing.map(|(site, release)| Action::Deploy {
