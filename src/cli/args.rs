@@ -517,6 +517,9 @@ pub enum Verb {
     /// Work for whoever is at standard input and output
     #[command(name = "internal:session", hide = true)]
     InternalSession,
+    /// Measure what environments take of the disk; what `env:list` leaves to be done behind it
+    #[command(name = "internal:sizes", hide = true)]
+    InternalSizes,
     /// What `env:init` and `platform:build` leave to be done behind them: mirrors and spare checkouts
     #[command(name = "internal:sources", hide = true)]
     InternalSources {

@@ -141,6 +141,7 @@ impl Session {
             Verb::InternalEnvironments { moment } => return self.at_boot(moment),
             Verb::InternalCommands => return self.answer_commands(),
             Verb::HostHalt => return self.host_halt(),
+            Verb::InternalSizes => return self.connection.engine()?.measure().map(|()| ExitCode::SUCCESS),
             Verb::InternalSources { of } => {
                 return self.connection.engine()?.refresh_sources(of.as_ref()).map(|()| ExitCode::SUCCESS);
             }
@@ -333,6 +334,7 @@ impl Session {
             | Verb::HostUp { .. }
             | Verb::HostHalt
             | Verb::PlatformDestroy { .. }
+            | Verb::InternalSizes
             | Verb::InternalSources { .. }
             | Verb::InternalLogs
             | Verb::BoxExport { .. }

@@ -7,7 +7,7 @@ use super::progress::Reader;
 use super::{Session, answer, connection, screen};
 use crate::daemon::{self, Logs, Started};
 use crate::engine::host::service;
-use crate::engine::open::program;
+use crate::engine::program;
 use crate::exec::Command;
 use crate::model::response::Done;
 use crate::model::{Event, Failure, Response};

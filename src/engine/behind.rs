@@ -2,8 +2,8 @@
 //! starts it, and what of it is killed is done by the next.
 
 use super::Engine;
-use super::open::program;
 use super::permission::Authority;
+use super::program;
 use crate::exec::Command;
 use crate::model::{Failure, PlatformName, Request};
 use crate::sources::checkout;

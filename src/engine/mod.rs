@@ -58,6 +58,11 @@ pub struct Engine {
     pub cancel: Arc<AtomicBool>,
 }
 
+/// adt itself, which runs as several programs.
+pub fn program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))
+}
+
 /// Who asks, and with which words.
 #[derive(Debug, Clone)]
 pub struct Caller {

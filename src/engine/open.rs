@@ -1,14 +1,13 @@
 //! An engine with everything open: the store, the providers and the network that the host's settings name.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::check::probe;
 use super::host::pool;
-use super::{Caller, Engine};
+use super::{Caller, Engine, program};
 use crate::config::HostSettings;
-use crate::model::{Failure, Kind};
+use crate::model::Failure;
 use crate::network::Linux;
 use crate::providers::choose;
 use crate::template;
@@ -35,11 +34,6 @@ impl Engine {
             cancel,
         })
     }
-}
-
-/// adt itself, which runs as several programs.
-pub fn program() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| Failure::new(Kind::Host, "find the program `adt` itself").because(&error))
 }
 
 fn now() -> i64 {

@@ -313,6 +313,17 @@ impl Database {
         Ok(())
     }
 
+    /// What one that is up had when it was looked at. Whoever halts it meanwhile knows better.
+    pub fn note_disk(&self, id: &EnvironmentId, bytes: u64) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE environments SET disk = ?3 WHERE platform = ?1 AND name = ?2 AND wanted = ?4",
+                params![id.platform.as_str(), id.name.as_str(), i64::try_from(bytes).ok(), Wanted::Up.word()],
+            )
+            .map_err(|e| self.fail(e))?;
+        Ok(())
+    }
+
     /// Removes every row of an environment.
     pub fn forget_environment(&self, id: &EnvironmentId) -> Result<()> {
         self.forget_record(id.platform.as_str(), id.name.as_str()).map(drop)

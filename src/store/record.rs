@@ -77,7 +77,7 @@ pub struct Environment {
     pub shared: bool,
     pub network: Ipv4Net,
     pub definition: Definition,
-    /// Bytes on disk when it was last halted; unknown while it may change.
+    /// Bytes on disk when it was last measured: when it was halted or, where many are up, behind a listing.
     pub disk: Option<u64>,
 }
 

@@ -71,6 +71,7 @@ mod resolver;
 mod served;
 mod servers;
 mod side_by_side;
+mod sizes;
 mod supply_chain;
 mod templates;
 mod terminal;

@@ -8,8 +8,8 @@ use super::{Connection, EachSaid, Io};
 use crate::config::HostSettings;
 use crate::engine::behind::FOR_MEMBER;
 use crate::engine::logs::Query;
-use crate::engine::open::program;
 use crate::engine::permission::Authority;
+use crate::engine::program;
 use crate::engine::{Caller, Engine};
 use crate::exec::{Account, Command};
 use crate::model::{

@@ -149,7 +149,6 @@ impl Engine {
             }
             // First what is wanted, then the deed: whatever comes between, the next `up` knows where to go.
             self.store.database.set_wanted(id, Wanted::Up, self.now())?;
-            self.store.database.set_disk(id, None)?;
         }
         self.say_what_loses_its_data(environment, events)?;
         self.climb(environment, codes, dry_run, events)
@@ -462,16 +461,6 @@ impl Engine {
 
     pub(in crate::engine) fn remembers(&self, what: &str, subject: &str) -> bool {
         self.store.history.last(subject).is_some_and(|entry| entry.what == what)
-    }
-
-    /// Bytes that an environment has on disk beyond its layers.
-    pub(in crate::engine) fn disk(&self, environment: &Environment) -> Option<u64> {
-        let definition = &environment.definition;
-        let disk = |(name, machine)| {
-            let provider = self.providers.get(definition.provider(machine)).ok()?;
-            provider.disk(&environment.id.machine(&name)).ok()
-        };
-        definition.platform.machines_by_name().into_iter().map(disk).sum()
     }
 
     /// The machines of an environment, in order.

@@ -58,6 +58,25 @@ pub(in crate::engine) fn state_of(environment: &Environment, states: &States) ->
     }
 }
 
+fn summary(environment: &Environment, states: &States, codes: &Codes) -> EnvironmentSummary {
+    let state = |name: &MachineName| states.get(name).unwrap_or(&MachineState::Absent).word().to_owned();
+    let platform = &environment.definition.platform;
+    EnvironmentSummary {
+        platform: environment.id.platform.to_string(),
+        name: environment.id.name.to_string(),
+        state: state_of(environment, states),
+        machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
+        sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
+        code: codes.iter().map(|(site, code)| (site.clone(), sites::summary(code))).collect(),
+        owner: environment.owner.name.clone(),
+        shared: environment.shared,
+        created: environment.created,
+        updated: environment.updated,
+        disk: None,
+        fault: None,
+    }
+}
+
 impl Engine {
     pub(in crate::engine) fn env_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
         if let Some(platform) = platform {
@@ -66,10 +85,14 @@ impl Engine {
         let Readable { sound, damaged } = self.readable_environments(platform)?;
         let survey = self.survey(&sound);
         let codes = self.store.database.site_codes(None)?;
+        let sizes = self.sizes(&sound);
         let no_codes = Codes::new();
         let own = |environment: &Environment| {
             let codes = codes.get(&environment.id).unwrap_or(&no_codes);
-            let summary = self.summary(environment, &survey.of(&environment.id), codes);
+            let summary = EnvironmentSummary {
+                disk: sizes.get(&environment.id).copied(),
+                ..summary(environment, &survey.of(&environment.id), codes)
+            };
             match survey.fault(&environment.definition) {
                 None => summary,
                 // Nobody knows whether its machines run.
@@ -79,26 +102,6 @@ impl Engine {
         let mut all: Vec<_> = sound.iter().map(own).collect();
         all.extend(damaged.into_iter().map(unreadable));
         Ok(Response::Environments(all))
-    }
-
-    fn summary(&self, environment: &Environment, states: &States, codes: &Codes) -> EnvironmentSummary {
-        let state = |name: &MachineName| states.get(name).unwrap_or(&MachineState::Absent).word().to_owned();
-        let platform = &environment.definition.platform;
-        EnvironmentSummary {
-            platform: environment.id.platform.to_string(),
-            name: environment.id.name.to_string(),
-            state: state_of(environment, states),
-            machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
-            sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
-            code: codes.iter().map(|(site, code)| (site.clone(), sites::summary(code))).collect(),
-            owner: environment.owner.name.clone(),
-            shared: environment.shared,
-            created: environment.created,
-            updated: environment.updated,
-            // What is halted was measured when it halted; only what runs can have changed.
-            disk: environment.disk.or_else(|| self.disk(environment)),
-            fault: None,
-        }
     }
 
     pub(in crate::engine) fn env_urls(&self, id: &EnvironmentId, check: bool) -> Result<Response, Failure> {

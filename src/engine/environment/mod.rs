@@ -11,6 +11,7 @@ pub(in crate::engine) mod records;
 pub(in crate::engine) mod reload;
 pub mod routes;
 pub(in crate::engine) mod seen;
+pub(in crate::engine) mod sizes;
 pub(in crate::engine) mod snapshot;
 pub(in crate::engine) mod standing;
 pub(in crate::engine) mod wanted;

@@ -18,7 +18,7 @@ use std::path::Path;
 use crate::config::host::Origin;
 use crate::engine::Engine;
 use crate::engine::host::system_file;
-use crate::engine::open::program;
+use crate::engine::program;
 use crate::exec::Command;
 use crate::model::{Failure, Kind};
 use crate::store::Store;
