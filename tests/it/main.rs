@@ -6,6 +6,7 @@
 mod adt;
 mod bad_input;
 mod bind;
+mod browsers;
 mod circles;
 #[path = "../contract/mod.rs"]
 mod contract;
