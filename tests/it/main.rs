@@ -52,6 +52,7 @@ mod real_daemon;
 mod real_data;
 mod real_deploy;
 mod real_fault;
+mod real_fresh;
 mod real_hello;
 mod real_host_machine;
 mod real_inside;
