@@ -280,6 +280,8 @@ box = \"web-node\"
 box = \"web-python\"
 [machines.host]
 box = \"adt-host\"
+[machines.bare]
+box = \"bare\"
 ";
 
 /// Raised when tests may have left something in the store that is kept.
