@@ -9,11 +9,12 @@ TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-
 	nghttp2-client nginx-light openssl perl-base python3 python3-grpcio python3-websockets rsyslog systemd util-linux wrk xfsprogs \
 	$(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
 
-.PHONY: help demo test check audit fmt clippy bench build-packages test-packages nextest
+.PHONY: help demo demo-build test test-fresh check audit fmt clippy bench build-packages test-packages nextest
 
 help:
 	@echo "make demo    install, build, and show environment 1161 of the example platform"
-	@echo "make test    install what the tests need and run all of them"
+	@echo "make test    install what the tests need and run all of them; TESTS='test(name)' chooses some"
+	@echo "make test-fresh  both of these on bare Debian 12 and 13, in machines; an hour"
 	@echo "make check   what CI runs: format, lints, tests, and what the crates are (deny.toml)"
 	@echo "make audit   known flaws of the crates; fetches cargo-deny once and the advisories each time"
 	@echo "make bench   measure against peers; prints the tables of docs/measured.md"
@@ -33,15 +34,25 @@ test-packages:
 nextest:
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 
-demo: build-packages
+# `make demo ADT=PATH` shows one that is built already.
+demo: $(if $(ADT),,demo-build)
+	@./demo $(or $(ADT),target/release/adt)
+
+demo-build: build-packages
 	cargo build --release --quiet
-	@$(SUDO) ./demo target/release/adt
 
 test: build-packages test-packages nextest
 	cargo build --quiet
 	$(SUDO) target/debug/adt host:bootstrap --no-service
 	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
-		cargo nextest run --no-fail-fast
+		cargo nextest run --no-fail-fast $(if $(TESTS),-E '$(TESTS)')
+
+# Needs an hour on two cores, and the network.
+test-fresh: build-packages test-packages nextest
+	cargo build --quiet
+	$(SUDO) target/debug/adt host:bootstrap --no-service
+	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
+		cargo nextest run --no-fail-fast --run-ignored only -E 'test(/^real_fresh::/)'
 
 fmt:
 	cargo fmt --check

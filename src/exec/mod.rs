@@ -384,8 +384,21 @@ impl Command {
         command.spawn().map_err(|source| self.not_started(source))
     }
 
+    fn is_on_path(&self) -> bool {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // A program that is named by its place is nowhere else.
+        std::env::split_paths(&path).any(|folder| folder.join(&self.program).exists())
+    }
+
     fn not_started(&self, source: std::io::Error) -> Error {
-        if source.kind() == std::io::ErrorKind::NotFound && self.cwd.as_ref().is_none_or(|folder| folder.exists()) {
+        use std::io::ErrorKind::{NotFound, PermissionDenied};
+        // The kernel says the latter, too, where a person may not look into some folder of our path.
+        let missing = match source.kind() {
+            NotFound => true,
+            PermissionDenied => self.account.is_some() && !self.is_on_path(),
+            _ => false,
+        };
+        if missing && self.cwd.as_ref().is_none_or(|folder| folder.exists()) {
             Error::Missing { program: self.program.to_string_lossy().into_owned() }
         } else {
             Error::Start { command: self.to_string(), source }

@@ -14,7 +14,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -146,8 +146,10 @@ pub fn main() -> i32 {
     }
 }
 
+/// Below what the caller's own limit is, e.g. sudo's on core files, which root of a machine that is a host can't raise.
 fn limit(resource: Resource, most: u64) -> io::Result<()> {
-    Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: None })?)
+    let maximum = getrlimit(resource).maximum;
+    Ok(setrlimit(resource, Rlimit { current: Some(maximum.map_or(most, |maximum| most.min(maximum))), maximum })?)
 }
 
 fn serve(job: &[u8]) -> io::Result<()> {

@@ -25,6 +25,17 @@ const FIREFOX: &[&str] = &[
     ".var/app/org.mozilla.firefox/.mozilla/firefox",
     ".var/app/org.mozilla.firefox/config/mozilla/firefox",
 ];
+/// What a browser leaves in a home, whatever its database is called by then.
+const TRACES: &[&str] = &[
+    ".config/chromium",
+    ".config/google-chrome",
+    ".config/BraveSoftware",
+    ".config/microsoft-edge",
+    ".config/vivaldi",
+    "snap/chromium",
+    ".var/app/org.chromium.Chromium",
+    ".var/app/com.google.Chrome",
+];
 /// Beside a database that was made by us, so that removal knows.
 const MADE_HERE: &str = ".made-by-adt";
 
@@ -48,6 +59,17 @@ pub fn databases(home: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// What some browser has left in a home folder.
+pub fn trace(home: &Path) -> Option<PathBuf> {
+    let known = TRACES.iter().chain(FIREFOX).map(|place| home.join(place)).find(|place| place.is_dir());
+    known.or_else(|| databases(home).into_iter().find(|folder| !folder.join(MADE_HERE).exists()))
+}
+
+/// Whether Firefox was started in this home: it makes a profile, and the database in it, only then.
+pub fn has_firefox_profile(home: &Path) -> bool {
+    databases(home).iter().any(|folder| FIREFOX.iter().any(|place| folder.starts_with(home.join(place))))
+}
+
 fn nickname(owner: Owner<'_>, domain: &Domain) -> String {
     format!("{} of {}", unnamed(domain), owner.install)
 }
@@ -66,7 +88,7 @@ impl Home {
     /// Trusts the authority in every database. A home without one gets Chromium's, which makes none before it first starts.
     pub fn install(&self, owner: Owner<'_>, domain: &Domain, pem: &str) -> Result<Change> {
         let mut all = databases(&self.path);
-        if !CHROMIUM.iter().any(|place| all.contains(&self.path.join(place))) {
+        if self.lacks_chromium(&all) {
             all.push(self.make()?);
         }
         let mut change = Ok(Change::Nothing);
@@ -80,18 +102,33 @@ impl Home {
         change
     }
 
-    /// The databases whose browsers do not trust the authority.
-    pub fn lacking(&self, owner: Owner<'_>, domain: &Domain, pem: &str) -> Vec<PathBuf> {
+    /// The databases whose browsers do not trust the authority. Where the host `has_chromium`, the one that is still to be made
+    /// is among them.
+    pub fn lacking(&self, owner: Owner<'_>, domain: &Domain, pem: &str, has_chromium: bool) -> Vec<PathBuf> {
         let mut all = databases(&self.path);
+        if has_chromium && self.lacks_chromium(&all) {
+            all.push(self.path.join(CHROMIUM[0]));
+        }
         let name = nickname(owner, domain);
-        all.retain(|folder| self.known(folder, &name).as_deref().map(normal) != Some(normal(pem)));
+        all.retain(|folder| !self.trusts(folder, &name, pem));
         all
+    }
+
+    fn lacks_chromium(&self, databases: &[PathBuf]) -> bool {
+        !CHROMIUM.iter().any(|place| databases.contains(&self.path.join(place)))
+    }
+
+    /// Whether this very certificate is there, and believed about servers: a person can take that away in the browser's settings.
+    fn trusts(&self, folder: &Path, name: &str, pem: &str) -> bool {
+        let same = self.known(folder, name).is_ok_and(|known| known.as_deref().map(normal) == Some(normal(pem)));
+        let listed = || self.certutil(folder).arg("-L").run().map(|output| output.text()).unwrap_or_default();
+        same && listed().lines().filter_map(|line| line.strip_prefix(name)).any(|flags| flags.trim_start().starts_with('C'))
     }
 
     fn add(&self, folder: &Path, owner: Owner<'_>, domain: &Domain, pem: &str) -> Result<Change> {
         let name = nickname(owner, domain);
         let old = self.delete_unnamed(folder, owner, domain)?;
-        if !old && self.known(folder, &name).as_deref().map(normal) == Some(normal(pem)) {
+        if !old && self.trusts(folder, &name, pem) {
             return Ok(Change::Nothing);
         }
         self.delete(folder, &name)?;
@@ -112,7 +149,7 @@ impl Home {
         let name = nickname(owner, domain);
         for folder in databases(&self.path) {
             let old = self.delete_unnamed(&folder, owner, domain)?;
-            let known = self.known(&folder, &name).is_some();
+            let known = self.known(&folder, &name)?.is_some();
             self.delete(&folder, &name)?;
             if old || known {
                 change = Change::Made;
@@ -137,15 +174,20 @@ impl Home {
         Ok(folder)
     }
 
-    fn known(&self, folder: &Path, name: &str) -> Option<String> {
+    /// Without `certutil` nobody knows, which is another thing than that nothing is there.
+    fn known(&self, folder: &Path, name: &str) -> Result<Option<String>> {
         let list = self.certutil(folder).args(["-L", "-a", "-n", name]);
-        list.run().ok().map(|output| output.text())
+        match list.run() {
+            Ok(output) => Ok(Some(output.text())),
+            Err(missing @ crate::exec::Error::Missing { .. }) => Err(self.failed(missing)),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Certificates of one nickname are deleted one at a time.
     fn delete(&self, folder: &Path, name: &str) -> Result<()> {
         for _ in 0..16 {
-            if self.known(folder, name).is_none() {
+            if self.known(folder, name)?.is_none() {
                 return Ok(());
             }
             let delete = self.certutil(folder).args(["-D", "-n", name]);
@@ -158,7 +200,7 @@ impl Home {
     fn delete_unnamed(&self, folder: &Path, owner: Owner<'_>, domain: &Domain) -> Result<bool> {
         const END: &str = "-----END CERTIFICATE-----";
         let name = unnamed(domain);
-        let Some(pem) = self.known(folder, &name) else { return Ok(false) };
+        let Some(pem) = self.known(folder, &name)? else { return Ok(false) };
         let mut all = pem.split_inclusive(END).filter(|one| one.contains(END));
         if !all.all(|one| (owner.is_own)(domain, one.trim_start())) {
             return Ok(false);

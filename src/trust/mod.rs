@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::Domain;
 
-pub use browsers::{Home, databases};
+pub use browsers::{Home, databases, has_firefox_profile, trace};
 pub use installed::{Installed, Place};
 pub use system::System;
 
@@ -49,6 +49,14 @@ impl Error {
                 Some("install it: apt-get install ca-certificates")
             }
             _ => None,
+        }
+    }
+
+    /// The last lines of the program that failed.
+    pub fn tail(&self) -> &[String] {
+        match self {
+            Self::Program { source, .. } => source.tail(),
+            Self::Io { .. } | Self::NoStore { .. } => &[],
         }
     }
 }

@@ -280,6 +280,8 @@ box = \"web-node\"
 box = \"web-python\"
 [machines.host]
 box = \"adt-host\"
+[machines.bare]
+box = \"bare\"
 ";
 
 /// Raised when tests may have left something in the store that is kept.
@@ -313,6 +315,7 @@ pub fn built_boxes() -> &'static Path {
                 std::fs::create_dir(folder.join(platform)).expect("the folder is ours");
                 std::fs::write(folder.join(platform).join("platform.toml"), STACKS).expect("the folder is ours");
                 take_box(&folder.join(platform), "adt-host");
+                take_box(&folder.join(platform), "bare");
             }
             adt(&["platform:init", platform]);
             adt(&["platform:build", platform]);

@@ -6,6 +6,7 @@
 mod adt;
 mod bad_input;
 mod bind;
+mod browsers;
 mod circles;
 #[path = "../contract/mod.rs"]
 mod contract;
@@ -51,6 +52,7 @@ mod real_daemon;
 mod real_data;
 mod real_deploy;
 mod real_fault;
+mod real_fresh;
 mod real_hello;
 mod real_host_machine;
 mod real_inside;

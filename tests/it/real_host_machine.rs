@@ -38,7 +38,7 @@ fn rack() -> Option<Adt> {
 }
 
 /// A shell's words as root of one of its machines.
-fn shell(adt: &Adt, machine: &str, script: &str) -> Run {
+pub fn shell(adt: &Adt, machine: &str, script: &str) -> Run {
     let output = adt.command(&["env:exec", "1", machine, "--", "sh", "-c", script]).output().expect("the program starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().unwrap_or(-1);
@@ -47,7 +47,7 @@ fn shell(adt: &Adt, machine: &str, script: &str) -> Run {
 
 /// The boxes of `hello`, as they are on this host, so that nothing is built in there: their owners have the same numbers in the
 /// server, and what hides the layers below is marked as an overlay in a user namespace looks for it.
-fn give_layers(adt: &Adt) {
+pub fn give_layers(adt: &Adt) {
     let (from, to) = (built_boxes().join("layers"), own_folder(adt).join("layers"));
     std::fs::create_dir(&to).expect("the folder is empty");
     lchown(&to, Some(ROOT), Some(ROOT)).expect("it is ours");
@@ -70,6 +70,10 @@ fn give(from: &Path, to: &Path) {
     for entry in walkdir::WalkDir::new(to) {
         let entry = entry.expect("it was just made");
         let (path, meta) = (entry.path(), entry.metadata().expect("it was just made"));
+        if meta.uid() >= 2 * ROOT {
+            // A file of several names, which was met by another one.
+            continue;
+        }
         lchown(path, Some(meta.uid() + ROOT), Some(meta.gid() + ROOT)).expect("root may");
         // Changing the owner clears the set-id bits.
         if meta.is_file() && meta.mode() & 0o6000 != 0 {
@@ -94,7 +98,7 @@ fn end(adt: &Adt) {
 }
 
 /// What there is of adt's in the server's kernel: links, and control groups of machines.
-const COUNT: &str = "ls /sys/class/net | grep -c ^adt
+pub const COUNT: &str = "ls /sys/class/net | grep -c ^adt
     find /sys/fs/cgroup -mindepth 3 -maxdepth 4 -type d -path '*/adt/*' -not -path '*/adt/pivot*' | wc -l";
 
 #[test]

@@ -193,3 +193,13 @@ fn a_checkout_that_could_not_be_rendered_is_mended_where_it_lies() {
     assert_eq!(town.text("app.ini"), None);
     assert_eq!(town.host.process("test").engine.store.database.site_codes(None).unwrap()[&id("1161")].len(), 1);
 }
+
+#[test]
+fn rendering_keeps_to_limits_that_root_of_a_machine_cannot_raise() {
+    let limits = ["--bounding-set=-sys_resource", "prlimit", "--core=0", super::adt::program()];
+    let mut render = std::process::Command::new("setpriv");
+    let render = render.args(limits).arg(adt::template::process::VERB).stdin(std::process::Stdio::null());
+    // Without that power, as any user, it renders just the same.
+    let ended = render.output().expect("it is part of util-linux");
+    assert!(ended.status.success(), "{:?} {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+}

@@ -1,6 +1,5 @@
 //! Examines one environment: the way to each of its sites, and each of its machines by itself.
 
-use std::collections::BTreeSet;
 use std::path::Path as FilePath;
 
 use rustls::pki_types::CertificateDer;
@@ -65,7 +64,7 @@ impl Engine {
             let walks: Vec<_> = route.sites.iter().map(|site| scope.spawn(|| path.walk(&route, site))).collect();
             walks.into_iter().flat_map(|walk| walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        items.extend(self.check_browsers(&route.domain).into_iter().map(|item| item.at(CheckStep::Certificate)));
+        items.extend(self.check_browsers(&route.domain, &self.homes()).into_iter().map(|item| item.at(CheckStep::Certificate)));
         items
     }
 
@@ -96,23 +95,6 @@ impl Engine {
         };
         let Ok(bundle) = trust::System::find().map(|system| system.bundle()) else { return false };
         CertificateDer::pem_file_iter(bundle).is_ok_and(|all| all.flatten().any(|one| one == own))
-    }
-
-    /// Browsers of the caller that do not share the system's trust, and were not told.
-    pub(in crate::engine) fn check_browsers(&self, domain: &Domain) -> Vec<CheckItem> {
-        let Some(pem) = self.authority(domain) else { return Vec::new() };
-        let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
-        let owner = self.owner(&is_own);
-        let lacking = self.homes().into_iter().flat_map(|home| {
-            let home = trust::Home::open(&home);
-            home.map(|home| home.lacking(owner, domain, &pem)).unwrap_or_default()
-        });
-        let lacking: BTreeSet<_> = lacking.collect();
-        let notice = |folder: std::path::PathBuf| {
-            let seen = "a browser that was not told of adt's authority";
-            CheckItem::notice(folder.display().to_string(), seen, Some("adt host:bind-proxy".to_owned()))
-        };
-        lacking.into_iter().map(notice).collect()
     }
 
     fn examine_machine(&self, spec: &MachineSpec, seen: &Seen, again: &str) -> Vec<CheckItem> {

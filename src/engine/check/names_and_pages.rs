@@ -35,8 +35,9 @@ impl Engine {
             items.push(server);
             items.extend(resolver);
             items.push(self.check_trust(domain));
-            items.extend(self.check_browsers(domain));
+            items.extend(self.check_every_browser(domain));
         }
+        items.extend(self.check_firefox());
         items.extend(self.check_bound(&routes));
         Ok(if needed { items } else { items.into_iter().map(unneeded).collect() })
     }

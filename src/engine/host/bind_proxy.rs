@@ -10,6 +10,7 @@ use crate::config;
 use crate::engine::Engine;
 use crate::engine::at_once::join;
 use crate::engine::events::Events;
+use crate::engine::host::browsers::{CERTUTIL, untold};
 use crate::exec::HostPath;
 use crate::model::request::Bind;
 use crate::model::response::Done;
@@ -140,7 +141,10 @@ impl Engine {
         } else {
             format!("{} asks adt for {} already", plan.system, list(&wanted.domains))
         };
-        let next = if changed { vec!["serve them: adt host:up --detach".to_owned()] } else { Vec::new() };
+        let mut next = if changed { vec!["serve them: adt host:up --detach".to_owned()] } else { Vec::new() };
+        if self.without_profile().is_some() {
+            next.push("Firefox trusts nothing before it has started once; after that: adt host:bind-proxy".to_owned());
+        }
         Ok(Response::Done(Done { summary, changed, next, ..Done::default() }))
     }
 
@@ -168,13 +172,14 @@ impl Engine {
         let certificates = self.certificates(routes)?;
         let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
         let owner = self.owner(&is_own);
+        let homes = self.homes_to_tell(events);
         for authority in certificates.authorities().into_iter().filter(|authority| self.settings.may_have(&authority.domain)) {
-            for place in self.places(&authority.domain) {
+            for place in places(&authority.domain, &homes) {
                 installed.add(&place)?;
                 match (place.install(owner, &authority.pem), &place.home) {
                     (Ok(change), _) => changed |= change == trust::Change::Made,
-                    // The system's store serves curl and most programs; a host without browsers lacks certutil.
-                    (Err(error), Some(home)) => events.warn(format!("{}: {error}", home.display())),
+                    // The system's store serves curl and most programs.
+                    (Err(error), Some(home)) => events.warn(untold(home, "do not trust adt's pages", &error)),
                     (Err(error), None) => return Err(error.into()),
                 }
             }
@@ -182,23 +187,18 @@ impl Engine {
         Ok(changed)
     }
 
-    /// Where the authority of a domain belongs when this caller binds.
-    fn places(&self, domain: &Domain) -> Vec<trust::Place> {
-        let homes = std::iter::once(None).chain(self.homes().into_iter().map(Some));
-        homes.map(|home| trust::Place { domain: domain.clone(), home }).collect()
-    }
-
     /// Takes the authorities away from wherever they were put, whoever did it and whatever has become of their platforms. The
     /// domains that somebody trusted.
     fn distrust(&self, routes: &Routes, events: &Events) -> Result<Vec<Domain>, Failure> {
         let mut installed = trust::Installed::open(&self.store.folder)?;
-        let mut places = installed.places().to_vec();
+        let mut all = installed.places().to_vec();
         // An older adt kept no record.
-        places.extend(routes.domains().into_iter().flat_map(|domain| self.places(domain)));
+        let homes = if CERTUTIL.state().is_ok() { self.homes() } else { Vec::new() };
+        all.extend(routes.domains().into_iter().flat_map(|domain| places(domain, &homes)));
         let is_own = |domain: &Domain, pem: &str| self.has_key_of(domain, pem);
         let owner = self.owner(&is_own);
         let mut gone = Vec::new();
-        for place in places {
+        for place in all {
             match (place.remove(owner), &place.home) {
                 (Ok(change), _) => {
                     installed.forget(&place)?;
@@ -206,7 +206,7 @@ impl Engine {
                         gone.push(place.domain);
                     }
                 }
-                (Err(error), Some(home)) => events.warn(format!("{}: {error}", home.display())),
+                (Err(error), Some(home)) => events.warn(untold(home, "may trust adt's authority still", &error)),
                 (Err(error), None) => return Err(error.into()),
             }
         }
@@ -225,13 +225,6 @@ impl Engine {
     pub(in crate::engine) fn certificates(&self, routes: &Routes) -> Result<tls::Certificates, Failure> {
         tls::Certificates::open(&self.store.folder, routes, tls::system_clock())
             .map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))
-    }
-
-    pub(in crate::engine) fn homes(&self) -> Vec<PathBuf> {
-        let own = std::env::var_os("HOME").map(PathBuf::from);
-        let mut homes: Vec<_> = own.into_iter().chain(self.caller.home.clone()).filter(|home| home.is_dir()).collect();
-        homes.dedup();
-        homes
     }
 
     pub(in crate::engine) fn unbind_proxy(
@@ -287,6 +280,12 @@ impl Engine {
     pub(in crate::engine) fn serial(&self) -> u32 {
         u32::try_from(self.now()).unwrap_or(u32::MAX)
     }
+}
+
+/// Where the authority of a domain belongs: the system's store, and browsers in these homes.
+fn places(domain: &Domain, homes: &[PathBuf]) -> Vec<trust::Place> {
+    let homes = std::iter::once(None).chain(homes.iter().cloned().map(Some));
+    homes.map(|home| trust::Place { domain: domain.clone(), home }).collect()
 }
 
 /// A level without one is served over http alone.

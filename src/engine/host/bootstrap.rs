@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::disk;
 use crate::engine::Engine;
 use crate::engine::events::Events;
+use crate::engine::host::browsers::CERTUTIL;
 use crate::engine::host::group;
 use crate::engine::host::pool;
 use crate::engine::host::pool_unit;
@@ -42,7 +43,8 @@ impl Engine {
             None => None,
         };
         let of_pool = if new_pool.is_some() { pool::REQUIREMENTS } else { &[] };
-        let all = REQUIREMENTS.iter().chain(of_pool).copied();
+        let of_browser = self.browser().map(|_| CERTUTIL);
+        let all = REQUIREMENTS.iter().chain(of_pool).copied().chain(of_browser);
         let missing: Vec<_> = all.filter(|requirement| requirement.state().is_err()).collect();
         let sysctl_file = sysctl_file(self.store.install());
         let before = std::fs::read_to_string(&sysctl_file).unwrap_or_default();

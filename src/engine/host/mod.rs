@@ -3,6 +3,7 @@
 pub mod at_boot;
 pub(in crate::engine) mod bind_proxy;
 pub(in crate::engine) mod bootstrap;
+pub(in crate::engine) mod browsers;
 pub(in crate::engine) mod follow_bound;
 pub mod group;
 pub mod pool;
