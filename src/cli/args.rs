@@ -175,6 +175,12 @@ pub enum Verb {
         /// Take adt's files out of the system's configuration again
         #[arg(long)]
         remove: bool,
+        /// With --remove: halt environments and keep them, boxes, a pool and the group for whoever sets adt up here again
+        #[arg(long, requires = "remove", conflicts_with = "remove_pool")]
+        keep_data: bool,
+        /// Without downloads: say what must be installed, and set up the rest
+        #[arg(long, conflicts_with = "remove")]
+        no_packages: bool,
         /// Without the services that serve names and pages and answer the group's members from the host's start on
         #[arg(long)]
         no_service: bool,

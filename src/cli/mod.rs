@@ -227,10 +227,10 @@ impl Session {
             None => Ok(around.platform(None).ok()),
         };
         Ok(match verb {
-            Verb::HostBootstrap { dry_run, remove, no_service, pool, remove_pool } => {
+            Verb::HostBootstrap { dry_run, remove, keep_data, no_packages, no_service, pool, remove_pool } => {
                 self.connection.engine()?;
-                let service = !no_service;
-                Request::HostBootstrap(Bootstrap { remove, service, pool, remove_pool, dry_run: dry_run.dry_run })
+                let (packages, service, dry_run) = (!no_packages, !no_service, dry_run.dry_run);
+                Request::HostBootstrap(Bootstrap { remove, keep_data, service, packages, pool, remove_pool, dry_run })
             }
             Verb::HostCheck => Request::HostCheck,
             Verb::HostBindProxy { words, with, output } => {
