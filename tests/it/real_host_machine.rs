@@ -1,5 +1,6 @@
 //! A machine that is a host itself: adt in it runs machines of its own, and what it does there stays there.
 
+use std::collections::HashSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 use std::process::Command;
@@ -22,13 +23,19 @@ const TINY: &str = "[platform]\\nname = \"tiny\"\\n[machines.one]\\nbox = \"debi
 
 /// The environment `1` of the platform above, with this adt in its server.
 fn rack() -> Option<Adt> {
+    let adt = bare_rack()?;
+    adt.run(&format!("env:cp 1 {} node:/usr/local/bin/adt", program())).ok();
+    Some(adt)
+}
+
+/// The same without adt.
+pub fn bare_rack() -> Option<Adt> {
     // Where all cores are busy, two machines in one need more than usual.
     let adt = Adt::real()?.alone().env("ADT_GRACE_SECONDS", "60");
     let folder = adt.platform_toml("rack", RACK);
     take_box(&folder, "adt-host");
     adt.run("platform:init rack").ok();
     adt.run("env:init 1").ok();
-    adt.run(&format!("env:cp 1 {} node:/usr/local/bin/adt", program())).ok();
     // A program that was not built for release reads what it ships from the folder that it was built in.
     shell(&adt, "node", &format!("mkdir -p {}", env!("CARGO_MANIFEST_DIR"))).ok();
     for shipped in ["boxes", "platforms"] {
@@ -38,7 +45,7 @@ fn rack() -> Option<Adt> {
 }
 
 /// A shell's words as root of one of its machines.
-fn shell(adt: &Adt, machine: &str, script: &str) -> Run {
+pub fn shell(adt: &Adt, machine: &str, script: &str) -> Run {
     let output = adt.command(&["env:exec", "1", machine, "--", "sh", "-c", script]).output().expect("the program starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().unwrap_or(-1);
@@ -47,7 +54,7 @@ fn shell(adt: &Adt, machine: &str, script: &str) -> Run {
 
 /// The boxes of `hello`, as they are on this host, so that nothing is built in there: their owners have the same numbers in the
 /// server, and what hides the layers below is marked as an overlay in a user namespace looks for it.
-fn give_layers(adt: &Adt) {
+pub fn give_layers(adt: &Adt) {
     let (from, to) = (built_boxes().join("layers"), own_folder(adt).join("layers"));
     std::fs::create_dir(&to).expect("the folder is empty");
     lchown(&to, Some(ROOT), Some(ROOT)).expect("it is ours");
@@ -67,9 +74,14 @@ const ROOT: u32 = 100_000;
 fn give(from: &Path, to: &Path) {
     let status = Command::new("cp").args(["--archive", "--reflink=auto"]).arg(from).arg(to).status().expect("cp starts");
     assert!(status.success());
+    let mut given = HashSet::new();
     for entry in walkdir::WalkDir::new(to) {
         let entry = entry.expect("it was just made");
         let (path, meta) = (entry.path(), entry.metadata().expect("it was just made"));
+        // A file with several names is met at each of them.
+        if !given.insert(meta.ino()) {
+            continue;
+        }
         lchown(path, Some(meta.uid() + ROOT), Some(meta.gid() + ROOT)).expect("root may");
         // Changing the owner clears the set-id bits.
         if meta.is_file() && meta.mode() & 0o6000 != 0 {
@@ -88,7 +100,7 @@ fn own_folder(adt: &Adt) -> std::path::PathBuf {
     found.next().expect("one").path().join("upper")
 }
 
-fn end(adt: &Adt) {
+pub fn end(adt: &Adt) {
     adt.run("platform:destroy rack --yes").ok();
     assert_eq!(adt.leftovers(), Vec::<String>::new());
 }
