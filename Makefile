@@ -10,7 +10,7 @@ TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-
 	nghttp2-client nginx-light openssl perl-base python3 python3-grpcio python3-websockets rsyslog systemd util-linux wrk xfsprogs \
 	zsh fish $(DEB_PACKAGES) $(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
 
-# What is installed and packaged: the optimised build, which takes its minutes.
+# What is installed and packaged: the optimised build, which takes its minutes. `PROFILE=demo` is the one of `make demo`.
 PROFILE := release
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Made by the program that they are about, for `make install` and the package.
@@ -50,8 +50,8 @@ cargo-deb:
 	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
 
 demo: build-packages
-	cargo build --release --quiet
-	@$(SUDO) ./demo target/release/adt
+	cargo build --profile demo --quiet
+	@$(SUDO) ./demo target/demo/adt
 
 install: build-packages
 	cargo build --profile $(PROFILE) --quiet
