@@ -4,17 +4,30 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 # Headers of liblxc and the C compiler for SQLite; the program itself finds liblxc when it runs.
 BUILD_PACKAGES := gcc libc6-dev libclang-dev lxc-dev pkg-config
+DEB_PACKAGES := dpkg-dev
 # What tests use besides adt's own needs: real clients and servers.
 TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base iputils-ping iproute2 libnss3-tools \
 	nghttp2-client nginx-light openssl perl-base python3 python3-grpcio python3-websockets rsyslog systemd util-linux wrk xfsprogs \
-	$(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
+	zsh fish $(DEB_PACKAGES) $(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
 
-.PHONY: help demo demo-build test test-fresh check audit fmt clippy bench build-packages test-packages nextest
+# What is installed and packaged: the optimised build, which takes its minutes. `PROFILE=demo` is the one of `make demo`.
+PROFILE := release
+BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# Made by the program that they are about, for `make install` and the package.
+PAGES := target/pages
+PREFIX := /usr/local
+# A folder for somebody's own package needs no rights.
+AS_ROOT := $(if $(DESTDIR),,$(SUDO))
+
+.PHONY: help demo demo-build install put uninstall deb package pages test test-fresh check audit fmt clippy bench build-packages \
+	test-packages nextest cargo-deb
 
 help:
 	@echo "make demo    install, build, and show environment 1161 of the example platform"
+	@echo "make install build, and put adt, its man pages and completions under $(PREFIX); \`uninstall\` takes them away"
+	@echo "make deb     the same as a Debian package"
 	@echo "make test    install what the tests need and run all of them; TESTS='test(name)' chooses some"
-	@echo "make test-fresh  both of these on bare Debian 12 and 13, in machines; an hour"
+	@echo "make test-fresh  the demo and some tests on bare Debian 12 and 13, in machines; an hour"
 	@echo "make check   what CI runs: format, lints, tests, and what the crates are (deny.toml)"
 	@echo "make audit   known flaws of the crates; fetches cargo-deny once and the advisories each time"
 	@echo "make bench   measure against peers; prints the tables of docs/measured.md"
@@ -34,14 +47,58 @@ test-packages:
 nextest:
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 
+cargo-deb:
+	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb
+
 # `make demo ADT=PATH` shows one that is built already.
 demo: $(if $(ADT),,demo-build)
-	@./demo $(or $(ADT),target/release/adt)
+	@./demo $(or $(ADT),target/demo/adt)
 
 demo-build: build-packages
-	cargo build --release --quiet
+	cargo build --profile demo --quiet
 
-test: build-packages test-packages nextest
+install: build-packages
+	cargo build --profile $(PROFILE) --quiet
+	@$(MAKE) --no-print-directory put
+
+# Of what is built already.
+put: pages
+	$(AS_ROOT) install -D $(BUILT)/adt $(DESTDIR)$(PREFIX)/bin/adt
+	$(AS_ROOT) install -D --mode 644 --target-directory $(DESTDIR)$(PREFIX)/share/man/man1 $(PAGES)/man1/*
+	$(AS_ROOT) install -D --mode 644 $(PAGES)/adt.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/adt
+	$(AS_ROOT) install -D --mode 644 $(PAGES)/_adt $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_adt
+	$(AS_ROOT) install -D --mode 644 $(PAGES)/adt.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/adt.fish
+
+# Units of `host:bootstrap` name the program; without it they would fail at every start.
+uninstall:
+	@if [ -z "$(DESTDIR)" ] && grep -qs '"$(PREFIX)/bin/adt"' /etc/systemd/system/adt*.service; then \
+		echo "the host's services still run $(PREFIX)/bin/adt; first: sudo adt host:bootstrap --remove (--keep-data)" >&2; exit 1; fi
+	$(AS_ROOT) rm -f $(DESTDIR)$(PREFIX)/bin/adt \
+		$(DESTDIR)$(PREFIX)/share/man/man1/adt.1 $(DESTDIR)$(PREFIX)/share/man/man1/adt-*.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/adt \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_adt \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/adt.fish
+
+deb: build-packages cargo-deb
+	$(call install,$(DEB_PACKAGES))
+	cargo build --profile $(PROFILE) --quiet
+	@$(MAKE) --no-print-directory package
+
+# Of what is built already, too. A package says when it was made, and two of one commit say the same.
+package: pages
+	@printf 'adt (%s-1) unstable; urgency=medium\n\n  * /usr/share/doc/adt/CHANGELOG.md has what users notice.\n\n -- %s  %s\n' \
+		"$$($(BUILT)/adt --version | cut -d ' ' -f 2)" "The authors of adt <adt@example.test>" \
+		"$$(git log -1 --format=%cD 2>/dev/null || date -R)" >$(PAGES)/changelog
+	cargo deb --no-build --profile $(PROFILE) $(DEB_FLAGS)
+
+pages:
+	@rm -rf $(PAGES) && mkdir -p $(PAGES)
+	@$(BUILT)/adt man --output $(PAGES)/man1
+	@$(BUILT)/adt completions bash >$(PAGES)/adt.bash
+	@$(BUILT)/adt completions zsh >$(PAGES)/_adt
+	@$(BUILT)/adt completions fish >$(PAGES)/adt.fish
+
+test: build-packages test-packages nextest cargo-deb
 	cargo build --quiet
 	$(SUDO) target/debug/adt host:bootstrap --no-service
 	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \

@@ -29,6 +29,11 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     told(screen::out_json(text))
 }
 
+/// What another program reads: a script of a shell's, a page of the manual.
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    told(screen::out_as_is(text.trim_end()))
+}
+
 /// A check that found a fault is not a success.
 pub fn exit_code(response: &Response) -> ExitCode {
     match response {

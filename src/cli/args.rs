@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::examples;
 use crate::config::HostFlags;
 use crate::model::{PlatformName, Size};
 
@@ -167,13 +168,19 @@ pub enum Document {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Install what machines need of this host
-    #[command(name = "host:bootstrap")]
+    #[command(name = "host:bootstrap", after_help = examples::HOST_BOOTSTRAP)]
     HostBootstrap {
         #[command(flatten)]
         dry_run: DryRun,
         /// Take adt's files out of the system's configuration again
         #[arg(long)]
         remove: bool,
+        /// With --remove: halt environments and keep them, boxes, a pool and the group for whoever sets adt up here again
+        #[arg(long, requires = "remove", conflicts_with = "remove_pool")]
+        keep_data: bool,
+        /// Without downloads: say what must be installed, and set up the rest
+        #[arg(long, conflicts_with = "remove")]
+        no_packages: bool,
         /// Without the services that serve names and pages and answer the group's members from the host's start on
         #[arg(long)]
         no_service: bool,
@@ -185,11 +192,11 @@ pub enum Verb {
         remove_pool: bool,
     },
     /// Show the settings, where each came from, and whether this host can run machines
-    #[command(name = "host:check")]
+    #[command(name = "host:check", after_help = examples::HOST_CHECK)]
     HostCheck,
 
     /// Serve names and pages of all environments until stopped
-    #[command(name = "host:up")]
+    #[command(name = "host:up", after_help = examples::HOST_UP)]
     HostUp {
         /// Return once it serves, and let it run on
         #[arg(long)]
@@ -199,10 +206,10 @@ pub enum Verb {
         names_only: bool,
     },
     /// Stop serving names and pages; requests that run are finished first
-    #[command(name = "host:halt")]
+    #[command(name = "host:halt", after_help = examples::HOST_HALT)]
     HostHalt,
     /// Lead this host's programs to adt's names and certificates, or let other servers serve them
-    #[command(name = "host:bind-proxy")]
+    #[command(name = "host:bind-proxy", after_help = examples::HOST_BIND_PROXY)]
     HostBindProxy {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -214,14 +221,14 @@ pub enum Verb {
         output: Option<PathBuf>,
     },
     /// Undo `host:bind-proxy`, for one environment or altogether
-    #[command(name = "host:unbind-proxy")]
+    #[command(name = "host:unbind-proxy", after_help = examples::HOST_UNBIND_PROXY)]
     HostUnbindProxy {
         #[command(flatten)]
         words: EnvironmentWords,
     },
 
     /// Add a platform: from a git address, a folder, or a shipped example (hello, wordpress)
-    #[command(name = "platform:init")]
+    #[command(name = "platform:init", after_help = examples::PLATFORM_INIT)]
     PlatformInit {
         /// Git address, folder, or name of an example
         source: String,
@@ -232,16 +239,16 @@ pub enum Verb {
         branch: Option<String>,
     },
     /// List the platforms that this host knows
-    #[command(name = "platform:list")]
+    #[command(name = "platform:list", after_help = examples::PLATFORM_LIST)]
     PlatformList,
     /// Fetch a platform's newest definition with git
-    #[command(name = "platform:pull")]
+    #[command(name = "platform:pull", after_help = examples::PLATFORM_PULL)]
     PlatformPull {
         #[arg(value_name = "PLATFORM")]
         of: Option<String>,
     },
     /// Build every box of a platform
-    #[command(name = "platform:build")]
+    #[command(name = "platform:build", after_help = examples::PLATFORM_BUILD)]
     PlatformBuild {
         #[arg(value_name = "PLATFORM")]
         of: Option<String>,
@@ -250,7 +257,7 @@ pub enum Verb {
         force: bool,
     },
     /// Start what was up, or the named environments
-    #[command(name = "platform:up")]
+    #[command(name = "platform:up", after_help = examples::PLATFORM_UP)]
     PlatformUp {
         #[command(flatten)]
         words: FleetWords,
@@ -258,7 +265,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Stop environments; `platform:up` brings back exactly those that were up
-    #[command(name = "platform:halt")]
+    #[command(name = "platform:halt", after_help = examples::PLATFORM_HALT)]
     PlatformHalt {
         #[command(flatten)]
         words: FleetWords,
@@ -266,7 +273,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Destroy environments, or all of them and the platform's entry with them
-    #[command(name = "platform:destroy")]
+    #[command(name = "platform:destroy", after_help = examples::PLATFORM_DESTROY)]
     PlatformDestroy {
         #[command(flatten)]
         words: FleetWords,
@@ -276,14 +283,14 @@ pub enum Verb {
         yes: Yes,
     },
     /// Probe a platform's definition, boxes and environments
-    #[command(name = "platform:check")]
+    #[command(name = "platform:check", after_help = examples::PLATFORM_CHECK)]
     PlatformCheck {
         #[command(flatten)]
         words: FleetWords,
     },
 
     /// Create an environment and start it
-    #[command(name = "env:init")]
+    #[command(name = "env:init", after_help = examples::ENV_INIT)]
     EnvInit {
         /// The environment, then perhaps sites: SITE:BRANCH chooses a branch, SITE alone means only these and what they need
         #[arg(value_name = "[PLATFORM] ENV [SITE[:BRANCH]]...")]
@@ -298,7 +305,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Let everybody in the group adt do with an environment what its owner may
-    #[command(name = "env:share")]
+    #[command(name = "env:share", after_help = examples::ENV_SHARE)]
     EnvShare {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -307,7 +314,7 @@ pub enum Verb {
         off: bool,
     },
     /// Start an environment, repairing what an interrupted command left
-    #[command(name = "env:up")]
+    #[command(name = "env:up", after_help = examples::ENV_UP)]
     EnvUp {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -315,7 +322,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Stop an environment; its files stay
-    #[command(name = "env:halt")]
+    #[command(name = "env:halt", after_help = examples::ENV_HALT)]
     EnvHalt {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -323,7 +330,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Remove an environment and everything it had
-    #[command(name = "env:destroy")]
+    #[command(name = "env:destroy", after_help = examples::ENV_DESTROY)]
     EnvDestroy {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -333,7 +340,7 @@ pub enum Verb {
         yes: Yes,
     },
     /// Take over what changed in the platform, restarting only what changed
-    #[command(name = "env:reload")]
+    #[command(name = "env:reload", after_help = examples::ENV_RELOAD)]
     EnvReload {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -346,14 +353,14 @@ pub enum Verb {
         yes: Yes,
     },
     /// Keep an environment as it is at this moment: data, machines' files, releases and branches
-    #[command(name = "env:snapshot")]
+    #[command(name = "env:snapshot", after_help = examples::ENV_SNAPSHOT)]
     EnvSnapshot {
         /// The environment, and perhaps a name for the snapshot; without one it is named after the time
         #[arg(value_name = "[PLATFORM] ENV [NAME]", num_args = 0..=3)]
         words: Vec<String>,
     },
     /// List an environment's snapshots with age, reason and the space that each alone takes
-    #[command(name = "env:snapshots")]
+    #[command(name = "env:snapshots", after_help = examples::ENV_SNAPSHOTS)]
     EnvSnapshots {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -366,7 +373,7 @@ pub enum Verb {
         yes: Yes,
     },
     /// Bring an environment back to a snapshot, the newest where none is named, after a question
-    #[command(name = "env:rewind")]
+    #[command(name = "env:rewind", after_help = examples::ENV_REWIND)]
     EnvRewind {
         /// The environment, and perhaps the snapshot's name
         #[arg(value_name = "[PLATFORM] ENV [NAME]", num_args = 0..=3)]
@@ -377,19 +384,19 @@ pub enum Verb {
         yes: Yes,
     },
     /// Probe an environment: network, machines, services, sites
-    #[command(name = "env:check")]
+    #[command(name = "env:check", after_help = examples::ENV_CHECK)]
     EnvCheck {
         #[command(flatten)]
         words: EnvironmentWords,
     },
     /// List environments with state, machines, sites, age, owner and disk
-    #[command(name = "env:list")]
+    #[command(name = "env:list", after_help = examples::ENV_LIST)]
     EnvList {
         #[arg(value_name = "PLATFORM")]
         of: Option<String>,
     },
     /// Show one environment in full
-    #[command(name = "env:show")]
+    #[command(name = "env:show", after_help = examples::ENV_SHOW)]
     EnvShow {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -398,7 +405,7 @@ pub enum Verb {
         facts: bool,
     },
     /// Print the addresses of an environment's pages, or try each the way a browser would
-    #[command(name = "env:urls")]
+    #[command(name = "env:urls", after_help = examples::ENV_URLS)]
     EnvUrls {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -407,7 +414,7 @@ pub enum Verb {
         check: bool,
     },
     /// Open a shell in a machine, or run a command there
-    #[command(name = "env:ssh")]
+    #[command(name = "env:ssh", after_help = examples::ENV_SSH)]
     EnvSsh {
         /// The environment and the machine, e.g. `1161 web1` or `shop 1161 web1`
         #[arg(value_name = "[PLATFORM] ENV [MACHINE]", num_args = 0..=3)]
@@ -423,7 +430,7 @@ pub enum Verb {
         command: Vec<String>,
     },
     /// Run a command on every machine of an environment, or on the named ones
-    #[command(name = "env:exec")]
+    #[command(name = "env:exec", after_help = examples::ENV_EXEC)]
     EnvExec {
         /// The environment and perhaps machines, e.g. `1161` or `shop 1161 web1 web2`
         #[arg(value_name = "[PLATFORM] ENV [MACHINE]...")]
@@ -435,10 +442,10 @@ pub enum Verb {
         command: Vec<String>,
     },
     /// Show what the machines of an environment say: their journals and log files, merged by time
-    #[command(name = "env:logs")]
+    #[command(name = "env:logs", after_help = examples::ENV_LOGS)]
     EnvLogs(LogWords),
     /// Copy files to or from a machine; a path there is written MACHINE:PATH
-    #[command(name = "env:cp")]
+    #[command(name = "env:cp", after_help = examples::ENV_CP)]
     EnvCp {
         /// The environment, then source and target, e.g. `1161 dump.sql db:/tmp/`
         #[arg(value_name = "[PLATFORM] ENV SOURCE TARGET", num_args = 2..=4)]
@@ -446,7 +453,7 @@ pub enum Verb {
     },
 
     /// Build a release of a site once and put it on all its machines, or on none
-    #[command(name = "site:deploy")]
+    #[command(name = "site:deploy", after_help = examples::SITE_DEPLOY)]
     SiteDeploy {
         /// The environment and the site, e.g. `1161 www`
         #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
@@ -461,7 +468,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Switch a site back to the release before, or to another that is kept
-    #[command(name = "site:rollback")]
+    #[command(name = "site:rollback", after_help = examples::SITE_ROLLBACK)]
     SiteRollback {
         /// The environment and the site, e.g. `1161 www`
         #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
@@ -473,7 +480,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Add one of the platform's sites, and what it needs, to an environment
-    #[command(name = "site:add")]
+    #[command(name = "site:add", after_help = examples::SITE_ADD)]
     SiteAdd {
         /// The environment and the site, e.g. `1161 www` or `shop 1161 www:hotfix`
         #[arg(value_name = "[PLATFORM] [ENV] SITE[:BRANCH]", required = true, num_args = 1..=3)]
@@ -482,7 +489,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Take a site out of an environment; a checkout that holds work is kept
-    #[command(name = "site:remove")]
+    #[command(name = "site:remove", after_help = examples::SITE_REMOVE)]
     SiteRemove {
         /// The environment and the site, e.g. `1161 www`
         #[arg(value_name = "[PLATFORM] [ENV] SITE", required = true, num_args = 1..=3)]
@@ -491,7 +498,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// Bring a site's checkout to another branch
-    #[command(name = "site:branch")]
+    #[command(name = "site:branch", after_help = examples::SITE_BRANCH)]
     SiteBranch {
         /// The environment, the site and the branch, e.g. `1161 www hotfix`
         #[arg(value_name = "[PLATFORM] [ENV] SITE BRANCH", required = true, num_args = 2..=4)]
@@ -500,7 +507,7 @@ pub enum Verb {
         dry_run: DryRun,
     },
     /// List an environment's sites: branch, commit, and what was changed since
-    #[command(name = "site:list")]
+    #[command(name = "site:list", after_help = examples::SITE_LIST)]
     SiteList {
         #[command(flatten)]
         words: EnvironmentWords,
@@ -529,13 +536,13 @@ pub enum Verb {
     },
 
     /// List the boxes that can be built
-    #[command(name = "box:list")]
+    #[command(name = "box:list", after_help = examples::BOX_LIST)]
     BoxList {
         #[arg(value_name = "PLATFORM")]
         of: Option<String>,
     },
     /// Build boxes; without names all that this host knows
-    #[command(name = "box:build")]
+    #[command(name = "box:build", after_help = examples::BOX_BUILD)]
     BoxBuild {
         #[arg(value_name = "BOX")]
         names: Vec<String>,
@@ -544,10 +551,10 @@ pub enum Verb {
         force: bool,
     },
     /// Show a box's recipe, layers and users
-    #[command(name = "box:show")]
+    #[command(name = "box:show", after_help = examples::BOX_SHOW)]
     BoxShow { name: String },
     /// Write boxes, with all layers that they stand on, into one file for another host's store
-    #[command(name = "box:export")]
+    #[command(name = "box:export", after_help = examples::BOX_EXPORT)]
     BoxExport {
         /// The boxes [default: all that the platform needs]
         #[arg(value_name = "BOX")]
@@ -560,13 +567,13 @@ pub enum Verb {
         without: Vec<String>,
     },
     /// Take layers from a file of `box:export` into the store; what platforms build of them is built then
-    #[command(name = "box:import")]
+    #[command(name = "box:import", after_help = examples::BOX_IMPORT)]
     BoxImport {
         /// The file, or `-` for standard input
         file: PathBuf,
     },
     /// Remove layers that nothing uses, and what interrupted builds left
-    #[command(name = "box:prune")]
+    #[command(name = "box:prune", after_help = examples::BOX_PRUNE)]
     BoxPrune {
         #[command(flatten)]
         dry_run: DryRun,
@@ -575,11 +582,21 @@ pub enum Verb {
     },
 
     /// Print the JSON Schema of a configuration file, for editors
+    #[command(after_help = examples::SCHEMA)]
     Schema { document: Document },
     /// Print completions for a shell
+    #[command(after_help = examples::COMPLETIONS)]
     Completions { shell: clap_complete::Shell },
-    /// Print the man page
-    Man,
+    /// Print the man page of adt or of a command
+    #[command(after_help = examples::MAN)]
+    Man {
+        /// The command, e.g. `env:init`
+        #[arg(value_name = "COMMAND", conflicts_with = "output")]
+        of: Option<String>,
+        /// Write the pages of adt and of all commands into this folder instead
+        #[arg(short, long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+    },
 }
 
 /// When the host starts, and when it goes down.

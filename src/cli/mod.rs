@@ -7,8 +7,11 @@ pub mod args;
 mod carry;
 mod checklist;
 mod complaint;
+mod completions;
 mod connection;
+mod examples;
 mod logs;
+mod manual;
 mod progress;
 mod question;
 mod screen;
@@ -20,7 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use self::args::{Cli, Document, Global, Verb};
 use self::connection::Connection;
@@ -71,15 +74,9 @@ fn log_to_stderr() {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match &cli.verb {
         Verb::Schema { document } => return print_schema(*document),
-        Verb::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "adt", &mut std::io::stdout());
-            return Ok(ExitCode::SUCCESS);
-        }
-        Verb::Man => {
-            let page = clap_mangen::Man::new(Cli::command());
-            page.render(&mut std::io::stdout()).map_err(|error| Failure::new(Kind::Host, "print").because(&error))?;
-            return Ok(ExitCode::SUCCESS);
-        }
+        Verb::Completions { shell } => return print(&completions::script(*shell)),
+        Verb::Man { output: Some(folder), .. } => return manual::write_all(folder).map(|()| ExitCode::SUCCESS),
+        Verb::Man { of, .. } => return print(&manual::page(of.as_deref())?),
         _ => {}
     }
     if matches!(cli.verb, Verb::InternalSession) {
@@ -93,6 +90,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let code = session.verb(cli.verb);
     session.connection.leave();
     code
+}
+
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    answer::print_text(text).map(|()| ExitCode::SUCCESS)
 }
 
 fn print_schema(document: Document) -> Result<ExitCode, Failure> {
@@ -227,10 +228,10 @@ impl Session {
             None => Ok(around.platform(None).ok()),
         };
         Ok(match verb {
-            Verb::HostBootstrap { dry_run, remove, no_service, pool, remove_pool } => {
+            Verb::HostBootstrap { dry_run, remove, keep_data, no_packages, no_service, pool, remove_pool } => {
                 self.connection.engine()?;
-                let service = !no_service;
-                Request::HostBootstrap(Bootstrap { remove, service, pool, remove_pool, dry_run: dry_run.dry_run })
+                let (packages, service, dry_run) = (!no_packages, !no_service, dry_run.dry_run);
+                Request::HostBootstrap(Bootstrap { remove, keep_data, service, packages, pool, remove_pool, dry_run })
             }
             Verb::HostCheck => Request::HostCheck,
             Verb::HostBindProxy { words, with, output } => {
@@ -345,7 +346,7 @@ impl Session {
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }
-            | Verb::Man => unreachable!("answered before"),
+            | Verb::Man { .. } => unreachable!("answered before"),
         })
     }
 

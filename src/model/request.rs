@@ -228,7 +228,13 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootstrap {
     pub remove: bool,
+    /// With `remove`: what runs is halted, and all that anybody made stays for whoever sets adt up here again.
+    #[serde(default)]
+    pub keep_data: bool,
     pub service: bool,
+    /// With what must be downloaded; without, what is missing is only told.
+    #[serde(default)]
+    pub packages: bool,
     /// Bytes that the store's pool may grow to; `None` makes no pool.
     pub pool: Option<u64>,
     /// With `remove`: also a pool that holds boxes and platforms.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use adt::cli::args::Cli;
 use adt::config::{self, HostFlags};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 /// A block between two lines of three backticks.
 struct Block {
@@ -158,4 +158,40 @@ fn a_line_is_read_as_a_shell_does() {
     assert_eq!(read("adt env:logs 1161 --grep ' 50[0-9] ' | less"), Some("adt|env:logs|1161|--grep| 50[0-9] ".into()));
     assert_eq!(read("ADT_STORE=/srv adt host:check && echo"), Some("adt|host:check".into()));
     assert_eq!(read("make demo"), None);
+}
+
+/// The lines of a help text that show how the command is given.
+fn examples(help: &str) -> Vec<&str> {
+    help.lines().skip_while(|line| *line != "Examples:").skip(1).collect()
+}
+
+#[test]
+fn every_command_has_an_example_that_it_takes() {
+    let cli = Cli::command();
+    let mut wrong = Vec::new();
+    for command in cli.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = command.get_name();
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = examples(&help);
+        if lines.is_empty() {
+            wrong.push(format!("{name}: no example"));
+        }
+        for line in lines {
+            // Other programs of the line are not adt's to judge, an adt behind them is.
+            let calls: Vec<_> =
+                line.split(['|', '&']).filter_map(|part| call(part.trim_start().trim_start_matches("ssh other"))).collect();
+            if calls.first().and_then(|words| words.iter().find(|word| word.as_str() == name)).is_none() {
+                wrong.push(format!("{name}: `{line}` is no example of it"));
+            }
+            for words in calls {
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    wrong.push(format!("{name}: `{}`: {error}", words.join(" ")));
+                }
+            }
+            if line.len() > 98 {
+                wrong.push(format!("{name}: `{line}` is too long for a terminal"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

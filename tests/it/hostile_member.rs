@@ -206,7 +206,15 @@ fn a_member_is_not_root() {
     let Some(town) = Town::new() else { return };
     let shop = || "shop".parse().unwrap();
     for request in [
-        Request::HostBootstrap(Bootstrap { remove: false, service: false, pool: None, remove_pool: false, dry_run: true }),
+        Request::HostBootstrap(Bootstrap {
+            remove: false,
+            keep_data: false,
+            service: false,
+            packages: false,
+            pool: None,
+            remove_pool: false,
+            dry_run: true,
+        }),
         Request::HostUnbind { environment: None },
         Request::Forget { platform: "SHOP".into(), environment: None },
         Request::PlatformPull { platform: shop() },

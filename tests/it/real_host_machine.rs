@@ -1,5 +1,6 @@
 //! A machine that is a host itself: adt in it runs machines of its own, and what it does there stays there.
 
+use std::collections::HashSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 use std::process::Command;
@@ -22,13 +23,19 @@ const TINY: &str = "[platform]\\nname = \"tiny\"\\n[machines.one]\\nbox = \"debi
 
 /// The environment `1` of the platform above, with this adt in its server.
 fn rack() -> Option<Adt> {
+    let adt = bare_rack()?;
+    adt.run(&format!("env:cp 1 {} node:/usr/local/bin/adt", program())).ok();
+    Some(adt)
+}
+
+/// The same without adt.
+pub fn bare_rack() -> Option<Adt> {
     // Where all cores are busy, two machines in one need more than usual.
     let adt = Adt::real()?.alone().env("ADT_GRACE_SECONDS", "60");
     let folder = adt.platform_toml("rack", RACK);
     take_box(&folder, "adt-host");
     adt.run("platform:init rack").ok();
     adt.run("env:init 1").ok();
-    adt.run(&format!("env:cp 1 {} node:/usr/local/bin/adt", program())).ok();
     // A program that was not built for release reads what it ships from the folder that it was built in.
     shell(&adt, "node", &format!("mkdir -p {}", env!("CARGO_MANIFEST_DIR"))).ok();
     for shipped in ["boxes", "platforms"] {
@@ -67,11 +74,12 @@ const ROOT: u32 = 100_000;
 fn give(from: &Path, to: &Path) {
     let status = Command::new("cp").args(["--archive", "--reflink=auto"]).arg(from).arg(to).status().expect("cp starts");
     assert!(status.success());
+    let mut given = HashSet::new();
     for entry in walkdir::WalkDir::new(to) {
         let entry = entry.expect("it was just made");
         let (path, meta) = (entry.path(), entry.metadata().expect("it was just made"));
-        if meta.uid() >= 2 * ROOT {
-            // A file of several names, which was met by another one.
+        // A file with several names is met at each of them.
+        if !given.insert(meta.ino()) {
             continue;
         }
         lchown(path, Some(meta.uid() + ROOT), Some(meta.gid() + ROOT)).expect("root may");
@@ -92,7 +100,7 @@ fn own_folder(adt: &Adt) -> std::path::PathBuf {
     found.next().expect("one").path().join("upper")
 }
 
-fn end(adt: &Adt) {
+pub fn end(adt: &Adt) {
     adt.run("platform:destroy rack --yes").ok();
     assert_eq!(adt.leftovers(), Vec::<String>::new());
 }

@@ -80,7 +80,9 @@ impl Engine {
         if unit_differs {
             events.task("systemd", "adt.service", || self.install_unit())?;
         }
-        self.install_packages(&missing, events)?;
+        if asked.packages {
+            self.install_packages(&missing, events)?;
+        }
         events.task("kernel", "kernel modules and settings", || {
             load_modules(&modules_file(self.store.install()), &missing)?;
             if file_differs {
@@ -152,11 +154,10 @@ impl Engine {
 
     fn unbootstrap(&self, asked: &Bootstrap, events: &Events) -> Result<Response, Failure> {
         let dry_run = asked.dry_run;
-        let environments = self.environments(None)?;
-        if !environments.is_empty() {
-            return Err(Failure::new(Kind::Conflict, "remove adt's set-up from this host")
-                .cause(format!("{} environments still need it", environments.len()))
-                .hint("destroy them first, e.g. with `adt platform:destroy`"));
+        match (asked.keep_data, dry_run) {
+            (true, true) => {}
+            (true, false) => self.before_the_host_goes_down()?,
+            (false, _) => self.refuse_environments()?,
         }
         let served = service::is_written_for(&self.store);
         let unit = service::remove_unit(&self.store, dry_run)?;
@@ -173,11 +174,15 @@ impl Engine {
         }
         files.retain(|path| Path::new(path).exists());
         let installed = installed_before(&self.store.folder.join(INSTALLED_FILE));
-        if !installed.is_empty() {
+        if asked.keep_data {
+            next.push(format!("environments, boxes and the group {} stay as they are: adt host:bootstrap", group::NAME));
+        } else if !installed.is_empty() {
             let words: Vec<_> = installed.iter().map(String::as_str).collect();
             next.push(format!("packages that came with it and that others may use by now: apt-get remove {}", words.join(" ")));
         }
-        next.push(format!("layers, caches and history: rm -r {}", self.store.folder.display()));
+        if !asked.keep_data {
+            next.push(format!("layers, caches and history: rm -r {}", self.store.folder.display()));
+        }
         if unit {
             events.note("removing adt.service");
         }
@@ -188,14 +193,14 @@ impl Engine {
                     .map_err(|error| Failure::new(Kind::Host, format!("remove `{file}`")).because(&error))?;
             }
         }
-        let group = group::is_ours(&self.store.folder);
+        let group = !asked.keep_data && group::is_ours(&self.store.folder);
         if group {
             events.note(format!("removing the group {}", group::NAME));
             if !dry_run {
                 group::remove(&self.store.folder)?;
             }
         }
-        let pool = self.remove_pool(asked.remove_pool, dry_run, events)?;
+        let pool = !asked.keep_data && self.remove_pool(asked.remove_pool, dry_run, events)?;
         let nothing = files.is_empty() && !unit && !pool && !group;
         let summary = match (nothing, dry_run) {
             (true, _) => "nothing of adt's set-up is in the system's configuration",
@@ -203,6 +208,17 @@ impl Engine {
             (false, false) => "adt's files are removed; kernel settings return to their own values with the next restart",
         };
         Ok(done(summary, !dry_run && !nothing, next))
+    }
+
+    fn refuse_environments(&self) -> Result<(), Failure> {
+        let environments = self.environments(None)?;
+        if environments.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(Kind::Conflict, "remove adt's set-up from this host")
+            .cause(format!("{} environments still need it", environments.len()))
+            .hint("destroy them first, e.g. with `adt platform:destroy`")
+            .hint("`adt host:bootstrap --remove --keep-data` halts them, and they stay for whoever sets adt up here again"))
     }
 }
 

@@ -142,6 +142,16 @@ mod tests {
     use super::*;
     use crate::model::response::Verdict;
 
+    /// What a package brings needs nobody to install it.
+    #[test]
+    fn the_debian_package_depends_on_all_that_would_be_installed() {
+        let manifest: toml::Table = include_str!("../../../Cargo.toml").parse().expect("cargo reads it");
+        let depends = manifest["package"]["metadata"]["deb"]["depends"].as_array().expect("a list");
+        for package in REQUIREMENTS.iter().filter_map(|requirement| requirement.package()) {
+            assert!(depends.iter().any(|one| one.as_str() == Some(package)), "{package} is missing from Cargo.toml");
+        }
+    }
+
     #[test]
     fn what_is_missing_says_so_with_a_remedy() {
         let item = Requirement::Program { program: "no-such-program", package: "x" }.item();

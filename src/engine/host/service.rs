@@ -17,6 +17,7 @@ use std::path::Path;
 
 use crate::config::host::Origin;
 use crate::engine::Engine;
+use crate::engine::host::outdated::is_outdated;
 use crate::engine::host::system_file;
 use crate::engine::program;
 use crate::exec::Command;
@@ -134,10 +135,14 @@ impl Engine {
         }))
     }
 
-    /// Says whether the unit is as it should be already.
+    /// Says whether the units are as they should be already, and run this program if they run.
     pub(in crate::engine) fn has_unit(&self) -> Result<bool, Failure> {
         let Some(units) = self.units()? else { return Ok(true) };
         refuse_others(&self.store)?;
+        let exe = program()?;
+        if [UNIT, COMMANDS, LOGS].into_iter().any(|unit| is_outdated(unit, &exe)) {
+            return Ok(false);
+        }
         let there = |path, name| std::fs::read_to_string(path).ok().filter(|_| is_enabled(name));
         Ok(there(UNIT_FILE, UNIT) == Some(units.serve)
             && there(COMMANDS_FILE, COMMANDS) == Some(units.commands)
