@@ -62,6 +62,7 @@ mod real_logs_unit;
 mod real_members;
 mod real_pool;
 mod real_power;
+mod real_proof;
 mod real_sites;
 mod real_snapshots;
 mod real_stacks;

@@ -5,6 +5,7 @@ pub(in crate::engine) mod bind_proxy;
 pub(in crate::engine) mod bootstrap;
 pub(in crate::engine) mod follow_bound;
 pub mod group;
+pub(in crate::engine) mod machines;
 pub mod pool;
 pub(in crate::engine) mod pool_unit;
 pub(in crate::engine) mod requirement;
