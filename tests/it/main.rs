@@ -78,3 +78,4 @@ mod terminal;
 mod tls;
 mod two_commands;
 mod unfetched;
+mod usual_host;
