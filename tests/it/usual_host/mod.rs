@@ -21,11 +21,11 @@ const TRIXIE: Kind = Kind { suite: "trixie", network: Network::Manager };
 const SMALL: &str = "[platform]
 name = \"small\"
 summary = \"One web server\"
-[machines.web]
+[machines.web1]
 box = \"web-php\"
 memory = \"256M\"
 [sites.www]
-on = \"web\"
+on = \"web1\"
 port = 80
 ";
 
