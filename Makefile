@@ -6,9 +6,10 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 BUILD_PACKAGES := gcc libc6-dev libclang-dev lxc-dev pkg-config
 DEB_PACKAGES := dpkg-dev
 # What tests use besides adt's own needs: real clients and servers.
-TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base iputils-ping iproute2 libnss3-tools \
-	nghttp2-client nginx-light openssl perl-base python3 python3-grpcio python3-websockets rsyslog systemd util-linux wrk xfsprogs \
-	zsh fish $(DEB_PACKAGES) $(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
+TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base e2fsprogs iputils-ping iproute2 \
+	libnss3-tools nghttp2-client nginx-light openssh-client openssl perl-base python3 python3-grpcio python3-websockets \
+	qemu-system-x86 rsyslog systemd util-linux wrk xfsprogs zsh fish $(DEB_PACKAGES) \
+	$(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
 
 # What is installed and packaged: the optimised build, which takes its minutes. `PROFILE=demo` is the one of `make demo`.
 PROFILE := release
@@ -19,7 +20,7 @@ PREFIX := /usr/local
 # A folder for somebody's own package needs no rights.
 AS_ROOT := $(if $(DESTDIR),,$(SUDO))
 
-.PHONY: help demo demo-build install put uninstall deb package pages test test-fresh check audit fmt clippy bench build-packages \
+.PHONY: help demo demo-build install put uninstall deb package pages test test-fresh test-hosts check audit fmt clippy bench build-packages \
 	test-packages nextest cargo-deb
 
 help:
@@ -28,6 +29,7 @@ help:
 	@echo "make deb     the same as a Debian package"
 	@echo "make test    install what the tests need and run all of them; TESTS='test(name)' chooses some"
 	@echo "make test-fresh  the demo and some tests on bare Debian 12 and 13, in machines; an hour"
+	@echo "make test-hosts  adt on usual Debian 12 and 13, in virtual machines; half an hour"
 	@echo "make check   what CI runs: format, lints, tests, and what the crates are (deny.toml)"
 	@echo "make audit   known flaws of the crates; fetches cargo-deny once and the advisories each time"
 	@echo "make bench   measure against peers; prints the tables of docs/measured.md"
@@ -110,6 +112,13 @@ test-fresh: build-packages test-packages nextest
 	$(SUDO) target/debug/adt host:bootstrap --no-service
 	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
 		cargo nextest run --no-fail-fast --run-ignored only -E 'test(/^real_fresh::/)'
+
+# Emulated, so that it needs nothing of the processor; the disks are kept in /var/tmp/adt-test-hosts.
+test-hosts: build-packages test-packages nextest
+	cargo build --quiet
+	$(SUDO) target/debug/adt host:bootstrap --no-service
+	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
+		cargo nextest run --no-fail-fast --run-ignored all -E 'test(/^usual_host::/)'
 
 fmt:
 	cargo fmt --check

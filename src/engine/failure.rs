@@ -96,6 +96,7 @@ impl From<providers::Error> for Failure {
                 let hint = hint.clone();
                 Self::new(Kind::Host, "run machines here").because(&error).hint(hint)
             }
+            Error::Setup { .. } => Self::new(Kind::Host, "set this host up for machines").because(&error),
             Error::Unknown { name, known } => {
                 let known = known.iter().map(ProviderName::as_str);
                 let hint = config::meant(name.as_str(), known, "this adt has none");

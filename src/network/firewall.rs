@@ -151,8 +151,10 @@ fn question(family: u8, table: &str) -> Vec<u8> {
     message
 }
 
-/// The kernel answers and `nft` changes a table within milliseconds; whoever waits longer waits for what will not come.
+/// The kernel answers within milliseconds; whoever waits longer waits for what will not come.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So does `nft`, but for the first time after a host's start: then the kernel loads a dozen modules, one after the other.
+const FIRST_PATIENCE: Duration = Duration::from_secs(60);
 
 fn ask(message: &[u8]) -> std::result::Result<(), Errno> {
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
@@ -171,7 +173,7 @@ fn ask(message: &[u8]) -> std::result::Result<(), Errno> {
 }
 
 pub(super) fn nft(text: String, what: &str) -> Result<()> {
-    let limits = Limits { within: Some(PATIENCE), ..Limits::default() };
+    let limits = Limits { within: Some(FIRST_PATIENCE), ..Limits::default() };
     Command::new("nft").args(["-f", "-"]).stdin(text).tied().limits(limits).run().map(drop).map_err(|source| kernel(what, source))
 }
 

@@ -58,6 +58,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error("{what} is missing on this host")]
     HostLacks { what: String, hint: String },
+    #[error("{what}: {reason}")]
+    Setup { what: &'static str, reason: String },
     #[error("this adt has no provider `{name}`")]
     Unknown { name: ProviderName, known: Vec<ProviderName> },
     #[error("machine `{id}` does not exist")]
@@ -113,6 +115,17 @@ pub struct Given {
 pub struct Trouble {
     pub seen: String,
     pub remedy: String,
+}
+
+/// Something that it needs of this host, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// `program apparmor_parser`
+    pub subject: String,
+    /// What is there; `Err` says what is missing.
+    pub state: std::result::Result<String, String>,
+    /// The Debian package that brings it; what none brings, [`Setup::set_up`] does.
+    pub package: Option<&'static str>,
 }
 
 /// A machine whose init runs.
@@ -216,6 +229,26 @@ pub trait Provider: Send + Sync {
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
     }
+
+    fn setup(&self) -> Option<&dyn Setup> {
+        None
+    }
+}
+
+/// Providers whose machines are this host's need things of it that are theirs alone.
+pub trait Setup: Sync {
+    /// Each of them. Costs little.
+    fn needs(&self) -> Vec<Need>;
+
+    /// Brings what no package brings, once the packages are there.
+    fn set_up(&self) -> Result<()>;
+
+    /// Takes away what that brought and nothing else needs, and tells its files. With `dry_run` it only tells them.
+    fn take_out(&self, dry_run: bool) -> Result<Vec<String>>;
+
+    /// Starts a machine that nobody asked for, runs a program in it, and leaves nothing of it; for checks. What its user should know
+    /// of machines here is a value, as in [`Started::warning`].
+    fn prove(&self) -> Result<Option<String>>;
 }
 
 /// Copies of all that an environment's machines are, at one moment: of those that this provider has, and so with every verb

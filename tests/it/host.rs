@@ -11,7 +11,7 @@ pub struct Host {
     holder: Child,
 }
 
-/// sysfs shows the links of the network it was mounted in, so it is mounted anew, with the control groups back in place. An adt that
+/// sysfs shows the links of the network it was mounted in, so it is mounted anew, with the control groups and what the kernel tells of AppArmor back in place. An adt that
 /// the real host has bound has its domain there and not here, and so it is with the group of who may use it.
 const SETUP: &str = "set -e
     mount --make-rprivate /
@@ -20,6 +20,7 @@ const SETUP: &str = "set -e
     mount --rbind /sys/fs/cgroup /mnt/cgroup
     mount -t sysfs sysfs /sys
     mount --move /mnt/cgroup /sys/fs/cgroup
+    mount -t securityfs none /sys/kernel/security 2>/dev/null || :
     umount /mnt
     mount -t tmpfs adt-test-host /mnt
     for folder in /etc /usr/local/share/ca-certificates; do

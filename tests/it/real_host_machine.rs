@@ -151,11 +151,13 @@ fn a_server_that_goes_down_halts_its_environments_before() {
     node(&format!("mkdir /root/tiny && printf '{TINY}' >/root/tiny/platform.toml && adt platform:init /root/tiny")).ok();
     node("adt env:init 1 && adt env:init 2 && adt env:halt 2").ok();
     node("adt env:exec 1 one -- systemd-run --quiet -p RemainAfterExit=yes -p 'ExecStop=touch /root/farewell' true").ok();
+    node("mkdir -p /etc/adt && echo 'bring_back = false' >/etc/adt/adt.toml").ok();
     adt.run("env:halt 1").ok();
     adt.run("env:up 1").ok();
     node("adt env:list --json").ok().says("\"down\"");
     node("adt platform:up tiny && adt env:exec 1 one -- rm /root/farewell").ok();
-    node("mkdir -p /etc/adt && echo 'bring_back = true' >/etc/adt/adt.toml").ok();
+    // What nobody decided otherwise.
+    node("rm /etc/adt/adt.toml").ok();
     adt.run("env:halt 1").ok();
     adt.run("env:up 1").ok();
     node("systemctl is-system-running --wait").ok().says("running");

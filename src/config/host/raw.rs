@@ -34,8 +34,8 @@ pub struct Document {
     /// The IPv4 address on which names and pages are served; one of adt's own on the loopback unless a team shares this host.
     /// Variable: `ADT_LISTEN`.
     pub listen: Option<At<String>>,
-    /// Whether environments that were up when this host went down are started with it, by `adt-environments.service`. It halts
-    /// them before the end in either case. Variable: `ADT_BRING_BACK`.
+    /// Whether environments that were up when this host went down are started with it, by `adt-environments.service`; so it is
+    /// unless this says `false`. It halts them before the end in either case. Variable: `ADT_BRING_BACK`.
     pub bring_back: Option<At<bool>>,
     /// Where `host:up` sends the logs of all running environments.
     #[serde(default)]

@@ -51,7 +51,7 @@ pub const KEYS: Keys = Keys {
     grace_seconds: Key { variable: "ADT_GRACE_SECONDS", flag: "--grace-seconds", default: "10", separator: ',' },
     // An address of adt's own on the loopback: it fights nobody for ports 53, 80 and 443.
     listen: Key { variable: "ADT_LISTEN", flag: "--listen", default: "127.77.77.77", separator: ',' },
-    bring_back: Key { variable: "ADT_BRING_BACK", flag: "--bring-back", default: "false", separator: ',' },
+    bring_back: Key { variable: "ADT_BRING_BACK", flag: "--bring-back", default: "true", separator: ',' },
 };
 
 pub fn domain(text: &str) -> Result<Domain, Wrong> {

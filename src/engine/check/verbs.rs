@@ -50,7 +50,10 @@ impl Engine {
         let environments = self.store.database.readable_environments(None)?.sound;
         let mut used: BTreeSet<_> = environments.iter().flat_map(|environment| &environment.definition.providers.ever).collect();
         used.insert(&self.settings.provider.value);
-        items.extend(used.iter().map(|name| self.check_provider(name)));
+        for name in &used {
+            items.push(self.check_provider(name));
+            items.extend(self.check_machines(name));
+        }
         items.extend(self.check_ids(&used));
         items.push(check_space(&self.store.folder, &self.store.folder));
         if self.has_pool() {

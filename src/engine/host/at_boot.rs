@@ -1,6 +1,7 @@
 //! What becomes of environments when their host goes down, and when it is back. systemd knows nothing of machines: it would ask
 //! their inits in a way that these take for something else, wait for its deadline, and kill them all. So `adt-environments.service`
-//! ([`super::service`]) halts them before, and brings them back where the setting `bring_back` says so.
+//! ([`super::service`]) halts them before, and brings them back unless the setting `bring_back` is
+//! `false`.
 //!
 //! What is wanted of an environment stays as it is: down, it looks as after a power cut, and `platform:up` finds it.
 

@@ -17,6 +17,7 @@ use crate::exec::Command;
 use crate::model::request::Bootstrap;
 use crate::model::response::Done;
 use crate::model::{Event, Failure, Kind, Response};
+use crate::providers::Need;
 
 /// Kernel settings that hold after a restart too. Each installation has its own: what one takes away, another may need still.
 fn sysctl_file(install: &str) -> String {
@@ -50,8 +51,9 @@ impl Engine {
         let before = std::fs::read_to_string(&sysctl_file).unwrap_or_default();
         let settings = settings_text(&before, &others_settings(&sysctl_file), &missing);
         let file_differs = before != settings;
-        for requirement in &missing {
-            events.note(format!("{}: {}", requirement.subject(), requirement.state().err().unwrap_or_default()));
+        let needs = self.machines_lack();
+        for (subject, seen) in unmet(&missing, &needs) {
+            events.note(format!("{subject}: {seen}"));
         }
         let unit_differs = asked.service && !self.has_unit()?;
         if unit_differs {
@@ -66,12 +68,15 @@ impl Engine {
             events.note(format!("group {}: missing", group::NAME));
         }
         let others = [file_differs, group_differs, unit_differs, mount_differs, new_pool.is_some()];
-        let others = others.into_iter().filter(|differs| *differs).count();
-        if missing.is_empty() && others == 0 {
+        let differ = others.into_iter().filter(|differs| *differs).count() + missing.len() + needs.len();
+        if differ == 0 {
+            if !asked.dry_run {
+                self.prove_machines(events)?;
+            }
             return Ok(done("this host has all that adt needs", false, Vec::new()));
         }
         if asked.dry_run {
-            return Ok(done(format!("{} things would be set up", missing.len() + others), false, Vec::new()));
+            return Ok(done(format!("{differ} things would be set up"), false, Vec::new()));
         }
         // First, because they need nothing of what may fail to be installed.
         if group_differs {
@@ -81,7 +86,8 @@ impl Engine {
             events.task("systemd", "adt.service", || self.install_unit())?;
         }
         if asked.packages {
-            self.install_packages(&missing, events)?;
+            let packages = missing.iter().filter_map(|requirement| requirement.package());
+            self.install_packages(packages.chain(needs.iter().filter_map(|need| need.package)).collect(), events)?;
         }
         events.task("kernel", "kernel modules and settings", || {
             load_modules(&modules_file(self.store.install()), &missing)?;
@@ -90,8 +96,10 @@ impl Engine {
             }
             raise_sysctls(&missing)
         })?;
-        let still: Vec<_> =
-            missing.iter().filter_map(|requirement| requirement.state().err().map(|seen| (requirement, seen))).collect();
+        if !needs.is_empty() {
+            events.task("machines", "what machines need of it", || self.set_up_for_machines())?;
+        }
+        let still = unmet(&missing, &self.machines_lack());
         if !still.is_empty() {
             let mut failure = Failure::new(Kind::Host, "set up everything that adt needs")
                 .hint("`adt host:check` shows the state of each; the rest is in place");
@@ -99,8 +107,8 @@ impl Engine {
                 failure = failure
                     .hint("this host is a machine itself; what is its kernel's is set on the real host: adt host:bootstrap");
             }
-            for (requirement, seen) in still {
-                failure = failure.cause(format!("{} {seen}", requirement.subject()));
+            for (subject, seen) in still {
+                failure = failure.cause(format!("{subject} {seen}"));
             }
             return Err(failure);
         }
@@ -110,6 +118,7 @@ impl Engine {
         if mount_differs {
             events.task("systemd", "the pool's mount unit", || pool_unit::install(&self.store.folder))?;
         }
+        self.prove_machines(events)?;
         let next = [
             "a first platform: adt platform:init hello",
             "names and pages: adt host:up --detach",
@@ -119,8 +128,7 @@ impl Engine {
         Ok(done("this host is ready", true, next.map(str::to_owned).into()))
     }
 
-    fn install_packages(&self, missing: &[Requirement], events: &Events) -> Result<(), Failure> {
-        let packages: BTreeSet<_> = missing.iter().filter_map(|requirement| requirement.package()).collect();
+    fn install_packages(&self, packages: BTreeSet<&str>, events: &Events) -> Result<(), Failure> {
         if packages.is_empty() {
             return Ok(());
         }
@@ -173,6 +181,7 @@ impl Engine {
             ));
         }
         files.retain(|path| Path::new(path).exists());
+        let of_machines = self.take_out_of_host(dry_run)?;
         let installed = installed_before(&self.store.folder.join(INSTALLED_FILE));
         if asked.keep_data {
             next.push(format!("environments, boxes and the group {} stay as they are: adt host:bootstrap", group::NAME));
@@ -193,6 +202,9 @@ impl Engine {
                     .map_err(|error| Failure::new(Kind::Host, format!("remove `{file}`")).because(&error))?;
             }
         }
+        for file in &of_machines {
+            events.note(format!("removing {file}"));
+        }
         let group = !asked.keep_data && group::is_ours(&self.store.folder);
         if group {
             events.note(format!("removing the group {}", group::NAME));
@@ -201,7 +213,7 @@ impl Engine {
             }
         }
         let pool = !asked.keep_data && self.remove_pool(asked.remove_pool, dry_run, events)?;
-        let nothing = files.is_empty() && !unit && !pool && !group;
+        let nothing = files.is_empty() && of_machines.is_empty() && !unit && !pool && !group;
         let summary = match (nothing, dry_run) {
             (true, _) => "nothing of adt's set-up is in the system's configuration",
             (false, true) => "these files would be removed",
@@ -220,6 +232,13 @@ impl Engine {
             .hint("destroy them first, e.g. with `adt platform:destroy`")
             .hint("`adt host:bootstrap --remove --keep-data` halts them, and they stay for whoever sets adt up here again"))
     }
+}
+
+/// What is not as it should be, each with what it is.
+fn unmet(missing: &[Requirement], needs: &[Need]) -> Vec<(String, String)> {
+    let requirements = missing.iter().filter_map(|one| Some((one.subject(), one.state().err()?)));
+    let needs = needs.iter().filter_map(|need| Some((need.subject.clone(), need.state.clone().err()?)));
+    requirements.chain(needs).collect()
 }
 
 fn done(summary: impl Into<String>, changed: bool, next: Vec<String>) -> Response {

@@ -6,6 +6,7 @@ pub(in crate::engine) mod bootstrap;
 pub(in crate::engine) mod browsers;
 pub(in crate::engine) mod follow_bound;
 pub mod group;
+pub(in crate::engine) mod machines;
 pub(in crate::engine) mod outdated;
 pub mod pool;
 pub(in crate::engine) mod pool_unit;

@@ -14,11 +14,15 @@ pub const FIRST_ID: u32 = 100_000;
 /// grow too long and needs no way for the machine's ids through the store.
 pub const ROOT: &str = "/run/lxc/adt/root";
 
+/// Where liblxc mounts it once more, there too.
+pub const MOUNT: &str = "/run/lxc/adt/mounted";
+
 /// What the text needs to know about the host.
 #[derive(Debug, Clone, Copy)]
 pub struct Host<'a> {
     pub hierarchies: &'a Hierarchies,
-    pub apparmor: bool,
+    /// What liblxc is told of AppArmor, where the kernel has it on: else it would look for a profile of its own.
+    pub apparmor: Option<&'a str>,
     /// What a machine gets of which nobody said how much memory it needs.
     pub memory: u64,
     pub seccomp: bool,
@@ -80,6 +84,8 @@ pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> S
     let mut lines = Lines(String::from("# Written by adt for each start; changes are lost.\n"));
     lines.add("lxc.uts.name", &spec.hostname);
     lines.add("lxc.rootfs.path", format_args!("dir:{ROOT}"));
+    // Its own default is a folder that comes with its programs, which a host may have without.
+    lines.add("lxc.rootfs.mount", MOUNT);
     if spec.host {
         host::lines().into_iter().for_each(|(key, value)| lines.add(key, value));
     } else {
@@ -88,9 +94,8 @@ pub fn text(spec: &MachineSpec, folder: &Path, group: &str, host: Host<'_>) -> S
     // Without CAP_SYS_RAWIO systemd skips the debug and trace filesystems; with it they fail in a user namespace and the
     // machine counts as degraded.
     lines.add("lxc.cap.drop", "mac_admin mac_override sys_module sys_rawio sys_time");
-    if host.apparmor {
-        lines.add("lxc.apparmor.profile", "generated");
-        lines.add("lxc.apparmor.allow_nesting", 1);
+    if let Some(profile) = host.apparmor {
+        lines.add("lxc.apparmor.profile", profile);
     }
     if host.seccomp {
         lines.add("lxc.seccomp.profile", folder.join("seccomp").display());
@@ -197,14 +202,14 @@ pub(super) mod tests {
 
     fn lines(version: Version) -> Vec<String> {
         let hierarchies = Hierarchies::fixed(version);
-        let host = Host { hierarchies: &hierarchies, apparmor: false, memory: 1 << 30, seccomp: true };
+        let host = Host { hierarchies: &hierarchies, apparmor: None, memory: 1 << 30, seccomp: true };
         text(&spec(), Path::new("/store/m"), "adt/tag/web1", host).lines().map(str::to_owned).collect()
     }
 
     #[test]
     fn only_a_host_gets_what_its_machines_need() {
         let hierarchies = Hierarchies::fixed(Version::Unified);
-        let host = Host { hierarchies: &hierarchies, apparmor: false, memory: 1 << 30, seccomp: true };
+        let host = Host { hierarchies: &hierarchies, apparmor: None, memory: 1 << 30, seccomp: true };
         let text = |is_host| text(&MachineSpec { host: is_host, ..spec() }, Path::new("/store/m"), "adt/tag/web1", host);
         let needs = ["dev/.lxc/proc proc", "dev/.lxc/sys sysfs", "dev/net/tun", "dev/fuse", "cgroup:mixed:force"];
         for need in needs {

@@ -73,12 +73,9 @@ impl Running<'_> {
         self.hierarchies.set_frozen(self.group, false, Duration::from_secs(1)).ok();
         // The kernel ends every process of the machine with its init.
         let _ = pidfd_send_signal(&init, Signal::KILL);
-        // What the monitor would tidy up (groups, the cable) we and the kernel do faster; only a profile of AppArmor's is
-        // known to it alone.
-        if !super::has_apparmor() {
-            for pid in self.hierarchies.processes(&cgroup::monitor(self.group)) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
+        // What the monitor would tidy up (groups, the cable) we and the kernel do faster.
+        for pid in self.hierarchies.processes(&cgroup::monitor(self.group)) {
+            let _ = kill_process(pid, Signal::KILL);
         }
         let _ = wait(&init, KILL);
         self.settle()

@@ -24,6 +24,7 @@ use crate::model::machine::Mount;
 use crate::model::{Exec, IdPool, MachineSpec, Tag};
 
 use super::cgroup::Hierarchies;
+use super::config::MOUNT;
 use super::ffi;
 use super::folder::Folder;
 use super::ids::{self, Range, Shown};
@@ -195,6 +196,7 @@ fn container(lxc: &ffi::Lxc, target: &Target, range: Range, namespace: Option<&s
         text.push_str(&format!("lxc.namespace.share.user = {path}\n"));
     }
     let container = fs::create_dir_all(home.join(name))
+        .and_then(|()| fs::create_dir_all(MOUNT))
         .and_then(|()| fs::write(&file, text))
         .and_then(|()| lxc.container(name, &home, &file));
     container.map_err(|error| error.to_string())

@@ -18,6 +18,7 @@
 //! Not chosen: mounts in the host's namespace, as liblxc and Incus do it, because every killed start then leaves one; a PID
 //! file, because it lies after a crash; `lxc-*` programs, because their messages and exit codes are not an interface.
 
+mod apparmor;
 mod attach;
 mod cgroup;
 mod config;
@@ -33,7 +34,9 @@ mod overlay;
 mod passing;
 mod place;
 mod program;
+mod proof;
 mod seccomp;
+mod setup;
 mod shared;
 mod snapshot;
 mod terminal;
@@ -58,7 +61,8 @@ use crate::model::{
     BootId, Digest, EnvironmentId, Exec, IdPool, MachineId, MachineName, MachineSpec, MachineState, SnapshotName, Tag,
 };
 
-use super::{Console, Ended, Error, Freezer, Layers, Provider, Result, Snapshots, Started, Stdio, Trouble, Volumes};
+use super::{Console, Ended, Error, Freezer, Layers, Provider, Result, Setup, Snapshots, Started, Stdio, Trouble, Volumes};
+use apparmor::Confinement;
 use cgroup::Hierarchies;
 use down::{Asked, Running};
 use folder::Folder;
@@ -234,9 +238,10 @@ impl Machine<'_> {
         self.write_trust(spec)?;
         self.folder.write_shared("hosts", &spec.hosts)?;
         self.folder.write_shared("resolv.conf", &config::resolv(spec))?;
+        let confinement = Confinement::for_start();
         let host = config::Host {
             hierarchies: self.hierarchies,
-            apparmor: has_apparmor(),
+            apparmor: confinement.word(),
             memory: default_memory(),
             seccomp: seccomp::is_possible(),
         };
@@ -318,16 +323,26 @@ impl Machine<'_> {
             Some(Reply::Started { shares }) => {
                 self.running().clear_helper();
                 // In a machine that is a host itself it is so for all of them, and `host:check` says it once.
-                let warning = shares.filter(|_| disk::host::is_real()).map(|why| {
-                    let id = self.id;
+                let id = self.id;
+                let shared = shares.filter(|_| disk::host::is_real()).map(|why| {
                     format!("`{id}` has no ids of its own and can use up what the kernel counts for those of others: {why}")
                 });
-                Ok(Started { warning })
+                let warnings: Vec<_> = shared.into_iter().chain(self.unconfined()).collect();
+                Ok(Started { warning: (!warnings.is_empty()).then(|| warnings.join("; ")) })
             }
             other => {
                 let error = self.failed("start", other, output.tail.lines());
                 let _ = self.clear_leftovers(&spec);
                 Err(error)
+            }
+        }
+    }
+
+    fn unconfined(&self) -> Option<String> {
+        match Confinement::seen() {
+            Confinement::Off | Confinement::Inherited | Confinement::Profile(_) => None,
+            Confinement::Lacking(why) => {
+                Some(format!("`{}` runs without AppArmor: {why}; `adt host:bootstrap` brings it", self.id))
             }
         }
     }
@@ -422,10 +437,6 @@ impl Machine<'_> {
 /// Enough for what teams run on one machine; a host of little memory stays its users'.
 fn default_memory() -> u64 {
     super::half_of_memory().min(2 << 30)
-}
-
-fn has_apparmor() -> bool {
-    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
 }
 
 fn is_running(verb: &'static str, id: &MachineId) -> Error {
@@ -546,6 +557,10 @@ impl Provider for Lxc {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn setup(&self) -> Option<&dyn Setup> {
         Some(self)
     }
 }
