@@ -29,7 +29,7 @@ help:
 	@echo "make deb     the same as a Debian package"
 	@echo "make test    install what the tests need and run all of them; TESTS='test(name)' chooses some"
 	@echo "make test-fresh  the demo and some tests on bare Debian 12 and 13, in machines; an hour"
-	@echo "make test-hosts  adt on usual Debian 12 and 13, in virtual machines; half an hour"
+	@echo "make test-hosts  adt on usual Debian 12 and 13, in virtual machines; an hour"
 	@echo "make check   what CI runs: format, lints, tests, and what the crates are (deny.toml)"
 	@echo "make audit   known flaws of the crates; fetches cargo-deny once and the advisories each time"
 	@echo "make bench   measure against peers; prints the tables of docs/measured.md"
