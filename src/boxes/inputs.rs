@@ -107,10 +107,6 @@ pub(super) fn inside(recipe: &Recipe, path: &Path) -> Result<PathBuf> {
     if real.starts_with(&folder) { Ok(real) } else { Err(Error::Outside { name: recipe.name.clone(), path: path.to_owned() }) }
 }
 
-pub fn material(root: &Path) -> Result<Material> {
-    read_material(root, None, None)
-}
-
 fn read_material(root: &Path, keeper: Option<&Account>, known: Option<&Path>) -> Result<Material> {
     let mut memory = known.map(|known| Memory::of(root, known));
     let entries = on_files_of(keeper, || read_entries(root, &mut memory))?;
@@ -306,12 +302,12 @@ mod tests {
         };
         write("small", 1, 1);
         let read = || read_material(&tree, None, Some(&known)).unwrap();
-        assert_eq!(read(), material(&tree).unwrap());
+        assert_eq!(read(), read_material(&tree, None, None).unwrap());
         assert!(!known.exists(), "reading it is cheaper");
 
         (0..8).for_each(|number| write(&number.to_string(), number, LARGE / 8));
         let first = read();
-        assert_eq!(first, material(&tree).unwrap());
+        assert_eq!(first, read_material(&tree, None, None).unwrap());
         // What is remembered is not looked at again: of another file in its place, nobody would know.
         let note = std::fs::read_dir(&known).unwrap().next().unwrap().unwrap().path();
         let text = std::fs::read_to_string(&note).unwrap();
@@ -321,7 +317,7 @@ mod tests {
         assert_eq!(read().entries.last().unwrap().content, Content::File(wrong));
         write("small", 2, 1);
         write("7", 99, LARGE / 8);
-        assert_eq!(read(), material(&tree).unwrap());
+        assert_eq!(read(), read_material(&tree, None, None).unwrap());
     }
 
     #[test]
