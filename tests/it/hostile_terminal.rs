@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use super::adt::Adt;
+use super::servers::until;
 use super::terminal::Terminal;
 
 /// Runs `adt …` by a shell at a terminal: `script` has it as `"$@"`.
@@ -285,6 +286,8 @@ fn a_shell_inside_has_jobs_and_leaves_the_terminal_as_it_was() {
     inside.shows("Running");
     inside.shows("exec sleep 1000' &\r\n");
     inside.shows("exec sleep 1000'\r\n");
+    // The shell names the job before it hands over the terminal; a key in between would reach the shell.
+    until("the job in front", || adt.run("env:exec 1 one -- ps -C sleep -o stat=").ok().stdout.contains('+'));
     inside.types("\x03");
     inside.shows("ready ");
     inside.types("echo $?\r");
