@@ -2,12 +2,14 @@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
-# Headers of liblxc and the C compiler for SQLite; the program itself finds liblxc when it runs.
-BUILD_PACKAGES := gcc libc6-dev libclang-dev lxc-dev pkg-config
+# The C compiler for SQLite, zstd and ring; the program finds liblxc when it runs.
+BUILD_PACKAGES := gcc libc6-dev
+# A program for this host alone uses the two libraries of the host's, and their minutes of compiling are saved.
+DEMO_PACKAGES := $(BUILD_PACKAGES) libsqlite3-dev libzstd-dev pkg-config
 DEB_PACKAGES := dpkg-dev
 # What tests use besides adt's own needs: real clients and servers.
 TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base e2fsprogs iputils-ping iproute2 \
-	libnss3-tools nghttp2-client nginx-light openssh-client openssl perl-base python3 python3-grpcio python3-websockets \
+	libnss3-tools lxc-dev nghttp2-client nginx-light openssh-client openssl perl-base python3 python3-grpcio python3-websockets \
 	qemu-system-x86 rsyslog systemd util-linux wrk xfsprogs zsh fish $(DEB_PACKAGES) \
 	$(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart
 
@@ -56,8 +58,9 @@ cargo-deb:
 demo: $(if $(ADT),,demo-build)
 	@./demo $(or $(ADT),target/demo/adt)
 
-demo-build: build-packages
-	cargo build --profile demo --quiet
+demo-build:
+	$(call install,$(DEMO_PACKAGES))
+	LIBSQLITE3_SYS_USE_PKG_CONFIG=1 ZSTD_SYS_USE_PKG_CONFIG=1 cargo build --profile demo --quiet
 
 install: build-packages
 	cargo build --profile $(PROFILE) --quiet

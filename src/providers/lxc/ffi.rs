@@ -1,4 +1,4 @@
-//! liblxc, loaded at run time: types from `lxc-sys`, functions by name. Only the helper process comes here, because the
+//! liblxc, loaded at run time: its types are in [`abi`](super::abi), functions come by name. Only the helper process comes here, because the
 //! library forks and expects a process with a single thread.
 
 use std::ffi::{CStr, CString, c_void};
@@ -7,16 +7,13 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use libloading::Library;
-use lxc_sys::{lxc_attach_options_t, lxc_container};
 use rustix::process::Pid;
 
-type New = unsafe extern "C" fn(*const std::ffi::c_char, *const std::ffi::c_char) -> *mut lxc_container;
-type Version = unsafe extern "C" fn() -> *const std::ffi::c_char;
-type Put = unsafe extern "C" fn(*mut lxc_container) -> std::ffi::c_int;
+use super::abi::{self, AttachOptions};
 
-/// Values of `attach_options.h`; bindgen makes them an unnamed enum whose name differs between its versions.
-const ATTACH_DEFAULT: i32 = 0x0000_FFFF;
-const ATTACH_CLEAR_ENV: u32 = 1;
+type New = unsafe extern "C" fn(*const std::ffi::c_char, *const std::ffi::c_char) -> *mut abi::Container;
+type Version = unsafe extern "C" fn() -> *const std::ffi::c_char;
+type Put = unsafe extern "C" fn(*mut abi::Container) -> std::ffi::c_int;
 
 /// Calls a function pointer of the object; liblxc fills them all in, in every version that has them.
 macro_rules! call {
@@ -77,7 +74,7 @@ impl Lxc {
 
 /// A reference to liblxc's object.
 pub struct Container {
-    raw: *mut lxc_container,
+    raw: *mut abi::Container,
     put: Put,
 }
 
@@ -134,15 +131,14 @@ impl Container {
 }
 
 /// `LXC_ATTACH_OPTIONS_DEFAULT` with an empty environment.
-fn attach_options() -> lxc_attach_options_t {
-    // SAFETY: integers and pointers only; zero and null are valid for all of them, also for fields that a later version adds.
-    let mut options: lxc_attach_options_t = unsafe { std::mem::zeroed() };
-    options.attach_flags = ATTACH_DEFAULT;
+fn attach_options() -> AttachOptions {
+    let mut options = AttachOptions::empty();
+    options.attach_flags = abi::ATTACH_DEFAULT;
     options.namespaces = -1;
     options.personality = -1;
     options.uid = u32::MAX;
     options.gid = u32::MAX;
-    options.env_policy = ATTACH_CLEAR_ENV;
+    options.env_policy = abi::ATTACH_CLEAR_ENV;
     options.stdin_fd = 0;
     options.stdout_fd = 1;
     options.stderr_fd = 2;

@@ -18,6 +18,7 @@
 //! Not chosen: mounts in the host's namespace, as liblxc and Incus do it, because every killed start then leaves one; a PID
 //! file, because it lies after a crash; `lxc-*` programs, because their messages and exit codes are not an interface.
 
+mod abi;
 mod apparmor;
 mod attach;
 mod cgroup;
