@@ -165,6 +165,7 @@ impl World {
             files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
             host: false,
+            spare: false,
         }
     }
 

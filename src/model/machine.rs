@@ -67,6 +67,9 @@ pub struct MachineSpec {
     /// Whether adt runs machines in it: it gets what these need of their host, and [`HOST_FOLDER`](super::topology::HOST_FOLDER) is a volume of its own kind.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host: bool,
+    /// Whether what it writes can be made again, so that its programs need not wait for the disk: a build's machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spare: bool,
 }
 
 /// A folder inside a machine whose content outlives the machine: one that is made anew finds it again.

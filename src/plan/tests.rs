@@ -41,6 +41,7 @@ fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineS
         files: [].into(),
         health: Health { checks: Vec::new(), deadline_seconds: 60 },
         host: false,
+        spare: false,
     }
 }
 

@@ -139,6 +139,7 @@ impl MachineBench<'_> {
         self.engine.network.open(&network)?;
         let mut machine = self.spec();
         machine.mounts.clone_from(&spec.mounts);
+        machine.spare = true;
         self.provider.create(&machine)?;
         if let Some(warning) = self.provider.start(&self.id)?.warning {
             tracing::warn!(%warning, "a build's machine");

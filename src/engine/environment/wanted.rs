@@ -61,6 +61,7 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
                 files: BTreeMap::new(),
                 health: health(environment, machine, &boxed.health),
                 host: machine.host,
+                spare: false,
                 id,
             };
             (name, WantedMachine { spec, after: after(environment, machine), releases: BTreeMap::new() })

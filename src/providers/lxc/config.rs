@@ -197,6 +197,7 @@ pub(super) mod tests {
             files: [].into(),
             health: Health { checks: vec![], deadline_seconds: 30 },
             host: false,
+            spare: false,
         }
     }
 

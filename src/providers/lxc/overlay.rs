@@ -59,7 +59,7 @@ pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, shown: &Shown
     let lowers: Vec<PathBuf> =
         spec.layers.iter().rev().map(|layer| store.join("layers").join(layer.as_str()).join("rootfs")).collect();
     fs::create_dir_all(ROOT).saying("create", ROOT)?;
-    overlay("root", &lowers, &folder.path, Path::new(ROOT), shown)?;
+    overlay("root", &lowers, &folder.path, Path::new(ROOT), shown, spec.spare)?;
     let root = open(ROOT, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).saying("open", ROOT)?;
     for name in ["hosts", "resolv.conf"] {
         let target = plain_file(&root, "etc", name, shown.range).saying("prepare", format!("/etc/{name}"))?;
@@ -75,7 +75,7 @@ pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, shown: &Shown
     });
     for (number, place) in mounts.into_iter().enumerate() {
         match place {
-            Place::Mount(mount) => show(&root, folder, mount, number, shown)?,
+            Place::Mount(mount) => show(&root, folder, mount, number, shown, spec.spare)?,
             Place::Volume(volume) => {
                 let target = target(&root, &volume.path, false, shown.range).saying("prepare", &volume.path)?;
                 if spec.host && volume.path == HOST_FOLDER {
@@ -86,7 +86,7 @@ pub fn assemble(store: &Path, folder: &Folder, spec: &MachineSpec, shown: &Shown
                 }
                 let other = shown.renumbered(&volume.users, &volume.groups).saying("show with its users' ids", &volume.path)?;
                 let shown = other.as_ref().unwrap_or(shown);
-                overlay(&format!("mount{number}"), &volume.lowers, &volume.own, Path::new(&magic(&target)), shown)?;
+                overlay(&format!("mount{number}"), &volume.lowers, &volume.own, Path::new(&magic(&target)), shown, spec.spare)?;
             }
         }
     }
@@ -105,7 +105,7 @@ pub fn take_apart() {
     while unmount(ROOT, UnmountFlags::DETACH).is_ok() {}
 }
 
-fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize, shown: &Shown) -> Result<(), Error> {
+fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize, shown: &Shown, spare: bool) -> Result<(), Error> {
     if let MountMode::Shared { user, .. } = &mount.mode {
         return shared::show(root, mount, user, shown.range);
     }
@@ -119,7 +119,7 @@ fn show(root: &OwnedFd, folder: &Folder, mount: &Mount, number: usize, shown: &S
         MountMode::ReadOnly => bind(&mount.source, &target, false, plain | MountAttrFlags::MOUNT_ATTR_RDONLY, shown),
         MountMode::CopyOnWrite => {
             let (name, own) = (format!("mount{number}"), folder.copy_on_write(&mount.target));
-            overlay(&name, std::slice::from_ref(&mount.source), &own, Path::new(&magic(&target)), shown)
+            overlay(&name, std::slice::from_ref(&mount.source), &own, Path::new(&magic(&target)), shown, spare)
         }
     }
 }
@@ -132,7 +132,8 @@ fn bind(source: &Path, place: &OwnedFd, deep: bool, plain: MountAttrFlags, shown
 
 /// Mounts an overlay over `target`. The kernel takes a page of options at most and splits them at `:` and `,`, so every
 /// folder is mounted under a short name for as long as it takes; `/proc/mounts` inside then tells nothing about the host either.
-fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path, shown: &Shown) -> Result<(), Error> {
+/// Where what is written is `spare`, nobody inside waits for the disk; who keeps it syncs it.
+fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path, shown: &Shown, spare: bool) -> Result<(), Error> {
     let desk = Path::new(RUN).join("adt").join(format!("{name}.d"));
     let names: Vec<String> = (0..lowers.len()).map(|number| number.to_string()).collect();
     let parts: Vec<_> = names.iter().map(String::as_str).zip(lowers.iter().map(PathBuf::as_path)).chain([("own", own)]).collect();
@@ -149,7 +150,15 @@ fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path, shown: &Sh
         // In a user namespace `off` is refused, as is any word on `metacopy`, which is off there; `nofollow` is no less.
         Marks::User => "userxattr,redirect_dir=nofollow,index=off",
     };
-    let options = format!("lowerdir={},upperdir=own/upper,workdir=own/work,{plain}", names.join(":"));
+    let sync = if spare { "volatile," } else { "" };
+    if spare {
+        // The kernel's mark that such an overlay was there, perhaps of a start that failed: it would refuse a second one.
+        match fs::remove_dir(own.join("work/work/incompat/volatile")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).saying("clear", own),
+            _ => {}
+        }
+    }
+    let options = format!("lowerdir={},upperdir=own/upper,workdir=own/work,{sync}{plain}", names.join(":"));
     let options = CString::new(options).expect("digits and words have no NUL");
     // A box from elsewhere may have device files in it, which would be the host's.
     let mounted = mount("adt", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()));

@@ -158,6 +158,7 @@ fn spec(id: &MachineId, layer: Digest, mounts: Vec<Mount>) -> MachineSpec {
         files: [].into(),
         health: Health { checks: vec![], deadline_seconds: 30 },
         host: false,
+        spare: false,
     }
 }
 
