@@ -149,6 +149,7 @@ impl Lab {
             files: [].into(),
             health: Health { checks: Vec::new(), deadline_seconds: 60 },
             host: false,
+            spare: true,
             id: id.clone(),
         };
         self.provider.create(&spec).map_err(|error| fail(&error))?;
