@@ -1,7 +1,7 @@
 //! A host as most people have it, in a virtual machine: what a new user does there first, and what is left when they are done. The
 //! other real tests run on the host that they are started on, whatever it is: often one without systemd and AppArmor.
 //!
-//! `make test-hosts` runs them: even the short form takes both cores for a quarter of an hour.
+//! The short form is in `make test`; `make test-hosts` runs the long ones as well.
 
 mod image;
 mod vm;
@@ -140,7 +140,6 @@ fn leaves_nothing(vm: &Vm, platform: &str) {
 }
 
 #[test]
-#[ignore = "takes long under emulation: make test-hosts"]
 fn a_usual_debian_12_runs_an_environment_and_brings_it_back() {
     let Some(mut vm) = host(BOOKWORM, "small", Layers::There) else { return };
     first_steps(&vm, "small", Layers::There);

@@ -35,7 +35,17 @@ impl Vm {
         let log = File::create(home.path().join("console.log")).expect("the home is new");
         let mut command = host.command("setpriv");
         // What is killed takes it along.
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg,thread=multi,tb-size=1024",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+        ]);
         command.args([
             "-m",
             "3G",
@@ -51,10 +61,13 @@ impl Vm {
         ]);
         command.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(image.initrd());
         // Where all cores are busy, the kernel takes an emulated timer that comes late for a broken one, and stops.
-        command.args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 no_timer_check quiet systemd.show_status=0"]);
-        // Written to a file that has no name and goes with the process.
+        command.args([
+            "-append",
+            "root=/dev/vda rw console=ttyS0 net.ifnames=0 no_timer_check mitigations=off quiet systemd.show_status=0",
+        ]);
+        // Written to a file that has no name and goes with the process, so nothing need reach a disk.
         command.env("TMPDIR", home.path());
-        command.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on", image.disk().display()));
+        command.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on,cache=unsafe", image.disk().display()));
         command.arg("-drive").arg(format!("file={},format=raw,if=virtio,readonly=on", disk.display()));
         command.args(["-nic", "user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22"]);
         command.args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
@@ -74,7 +87,10 @@ impl Vm {
         {
             command.args(["-o", option]);
         }
-        Run::of(command.args(["root@127.0.0.1", script]).stdin(Stdio::null()), script)
+        let since = Instant::now();
+        let run = Run::of(command.args(["root@127.0.0.1", script]).stdin(Stdio::null()), script);
+        eprintln!("{:4} s  {script}", since.elapsed().as_secs());
+        run
     }
 
     /// Restarts it as its owner does, and returns when it is up again.
