@@ -4,8 +4,6 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 # The C compiler for SQLite, zstd and ring; the program finds liblxc when it runs.
 BUILD_PACKAGES := gcc libc6-dev
-# A program for this host alone may use the host's zstd, which saves 48 s of compiling; its SQLite may be too old.
-DEMO_PACKAGES := $(BUILD_PACKAGES) libzstd-dev pkg-config
 DEB_PACKAGES := dpkg-dev
 # What tests use besides adt's own needs: real clients and servers.
 TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base e2fsprogs iputils-ping iproute2 \
@@ -19,10 +17,15 @@ BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Made by the program that they are about, for `make install` and the package.
 PAGES := target/pages
 PREFIX := /usr/local
+# The quick build may use the host's zstd, which saves 48 s of compiling. Its SQLite may be too old.
+ifeq ($(PROFILE),demo)
+BUILD_PACKAGES += libzstd-dev pkg-config
+export ZSTD_SYS_USE_PKG_CONFIG := 1
+endif
 # A folder for somebody's own package needs no rights.
 AS_ROOT := $(if $(DESTDIR),,$(SUDO))
 
-.PHONY: help demo demo-build install put uninstall deb package pages test test-fresh test-hosts check audit fmt clippy bench build-packages \
+.PHONY: help demo demo-build build install put uninstall deb package pages test test-fresh test-hosts check audit fmt clippy bench build-packages \
 	test-packages nextest cargo-deb
 
 help:
@@ -59,11 +62,12 @@ demo: $(if $(ADT),,demo-build)
 	@./demo $(or $(ADT),target/demo/adt)
 
 demo-build:
-	$(call install,$(DEMO_PACKAGES))
-	ZSTD_SYS_USE_PKG_CONFIG=1 cargo build --profile demo --quiet
+	@$(MAKE) --no-print-directory build PROFILE=demo
 
-install: build-packages
+build: build-packages
 	cargo build --profile $(PROFILE) --quiet
+
+install: build
 	@$(MAKE) --no-print-directory put
 
 # Of what is built already.
@@ -84,9 +88,8 @@ uninstall:
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_adt \
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/adt.fish
 
-deb: build-packages cargo-deb
+deb: build cargo-deb
 	$(call install,$(DEB_PACKAGES))
-	cargo build --profile $(PROFILE) --quiet
 	@$(MAKE) --no-print-directory package
 
 # Of what is built already, too. A package says when it was made, and two of one commit say the same.
