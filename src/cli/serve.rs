@@ -40,7 +40,7 @@ impl Session {
                 drop(screen::err(&format!("names and pages are served at {listen}; Ctrl-C stops it")));
             }
         };
-        let nameservers = engine.nameservers();
+        let nameservers = || engine.nameservers();
         let place = daemon::Place { settings: &engine.settings, store: &engine.store, cancel: &engine.cancel };
         let logs = if names_only { Logs::Elsewhere } else { Logs::Here };
         let session = (!names_only).then(|| connection::session("host:up")).transpose()?;

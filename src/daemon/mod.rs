@@ -72,11 +72,11 @@ pub fn answer_commands(place: Place<'_>, holder: &Holder, session: &Command) -> 
 }
 
 /// Serves until cancelled. `session` is the program for one who gives commands and is not root, if they are answered here. `ready` is
-/// called once everything listens, with what its caller should know.
+/// called once everything listens, with what its caller should know; `upstreams` tells the host's name servers whenever it is asked.
 pub fn serve(
     place: Place<'_>,
     holder: &Holder,
-    upstreams: &[IpAddr],
+    upstreams: &(dyn Fn() -> Vec<IpAddr> + Sync),
     logs: Logs,
     session: Option<&Command>,
     ready: impl FnOnce(&[String]),
@@ -89,7 +89,7 @@ pub fn serve(
     };
     limit::raise();
     let watch = watch::Watch::new(&store.folder).map_err(|error| Failure::new(Kind::Host, "watch the store").because(&error))?;
-    let mut running = Running::start(settings, store, upstreams)?;
+    let mut running = Running::start(settings, store, upstreams())?;
     let shipper = match logs {
         Logs::Here => Some(ship::Shipper::start(settings, store)?),
         Logs::Elsewhere => None,
@@ -109,6 +109,7 @@ pub fn serve(
             if let Err(failure) = done {
                 tracing::error!(%failure, "the routes stay as they were");
             }
+            running.forward_to(upstreams());
         }
     });
     notify::stopping();

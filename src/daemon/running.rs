@@ -42,7 +42,7 @@ pub struct Running {
 
 impl Running {
     /// Binds everything before anything is served.
-    pub fn start(settings: &HostSettings, store: &Store, upstreams: &[IpAddr]) -> Result<Self, Failure> {
+    pub fn start(settings: &HostSettings, store: &Store, upstreams: Vec<IpAddr>) -> Result<Self, Failure> {
         let (routes, damaged) = routes(store, &settings.domain.value)?;
         let certificates = tls::Certificates::open(&store.folder, &routes, tls::system_clock());
         let certificates =
@@ -70,7 +70,7 @@ impl Running {
             gateway_port: NAMES,
             proxy_v4: listen,
             proxy_v6: None,
-            upstreams: upstreams.iter().map(|address| SocketAddr::from((*address, 53))).collect(),
+            upstreams: at_their_port(upstreams),
             serial,
         };
         let entered = runtime.enter();
@@ -119,6 +119,13 @@ impl Running {
             tracing::error!("{trouble}");
         }
         self.settle()
+    }
+
+    /// Follows the host from one network into the next. In between, where it has no name servers, the former ones will do.
+    pub fn forward_to(&self, upstreams: Vec<IpAddr>) {
+        if !upstreams.is_empty() {
+            self.dns.forward_to(at_their_port(upstreams));
+        }
     }
 
     /// Every gateway is listened at, and what comes for a port that somebody holds is led around it. Also called when nothing
@@ -194,6 +201,10 @@ impl Running {
         self.runtime.shutdown_timeout(THREADS_END);
         Ok(())
     }
+}
+
+fn at_their_port(servers: Vec<IpAddr>) -> Vec<SocketAddr> {
+    servers.into_iter().map(|address| (address, NAMES).into()).collect()
 }
 
 /// `None` where the port is the one that is asked for.

@@ -1,12 +1,13 @@
-//! Names that aren't adt's, for machines: asked of the host's name servers, and handed on as they answer.
+//! Names that aren't adt's, for machines: asked of the host's name servers, and handed on as they answer, now and for as long as
+//! they say.
 //!
 //! A question that no server answers waits for seconds. So that one environment, or one machine of it, can't fill all places with
 //! such, each has its share of them, and who holds it is told at once that there is no answer.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Header, Message, MessageType, Query, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::shares::{self, Share, Shares};
 
+use super::cache::{self, Cache, Machine, Question};
 use super::front::Transport;
 use super::stats::Stats;
 
@@ -27,43 +29,84 @@ const ROUNDS: usize = 2;
 const IN_FLIGHT: usize = 512;
 
 pub(super) struct Forwarder {
-    servers: Vec<SocketAddr>,
+    servers: RwLock<Arc<[SocketAddr]>>,
+    any: AtomicBool,
     pub(super) places: Arc<Shares>,
+    pub(super) cache: Cache,
+}
+
+/// A question on its way: whose it is, and what it needs to be there.
+pub(super) struct Errand {
+    machine: Machine,
+    _place: Share,
 }
 
 impl Forwarder {
     pub(super) fn new(servers: Vec<SocketAddr>) -> Self {
-        Self { servers, places: Shares::new(IN_FLIGHT.min(shares::files() / 8)) }
+        let any = AtomicBool::new(!servers.is_empty());
+        let places = Shares::new(IN_FLIGHT.min(shares::files() / 8));
+        Self { servers: RwLock::new(servers.into()), any, places, cache: Cache::new() }
     }
 
     pub(super) fn any(&self) -> bool {
-        !self.servers.is_empty()
+        self.any.load(Relaxed)
+    }
+
+    fn servers(&self) -> Arc<[SocketAddr]> {
+        self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other servers may say something else: what these said is forgotten.
+    pub(super) fn replace(&self, servers: Vec<SocketAddr>) {
+        if *self.servers() == servers {
+            return;
+        }
+        self.any.store(!servers.is_empty(), Relaxed);
+        *self.servers.write().unwrap_or_else(PoisonError::into_inner) = servers.into();
+        // Later, because what is asked of the former servers until here is forgotten too.
+        self.cache.clear();
+    }
+
+    /// Writes the answer that is known already into `out`, which takes no place.
+    pub(super) fn known(&self, packet: &[u8], transport: Transport, machine: Machine, stats: &Stats, out: &mut Vec<u8>) -> bool {
+        let question = Question::read(packet, transport);
+        let known = question.is_some_and(|question| self.cache.get(machine, &question, packet, Instant::now(), out));
+        stats.known.fetch_add(known.into(), Relaxed);
+        known
     }
 
     /// What a question of this machine needs, or nothing when the machine or its environment has too many open.
-    pub(super) fn place(&self, gateway: Ipv4Addr, machine: IpAddr) -> Option<Share> {
-        self.places.member(gateway, machine).take()
+    pub(super) fn place(&self, machine: Machine) -> Option<Errand> {
+        let place = self.places.member(machine.gateway, machine.address).take()?;
+        Some(Errand { machine, _place: place })
     }
 
     /// The answer with the asker's id, or nothing when no server gave one.
-    pub(super) async fn ask(&self, packet: &[u8], transport: Transport, stats: &Stats, _place: &Share) -> Option<Vec<u8>> {
+    pub(super) async fn ask(&self, packet: &[u8], transport: Transport, stats: &Stats, errand: &Errand) -> Option<Vec<u8>> {
         stats.forwarded.fetch_add(1, Relaxed);
+        let turn = Question::read(packet, transport).and_then(|question| self.cache.turn(errand.machine, question));
         let answer = self.tries(packet, transport).await;
-        if answer.is_none() {
-            stats.unanswered.fetch_add(1, Relaxed);
+        match (&answer, turn) {
+            (None, _) => drop(stats.unanswered.fetch_add(1, Relaxed)),
+            (Some(answer), Some(turn)) if !answer.doubtful => {
+                if let Some(answer) = cache::Answer::read(packet, &answer.bytes) {
+                    turn.keep(answer, Instant::now());
+                }
+            }
+            (Some(_), _) => {}
         }
-        answer
+        Some(answer?.bytes)
     }
 
-    async fn tries(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let mut failed = None;
-        for server in self.servers.iter().cycle().take(self.servers.len() * ROUNDS) {
+    async fn tries(&self, packet: &[u8], transport: Transport) -> Option<Answer> {
+        let (mut failed, servers) = (None, self.servers());
+        for server in servers.iter().cycle().take(servers.len() * ROUNDS) {
             let Some(answer) = ask_one(*server, packet, transport).await else { continue };
             // Another server may do better. If none does, the first one's word is passed on.
             if !matches!(answer.code, ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp) {
-                return Some(answer.bytes);
+                return Some(answer);
             }
-            failed.get_or_insert(answer.bytes);
+            failed.get_or_insert(answer);
         }
         failed
     }
@@ -73,6 +116,8 @@ struct Answer {
     bytes: Vec<u8>,
     code: ResponseCode,
     truncated: bool,
+    /// Something came before it that was none: somebody may be guessing.
+    doubtful: bool,
 }
 
 async fn ask_one(server: SocketAddr, packet: &[u8], transport: Transport) -> Option<Answer> {
@@ -95,11 +140,13 @@ async fn over_udp(server: SocketAddr, packet: &[u8]) -> std::io::Result<Option<A
     let question = with_id(packet, Message::query().id);
     socket.send(&question).await?;
     let mut buffer = vec![0; usize::from(u16::MAX)];
+    let mut doubtful = false;
     loop {
         let length = socket.recv(&mut buffer).await?;
         if let Some(answer) = accept(&question, packet, &buffer[..length]) {
-            return Ok(Some(answer));
+            return Ok(Some(Answer { doubtful, ..answer }));
         }
+        doubtful = true;
     }
 }
 
@@ -125,7 +172,12 @@ fn accept(asked: &[u8], original: &[u8], answer: &[u8]) -> Option<Answer> {
     let (mine, theirs) = (opening(asked)?, opening(answer)?);
     let fits = theirs.0.message_type == MessageType::Response && theirs.0.id == mine.0.id && theirs.1 == mine.1;
     let id = opening(original)?.0.id;
-    fits.then(|| Answer { bytes: with_id(answer, id), code: theirs.0.response_code, truncated: theirs.0.truncation })
+    fits.then(|| Answer {
+        bytes: with_id(answer, id),
+        code: theirs.0.response_code,
+        truncated: theirs.0.truncation,
+        doubtful: false,
+    })
 }
 
 fn opening(packet: &[u8]) -> Option<(Header, Query)> {

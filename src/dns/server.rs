@@ -48,6 +48,7 @@ impl Server {
     pub fn start(config: Config, routes: &Routes) -> Result<Self, Error> {
         let front = Front { proxy_v4: config.proxy_v4, proxy_v6: config.proxy_v6, serial: config.serial };
         let shared = Arc::new(Shared::new(Zone::new(routes, &front), config.upstreams));
+        shared.forwarder.cache.follow(routes);
         let posts = Posts::open(shared.clone(), &config.listen, config.gateway_port)?;
         let addresses = posts.addresses();
         let posts = Arc::new(posts);
@@ -60,7 +61,13 @@ impl Server {
     /// can't be listened at; they are tried again every few seconds.
     pub fn update(&self, routes: &Routes, serial: u32) -> Vec<Error> {
         self.shared.replace(Zone::new(routes, &Front { serial, ..self.front }));
+        self.shared.forwarder.cache.follow(routes);
         self.posts.follow(routes)
+    }
+
+    /// Asks these for names that aren't adt's from now on, and forgets what others said.
+    pub fn forward_to(&self, upstreams: Vec<SocketAddr>) {
+        self.shared.forwarder.replace(upstreams);
     }
 
     /// Tries the gateways that aren't listened at, and returns those where it still fails.
@@ -87,7 +94,7 @@ impl Server {
         let shared = self.shared.clone();
         move || {
             let all = [("questions", &*shared.forwarder.places), ("connections", &*shared.connections)];
-            shared.stats.metrics() + &shares::metrics("adt_dns", &all)
+            shared.stats.metrics() + &shared.forwarder.cache.metrics() + &shares::metrics("adt_dns", &all)
         }
     }
 

@@ -6,9 +6,10 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
-use crate::shares::{self, Account, Share, Shares};
+use crate::shares::{self, Account, Shares};
 
-use super::forward::Forwarder;
+use super::cache::Machine;
+use super::forward::{Errand, Forwarder};
 use super::front::{Asker, Transport};
 use super::stats::Stats;
 use super::zone::Zone;
@@ -78,10 +79,20 @@ impl Reader {
         self.shared.connections.asker(gateway, from)
     }
 
+    /// Writes an answer of the host's name servers into `out`, where one is known.
+    pub(super) fn known(&self, packet: &[u8], transport: Transport, from: IpAddr, out: &mut Vec<u8>) -> bool {
+        let Shared { forwarder, stats, .. } = &*self.shared;
+        self.machine(from).is_some_and(|machine| forwarder.known(packet, transport, machine, stats, out))
+    }
+
     /// What it takes to forward a question from there.
-    pub(super) fn place(&self, from: IpAddr) -> Option<Share> {
+    pub(super) fn place(&self, from: IpAddr) -> Option<Errand> {
+        self.shared.forwarder.place(self.machine(from)?)
+    }
+
+    fn machine(&self, from: IpAddr) -> Option<Machine> {
         let gateway = self.zone.gateway(self.zone.view(from))?;
-        self.shared.forwarder.place(gateway, from)
+        Some(Machine { gateway, address: from.to_canonical() })
     }
 
     /// See [`Zone::keeps_out`].

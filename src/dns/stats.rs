@@ -10,6 +10,7 @@ pub struct Stats {
     /// By response code: 0 to 5 as in RFC 1035, 16 BADVERS; what is higher counts as the last.
     codes: [AtomicU64; 17],
     pub(super) forwarded: AtomicU64,
+    pub(super) known: AtomicU64,
     pub(super) unanswered: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) connections: AtomicU64,
@@ -37,6 +38,7 @@ impl Stats {
         let codes: Vec<_> = self.by_code().map(|(code, count)| (format!("{{code=\"{code}\"}}"), count)).collect();
         add("adt_dns_answers_total", "Queries answered by adt itself, by response code.", &codes);
         add("adt_dns_forwarded_total", "Queries of machines that went to the host's name servers.", &plain(self.forwarded()));
+        add("adt_dns_known_total", "Queries of machines answered by what such a server said before.", &plain(self.known()));
         add("adt_dns_unanswered_total", "Forwarded queries that no name server answered.", &plain(self.unanswered()));
         add("adt_dns_dropped_total", "Packets that deserve no answer.", &plain(self.dropped()));
         add("adt_dns_connections_total", "TCP connections accepted.", &plain(self.connections()));
@@ -48,7 +50,12 @@ impl Stats {
         self.forwarded.load(Relaxed)
     }
 
-    /// Those of them that no name server answered.
+    /// Queries of machines that were answered by what such a server said before.
+    pub fn known(&self) -> u64 {
+        self.known.load(Relaxed)
+    }
+
+    /// Those of the forwarded that no name server answered.
     pub fn unanswered(&self) -> u64 {
         self.unanswered.load(Relaxed)
     }

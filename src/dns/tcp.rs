@@ -107,6 +107,9 @@ impl Connection {
                 stats.count(code);
                 send(&self.output, reply).await.is_ok()
             }
+            Verdict::Forward if self.reader.known(&packet, Transport::Tcp, self.from.ip(), reply) => {
+                send(&self.output, reply).await.is_ok()
+            }
             Verdict::Forward => {
                 self.forward(packet).await;
                 true
@@ -120,11 +123,11 @@ impl Connection {
 
     async fn forward(&self, packet: Vec<u8>) {
         let open = self.open.clone().acquire_owned().await.expect("it is never closed");
-        let place = self.reader.place(self.from.ip());
+        let errand = self.reader.place(self.from.ip());
         let (shared, output) = (self.reader.shared.clone(), self.output.clone());
         tokio::spawn(async move {
-            let answer = match &place {
-                Some(place) => shared.forwarder.ask(&packet, Transport::Tcp, &shared.stats, place).await,
+            let answer = match &errand {
+                Some(errand) => shared.forwarder.ask(&packet, Transport::Tcp, &shared.stats, errand).await,
                 None => None,
             };
             if let Some(answer) = answer.or_else(|| servfail(&packet)) {

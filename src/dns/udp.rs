@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::net::UdpSocket;
 
-use crate::shares::Share;
-
-use super::forward::servfail;
+use super::forward::{Errand, servfail};
 use super::front::{Transport, Verdict, respond};
 use super::shared::{Reader, Shared, Stop};
 
@@ -73,18 +71,23 @@ impl Desk {
         match verdict {
             Verdict::Reply(code) => {
                 stats.count(code);
-                // A full send buffer is waited for; any other failure is the asker's, who asks again.
-                if self.socket.try_send_to(&self.reply, from).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
-                    let _ = self.socket.send_to(&self.reply, from).await;
-                }
+                self.reply(from).await;
             }
+            Verdict::Forward if self.reader.known(packet, Transport::Udp, from.ip(), &mut self.reply) => self.reply(from).await,
             Verdict::Forward => match self.reader.place(from.ip()) {
-                Some(place) => self.forward(packet.to_vec(), from, place),
+                Some(errand) => self.forward(packet.to_vec(), from, errand),
                 None => self.crowded(packet, from),
             },
             Verdict::Drop => {
                 stats.dropped.fetch_add(1, Relaxed);
             }
+        }
+    }
+
+    /// A full send buffer is waited for; any other failure is the asker's, who asks again.
+    async fn reply(&self, from: SocketAddr) {
+        if self.socket.try_send_to(&self.reply, from).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+            let _ = self.socket.send_to(&self.reply, from).await;
         }
     }
 
@@ -95,10 +98,10 @@ impl Desk {
         }
     }
 
-    fn forward(&self, packet: Vec<u8>, from: SocketAddr, place: Share) {
+    fn forward(&self, packet: Vec<u8>, from: SocketAddr, errand: Errand) {
         let (shared, socket) = (self.reader.shared.clone(), self.socket.clone());
         tokio::spawn(async move {
-            let answer = shared.forwarder.ask(&packet, Transport::Udp, &shared.stats, &place).await;
+            let answer = shared.forwarder.ask(&packet, Transport::Udp, &shared.stats, &errand).await;
             if let Some(answer) = answer.or_else(|| servfail(&packet)) {
                 let _ = socket.send_to(&answer, from).await;
             }

@@ -55,6 +55,17 @@ impl Rig {
         text.lines().find_map(|line| line.strip_prefix(&start)).expect("it is told").parse().unwrap()
     }
 
+    /// Another one of them.
+    pub fn stat(&self, name: &str) -> usize {
+        let text = (self.server().metrics())();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.expect("it is told").parse().unwrap()
+    }
+
+    pub fn forward_to(&self, upstreams: Vec<SocketAddr>) {
+        self.server().forward_to(upstreams);
+    }
+
     pub fn machine(&self, number: u8) -> IpAddr {
         let [a, b, c, _] = self.base.octets();
         Ipv4Addr::new(a, b, c, number).into()

@@ -14,6 +14,7 @@ mod crash;
 mod daemon;
 mod dice;
 mod dns;
+mod dns_cache;
 mod documentation;
 mod fakes;
 mod front;
