@@ -1,6 +1,7 @@
 //! The working tree of a site with 20,000 files for a new environment, against `git clone` of the same branch.
 //!
-//! Once with the spare that earlier commands made ready, as it is for who comes after the first minute, and once without.
+//! With a spare that earlier commands made ready; for the next environment at once, while the first's spare is made anew behind
+//! it; and without any.
 //! What was written stays until all is measured: ext4 is slow where many files were removed a moment ago.
 
 use std::path::{Path, PathBuf};
@@ -40,21 +41,30 @@ struct Place<'a> {
 impl Place<'_> {
     fn measure(&self, rounds: usize, report: &mut Report) -> Result<()> {
         self.prepare(rounds)?;
-        let [mut clone, mut spare, mut bare] = [(); 3].map(|()| Samples::default());
+        let [mut clone, mut spare, mut next, mut bare] = [(); 4].map(|()| Samples::default());
         for round in 0..=rounds {
-            let number = 2 * round;
-            let all = [self.clone(number)?, self.check_out(number)?, {
-                self.take_spare_away(number)?;
-                self.check_out(number + 1)?
-            }];
-            note(&format!("round {round}: {}: git clone, with a spare, without: {all:.1?}", self.filesystem));
+            let number = 3 * round;
+            let clone_of = self.clone(number)?;
+            rustix::fs::sync();
+            let [first, second] = [self.check_out(number)?, self.check_out(number + 1)?];
+            self.settle()?;
+            self.take_spares_away(number)?;
+            rustix::fs::sync();
+            let without = self.check_out(number + 2)?;
+            self.settle()?;
+            for number in number..number + 3 {
+                self.adt.run(&format!("env:halt {} {number}", self.name))?;
+            }
+            let all = [clone_of, first, second, without];
+            note(&format!("round {round}: {}: git clone, with a spare, the next at once, without: {all:.1?}", self.filesystem));
             if round > 0 {
-                [&mut clone, &mut spare, &mut bare].into_iter().zip(all).for_each(|(samples, one)| samples.push(one));
+                [&mut clone, &mut spare, &mut next, &mut bare].into_iter().zip(all).for_each(|(samples, one)| samples.push(one));
             }
         }
         let what = format!("sources of {FILES} files on {}", self.filesystem);
         report.value(&format!("{what}: `git clone` beside it"), &clone);
         report.against(&format!("{what}: `env:init`'s own step, with a spare"), &spare, &clone);
+        report.against(&format!("{what}: the same for the next environment at once"), &next, &clone);
         report.against(&format!("{what}: the same without"), &bare, &clone);
         Ok(())
     }
@@ -63,12 +73,12 @@ impl Place<'_> {
         self.folder.with_extension("git")
     }
 
-    /// A branch for each environment, and the spare that `platform:build` leaves.
+    /// A branch for each environment, and the spares that `platform:build` leaves.
     fn prepare(&self, rounds: usize) -> Result<()> {
         let mut history = History::default();
         let page = ("public/index.php".to_owned(), b"<?php echo 'fine';".to_vec());
         history.commit("main", repository::sources(FILES).chain([page]));
-        for number in 0..=2 * rounds + 1 {
+        for number in 0..3 * (rounds + 1) {
             let changed = repository::sources(FILES).step_by((FILES / CHANGED) as usize);
             history.commit(&number.to_string(), changed.map(|(path, _)| (path, format!("changed in {number}").into_bytes())));
         }
@@ -91,12 +101,9 @@ impl Place<'_> {
         time(|| Ok(command.arg(self.origin()).arg(folder).run().map(drop)?))
     }
 
-    /// A new environment; how long its step for the sources took. It is halted, and the next spare is there.
+    /// A new environment; how long its step for the sources took.
     fn check_out(&self, number: usize) -> Result<Duration> {
-        rustix::fs::sync();
         let events = self.adt.events(&format!("env:init {} {number}", self.name))?;
-        self.settle()?;
-        self.adt.run(&format!("env:halt {} {number}", self.name))?;
         events.step("checkout").ok_or_else(|| "`env:init` told no step `checkout`".into())
     }
 
@@ -105,9 +112,9 @@ impl Place<'_> {
         Ok(all.filter(|path| path.join(".git").exists()).collect())
     }
 
-    fn take_spare_away(&self, number: usize) -> Result<()> {
-        for spare in self.spares()? {
-            std::fs::rename(spare, self.folder.with_file_name(format!("spare-{number}")))?;
+    fn take_spares_away(&self, number: usize) -> Result<()> {
+        for (count, spare) in self.spares()?.into_iter().enumerate() {
+            std::fs::rename(spare, self.folder.with_file_name(format!("spare-{number}-{count}")))?;
         }
         Ok(())
     }
@@ -115,13 +122,13 @@ impl Place<'_> {
     /// Waits for what commands leave to be done behind them.
     fn settle(&self) -> Result<()> {
         let store = self.adt.store.display().to_string();
-        sweep::until("a spare is there", Duration::from_secs(120), || {
+        sweep::until("spares are there", Duration::from_secs(300), || {
             let busy = std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
                 let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
                 let words = String::from_utf8_lossy(&words);
                 words.contains("internal:sources") && words.contains(&store)
             });
-            !busy && self.spares().is_ok_and(|spares| spares.len() == 1)
+            !busy && self.spares().is_ok_and(|spares| spares.len() >= 2)
         })
     }
 }

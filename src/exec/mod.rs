@@ -23,6 +23,7 @@ use queue::Receiver;
 
 pub mod account;
 pub mod apart;
+mod behind;
 mod ends;
 mod limits;
 mod lines;
@@ -34,6 +35,7 @@ pub mod terminal;
 pub mod watched;
 
 pub use account::{Account, HostPath, on_files_of};
+pub use behind::step_behind;
 pub use ends::Ends;
 pub use limits::{Broken, Cancel, Limits};
 pub use lines::Reading;

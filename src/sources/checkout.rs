@@ -5,10 +5,9 @@
 //!        ├─→ .www.draft ─→ www ─→ .www.gone-71 ─→ .adt/.gone-x ─→ nothing, behind the command
 //! new ───┘
 //! ```
-//! Objects are borrowed from the mirror, so what costs time is writing the files. A spare has them written already: it is
-//! a checkout without an environment, kept beside the environments for the next one, who takes it with one rename and
-//! changes only what its branch has different. Every git here runs as the person, because a repository's own settings
-//! name programs; nothing that holds work of theirs is ever removed.
+//! Objects are borrowed from the mirror, so what costs time is writing the files. A spare ([`super::spare`]) has them written
+//! already: who takes it with one rename changes only what their branch has different. Every git here runs as the person,
+//! because a repository's own settings name programs; nothing that holds work of theirs is ever removed.
 //!
 //! Not chosen: copying a prepared tree (on ext4 as slow as writing it anew, measured), hard links into one (an edit in
 //! one environment would be an edit in all), `git worktree` (one repository for all: branches could not be in two).
@@ -18,7 +17,6 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fstat, open, openat, renameat, statat};
@@ -26,8 +24,9 @@ use rustix::io::Errno;
 
 use super::git::{self, Person};
 use super::mirror::Mirror;
+use super::ready::SPARES;
 use super::workspace::Place;
-use super::{Error, Result, workspace};
+use super::{Error, Result, ready, workspace};
 use crate::disk::tree::{self, FOLDER};
 use crate::disk::{self, walk};
 use crate::exec::{Account, Command, on_files_of};
@@ -76,7 +75,7 @@ pub fn exists(folder: &Path) -> bool {
     folder.join(".git").exists()
 }
 
-/// Makes a checkout; one that is there stays as it is. True when it was made from the spare.
+/// Makes a checkout; one that is there stays as it is. True when it was made from a spare.
 pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<bool> {
     if exists(folder) {
         return Ok(false);
@@ -88,7 +87,7 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
     mirror.admit(person)?;
     let draft = beside(folder, "draft");
     remove(&draft)?;
-    let spare = take_spare(mirror, person, folder, &draft) && switch(person, &draft, stand).is_ok();
+    let spare = ready::take(mirror, person, folder, &draft) && switch(person, &draft, stand).is_ok();
     if !spare {
         remove(&draft)?;
         fresh(mirror, person, &draft, stand)?;
@@ -97,44 +96,8 @@ pub fn make(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) 
     Ok(spare)
 }
 
-/// Makes the spare for the next environment, or brings the one that is there to where its branch is now: the less differs,
-/// the sooner it is taken.
-pub fn make_spare(mirror: &Mirror, person: &Person, workspace: &Path, stand: &Stand<'_>) -> Result<()> {
-    mirror.admit(person)?;
-    let spare = workspace.join(spare_name(mirror));
-    let is_at = |folder: &Path| head(person, folder).is_ok_and(|(_, commit)| commit == stand.commit);
-    if exists(&spare) && is_at(&spare) {
-        return Ok(());
-    }
-    let draft = beside(&spare, "draft");
-    remove(&draft)?;
-    // Under another name meanwhile: nobody takes it half changed.
-    let moved = disk::put_spare(&spare, &draft).is_ok() && switch(person, &draft, stand).is_ok() && is_at(&draft);
-    if !moved {
-        remove(&draft)?;
-        fresh(mirror, person, &draft, stand)?;
-    }
-    // git says whether it is whole when it is taken, and it reaches the disk with the checkout that is made of it.
-    disk::put_spare(&draft, &spare).map_err(io("move the checkout to", &spare))
-}
-
-pub fn spare_name(mirror: &Mirror) -> String {
-    mirror.folder.file_stem().expect("a mirror's folder has a name").to_string_lossy().into_owned()
-}
-
-/// The folder of a platform in which spares are, and trees that wait to be removed.
-pub const SPARES: &str = ".adt";
-
-/// One rename, so that of two who want it only one gets it.
-fn take_spare(mirror: &Mirror, person: &Person, folder: &Path, draft: &Path) -> bool {
-    let Some(platform) = folder.parent().and_then(Path::parent) else { return false };
-    let spare = platform.join(SPARES).join(spare_name(mirror));
-    fs::symlink_metadata(&spare).is_ok_and(|meta| meta.is_dir() && meta.uid() == person.user())
-        && disk::put_spare(&spare, draft).is_ok()
-}
-
 /// A new repository that knows the origin's branches and borrows the mirror's objects; then its files.
-fn fresh(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
+pub(super) fn fresh(mirror: &Mirror, person: &Person, folder: &Path, stand: &Stand<'_>) -> Result<()> {
     let init = || git::git(person).args(["init", "--quiet"]).cwd("/");
     init().arg(format!("--template={}", mirror.template().display())).arg("--").arg(folder).run()?;
     // Once more for the hooks and excludes that the person gives each new repository.
@@ -318,7 +281,7 @@ fn sweep_in(place: &Place, person: &Person, workspace: &Path, part: Part) -> Res
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Whole,
     /// Machines may still show the folder itself.
     Inside,
@@ -326,7 +289,7 @@ enum Part {
 
 /// Moves it to where [`put_aside`] finds it: to remove a large tree takes seconds, and nobody need wait for that. What can't be
 /// moved is removed here. Its person may put anything in its place at any time, so a link is only ever removed as what it is.
-fn put_away(place: &Place, person: &Person, workspace: &Path, name: &OsStr, part: Part) -> Result<()> {
+pub(super) fn put_away(place: &Place, person: &Person, workspace: &Path, name: &OsStr, part: Part) -> Result<()> {
     let path = workspace.join(name);
     let failed = |error: Errno| io("remove", &path)(error.into());
     let folder = match (part, openat(&place.workspace, name, FOLDER, Mode::empty())) {
@@ -354,7 +317,7 @@ fn put_away(place: &Place, person: &Person, workspace: &Path, name: &OsStr, part
     Ok(())
 }
 
-fn names(folder: &OwnedFd) -> std::result::Result<Vec<CString>, Errno> {
+pub(super) fn names(folder: &OwnedFd) -> std::result::Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         names.push(entry?.file_name().to_owned());
@@ -438,16 +401,16 @@ impl Held {
 }
 
 /// `.www.draft` beside `www`.
-fn beside(folder: &Path, what: &str) -> PathBuf {
+pub(super) fn beside(folder: &Path, what: &str) -> PathBuf {
     let name = folder.file_name().expect("a checkout's folder has a name").to_string_lossy();
     folder.with_file_name(format!(".{name}.{what}"))
 }
 
-fn remove(folder: &Path) -> Result<()> {
+pub(super) fn remove(folder: &Path) -> Result<()> {
     tree::remove(folder).map_err(io("remove", folder))
 }
 
-fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { what, path, source }
 }

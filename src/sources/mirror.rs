@@ -6,6 +6,7 @@
 //!                              the name holds a hash of the store's identity, the address and the member
 //!     adt-template/            what a new checkout begins with: origin, its branches, where objects are
 //!     adt-fetched              when it was last known to be as its origin (seconds since 1970)
+//!     adt-used                 when somebody made a checkout of it (`stock`)
 //!   .fetch-www-3f2a….git/      the caller's, only while one of theirs fetches
 //! ```
 //! The network part runs as the person who asks, with their keys, agents and settings, and brings packs into a folder of

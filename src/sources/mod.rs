@@ -10,8 +10,11 @@ mod fuzz;
 pub mod git;
 pub mod kept;
 pub mod mirror;
+pub mod ready;
 pub mod rendered;
 pub mod shipped;
+pub mod spare;
+pub mod stock;
 pub mod workspace;
 
 use std::path::PathBuf;

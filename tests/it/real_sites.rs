@@ -108,13 +108,17 @@ impl Bench {
         sites.into_iter().find(|one| one["name"] == site).unwrap_or_else(|| panic!("no site {site}"))["code"].clone()
     }
 
-    /// The working tree that is ready for the next environment.
+    /// The working tree that the next environment takes.
     fn spare(&self, site: &str) -> PathBuf {
+        self.find_spare(site).unwrap_or_else(|| panic!("no spare of {site}"))
+    }
+
+    fn find_spare(&self, site: &str) -> Option<PathBuf> {
         let all = fs::read_dir(self.shop.join(".adt")).expect("there are spares").flatten();
-        let own = all
-            .map(|entry| entry.path())
-            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{site}-"))));
-        own.unwrap_or_else(|| panic!("no spare of {site}"))
+        all.map(|entry| entry.path()).find(|path| {
+            let is_sites = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{site}-")));
+            is_sites && path.extension().is_none()
+        })
     }
 
     /// Waits for what commands leave to be done behind them.
@@ -422,7 +426,7 @@ fn origins_come_back_changed_or_not_at_all() {
     fs::rename(bench.origins.join("away"), bench.origins.join("api")).expect("it is there");
     bench.run("env:init 1").ok().says("its submodules are not fetched").says("LFS");
     bench.settled();
-    assert!(bench.shop.join(".adt").read_dir().is_ok_and(|all| all.count() == 3), "a spare for each site, and the mark");
+    assert!(bench.shop.join(".adt").read_dir().is_ok_and(|all| all.count() == 5), "two spares for each site, and the mark");
 
     // Without its origins a new environment comes all the same, from the mirrors and the spares.
     fs::rename(&bench.origins, bench.adt.path().join("gone")).expect("it is there");
@@ -470,6 +474,55 @@ impl Bench {
             fs::write(entry.path().join("adt-fetched"), "1700000000").expect("it is ours");
         }
     }
+}
+
+#[test]
+fn spares_are_whole_whenever_their_making_is_killed() {
+    let Some(bench) = Bench::new() else { return };
+    let origin = bench.origins.join("www.git");
+    for number in 0..500 {
+        write(&origin, &format!("public/{}/{number}.txt", number % 20), "text");
+    }
+    bench.commit("www.git", "many files");
+    bench.run("platform:init shop").ok();
+    bench.run("platform:build shop").ok();
+    bench.settled();
+    let spares = bench.shop.join(".adt");
+    let names = || fs::read_dir(&spares).expect("there are spares").flatten().map(|entry| entry.file_name().into_string());
+    let mut last = String::new();
+    for round in 0..8 {
+        // One is to be made, and one to be brought to its branch.
+        if let Some(first) = bench.find_spare("www") {
+            fs::remove_dir_all(first).expect("it is ours");
+        }
+        for number in 0..200 {
+            write(&origin, &format!("public/{}/{number}.txt", number % 20), &format!("text {round}"));
+        }
+        last = bench.commit("www.git", "changed");
+        bench.forget_when_fetched();
+        let mut making = bench.adt.command(&["internal:sources", "shop"]).spawn().expect("the program starts");
+        let is_draft = |name: &Result<String, _>| name.as_ref().is_ok_and(|name: &String| name.ends_with(".draft"));
+        until("a tree is begun", || {
+            let ended = making.try_wait().expect("it is our child").is_some();
+            (ended || names().any(|name| is_draft(&name))).then_some(())
+        });
+        std::thread::sleep(Duration::from_millis(round * 12));
+        making.kill().expect("it is our child");
+        making.wait().expect("it is our child");
+        for name in names().map(|name| name.expect("names are plain")).filter(|name| !name.starts_with('.')) {
+            assert_eq!(git(&spares.join(&name), &["status", "--porcelain"]), "", "round {round}: {name}");
+        }
+    }
+    bench.run("internal:sources shop").ok();
+    let trees: Vec<_> = names().map(|name| name.expect("names are plain")).filter(|name| name.starts_with("www-")).collect();
+    assert_eq!(trees.len(), 2, "{trees:?}");
+    for tree in trees.iter().map(|tree| spares.join(tree)) {
+        assert_eq!(git(&tree, &["status", "--porcelain"]), "");
+        assert_eq!(git(&tree, &["rev-parse", "HEAD"]), last);
+    }
+    assert!(!names().any(|name| name.is_ok_and(|name| name.ends_with(".draft"))));
+    bench.run("platform:destroy shop --yes").ok();
+    assert_eq!(bench.adt.leftovers(), Vec::<String>::new());
 }
 
 /// Runs a command until a program of git's hangs, stops the command, and waits until that program is gone.

@@ -15,9 +15,10 @@ use crate::sources::branch::{self, Pick, Wish};
 use crate::sources::checkout::{self, Stand};
 use crate::sources::git::Person;
 use crate::sources::mirror::{Fetch, Mirror};
+use crate::sources::stock::{Use, Uses};
 use crate::sources::{self, workspace};
 use crate::store::record::{Choice, SiteCode};
-use crate::store::{Environment, Lock, PlatformRecord};
+use crate::store::{Environment, Lock};
 use crate::template;
 
 /// A site whose code is a working tree in the platform's folder.
@@ -37,7 +38,7 @@ pub(in crate::engine) type Codes = BTreeMap<SiteName, SiteCode>;
 pub(in crate::engine) type Chosen = BTreeMap<SiteName, BranchName>;
 
 /// A mirror of this age is not asked again whether a ticket has its branch by now.
-const FRESH_SECONDS: i64 = 30;
+pub(super) const FRESH_SECONDS: i64 = 30;
 /// So long a new environment waits for the answer whether its ticket has a branch.
 const PATIENCE_SECONDS: u32 = 3;
 
@@ -203,7 +204,7 @@ impl Engine {
         self.fetch_locked(&lock, mirror, &self.fetches_for(owner), patience, events)
     }
 
-    fn fetch_locked(
+    pub(super) fn fetch_locked(
         &self,
         lock: &Lock,
         mirror: &Mirror,
@@ -248,6 +249,9 @@ impl Engine {
         checkout::sweep(&person, keeper, &workspace)?;
         if !mirror.exists() || !mirror.has(&code.commit)? {
             self.fetch(mirror, site.owner, None, events)?;
+        }
+        if !checkout::exists(&site.folder) {
+            note_use(mirror, self.now(), Use::Checkout);
         }
         let stand = Stand { branch: &code.branch, commit: &code.commit };
         checkout::make(mirror, &person, &site.folder, &stand).map_err(occupied)?;
@@ -309,100 +313,23 @@ impl Engine {
         }
     }
 
-    /// Whether environments that a platform has from now on begin with working trees.
-    pub fn will_have_live_sites(&self, platform: &PlatformName) -> bool {
-        let record = self.store.database.platform(platform).ok().flatten();
-        record.is_some_and(|record| !self.sites_to_come(&record).is_empty())
-    }
-
-    /// The sites of a platform that are to have working trees, as its folder says now; none where it can't be read.
-    fn sites_to_come(&self, record: &PlatformRecord) -> Vec<Site> {
-        let sites = self.read_platform(record).map(|platform| platform.sites).unwrap_or_default();
-        sites.into_iter().filter(|site| site.code.source.is_some() && site.code.mode == Mode::Live).collect()
-    }
-
-    /// Brings every mirror in use to what its origin has, and makes a working tree ready for the next environment of each
-    /// platform; of the platform `built` also where there is no environment yet. For the background: an origin that can't be
-    /// reached, or a mirror that another fetches, is left as it is. The caller's keys work for the caller's own platforms alone.
-    pub fn refresh_sources(&self, built: Option<&PlatformName>) -> Result<(), Failure> {
-        let events = Events::unread();
-        let person = self.person();
-        for record in self.store.database.platforms()?.into_iter().filter(|record| self.works_behind_for(record)) {
-            let to_come = if built == Some(&record.name) { self.sites_to_come(&record) } else { Vec::new() };
-            let mut sites: BTreeMap<SiteName, Site> = to_come.into_iter().map(|site| (site.name.clone(), site)).collect();
-            let own = |environment: &Environment| environment.owner.user.is_none_or(|owner| owner == person.user());
-            for environment in self.environments(Some(&record.name))?.into_iter().filter(own) {
-                let live = self.live_sites(&environment)?;
-                let own = environment.definition.platform.sites.into_iter().filter(|site| live.contains_key(&site.name));
-                sites.extend(own.map(|site| (site.name.clone(), site)));
-            }
-            for site in sites.values() {
-                // A site that is live in an older environment may have lost its source since.
-                let Some(mirror) = self.mirror(&record.folder, site, None) else { continue };
-                let is_old = || mirror.age(self.now()).is_none_or(|age| age >= FRESH_SECONDS);
-                let holder = self.holder();
-                // Whoever holds the lock brings it up to date; to wait for that would queue up behind an origin that is away.
-                if is_old()
-                    && let Ok(lock) = self.store.lock(&mirror.lock_name(), &holder).attempt()?
-                    && is_old()
-                {
-                    drop(self.fetch_locked(&lock, &mirror, &person, None, &events));
-                }
-                if let Err(failure) = self.prepare_spare(&record, site, &mirror, &person) {
-                    tracing::debug!(%failure, "no spare checkout");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether what nobody waits for is done for a platform: where its folder is the caller's, or root's and they have root's
-    /// rights. Root's keys and settings are for nobody's platform but root's, a member's for nobody's but theirs.
-    fn works_behind_for(&self, record: &PlatformRecord) -> bool {
-        match self.keeper(record) {
-            Some(keeper) => keeper.user == self.person().user(),
-            None => self.caller.authority == Authority::Root,
-        }
-    }
-
-    fn prepare_spare(&self, record: &PlatformRecord, site: &Site, mirror: &Mirror, person: &Person) -> Result<(), Failure> {
-        let branches = mirror.branches()?;
-        let Some(branch) = site.code.default_branch.as_ref().or(branches.head.as_ref()) else { return Ok(()) };
-        let Some(commit) = branches.commits.get(branch) else { return Ok(()) };
-        let holder = self.holder();
-        let lock = self.store.lock(&spares_lock(&record.name), &holder);
-        let Ok(_lock) = lock.attempt()? else { return Ok(()) };
-        // It may have been destroyed since, and then nobody would remove this.
-        if self.store.database.platform(&record.name)?.is_none() {
-            return Ok(());
-        }
-        let spares = workspace::make(&record.folder, self.keeper_of(&record.name)?, checkout::SPARES, person)?;
-        Ok(checkout::make_spare(mirror, person, &spares, &Stand { branch, commit })?)
-    }
-
     /// Leaves nothing of an environment in its platform's folder but what holds work.
     pub(in crate::engine) fn tidy_workspace(&self, id: &EnvironmentId, folder: &Path) -> Result<(), Failure> {
         Ok(checkout::tidy(&self.person(), self.keeper_of(&id.platform)?, folder)?)
     }
 
     /// Whose a platform's folder is to be. Of one that adt forgot nothing but root's is touched.
-    fn keeper_of(&self, platform: &PlatformName) -> Result<u32, Failure> {
+    pub(super) fn keeper_of(&self, platform: &PlatformName) -> Result<u32, Failure> {
         let record = self.store.database.platform(platform)?;
         Ok(record.and_then(|record| self.keeper(&record)).map_or(0, |keeper| keeper.user))
     }
-
-    /// Removes what was prepared for environments of a platform that is to be forgotten; waits for whoever prepares. Nobody
-    /// does it again as long as what is returned is held.
-    pub(in crate::engine) fn remove_spares(&self, record: &PlatformRecord, events: &Events) -> Result<Lock, Failure> {
-        let what = format!("the spare checkouts of `{}`", record.name);
-        let lock = self.lock(&spares_lock(&record.name), &what, events)?;
-        workspace::remove(&record.folder.join(checkout::SPARES), self.keeper_of(&record.name)?)?;
-        Ok(lock)
-    }
 }
 
-fn spares_lock(platform: &PlatformName) -> String {
-    format!("spares-{platform}")
+/// A guess at what comes is worth no failure.
+pub(super) fn note_use(mirror: &Mirror, now: i64, kind: Use) {
+    if let Err(error) = Uses::note(&mirror.folder, now, kind) {
+        tracing::debug!(%error, "a use of a mirror is not noted");
+    }
 }
 
 /// Where the code of a site comes from.
