@@ -30,19 +30,21 @@ impl Adt {
         left
     }
 
-    /// Waits for the removal of checkouts, which no command waits for.
+    /// Waits for what no command waits for: that checkouts are removed, and those of next environments made ready.
     pub fn removed_behind(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         let aside = |path: &Path| path.components().any(|part| part.as_os_str().to_string_lossy().starts_with(".gone-"));
         let runs = || {
             names(Path::new("/proc")).iter().any(|pid| {
                 let words = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
-                let paths = words.split(|byte| *byte == 0).map(|word| Path::new(std::ffi::OsStr::from_bytes(word)));
-                paths.into_iter().any(|path| path.starts_with(self.path()) && aside(path))
+                let words = words.split(|byte| *byte == 0);
+                let prepares = words.clone().any(|word| word == b"internal:sources");
+                let mut paths = words.map(|word| Path::new(std::ffi::OsStr::from_bytes(word)));
+                paths.any(|path| path.starts_with(self.path()) && (prepares || aside(path)))
             })
         };
         while runs() {
-            assert!(Instant::now() < until, "what was put aside is not removed");
+            assert!(Instant::now() < until, "what is done behind commands does not end");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
