@@ -127,7 +127,15 @@ fn only_what_changed_is_built() {
 }
 
 /// Hears no signal, and has a child that left its session.
-const DEAF: &str = "trap '' TERM INT HUP\nsetsid sleep 98763 &\necho now deaf\nwhile :; do sleep 98763; done\n";
+fn deaf() -> String {
+    let seconds = patience();
+    format!("trap '' TERM INT HUP\nsetsid sleep {seconds} &\necho now deaf\nwhile :; do sleep {seconds}; done\n")
+}
+
+/// By which this test's programs are known from those of others on this host.
+fn patience() -> u32 {
+    900_000_000 + std::process::id()
+}
 
 /// Gives the command, presses Ctrl-C once as soon as `mark` is said, and has the exit code and all that was said.
 fn interrupted(adt: &Adt, words: &str, mark: &str) -> (Option<i32>, String) {
@@ -149,7 +157,8 @@ fn interrupted(adt: &Adt, words: &str, mark: &str) -> (Option<i32>, String) {
 
 /// No process of a build, no machine, and no half layer.
 fn nothing_of_a_build(adt: &Adt) {
-    assert!(!Command::new("pgrep").args(["-f", "[s]leep 98763"]).status().expect("pgrep is there").success());
+    let pattern = format!("[s]leep {}", patience());
+    assert!(!Command::new("pgrep").args(["-f", &pattern]).status().expect("pgrep is there").success());
     assert_eq!(adt.leftovers(), Vec::<String>::new());
     let layers = std::fs::read_dir(adt.store().join("layers")).expect("there are some").flatten();
     let halves: Vec<_> = layers.map(|entry| entry.file_name()).filter(|name| name.as_encoded_bytes()[0] == b'.').collect();
@@ -167,7 +176,7 @@ fn the_first_ctrl_c_ends_a_step_of_a_build() {
     std::fs::write(recipe.join("box.toml"), text).expect("the folder is ours");
     let scripts = [recipe.join("setup.sh"), folder.join("provision.sh")];
     for script in &scripts {
-        std::fs::write(script, DEAF).expect("the folder is ours");
+        std::fs::write(script, deaf()).expect("the folder is ours");
     }
     adt.run("platform:init tree").ok();
     for (script, words, step) in [
@@ -194,7 +203,7 @@ fn the_first_ctrl_c_ends_the_making_of_a_base() {
     let programs = adt.path().join("programs");
     std::fs::create_dir(&programs).expect("the home is ours");
     let program = programs.join("mmdebstrap");
-    std::fs::write(&program, format!("#!/bin/sh\n{DEAF}")).expect("the folder is ours");
+    std::fs::write(&program, format!("#!/bin/sh\n{}", deaf())).expect("the folder is ours");
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").expect("there is one"));
     let adt = adt.env("PATH", &path);
