@@ -273,6 +273,22 @@ fn it_keeps_the_contract_of_all_providers() {
 }
 
 #[test]
+fn a_machine_with_spare_files_waits_for_no_disk_and_starts_again() {
+    let Some(world) = World::new() else { return };
+    let (lxc, id) = (&world.lxc, world.id("web1"));
+    lxc.create(&MachineSpec { spare: true, ..world.spec("web1", 2) }).unwrap();
+    lxc.start(&id).unwrap();
+    let options = world.text(&id, &["sh", "-c", "grep ' / overlay ' /proc/mounts"]);
+    assert!(options.contains("volatile"), "{options}");
+    world.text(&id, &["touch", "/root/kept"]);
+    lxc.stop(&id, GRACE).unwrap();
+    lxc.start(&id).unwrap();
+    world.text(&id, &["test", "-e", "/root/kept"]);
+    lxc.delete(&id).unwrap();
+    world.assert_no_trace();
+}
+
+#[test]
 fn the_contract_from_create_to_delete() {
     let Some(world) = World::new() else { return };
     let (lxc, id, spec) = (&world.lxc, world.id("web1"), world.spec("web1", 2));

@@ -13,6 +13,7 @@ use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags, UnmountFl
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::disk::marks::Marks;
+use crate::disk::tree;
 use crate::model::MachineSpec;
 use crate::model::machine::{Mount, MountMode};
 use crate::model::topology::HOST_FOLDER;
@@ -150,14 +151,13 @@ fn overlay(name: &str, lowers: &[PathBuf], own: &Path, target: &Path, shown: &Sh
         // In a user namespace `off` is refused, as is any word on `metacopy`, which is off there; `nofollow` is no less.
         Marks::User => "userxattr,redirect_dir=nofollow,index=off",
     };
-    let sync = if spare { "volatile," } else { "" };
-    if spare {
+    let sync = if spare {
         // The kernel's mark that such an overlay was there, perhaps of a start that failed: it would refuse a second one.
-        match fs::remove_dir(own.join("work/work/incompat/volatile")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).saying("clear", own),
-            _ => {}
-        }
-    }
+        tree::remove(&own.join("work/work/incompat")).saying("clear", own)?;
+        "volatile,"
+    } else {
+        ""
+    };
     let options = format!("lowerdir={},upperdir=own/upper,workdir=own/work,{sync}{plain}", names.join(":"));
     let options = CString::new(options).expect("digits and words have no NUL");
     // A box from elsewhere may have device files in it, which would be the host's.
