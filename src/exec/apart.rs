@@ -14,16 +14,15 @@
 //! byte by byte, and a terminal changes bytes.
 
 use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread, pread};
 use rustix::net::{RecvFlags, recv};
 use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, tee};
-use rustix::process::getpgrp;
 use rustix::stdio::{stderr, stdin, stdout};
-use rustix::termios::{isatty, tcgetpgrp};
+use rustix::termios::isatty;
 
 use super::Command;
 
@@ -150,8 +149,15 @@ impl Source {
 
     /// Behind a shell's `&` the kernel would stop us for reading a terminal.
     fn may_be_read(&self) -> bool {
-        !matches!(self, Self::Other { terminal: true }) || tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
+        !matches!(self, Self::Other { terminal: true }) || in_front(stdin())
     }
+}
+
+/// Whether we are the job that the terminal is with. rustix's own calls take for granted that every group has an id; those
+/// outside of our process namespace, as a container's runtime may be, have 0, on both sides.
+fn in_front(terminal: BorrowedFd<'_>) -> bool {
+    // SAFETY: they take no memory, and the descriptor is borrowed.
+    unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) == libc::getpgrp() }
 }
 
 /// What takes the caller's input. Dropped, it tells the program that there is no more.

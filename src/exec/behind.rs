@@ -1,6 +1,6 @@
 //! Work that nobody waits for, behind that of everybody else on this host.
 
-use rustix::process::{Pid, getpid, getsid, setpriority_process};
+use rustix::process::{Pid, setpriority_process};
 use rustix::thread::gettid;
 
 use super::Command;
@@ -23,7 +23,9 @@ pub fn step_behind() {
 /// Most kernels share processors between sessions first, and look at niceness inside of each only. Ours alone: a person's
 /// terminal is not to be slow because this was started in it.
 fn behind_other_sessions() -> Result<(), String> {
-    if getsid(None).map_err(|error| error.to_string())? != getpid() {
+    // SAFETY: they take no memory. rustix's own take for granted that the leader has an id; one outside of our process
+    // namespace, as a container's runtime may be, has 0.
+    if unsafe { libc::getsid(0) != libc::getpid() } {
         return Ok(());
     }
     match std::fs::write("/proc/self/autogroup", "19") {
@@ -48,5 +50,16 @@ mod tests {
             ["nice", "ionice"].map(|program| Command::new(program).run().unwrap().text().trim().to_owned())
         });
         assert_eq!(told.join().unwrap(), ["19", "idle"]);
+    }
+
+    #[test]
+    fn a_session_of_another_process_namespace_is_not_ours() {
+        let test = std::env::current_exe().unwrap();
+        let ours = std::fs::read_to_string("/proc/self/autogroup").unwrap_or_default();
+        // The first process in there keeps the session that it came from.
+        let told = Command::new("unshare").args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]).arg(test);
+        let told = told.args(["--exact", "exec::behind::tests::what_is_started_is_behind_too"]).run().unwrap();
+        assert!(told.text().contains("1 passed"), "{}", told.text());
+        assert_eq!(std::fs::read_to_string("/proc/self/autogroup").unwrap_or_default(), ours);
     }
 }
