@@ -55,6 +55,12 @@ fn configure(place: &Path, machine: &Machine, name: &str, root: &str) -> Result<
                 profile.display().to_string()
             }
             "lxc.rootfs.path" => root.to_owned(),
+            // Where adt has one for all of its machines.
+            "lxc.rootfs.mount" => {
+                let place = folder.join("mounted");
+                std::fs::create_dir(&place)?;
+                place.display().to_string()
+            }
             "lxc.log.file" => folder.join("lxc.log").display().to_string(),
             "lxc.console.logfile" => folder.join("console.log").display().to_string(),
             "lxc.cgroup.dir.container" => format!("{NAME}/{name}"),
