@@ -13,7 +13,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -301,8 +301,12 @@ fn base_of(init: &str, version: Version, controllers: &[String]) -> Option<Strin
     })
 }
 
+/// The kernel tells no size of these: the standard library would ask for one, and begin with some thirty bytes. Looking at many
+/// machines is mostly this.
 fn read(folder: &Path, file: &str) -> Option<String> {
-    fs::read_to_string(folder.join(file)).ok()
+    let mut text = String::with_capacity(4096);
+    File::open(folder.join(file)).ok()?.take(u64::MAX).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 fn procs(folder: &Path) -> Vec<Pid> {
