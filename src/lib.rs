@@ -25,7 +25,7 @@
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events                   ← all above
 //!    session     commands without sudo: the socket, who comes in, and for whom          ← all above
 //!    dns         routes → answers; forwards for machines                                ← model shares
-//!    proxy       routes → http and https                                                ← model disk template shares
+//!    proxy       routes → http and https                                                ← model disk template shares tls
 //!    daemon      one process that serves names and pages, sends logs, lets sessions in  ← all above
 //! L4 cli         arguments, the way to an engine, what a person reads                   ← all above
 //! ```

@@ -74,6 +74,9 @@ pub struct Global {
     /// IPv4 address on which names and pages are served (ADT_LISTEN)
     #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Host settings")]
     pub listen: Option<String>,
+    /// Whether names are served over TLS too: true or false (ADT_DNS_OVER_TLS)
+    #[arg(long, global = true, value_name = "BOOLEAN", help_heading = "Host settings")]
+    pub dns_over_tls: Option<String>,
     /// Whether environments that were up come back when this host starts: true or false (ADT_BRING_BACK)
     #[arg(long, global = true, value_name = "BOOLEAN", help_heading = "Host settings")]
     pub bring_back: Option<String>,
@@ -93,6 +96,7 @@ impl Global {
             provider: self.provider.clone(),
             grace_seconds: self.grace_seconds.clone(),
             listen: self.listen.clone(),
+            dns_over_tls: self.dns_over_tls.clone(),
             bring_back: self.bring_back.clone(),
         }
     }

@@ -14,6 +14,8 @@ use crate::store::{Damaged, Store};
 use crate::{dns, proxy, tls};
 
 const NAMES: u16 = 53;
+/// RFC 7858.
+const NAMES_OVER_TLS: u16 = 853;
 const PORTS: proxy::Ports = proxy::Ports { http: 80, https: 443 };
 /// Requests that run when a stop begins may take this long.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -76,6 +78,9 @@ impl Running {
         let entered = runtime.enter();
         let dns = around.names(config, &routes)?;
         drop(entered);
+        if settings.dns_over_tls.value {
+            names_over_tls(&dns, (listen, NAMES_OVER_TLS).into(), &certificates)?;
+        }
         let names = dns.metrics();
         let path = store.folder.join("access.log");
         let log = proxy::Log::open(&path, LOG_BYTES)
@@ -201,6 +206,20 @@ impl Running {
         self.runtime.shutdown_timeout(THREADS_END);
         Ok(())
     }
+}
+
+/// Somebody asked for it, so a port that another program holds is no reason to go without.
+fn names_over_tls(dns: &dns::Server, at: SocketAddr, certificates: &Arc<tls::Certificates>) -> Result<(), Failure> {
+    let failed = |kind| Failure::new(kind, format!("serve names over TLS at {at}"));
+    let acceptor = tls::acceptor(certificates.clone(), &[b"dot"]).map_err(|error| failed(Kind::Host).because(&error))?;
+    dns.serve_over_tls(at, acceptor).map(drop).map_err(|error| {
+        let (failure, holders) = (failed(Kind::Conflict), holders(at));
+        let failure = match holders.as_str() {
+            "" => failure.because(&error),
+            holders => failure.cause(format!("{holders} listens there, or at every address")),
+        };
+        failure.hint("free that port, or do without `dns_over_tls`")
+    })
 }
 
 fn at_their_port(servers: Vec<IpAddr>) -> Vec<SocketAddr> {

@@ -55,10 +55,7 @@ impl Sockets {
     }
 
     fn once(address: SocketAddr, count: usize) -> io::Result<Self> {
-        let tcp = TcpListener::from(socket(address, SocketType::STREAM)?);
-        sockopt::set_socket_reuseaddr(&tcp, true)?;
-        bind(&tcp, &address)?;
-        listen(&tcp, 1024)?;
+        let tcp = connections(address)?;
         let address = tcp.local_addr()?;
         let mut udp = Vec::with_capacity(count);
         for number in 0..count {
@@ -75,6 +72,14 @@ impl Sockets {
         }
         Ok(Self { address, udp, tcp })
     }
+}
+
+pub(super) fn connections(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::from(socket(address, SocketType::STREAM)?);
+    sockopt::set_socket_reuseaddr(&listener, true)?;
+    bind(&listener, &address)?;
+    listen(&listener, 1024)?;
+    Ok(listener)
 }
 
 /// May be bound to an address that no interface has yet: bridges come after their environment's record.

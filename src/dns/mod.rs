@@ -4,7 +4,7 @@
 //! Routes ──build──▶ Zone (immutable: name → answers in wire form)
 //!                     ▲ swapped whole by Server::update
 //! packet ─▶ front ────┘─▶ reply, refuse, drop, or forward (machines only) ─▶ known already, or asked of the host's name servers
-//!   ▲ udp: some sockets per address, tcp: one listener per address
+//!   ▲ udp: some sockets per address, tcp: one listener per address, and one for TLS where the host's settings say so
 //! ```
 //!
 //! It never asks a provider or the store: a name is right when routes are. Who asks is known by the source address alone.

@@ -9,10 +9,11 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::model::route::Routes;
 
-use super::listen::{Error, Sockets};
+use super::listen::{self, Error, Sockets};
 use super::shared::{Shared, Stop};
 use super::{tcp, udp};
 
@@ -45,9 +46,18 @@ impl Post {
         let stopped = Stop(stopped);
         let tcp = TcpListener::from_std(sockets.tcp)?;
         let udp = sockets.udp.into_iter().map(UdpSocket::from_std).collect::<Result<Vec<_>, _>>()?;
-        let mut tasks = vec![tokio::spawn(tcp::serve(tcp, shared.clone(), stopped.clone()))];
+        let mut tasks = vec![tokio::spawn(tcp::serve(tcp, None, shared.clone(), stopped.clone()))];
         tasks.extend(udp.into_iter().map(|socket| tokio::spawn(udp::serve(socket, shared.clone(), stopped.clone()))));
         Ok(Self { address: sockets.address, stop, tasks })
+    }
+
+    /// For connections with TLS, and nothing else.
+    fn secure(address: SocketAddr, tls: TlsAcceptor, shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let listener = TcpListener::from_std(listen::connections(address)?)?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let tasks = vec![tokio::spawn(tcp::serve(listener, Some(tls), shared.clone(), Stop(stopped)))];
+        Ok(Self { address, stop, tasks })
     }
 }
 
@@ -62,6 +72,7 @@ pub(super) struct Posts {
 #[derive(Default)]
 struct State {
     own: Vec<Post>,
+    secure: Option<Post>,
     wanted: BTreeSet<Ipv4Addr>,
     gateways: BTreeMap<Ipv4Addr, Post>,
     closed: bool,
@@ -84,6 +95,15 @@ impl Posts {
 
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.state().own.iter().map(|post| post.address).collect()
+    }
+
+    /// Where it ended up.
+    pub(super) fn open_secure(&self, address: SocketAddr, tls: TlsAcceptor) -> Result<SocketAddr, Error> {
+        let _runtime = self.runtime.enter();
+        let post = Post::secure(address, tls, &self.shared).map_err(|source| Error::at(address, source))?;
+        let address = post.address;
+        self.state().secure = Some(post);
+        Ok(address)
     }
 
     /// Where gateways are listened at, each with the port that machines ask.
@@ -133,8 +153,8 @@ impl Posts {
     pub(super) fn close(&self) -> Vec<JoinHandle<()>> {
         let mut state = self.state();
         state.closed = true;
-        let own = std::mem::take(&mut state.own);
-        let posts = own.into_iter().chain(std::mem::take(&mut state.gateways).into_values());
+        let own = std::mem::take(&mut state.own).into_iter().chain(state.secure.take());
+        let posts = own.chain(std::mem::take(&mut state.gateways).into_values());
         posts
             .flat_map(|post| {
                 post.stop.send_replace(true);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::model::route::Routes;
 use crate::shares;
@@ -55,6 +56,12 @@ impl Server {
         posts.follow(routes);
         let retry = tokio::spawn(posts.clone().retry());
         Ok(Self { shared, front, addresses, posts, retry })
+    }
+
+    /// Answers connections with TLS at one more address, too, and says where: port 0 takes a free one. For clients of the host's;
+    /// machines ask their gateway.
+    pub fn serve_over_tls(&self, address: SocketAddr, tls: TlsAcceptor) -> Result<SocketAddr, Error> {
+        self.posts.open_secure(address, tls)
     }
 
     /// Answers by `routes` from now on: a question that comes after this returns gets no older answer. Returns the gateways that

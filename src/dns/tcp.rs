@@ -1,15 +1,15 @@
-//! Questions over connections (RFC 7766): many on one, answered as they become ready.
+//! Questions over connections (RFC 7766), plain or in TLS (RFC 7858): many on one, answered as they become ready.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::shares::Share;
 
@@ -25,7 +25,8 @@ const WRITE: Duration = Duration::from_secs(5);
 /// Forwarded questions of one connection that wait for their answer.
 const OPEN: usize = 16;
 
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: Stop) {
+/// With `tls`, nothing is said in plain.
+pub(super) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>, mut stop: Stop) {
     // Each connection holds one end until it is over.
     let (alive, mut over) = mpsc::channel::<()>(1);
     let mut door = Reader::new(shared.clone());
@@ -41,9 +42,22 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
         };
         shared.stats.connections.fetch_add(1, Relaxed);
         let Some(place) = door.account(from.ip()).take() else { continue };
-        let (shared, alive, stop) = (shared.clone(), alive.clone(), stop.clone());
+        let (shared, alive, mut stop, tls) = (shared.clone(), alive.clone(), stop.clone(), tls.clone());
         tokio::spawn(async move {
-            Connection::new(stream, from, shared).serve(&place, stop).await;
+            let _ = stream.set_nodelay(true);
+            let ends = Ends { from, own: stream.local_addr().ok() };
+            match tls {
+                None => Connection::new(stream.into_split(), ends, shared).serve(&place, stop).await,
+                Some(tls) => {
+                    let stream = tokio::select! {
+                        stream = timeout(IDLE, tls.accept(stream)) => stream,
+                        () = stop.stopped() => return,
+                    };
+                    if let Ok(Ok(stream)) = stream {
+                        Connection::new(tokio::io::split(stream), ends, shared).serve(&place, stop).await;
+                    }
+                }
+            }
             drop((place, alive));
         });
     }
@@ -52,26 +66,26 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
     let _ = over.recv().await;
 }
 
-struct Connection {
-    input: BufReader<OwnedReadHalf>,
-    output: Arc<Mutex<OwnedWriteHalf>>,
+struct Ends {
     from: SocketAddr,
     /// `None` where the asker is gone already.
     own: Option<SocketAddr>,
+}
+
+struct Connection<R, W> {
+    input: BufReader<R>,
+    output: Arc<Mutex<W>>,
+    ends: Ends,
     reader: Reader,
     open: Arc<Semaphore>,
 }
 
-impl Connection {
-    fn new(stream: TcpStream, from: SocketAddr, shared: Arc<Shared>) -> Self {
-        let _ = stream.set_nodelay(true);
-        let own = stream.local_addr().ok();
-        let (input, output) = stream.into_split();
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin + Send + 'static> Connection<R, W> {
+    fn new((input, output): (R, W), ends: Ends, shared: Arc<Shared>) -> Self {
         Self {
             input: BufReader::with_capacity(1024, input),
             output: Arc::new(Mutex::new(output)),
-            from,
-            own,
+            ends,
             reader: Reader::new(shared),
             open: Arc::new(Semaphore::new(OPEN)),
         }
@@ -80,7 +94,7 @@ impl Connection {
     /// Until the asker closes, is silent for too long, or sends what is no question.
     async fn serve(mut self, place: &Share, mut stop: Stop) {
         let mut reply = Vec::new();
-        if self.own.is_none_or(|own| self.reader.keeps_out(own.ip(), self.from.ip())) {
+        if self.ends.own.is_none_or(|own| self.reader.keeps_out(own.ip(), self.ends.from.ip())) {
             return;
         }
         for turn in 0.. {
@@ -99,7 +113,7 @@ impl Connection {
 
     /// Whether the connection goes on.
     async fn handle(&mut self, packet: Vec<u8>, turn: usize, reply: &mut Vec<u8>) -> bool {
-        let asker = self.reader.asker(self.from, Transport::Tcp, turn);
+        let asker = self.reader.asker(self.ends.from, Transport::Tcp, turn);
         let verdict = respond(self.reader.zone(), asker, &packet, reply);
         let stats = &self.reader.shared.stats;
         match verdict {
@@ -107,7 +121,7 @@ impl Connection {
                 stats.count(code);
                 send(&self.output, reply).await.is_ok()
             }
-            Verdict::Forward if self.reader.known(&packet, Transport::Tcp, self.from.ip(), reply) => {
+            Verdict::Forward if self.reader.known(&packet, Transport::Tcp, self.ends.from.ip(), reply) => {
                 send(&self.output, reply).await.is_ok()
             }
             Verdict::Forward => {
@@ -123,7 +137,7 @@ impl Connection {
 
     async fn forward(&self, packet: Vec<u8>) {
         let open = self.open.clone().acquire_owned().await.expect("it is never closed");
-        let errand = self.reader.place(self.from.ip());
+        let errand = self.reader.place(self.ends.from.ip());
         let (shared, output) = (self.reader.shared.clone(), self.output.clone());
         tokio::spawn(async move {
             let answer = match &errand {
@@ -138,16 +152,20 @@ impl Connection {
     }
 }
 
-async fn frame(input: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Vec<u8>> {
+async fn frame(input: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let mut packet = vec![0; input.read_u16().await?.into()];
     input.read_exact(&mut packet).await?;
     Ok(packet)
 }
 
-async fn send(output: &Mutex<OwnedWriteHalf>, reply: &[u8]) -> std::io::Result<()> {
+async fn send(output: &Mutex<impl AsyncWrite + Unpin>, reply: &[u8]) -> std::io::Result<()> {
     let length = u16::try_from(reply.len()).map_err(std::io::Error::other)?;
     // One segment: some clients read the length and the rest at once.
     let framed = [&length.to_be_bytes(), reply].concat();
     let mut output = output.lock().await;
-    timeout(WRITE, output.write_all(&framed)).await?
+    let written = async {
+        output.write_all(&framed).await?;
+        output.flush().await
+    };
+    timeout(WRITE, written).await?
 }

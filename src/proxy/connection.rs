@@ -12,37 +12,17 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::CipherSuite;
-use rustls::server::ResolvesServerCert;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use super::gather::{Gathered, gather};
 use super::headers::Client;
 use super::peer::Peer;
 use super::shared::Shared;
 use super::sweep::State;
-use super::{Error, handle, pages};
+use super::{handle, pages};
 use crate::model::EnvironmentRoute;
 use crate::shares::Share;
-
-/// TLS 1.2 and 1.3 with the certificates given; sessions are resumed by tickets, so no state is kept for them.
-pub fn tls(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, Error> {
-    let mut provider = rustls::crypto::ring::default_provider();
-    // Clients ask for SHA-384 first, which no processor computes by itself; it took a tenth of a handshake.
-    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-    let provider = Arc::new(provider);
-    let builder =
-        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(Error::Tls)?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ignore_client_order = true;
-    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(Error::Tls)?;
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    config.send_tls13_tickets = 1;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
 
 /// What a client came in by.
 #[derive(Debug, Clone, Copy)]

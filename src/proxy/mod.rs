@@ -61,6 +61,7 @@ use ipnet::IpNet;
 use rustls::server::ResolvesServerCert;
 
 use crate::model::Routes;
+use crate::tls;
 pub use gateways::At;
 use gateways::Gateways;
 pub use log::Log;
@@ -182,7 +183,7 @@ impl Server {
     /// Binds every address before anything is served.
     pub fn start(config: Config, routes: Routes, certificates: Arc<dyn ResolvesServerCert>) -> Result<Self, Error> {
         let count = config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get().min(4))).max(1);
-        let tls = connection::tls(certificates)?;
+        let tls = tls::acceptor(certificates, &[b"h2", b"http/1.1"]).map_err(Error::Tls)?;
         let http = worker::reserve(&config.http)?;
         let https = worker::reserve(&config.https)?;
         let https_port = config.ports.map(|ports| ports.https).or(https.first().map(SocketAddr::port));

@@ -19,6 +19,7 @@ mod authority;
 mod certificates;
 mod leaf;
 mod own;
+mod server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use authority::{Authority, authority_pem, is_of_authority, renew};
 pub use certificates::Certificates;
 pub use leaf::{RENEW_AFTER, VALIDITY};
 pub use own::Own;
+pub use server::acceptor;
 
 pub type Result<T> = std::result::Result<T, Error>;
 

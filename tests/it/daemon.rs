@@ -182,6 +182,29 @@ fn who_holds_the_ports_keeps_them_and_adt_works_all_the_same() {
     assert_eq!(adt.leftovers(), Vec::<String>::new());
 }
 
+#[test]
+fn names_come_over_tls_where_the_settings_say_so() {
+    if !installed(&["dig", "nft"]) {
+        return;
+    }
+    let adt = Adt::new().alone();
+    let ca = format!("+tls-ca={}", adt.store().join("tls/authority/example.test.pem").display());
+    let over_tls = |adt: &Adt| adt.address_of("example.test", &["+tls", &ca, "+tls-hostname=example.test"]);
+    adt.run("host:up --detach --dns-over-tls true").ok();
+    assert_eq!(over_tls(&adt), "127.77.77.77");
+    adt.run("host:halt").ok();
+    adt.up();
+    assert_eq!(adt.address_of("example.test", &[]), "127.77.77.77");
+    assert_ne!(over_tls(&adt), "127.77.77.77", "nobody asked for it");
+    adt.run("host:halt").ok();
+    // Who wants it is told where it can't be had.
+    let _holder = Foreign::start(adt.host(), "perl", &["-MIO::Socket::INET", "-e", HOLD_853]);
+    until("the port is taken", || adt.there("ss", &["-Hltn"]).contains(":853"));
+    adt.run("host:up --detach --dns-over-tls true").fails(7).says("over TLS at 127.77.77.77:853").says("perl (process ");
+}
+
+const HOLD_853: &str = r#"my $all = IO::Socket::INET->new(LocalAddr => "0.0.0.0:853", Listen => 1) or die; sleep 600"#;
+
 /// Asks without end, and reads no answer.
 const FLOOD: &str = r#"use Socket;
 socket(my $socket, PF_INET, SOCK_DGRAM, 0) or die;

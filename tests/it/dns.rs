@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use adt::dns::{At, Config, Error, Server, sample};
 use adt::model::route::Routes;
+use adt::tls;
 
 /// Loopback addresses stand for the environments' networks; each test has its own, so that they run side by side.
 pub struct Rig {
@@ -85,6 +86,45 @@ impl Rig {
     fn short(&self, arguments: &[&str]) -> String {
         self.dig(&[&["+short"], arguments].concat()).trim().replace('\n', " ")
     }
+}
+
+#[test]
+fn names_are_served_over_tls_to_who_checks_the_authority() {
+    let rig = Rig::new(79, Vec::new());
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [ours, others] = &folders;
+    let open = |folder: &tempfile::TempDir| {
+        Arc::new(tls::Certificates::open(folder.path(), &rig.routes(2), tls::system_clock()).unwrap())
+    };
+    let (certificates, _) = (open(ours), open(others));
+    let acceptor = tls::acceptor(certificates, &[b"dot"]).unwrap();
+    let at = rig.server().serve_over_tls((rig.address().ip(), 0).into(), acceptor).unwrap();
+    let authority = |folder: &tempfile::TempDir| folder.path().join("tls/authority/example.test.pem").display().to_string();
+    let ask = |name: &str, folder, arguments: &[&str]| {
+        let (port, ca) = (at.port().to_string(), format!("+tls-ca={}", authority(folder)));
+        let host = format!("+tls-hostname={name}");
+        rig.short(&[&["-p", &port, "+tls", &ca, &host, "+tries=1"], arguments].concat())
+    };
+    let db = ["db.1000.shop.example.test", "A"];
+    assert_eq!(ask("example.test", ours, &db), "127.79.3.2");
+    // Many on one connection.
+    let two = [&["+keepopen"][..], &db, &["www.1000.shop.example.test", "A"]].concat();
+    assert_eq!(ask("example.test", ours, &two), "127.79.3.2 127.79.11.61");
+    // Nobody who can answer there passes for adt.
+    for (name, folder) in [("example.test", others), ("bank.example", ours)] {
+        let told = ask(name, folder, &db);
+        assert!(!told.contains("127.79.3.2"), "{name}: {told}");
+    }
+    // No word of it in plain, and who says nothing has its place for a while only.
+    let mut plain = TcpStream::connect(at).unwrap();
+    plain.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    plain.write_all(b"\0\x0c\x12\x34\x01\0\0\x01\0\0\0\0\0\0").unwrap();
+    let mut told = Vec::new();
+    let _ = plain.read_to_end(&mut told);
+    assert!(!told.windows(2).any(|two| two == b"\x12\x34"), "{told:?}");
+    let mut silent = TcpStream::connect(at).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]

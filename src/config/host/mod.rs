@@ -73,6 +73,8 @@ pub struct HostSettings {
     pub grace_seconds: Setting<u32>,
     /// Where names and pages are served.
     pub listen: Setting<Ipv4Addr>,
+    /// Whether names are also served over TLS there.
+    pub dns_over_tls: Setting<bool>,
     /// Whether what was up when the host went down is started with it.
     pub bring_back: Setting<bool>,
     /// Where the logs of running environments are sent.
@@ -96,6 +98,7 @@ impl HostSettings {
             ("provider", self.provider.value.to_string(), &self.provider.origin),
             ("grace_seconds", self.grace_seconds.value.to_string(), &self.grace_seconds.origin),
             ("listen", self.listen.value.to_string(), &self.listen.origin),
+            ("dns_over_tls", self.dns_over_tls.value.to_string(), &self.dns_over_tls.origin),
             ("bring_back", self.bring_back.value.to_string(), &self.bring_back.origin),
         ];
         rows.extend(self.logs.rows());
@@ -124,6 +127,7 @@ pub struct HostFlags {
     pub provider: Option<String>,
     pub grace_seconds: Option<String>,
     pub listen: Option<String>,
+    pub dns_over_tls: Option<String>,
     pub bring_back: Option<String>,
 }
 
@@ -144,6 +148,7 @@ impl HostFlags {
             provider,
             grace_seconds,
             listen,
+            dns_over_tls,
             bring_back,
         } = self;
         let others = [
@@ -156,6 +161,7 @@ impl HostFlags {
             (provider, keys.provider.flag),
             (grace_seconds, keys.grace_seconds.flag),
             (listen, keys.listen.flag),
+            (dns_over_tls, keys.dns_over_tls.flag),
             (bring_back, keys.bring_back.flag),
         ];
         others.into_iter().find(|(value, _)| value.is_some()).map(|(_, flag)| flag)
@@ -202,12 +208,14 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
     let seconds = raw.grace_seconds.as_ref().map(|seconds| (seconds.to_string(), seconds.span()));
     let grace_seconds = layers.pick(&keys.grace_seconds, &flags.grace_seconds, seconds, values::seconds);
     let listen = layers.pick(&keys.listen, &flags.listen, one(&raw.listen), values::listen);
-    let truth = raw.bring_back.as_ref().map(|truth| (truth.to_string(), truth.span()));
-    let bring_back = layers.pick(&keys.bring_back, &flags.bring_back, truth, values::truth);
+    let truth = |value: &Option<At<bool>>| value.as_ref().map(|truth| (truth.to_string(), truth.span()));
+    let dns_over_tls = layers.pick(&keys.dns_over_tls, &flags.dns_over_tls, truth(&raw.dns_over_tls), values::truth);
+    let bring_back = layers.pick(&keys.bring_back, &flags.bring_back, truth(&raw.bring_back), values::truth);
     let logs = logs::settle(&raw.logs, &mut layers.faults);
     let mut wrong = layers.faults.into_list();
     wrong.extend(layers.wrong);
-    match (domain, domains, store, pool_v4, pool_ids, nameservers, boxes, provider, grace_seconds, listen, bring_back, logs) {
+    let served = (listen, dns_over_tls, bring_back, logs);
+    match (domain, domains, store, pool_v4, pool_ids, nameservers, boxes, provider, grace_seconds, served) {
         (
             Some(domain),
             Some(domains),
@@ -218,9 +226,7 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
             Some(boxes),
             Some(provider),
             Some(grace_seconds),
-            Some(listen),
-            Some(bring_back),
-            Some(logs),
+            (Some(listen), Some(dns_over_tls), Some(bring_back), Some(logs)),
         ) => Ok(HostSettings {
             domain,
             domains,
@@ -232,6 +238,7 @@ pub fn settle(file: Option<(&Path, &str)>, env: Env, flags: &HostFlags) -> Resul
             provider,
             grace_seconds,
             listen,
+            dns_over_tls,
             bring_back,
             logs,
         }),

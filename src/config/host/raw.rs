@@ -34,6 +34,9 @@ pub struct Document {
     /// The IPv4 address on which names and pages are served; one of adt's own on the loopback unless a team shares this host.
     /// Variable: `ADT_LISTEN`.
     pub listen: Option<At<String>>,
+    /// Whether names are served over TLS too, on port 853 of the address above, with certificates of adt's authority. Variable:
+    /// `ADT_DNS_OVER_TLS`.
+    pub dns_over_tls: Option<At<bool>>,
     /// Whether environments that were up when this host went down are started with it, by `adt-environments.service`; so it is
     /// unless this says `false`. It halts them before the end in either case. Variable: `ADT_BRING_BACK`.
     pub bring_back: Option<At<bool>>,

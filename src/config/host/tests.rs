@@ -35,6 +35,7 @@ fn defaults_need_no_file() {
             "provider = lxc [default]",
             "grace_seconds = 10 [default]",
             "listen = 127.77.77.77 [default]",
+            "dns_over_tls = false [default]",
             "bring_back = true [default]",
         ]
     );
@@ -55,6 +56,7 @@ fn a_file_gives_its_places() {
             "provider = docker [/etc/adt/adt.toml:7:12]",
             "grace_seconds = 30 [/etc/adt/adt.toml:8:17]",
             "listen = 127.77.77.77 [default]",
+            "dns_over_tls = false [default]",
             "bring_back = true [default]",
         ]
     );
@@ -85,6 +87,7 @@ fn a_flag_beats_a_variable_beats_the_file() {
             "provider = vm [--provider]",
             "grace_seconds = 0 [ADT_GRACE_SECONDS]",
             "listen = 127.77.77.77 [default]",
+            "dns_over_tls = false [default]",
             "bring_back = true [default]",
         ]
     );

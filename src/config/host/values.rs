@@ -35,6 +35,7 @@ pub struct Keys {
     pub provider: Key,
     pub grace_seconds: Key,
     pub listen: Key,
+    pub dns_over_tls: Key,
     pub bring_back: Key,
 }
 
@@ -51,6 +52,7 @@ pub const KEYS: Keys = Keys {
     grace_seconds: Key { variable: "ADT_GRACE_SECONDS", flag: "--grace-seconds", default: "10", separator: ',' },
     // An address of adt's own on the loopback: it fights nobody for ports 53, 80 and 443.
     listen: Key { variable: "ADT_LISTEN", flag: "--listen", default: "127.77.77.77", separator: ',' },
+    dns_over_tls: Key { variable: "ADT_DNS_OVER_TLS", flag: "--dns-over-tls", default: "false", separator: ',' },
     bring_back: Key { variable: "ADT_BRING_BACK", flag: "--bring-back", default: "true", separator: ',' },
 };
 
