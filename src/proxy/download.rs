@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
-use super::log;
-use super::pool::Lease;
+use super::pool::{self, Lease};
 use super::sweep::Busy;
 use super::table::Site;
+use super::{bodyless, log};
 use crate::shares::Share;
 
 /// What a client is sent.
@@ -41,16 +41,27 @@ impl Download {
 
 /// A backend's answer. It moves the backend's connection along while it is read, and gives it back at the end.
 pub struct Stream {
-    pub incoming: Incoming,
-    pub lease: Option<Lease>,
+    pub source: Source,
     pub record: Record,
 }
 
+pub enum Source {
+    Bodyless(bodyless::Body),
+    Hyper {
+        incoming: Incoming,
+        /// Given back when this is dropped.
+        lease: Option<Lease>,
+    },
+}
+
+/// Why an answer broke off.
+pub type Broken = Box<dyn std::error::Error + Send + Sync>;
+
 impl Body for Download {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
             Self::Whole { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(stream) => stream.poll(cx),
@@ -60,28 +71,21 @@ impl Body for Download {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole { bytes, .. } => bytes.is_none(),
-            Self::Stream(stream) => stream.incoming.is_end_stream(),
+            Self::Stream(stream) => stream.source.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Stream(stream) => stream.incoming.size_hint(),
+            Self::Stream(stream) => stream.source.size(),
         }
     }
 }
 
 impl Stream {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        if frame.is_pending()
-            && let Some(lease) = &mut self.lease
-        {
-            lease.drive(cx);
-            frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        }
-        let frame = ready!(frame);
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let frame = ready!(self.source.poll(cx));
         match &frame {
             Some(Ok(frame)) => self.record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
             Some(Err(_)) => self.record.failed = true,
@@ -91,11 +95,48 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Source {
+    pub fn hyper(incoming: Incoming, lease: Lease) -> Self {
+        Self::Hyper { incoming, lease: Some(lease) }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Bodyless(body) => body.is_over(),
+            Self::Hyper { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size(&self) -> SizeHint {
+        match self {
+            Self::Bodyless(body) => body.size(),
+            Self::Hyper { incoming, .. } => incoming.size_hint(),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Self::Bodyless(body) => body.poll(cx).map_err(Broken::from),
+            Self::Hyper { incoming, lease } => {
+                let mut frame = Pin::new(&mut *incoming).poll_frame(cx);
+                if frame.is_pending()
+                    && let Some(lease) = lease
+                {
+                    lease.drive(cx);
+                    frame = Pin::new(incoming).poll_frame(cx);
+                }
+                frame.map_err(Broken::from)
+            }
+        }
+    }
+}
+
+impl Drop for Source {
     fn drop(&mut self) {
-        // A connection with an unread rest can't be used again; the pool notices.
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
+        match self {
+            Self::Bodyless(body) => body.take_connection().into_iter().for_each(pool::keep),
+            // One with an unread rest can't be used again; the pool notices.
+            Self::Hyper { lease, .. } => lease.take().into_iter().for_each(Lease::give_back),
         }
     }
 }

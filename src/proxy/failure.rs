@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::bodyless;
 use super::pace::TooSlow;
 
 /// Why a backend gave no answer.
@@ -13,6 +14,11 @@ pub enum Failure {
     ConnectTimeout(Duration),
     #[error("it closed the connection without an answer: {0}")]
     Broken(hyper::Error),
+    /// The same of a request without a body.
+    #[error("it closed the connection without an answer: {0}")]
+    Cut(std::io::Error),
+    #[error("it answered with {0}")]
+    Wrong(&'static str),
     #[error("it gave no answer within {} s", .0.as_secs())]
     Timeout(Duration),
     #[error("it stopped accepting connections while it was waited for")]
@@ -21,13 +27,22 @@ pub enum Failure {
     Crowded(usize),
 }
 
+impl From<bodyless::Error> for Failure {
+    fn from(error: bodyless::Error) -> Self {
+        match error {
+            bodyless::Error::Io(error) => Self::Cut(error),
+            bodyless::Error::Wrong(what) => Self::Wrong(what),
+        }
+    }
+}
+
 impl Failure {
     /// A slow answer, or a body that the client did not finish, say something about the request rather than about the machine.
     pub fn is_the_backends(&self) -> bool {
         match self {
             Self::Timeout(_) | Self::Crowded(_) => false,
             Self::Broken(error) => !error.is_user(),
-            Self::Connect(_) | Self::ConnectTimeout(_) | Self::Gone => true,
+            Self::Connect(_) | Self::ConnectTimeout(_) | Self::Cut(_) | Self::Wrong(_) | Self::Gone => true,
         }
     }
 

@@ -20,7 +20,7 @@ use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
-use super::download::{Download, Line, Record, Stream};
+use super::download::{Download, Line, Record, Source, Stream};
 use super::failure::Failure;
 use super::pace::Pace;
 use super::pages::{self, Asker, Page};
@@ -179,9 +179,9 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
             line.backend = endpoint.backend.machine.to_string();
         }
         match attempt(&endpoint, &mut outgoing, limits, &site).await {
-            Ok((response, lease)) => {
+            Ok(response) => {
                 endpoint.worked();
-                let mut response = answer(response, lease, record);
+                let mut response = answer(response, record);
                 if site.route.sticky && sticky.as_deref() != Some(endpoint.backend.machine.as_str()) {
                     stick(&mut response, &endpoint, peer.client.secure);
                 }
@@ -218,29 +218,48 @@ fn stick(response: &mut Response<Download>, endpoint: &Endpoint, secure: bool) {
     response.headers_mut().append(SET_COOKIE, HeaderValue::from_str(&cookie).expect("machine names are ASCII"));
 }
 
-pub fn answer(response: Response<Incoming>, lease: Lease, mut record: Record) -> Response<Download> {
-    let (mut parts, incoming) = response.into_parts();
+pub fn answer(response: Response<Source>, mut record: Record) -> Response<Download> {
+    let (mut parts, source) = response.into_parts();
     record.status = parts.status.as_u16();
     headers::drop_hop_by_hop(&mut parts.headers);
     headers::confine_cookies(&mut parts.headers, record.site.environment_host());
     // HTTP/1.1's encoder and HTTP/2's pseudo headers are the server's matter.
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    let stream = Stream { incoming, lease: Some(lease), record };
-    Response::from_parts(parts, Download::Stream(Box::pin(stream)))
+    Response::from_parts(parts, Download::Stream(Box::pin(Stream { source, record })))
 }
 
-type Answered = (Response<Incoming>, Lease);
-
-async fn attempt(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, site: &Site) -> Result<Answered, Failure> {
+async fn attempt(
+    endpoint: &Endpoint,
+    outgoing: &mut Outgoing,
+    limits: &Limits,
+    site: &Site,
+) -> Result<Response<Source>, Failure> {
     match endpoint.protocol {
+        Protocol::Http1 if outgoing.repeatable && !outgoing.has_body() => bodyless(endpoint, &outgoing.parts, limits, site).await,
         Protocol::Http1 => http1(endpoint, outgoing, limits, site).await,
         Protocol::H2c => http2(endpoint, outgoing, limits, site).await,
     }
 }
 
 /// A connection from the pool may have been closed by the backend just now: that is no failure of the backend.
-async fn http1(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, site: &Site) -> Result<Answered, Failure> {
+async fn bodyless(endpoint: &Endpoint, parts: &Parts, limits: &Limits, site: &Site) -> Result<Response<Source>, Failure> {
+    loop {
+        let pooled = pool::take_bodyless(endpoint.backend.address);
+        let fresh = pooled.is_none();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => connect(pool::dial_bodyless(endpoint.backend.address, place(site)?), limits).await?,
+        };
+        match patience(connection.ask(parts), endpoint, true, limits, site).await? {
+            Ok(response) => return Ok(response.map(Source::Bodyless)),
+            Err(unanswered) if unanswered.unheard && !fresh => {}
+            Err(unanswered) => return Err(unanswered.error.into()),
+        }
+    }
+}
+
+async fn http1(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, site: &Site) -> Result<Response<Source>, Failure> {
     // What can't be repeated goes only through connections that were good a moment ago.
     let age = if outgoing.repeatable { u64::MAX } else { 1000 };
     loop {
@@ -276,14 +295,14 @@ async fn http1(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, si
                 if let Some(latch) = &outgoing.latch {
                     latch.hold();
                 }
-                return Ok((response, Lease::Http1(connection)));
+                return Ok(response.map(|incoming| Source::hyper(incoming, Lease::Http1(connection))));
             }
             Err(error) => again(error, outgoing, fresh)?,
         }
     }
 }
 
-async fn http2(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, site: &Site) -> Result<Answered, Failure> {
+async fn http2(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, site: &Site) -> Result<Response<Source>, Failure> {
     let address = endpoint.backend.address;
     loop {
         let (mut sender, known) = match pool::http2(address) {
@@ -304,7 +323,7 @@ async fn http2(endpoint: &Endpoint, outgoing: &mut Outgoing, limits: &Limits, si
                 if let Some(latch) = &outgoing.latch {
                     latch.open();
                 }
-                return Ok((response, Lease::Http2));
+                return Ok(response.map(|incoming| Source::hyper(incoming, Lease::Http2)));
             }
             Err(error) => {
                 if sender.is_closed() {

@@ -11,6 +11,7 @@
 //!   upload      what a backend is sent of a request                                           │
 //!   download    what a client is sent of an answer                                            │
 //!   tunnel      WebSocket and other upgrades                                                  │
+//!   bodyless    requests without a body, over connections of our own; hyper has the others
 //!   pool        a thread's own connections to backends                                        │
 //!   log         a line for each request, gathered per thread and written once a second        │
 //!   health      which backends are worth asking                                               │
@@ -27,6 +28,7 @@
 //!
 //! Must never know where routes come from, how certificates are made, or that machines are containers.
 
+mod bodyless;
 mod connection;
 mod download;
 mod failure;

@@ -183,7 +183,7 @@ impl Page {
                     Failure::Connect(_) | Failure::ConnectTimeout(_) | Failure::Gone | Failure::Crowded(_) => {
                         StatusCode::SERVICE_UNAVAILABLE
                     }
-                    Failure::Broken(_) => StatusCode::BAD_GATEWAY,
+                    Failure::Broken(_) | Failure::Cut(_) | Failure::Wrong(_) => StatusCode::BAD_GATEWAY,
                     Failure::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
                 };
                 let machines: Vec<_> = site.endpoints.iter().map(|endpoint| endpoint.backend.machine.as_str()).collect();

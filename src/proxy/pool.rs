@@ -1,7 +1,8 @@
 //! A thread's own connections to backends. No other thread sees them, so taking one costs no lock.
 //!
-//! A HTTP/1.1 connection without a request body is moved along by whoever waits for its answer, which saves a task and two
-//! wake-ups for each request. With a body, both directions must move on their own, so the connection becomes a task.
+//! There are three kinds: [`super::bodyless`] for requests that have no body, hyper's HTTP/1.1 for those that have one, and one HTTP/2
+//! connection for all requests to a backend that speaks it. hyper's HTTP/1.1 is moved along by whoever waits for its answer until
+//! there is a body: then both directions must move on their own, so the connection becomes a task.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -14,6 +15,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
+use super::bodyless;
 use super::table::now;
 use super::upload::{Latch, Upload};
 use crate::shares::Share;
@@ -27,6 +29,7 @@ const IDLE_MILLISECONDS: u64 = 30_000;
 
 #[derive(Default)]
 struct Pool {
+    bodyless: HashMap<SocketAddr, Vec<bodyless::Connection>>,
     http1: HashMap<SocketAddr, Vec<Http1>>,
     http2: HashMap<SocketAddr, http2::SendRequest<Upload>>,
 }
@@ -55,6 +58,30 @@ pub enum Lease {
     Http2,
 }
 
+/// The youngest idle connection for a request without a body.
+pub fn take_bodyless(address: SocketAddr) -> Option<bodyless::Connection> {
+    POOL.with_borrow_mut(|pool| {
+        let idle = pool.bodyless.get_mut(&address)?;
+        std::iter::from_fn(|| idle.pop()).find(bodyless::Connection::is_alive)
+    })
+}
+
+/// For the next request.
+pub fn keep(connection: bodyless::Connection) {
+    with(|pool| put(pool.bodyless.entry(connection.address).or_default(), connection));
+}
+
+fn put<T>(idle: &mut Vec<T>, connection: T) {
+    if idle.len() < IDLE {
+        idle.push(connection);
+    }
+}
+
+/// The thread may be ending, or closing connections that give themselves back.
+fn with(work: impl FnOnce(&mut Pool)) {
+    let _ = POOL.try_with(|pool| pool.try_borrow_mut().map(|mut pool| work(&mut pool)));
+}
+
 /// The youngest idle connection of at most this age.
 pub fn take(address: SocketAddr, age: u64) -> Option<Http1> {
     POOL.with_borrow_mut(|pool| {
@@ -77,6 +104,11 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// A new connection for requests without a body.
+pub async fn dial_bodyless(address: SocketAddr, place: Share) -> std::io::Result<bodyless::Connection> {
+    Ok(bodyless::Connection::new(connect(address).await?, address, place))
 }
 
 /// A new connection.
@@ -111,6 +143,10 @@ pub fn forget(address: SocketAddr) {
 pub fn sweep(wanted: &HashSet<SocketAddr>) {
     let oldest = now().saturating_sub(IDLE_MILLISECONDS);
     POOL.with_borrow_mut(|pool| {
+        pool.bodyless.retain(|address, idle| {
+            idle.retain(|connection| connection.since >= oldest && connection.is_alive());
+            wanted.contains(address) && !idle.is_empty()
+        });
         pool.http1.retain(|address, idle| {
             idle.retain_mut(|connection| connection.since >= oldest && connection.is_alive());
             wanted.contains(address) && !idle.is_empty()
@@ -152,14 +188,7 @@ impl Http1 {
 
     fn keep(mut self) {
         self.since = now();
-        // The thread may be ending.
-        let _ = POOL.try_with(|pool| {
-            let Ok(mut pool) = pool.try_borrow_mut() else { return };
-            let idle = pool.http1.entry(self.address).or_default();
-            if idle.len() < IDLE {
-                idle.push(self);
-            }
-        });
+        with(|pool| put(pool.http1.entry(self.address).or_default(), self));
     }
 }
 

@@ -14,7 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
-use super::download::{Download, Record};
+use super::download::{Download, Record, Source};
 use super::failure::Failure;
 use super::forward;
 use super::pages::{self, Asker, Page};
@@ -112,7 +112,7 @@ fn settle(
     extended: bool,
 ) -> Response<Download> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return forward::answer(response, lease, record);
+        return forward::answer(response.map(|incoming| Source::hyper(incoming, lease)), record);
     }
     let backend = hyper::upgrade::on(&mut response);
     let protocol = response.headers().get(UPGRADE).cloned();

@@ -295,3 +295,110 @@ fn early_hints_end_here() {
         assert_eq!((answer.status, answer.body.as_str(), answer.header("link")), (200, "ok", None), "{answer:?}");
     }
 }
+
+/// What a machine answers, by the path that it is asked for; a connection that lives on is asked again and again.
+fn answering(answers: &'static [(&'static str, &'static str)]) -> World {
+    let address = backend::raw(move |mut stream| {
+        while let Some(head) = backend::head(&mut stream) {
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let answer = answers.iter().find(|(known, _)| *known == path).map_or(OK, |(_, answer)| answer);
+            if stream.write_all(answer.as_bytes()).is_err() || answer.ends_with('\x04') {
+                return;
+            }
+        }
+    });
+    let mut routes = routes(&[address]);
+    www(&mut routes).health = "/".into();
+    world_with(routes, Limits::default())
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Two clients of a site share its connections to a machine, one after the other. What a machine, or an application that lets
+/// others write its heads, says behind an answer must not become the next one.
+#[test]
+fn what_is_hidden_in_an_answer_stays_there() {
+    const HIDDEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhidden";
+    let hidden = |answer: &'static str| -> &'static str { Box::leak(format!("{answer}{HIDDEN}").into_boxed_str()) };
+    let answers = [
+        ("/behind", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 200),
+        ("/none", "HTTP/1.1 204 No Content\r\n\r\n", 204),
+        ("/none-with-length", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", 204),
+        ("/same", "HTTP/1.1 304 Not Modified\r\nContent-Length: 44\r\n\r\n", 304),
+        ("/chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 200),
+        ("/both", "HTTP/1.1 200 OK\r\nContent-Length: 44\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 200),
+        ("/lengths", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\n", 502),
+        ("/sign", "HTTP/1.1 200 OK\r\nContent-Length: +0\r\n\r\n", 502),
+        ("/coded", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 502),
+        ("/early", "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", 502),
+        ("/ssh", "SSH-2.0-OpenSSH_9.2\r\n", 502),
+        ("/folded", "HTTP/1.1 200 OK\r\nA: b\r\n Content-Length: 0\r\n\r\n", 502),
+    ];
+    let told: Vec<_> = answers.iter().map(|(path, answer, _)| (*path, hidden(answer))).collect();
+    let world = answering(Box::leak(told.into_boxed_slice()));
+    for (path, _, status) in answers {
+        let mut stream = BufReader::new(world.connect());
+        stream.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+        let answer = read(&mut stream).unwrap();
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        assert!(!answer.body.contains("hidden"), "{path}: {answer:?}");
+        // The same thread's next requests, and other clients'.
+        for _ in 0..3 {
+            let mut next = BufReader::new(world.connect());
+            next.get_mut().write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+            assert_eq!(read(&mut next).unwrap().body, "ok", "{path}");
+        }
+    }
+}
+
+#[test]
+fn answers_have_limits() {
+    let long: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(1 << 20)).into_boxed_str());
+    let many: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(5000)).into_boxed_str());
+    let early: &'static str = Box::leak("HTTP/1.1 100 Continue\r\n\r\n".repeat(5000).into_boxed_str());
+    let trailers = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: {}", "x".repeat(1 << 20));
+    let trailers: &'static str = Box::leak(trailers.into_boxed_str());
+    let size = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;{}", "x".repeat(1 << 20));
+    let size: &'static str = Box::leak(size.into_boxed_str());
+    let short = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort\x04";
+    let answers: [(&str, &str); 6] =
+        [("/long", long), ("/many", many), ("/early", early), ("/trailers", trailers), ("/size", size), ("/short", short)];
+    let world = answering(Box::leak(Box::new(answers)));
+    let ask = |path: &str| {
+        let mut stream = BufReader::new(world.connect());
+        stream.get_mut().write_all(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+        stream
+    };
+    for path in ["/long", "/many", "/early"] {
+        assert_eq!(read(&mut ask(path)).unwrap().status, 502, "{path}");
+    }
+    // The answer has begun by then, so it breaks off: the client sees that it is not all.
+    for path in ["/trailers", "/size", "/short"] {
+        let mut text = String::new();
+        let _ = std::io::Read::read_to_string(&mut ask(path), &mut text);
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 200 OK"), "{path}: {text}");
+        assert!(!text.contains("xxx") && !text.ends_with("0\r\n\r\n"), "{path}: {text}");
+    }
+    assert_eq!(read(&mut ask("/")).unwrap().body, "ok");
+}
+
+#[test]
+fn an_answer_may_come_in_crumbs() {
+    let crumbs = backend::raw(|mut stream| {
+        while backend::head(&mut stream).is_some() {
+            let answer =
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer-A: b\r\n\r\n";
+            for byte in answer.bytes() {
+                if stream.write_all(&[byte]).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let world = world(&[crumbs]);
+    let mut stream = BufReader::new(world.connect());
+    for _ in 0..2 {
+        stream.get_mut().write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+        assert_eq!(read(&mut stream).unwrap().body, "abcde");
+    }
+}
