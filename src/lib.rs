@@ -17,6 +17,7 @@
 //!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq                 ← model disk exec template
 //!    resolver    the host's own name resolution, pointed at adt's                       ← model disk exec
 //!    sources     git mirrors, checkouts, what is rendered and kept of these             ← model disk exec store
+//!    servers     the way to adt on a rented server, by the operator's own ssh            ← model exec wire
 //!    logs        lines of journals and files → records, in order; forms on the wire     ← model
 //!    releases    commit → built tree, and the rules for its programs                    ← model disk exec store sources boxes
 //!    tls         local authorities, certificates on demand                              ← model disk
@@ -39,6 +40,7 @@
 //! | the steps of a change | [`plan`], which is pure; `engine/environment/perform.rs` does them |
 //! | which layers travel | `engine/boxes/travel.rs`; their form is `boxes/packed` |
 //! | what goes over a socket | [`wire`] |
+//! | a target | `engine/target`; what must be done there `plan/promotion.rs`; the way to its server [`servers`]; its history `store/promotions.rs` |
 //!
 //! What always holds:
 //! - Wanted state is in the store, seen state is asked of the kernel, the plan is the difference. There is no repair mode.
@@ -63,6 +65,7 @@ pub mod providers;
 pub mod proxy;
 pub mod releases;
 pub mod resolver;
+pub mod servers;
 pub mod session;
 pub mod shares;
 pub mod sources;

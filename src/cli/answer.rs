@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use comfy_table::{ContentArrangement, Table, presets};
-
 use super::args::Global;
-use super::{checklist, screen};
+use super::table::{lines, table};
+use super::{checklist, screen, targets};
+use crate::model::response::Promotion;
 use crate::model::response::{
     BoxDetail, BoxSummary, Built, Carried, CarryOutcome, Done, EnvironmentDetail, EnvironmentSummary, LayerSummary,
     MachineDetail, PlatformSummary, SiteDetail, SnapshotSummary,
@@ -38,6 +38,8 @@ pub fn print_text(text: &str) -> Result<(), Failure> {
 pub fn exit_code(response: &Response) -> ExitCode {
     match response {
         Response::Check(list) if !list.healthy() => Kind::Unhealthy.exit_code().into(),
+        Response::Promotion(promotion) if !promotion.holds() => Kind::Unhealthy.exit_code().into(),
+        Response::Promotion(promotion) if promotion.dry_run && !promotion.steps.is_empty() => Kind::Differs.exit_code().into(),
         _ => ExitCode::SUCCESS,
     }
 }
@@ -46,7 +48,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
     if global.json {
         return match response {
             // The last of the JSON lines that the verb's events began.
-            Response::Done(_) | Response::Built(_) | Response::Carried(_) => {
+            Response::Done(_) | Response::Built(_) | Response::Carried(_) | Response::Promotion(_) => {
                 let line = serde_json::json!({ "event": "finished", "response": response });
                 told(screen::out_json(line.to_string()))
             }
@@ -67,6 +69,8 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
         Response::Snapshots(snapshots) => data(&snapshot_table(snapshots)),
         Response::Boxes(boxes) => data(&box_table(boxes)),
         Response::BoxDetail(detail) => data(&box_sheet(detail)),
+        Response::Targets(list) => data(&targets::list(list)),
+        Response::Promotion(promotion) => finished_promotion(promotion, global.quiet),
     }
 }
 
@@ -84,6 +88,21 @@ fn finished(done: &Done, quiet: bool) -> Result<(), Failure> {
     }
     told(screen::err(&done.summary))?;
     told(done.next.iter().try_for_each(|line| screen::err(&format!("  {line}"))))
+}
+
+fn finished_promotion(promotion: &Promotion, quiet: bool) -> Result<(), Failure> {
+    let text = targets::promotion(promotion);
+    if !text.is_empty() {
+        data(&text)?;
+    }
+    if !promotion.holds() {
+        return told(screen::err("it is not proven: what is above differs, or does not work"));
+    }
+    if quiet {
+        return Ok(());
+    }
+    told(screen::err(&promotion.summary))?;
+    told(promotion.next.iter().try_for_each(|line| screen::err(&format!("  {line}"))))
 }
 
 fn finished_build(built: &[Built], quiet: bool) -> Result<(), Failure> {
@@ -117,17 +136,6 @@ fn finished_carrying(carried: &[Carried], quiet: bool) -> Result<(), Failure> {
         layers(CarryOutcome::There, "here already"),
     ];
     told(screen::err(&parts.into_iter().flatten().collect::<Vec<_>>().join("; ")))
-}
-
-fn table(head: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head);
-    table
-}
-
-/// Without the padding that tables put at the right edge: output is compared and cut by programs.
-fn lines(table: &Table) -> String {
-    table.lines().map(|line| line.trim_end().trim_start_matches(' ').to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 fn platform_table(platforms: &[PlatformSummary]) -> String {

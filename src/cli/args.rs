@@ -528,6 +528,12 @@ pub enum Verb {
     /// Work for whoever is at standard input and output
     #[command(name = "internal:session", hide = true)]
     InternalSession,
+    /// The same for a target's operator, whose `ssh` runs this as root
+    #[command(name = "internal:server", hide = true)]
+    InternalServer,
+    /// Tell `ssh` whether a server's host key is the one that is meant
+    #[command(name = "internal:host-key", hide = true)]
+    InternalHostKey { wanted: String, why: String, fingerprint: String, host: String, kind: String, key: String },
     /// Measure what environments take of the disk; what `env:list` leaves to be done behind it
     #[command(name = "internal:sizes", hide = true)]
     InternalSizes,
@@ -583,6 +589,51 @@ pub enum Verb {
         dry_run: DryRun,
         #[command(flatten)]
         yes: Yes,
+    },
+
+    /// List the targets of platforms: where environments may live besides this host
+    #[command(name = "target:list", after_help = examples::TARGET_LIST)]
+    TargetList {
+        #[arg(value_name = "PLATFORM")]
+        of: Option<String>,
+    },
+    /// Ask a target's server whether it is as the last promotion left it
+    #[command(name = "target:check", after_help = examples::TARGET_CHECK)]
+    TargetCheck {
+        /// The target, e.g. `production` or `shop production`
+        #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
+        words: Vec<String>,
+    },
+    /// Promote an environment to a server that is made here for it, prove it, and take the server away again
+    #[command(name = "target:rehearse", after_help = examples::TARGET_REHEARSE)]
+    TargetRehearse {
+        /// The target, e.g. `production` or `shop production`; the platform need not have it yet
+        #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
+        words: Vec<String>,
+        /// The environment that is promoted
+        #[arg(long, value_name = "ENV")]
+        from: String,
+        /// Leave the server there, for a look and for the next rehearsal
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Bring an environment to a target's server, with its very layers, and prove that it is the same
+    #[command(name = "env:promote", after_help = examples::ENV_PROMOTE)]
+    EnvPromote {
+        /// The environment and the target, e.g. `1161 production` or `shop 1161 production`
+        #[arg(value_name = "[PLATFORM] ENV TARGET", required = true, num_args = 2..=3)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Bring a target back to what was there before its last promotion; volumes stay
+    #[command(name = "env:rollback", after_help = examples::ENV_ROLLBACK)]
+    EnvRollback {
+        /// The target, e.g. `production` or `shop production`
+        #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
+        words: Vec<String>,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
 
     /// Print the JSON Schema of a configuration file, for editors

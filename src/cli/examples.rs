@@ -174,6 +174,26 @@ pub const BOX_PRUNE: &str = "Examples:
   adt box:prune --dry-run                 # how much that would free
   adt box:prune --yes";
 
+pub const TARGET_LIST: &str = "Examples:
+  adt target:list
+  adt target:list shop --json";
+
+pub const TARGET_CHECK: &str = "Examples:
+  adt target:check production             # machines, sites, layers, history
+  adt target:check shop production --json";
+
+pub const TARGET_REHEARSE: &str = "Examples:
+  sudo adt target:rehearse production --from 1161
+  sudo adt target:rehearse shop production --from 1161 --keep";
+
+pub const ENV_PROMOTE: &str = "Examples:
+  adt env:promote 1161 production --dry-run   # each step, and whether data is lost
+  adt env:promote shop 1161 production";
+
+pub const ENV_ROLLBACK: &str = "Examples:
+  adt env:rollback production --dry-run
+  adt env:rollback shop production";
+
 pub const SCHEMA: &str = "Examples:
   adt schema platform > platform.schema.json";
 

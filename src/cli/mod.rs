@@ -17,6 +17,8 @@ mod question;
 mod screen;
 mod serve;
 mod shell;
+mod table;
+mod targets;
 mod words;
 
 use std::process::ExitCode;
@@ -28,8 +30,10 @@ use clap::Parser;
 use self::args::{Cli, Document, Global, Verb};
 use self::connection::Connection;
 use self::words::Surroundings;
-use crate::model::request::{Bind, Bootstrap, Deploy, Export, PlatformInit};
+use crate::model::request::{Bind, Bootstrap, Deploy, Export, PlatformInit, TargetOf};
+use crate::model::target::Fingerprint;
 use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, PlatformName, Request, SnapshotName};
+use crate::servers::host_key::{self, Shown};
 use crate::{config, session};
 
 /// Runs the program.
@@ -77,12 +81,20 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Completions { shell } => return print(&completions::script(*shell)),
         Verb::Man { output: Some(folder), .. } => return manual::write_all(folder).map(|()| ExitCode::SUCCESS),
         Verb::Man { of, .. } => return print(&manual::page(of.as_deref())?),
+        Verb::InternalHostKey { wanted, why, fingerprint, host, kind, key } => {
+            return say_host_key(wanted, why, Shown { fingerprint, host, kind, key });
+        }
         _ => {}
     }
-    if matches!(cli.verb, Verb::InternalSession) {
+    let way = match &cli.verb {
+        Verb::InternalSession => Some(session::serve::Way::Socket),
+        Verb::InternalServer => Some(session::serve::Way::Program),
+        _ => None,
+    };
+    if let Some(way) = way {
         let flags = cli.global.host_flags();
         let settings = || config::host::read(&|name| std::env::var(name).ok(), &flags);
-        return session::serve::run(settings, cancel_on_interrupt(false)?).map(|()| ExitCode::SUCCESS);
+        return session::serve::run(way, settings, cancel_on_interrupt(false)?).map(|()| ExitCode::SUCCESS);
     }
     // What only reads has no step to finish.
     let steps = !matches!(cli.verb, Verb::EnvLogs(_));
@@ -94,6 +106,18 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 fn print(text: &str) -> Result<ExitCode, Failure> {
     answer::print_text(text).map(|()| ExitCode::SUCCESS)
+}
+
+/// What `ssh` asks this program: whether a server is the one that is meant.
+fn say_host_key(wanted: &str, why: &str, shown: Shown<'_>) -> Result<ExitCode, Failure> {
+    let wanted = Fingerprint::new(wanted).map_err(|reason| Failure::new(Kind::Usage, "read the fingerprint").cause(reason))?;
+    match host_key::line(&wanted, why, shown) {
+        Ok(line) => print(&line),
+        Err(told) => {
+            told.iter().for_each(|told| drop(screen::err(told)));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 fn print_schema(document: Document) -> Result<ExitCode, Failure> {
@@ -327,6 +351,17 @@ impl Session {
                     .map_err(|error: crate::model::BadName| Failure::new(Kind::Usage, "read the command line").because(&error))?;
                 Request::BoxShow { platform: boxes_of(None)?, name }
             }
+            Verb::TargetList { of } => Request::TargetList { platform: of.map(|word| around.platform(Some(&word))).transpose()? },
+            Verb::TargetCheck { words } => Request::TargetCheck(self.target(&words)?),
+            Verb::TargetRehearse { words, from, keep } => {
+                Request::TargetRehearse { of: self.target(&words)?, from: words::name(&from)?, keep }
+            }
+            Verb::EnvPromote { words, dry_run } => {
+                let (before, [target]) = last(&words);
+                let (id, target) = (around.environment(before)?, words::name(target)?);
+                Request::EnvPromote { id, target, dry_run: dry_run.dry_run }
+            }
+            Verb::EnvRollback { words, dry_run } => Request::EnvRollback { of: self.target(&words)?, dry_run: dry_run.dry_run },
             Verb::EnvSsh { .. }
             | Verb::EnvExec { .. }
             | Verb::EnvLogs(_)
@@ -343,11 +378,20 @@ impl Session {
             | Verb::InternalEnvironments { .. }
             | Verb::InternalCommands
             | Verb::InternalSession
+            | Verb::InternalServer
+            | Verb::InternalHostKey { .. }
             | Verb::BoxPrune { .. }
             | Verb::Schema { .. }
             | Verb::Completions { .. }
             | Verb::Man { .. } => unreachable!("answered before"),
         })
+    }
+
+    /// `[PLATFORM] TARGET`
+    fn target(&self, words: &[String]) -> Result<TargetOf, Failure> {
+        let (before, [target]) = last(words);
+        let platform = self.surroundings.platform(before.first().map(String::as_str))?;
+        Ok(TargetOf { platform, target: words::name(target)? })
     }
 
     fn ask(&self, request: Request) -> Result<ExitCode, Failure> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::model::request::SiteWish;
+use crate::model::target::REHEARSAL;
 use crate::model::{BranchName, EnvironmentId, EnvironmentName, Failure, Kind, MachineName, PlatformName, SiteName};
 use crate::wire::message::Platform;
 
@@ -34,7 +35,9 @@ impl Surroundings {
         if let Some((platform, _)) = self.around() {
             return Ok(platform.name.clone());
         }
-        match self.platforms.as_slice() {
+        // A server that is rehearsed on is no platform of anybody's.
+        let own: Vec<_> = self.platforms.iter().filter(|platform| platform.name.as_str() != REHEARSAL).collect();
+        match own.as_slice() {
             [only] => Ok(only.name.clone()),
             [] => Err(Failure::new(Kind::NotFound, "choose the platform")
                 .cause("this host knows none")

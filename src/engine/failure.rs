@@ -27,6 +27,11 @@ impl From<store::Error> for Failure {
             Error::BadSnapshot { .. } => {
                 (Kind::Store, "read a snapshot's record", Some("put the file back, or remove it: the snapshot goes with it"))
             }
+            Error::BadPromotions { .. } => (
+                Kind::Store,
+                "read what was promoted",
+                Some("put the file back, or remove it: nobody can go back to what it names then"),
+            ),
             Error::BadKey { .. } => (
                 Kind::Store,
                 "read an environment's secrets",

@@ -11,6 +11,7 @@
 //! | `boxes` | `box:build`, `list`, `show`, `export`, `import`, `prune`, `platform:build` | the machines that build, layers that travel |
 //! | [`check`] | `env:check`, `platform:check`, `host:check`, `env:urls --check` | each step of the way to a page, probes of machines |
 //! | [`host`] | `host:bootstrap`, `bind-proxy`, `unbind-proxy` | what the host must have, the service, the pool |
+//! | [`target`] | `target:list`, `check`, `rehearse`, `env:promote`, `rollback` | the way to a server, and what is done there |
 //! | [`logs`] | `env:logs` | sources of lines, and how they are followed |
 //!
 //! Whether the caller may have a request answered is decided in [`permission`], before any room is entered. [`open`] makes an engine
@@ -29,6 +30,7 @@ pub mod open;
 pub mod permission;
 mod platform;
 mod site;
+pub mod target;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -170,6 +172,11 @@ impl Engine {
             Request::BoxBuild { platform, boxes, force } => self.box_build(platform.as_ref(), &boxes, force, events),
             Request::BoxShow { platform, name } => self.box_show(platform.as_ref(), &name),
             Request::BoxPrune { dry_run } => self.box_prune(dry_run, events),
+            Request::TargetList { platform } => self.target_list(platform.as_ref()),
+            Request::TargetCheck(of) => self.target_check(&of, events),
+            Request::EnvPromote { id, target, dry_run } => self.env_promote(&id, &target, dry_run, events),
+            Request::EnvRollback { of, dry_run } => self.env_rollback(&of, dry_run, events),
+            Request::TargetRehearse { of, from, keep } => self.target_rehearse(&of, &from, keep, events),
         }
     }
 

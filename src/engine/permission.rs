@@ -19,6 +19,10 @@
 //! `host:up`, `host:halt`, and `host:unbind-proxy` altogether, which takes the pages away from all. `host:bind-proxy` is
 //! everybody's: it only adds, and a member whose browser finds no page has nothing of adt.
 //!
+//! What happens on a target's server is decided there, by its sshd: whoever has a key of its root may do everything, and ssh runs here
+//! with the rights of the person who asks. So `env:promote` asks only whether the ticket is theirs, and a rehearsal, whose server is
+//! this host's, is root's.
+//!
 //! Layers are exported and imported by root alone, in root's own process: a member who could bring in a layer under a digest of
 //! their choice would put files into everybody's machines. Whose names there are (platforms, machines, sites) and what machines log
 //! is asked without a [`Request`], and every member may see it.
@@ -106,6 +110,14 @@ fn need(request: &Request) -> (Need<'_>, String) {
         Request::BoxBuild { .. } => (Need::Nothing, String::new()),
         Request::BoxShow { .. } => (Need::Nothing, String::new()),
         Request::BoxPrune { .. } => (Need::Nothing, String::new()),
+
+        Request::TargetList { .. } => (Need::Nothing, String::new()),
+        // The person's own ssh goes there, with their keys.
+        Request::TargetCheck(_) => (Need::Nothing, String::new()),
+        Request::EnvRollback { .. } => (Need::Nothing, String::new()),
+        Request::EnvPromote { id, .. } => (Need::Use(id), format!("promote `{id}`")),
+        // It makes a machine that is a host, on whose disk everything of the ticket's boxes is, under a name that all share.
+        Request::TargetRehearse { .. } => (Need::Root, "rehearse a target".to_owned()),
     };
     (need, deed)
 }

@@ -33,6 +33,7 @@ mod shareable;
 mod talk;
 pub mod terminal;
 pub mod watched;
+mod wired;
 
 pub use account::{Account, HostPath, on_files_of};
 pub use behind::step_behind;
@@ -40,6 +41,7 @@ pub use ends::Ends;
 pub use limits::{Broken, Cancel, Limits};
 pub use lines::Reading;
 pub use talk::Talk;
+pub use wired::{Pipes, Wired};
 
 /// A program with its arguments, not yet started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -35,6 +35,8 @@ pub enum Kind {
     Partial,
     /// A check found a fault.
     Unhealthy,
+    /// A dry run found something to do, for who asks by exit code.
+    Differs,
     /// A release could not be built.
     Buildpack,
     Predeploy,
@@ -63,6 +65,7 @@ impl Kind {
             Self::Store => 11,
             Self::Partial => 12,
             Self::Unhealthy => 13,
+            Self::Differs => 14,
             Self::Buildpack => 20,
             Self::Predeploy => 21,
             Self::Postdeploy => 22,

@@ -18,6 +18,7 @@ pub mod snapshot;
 pub mod step;
 pub mod tag;
 pub mod tail;
+pub mod target;
 pub mod topology;
 pub mod visible;
 
@@ -39,4 +40,5 @@ pub use size::Size;
 pub use step::{Action, Plan, Step, Wave};
 pub use tag::Tag;
 pub use tail::Tail;
+pub use target::Target;
 pub use topology::{BoxRef, Check, Health, Machine, Platform, ProviderRef, Site};

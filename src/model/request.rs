@@ -175,6 +175,27 @@ pub enum Request {
     BoxPrune {
         dry_run: bool,
     },
+
+    TargetList {
+        platform: Option<PlatformName>,
+    },
+    TargetCheck(TargetOf),
+    EnvPromote {
+        /// The ticket's environment.
+        id: EnvironmentId,
+        target: EnvironmentName,
+        dry_run: bool,
+    },
+    EnvRollback {
+        of: TargetOf,
+        dry_run: bool,
+    },
+    TargetRehearse {
+        of: TargetOf,
+        /// The ticket's environment.
+        from: EnvironmentName,
+        keep: bool,
+    },
 }
 
 impl Request {
@@ -219,8 +240,27 @@ impl Request {
             | Self::SiteBranch { .. }
             | Self::SiteList { .. }
             | Self::BoxBuild { .. }
-            | Self::BoxPrune { .. } => false,
+            | Self::BoxPrune { .. }
+            | Self::TargetList { .. }
+            | Self::TargetCheck(_)
+            | Self::EnvPromote { .. }
+            | Self::EnvRollback { .. }
+            | Self::TargetRehearse { .. } => false,
         }
+    }
+}
+
+/// A target of a platform. Its environment there has its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetOf {
+    pub platform: PlatformName,
+    pub target: EnvironmentName,
+}
+
+impl TargetOf {
+    /// The environment there.
+    pub fn id(&self) -> EnvironmentId {
+        EnvironmentId { platform: self.platform.clone(), name: self.target.clone() }
     }
 }
 

@@ -12,6 +12,7 @@ use super::limits::Limits;
 use super::machine::MachineState;
 use super::names::{BoxName, Digest, EnvironmentId, MachineName, ProviderName, RoleName, SiteName, SnapshotName};
 use super::step::Plan;
+use super::target::{LayerProof, Promoted, TargetStep, TargetSummary};
 use super::topology::Mode;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub enum Response {
     Snapshots(Vec<SnapshotSummary>),
     Built(Vec<Built>),
     Carried(Vec<Carried>),
+    Targets(Vec<TargetSummary>),
+    Promotion(Box<Promotion>),
 }
 
 /// One moment of an environment.
@@ -386,4 +389,45 @@ pub enum BuildOutcome {
     Failed,
     /// Its parent failed.
     Skipped,
+}
+
+/// What a server has of an environment and of all that it could stand on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Bytes that its store may still take.
+    pub free: u64,
+    /// Every whole layer.
+    pub layers: Vec<LayerSummary>,
+    /// The layers that the environment stands on.
+    #[serde(default)]
+    pub stands_on: Vec<Digest>,
+    /// What the environment is wanted to be, in a word; `None` where there is none.
+    pub wanted: Option<String>,
+    /// Its promotions, the oldest first.
+    pub promotions: Vec<Promoted>,
+}
+
+/// What a promotion or a way back did, or would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// The environment on the server.
+    pub id: EnvironmentId,
+    pub server: String,
+    pub summary: String,
+    pub changed: bool,
+    /// Whether this is only what would be done.
+    pub dry_run: bool,
+    pub steps: Vec<TargetStep>,
+    /// Empty unless something was done.
+    pub layers: Vec<LayerProof>,
+    /// What the environment says of itself there; empty unless something was done.
+    pub checks: Checklist,
+    pub next: Vec<String>,
+}
+
+impl Promotion {
+    /// Whether what was done is proven.
+    pub fn holds(&self) -> bool {
+        self.checks.healthy() && self.layers.iter().all(LayerProof::is_equal)
+    }
 }

@@ -11,6 +11,7 @@ use super::limits::Limits;
 use super::names::{BoxName, Domain, MachineName, PlatformName, ProviderName, RoleName, SiteName};
 use super::route::Protocol;
 use super::snapshot::Keep;
+use super::target::Target;
 
 /// Where a machine that is a host itself has its machines and their layers: a plain folder, since no overlay stands on another.
 pub const HOST_FOLDER: &str = "/var/lib/adt";
@@ -383,24 +384,6 @@ impl DataSet {
             Some(DataEngine::Files { .. } | DataEngine::Script) | None => None,
         }
     }
-}
-
-/// A named place where the same machines run in other numbers and sizes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    pub name: String,
-    pub provider: String,
-    pub domain: Option<Domain>,
-    pub machines: Vec<TargetMachine>,
-}
-
-/// What differs from the platform's own definition of a role.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TargetMachine {
-    pub role: RoleName,
-    pub count: Option<u32>,
-    /// The provider's word for a kind of server.
-    pub size: Option<String>,
 }
 
 /// How to tell that something answers.

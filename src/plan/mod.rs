@@ -1,6 +1,8 @@
 //! From what is wanted and what is seen to what is to be done. Pure: the same function plans a first start, a repair
 //! after a crash and a dry run.
 
+pub mod promotion;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 

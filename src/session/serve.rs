@@ -2,15 +2,19 @@
 //!
 //! ```text
 //! descriptor 0 ─ who? ─ may he? ─ Hello ─┬─ Open {request}  one after the other, by the engine
+//!                                        ├─ Open {serve}    the same, of who came over `ssh` as root: see [`crate::servers`]
 //!                                        ├─ Open {program}  several at a time
 //!                                        ├─ at each Open: who? may he still?
 //!                                        └─ the other side goes: a first Ctrl-C to all of it, then the end
 //! ```
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use regex::Regex;
 use rustix::fs::{Mode, OFlags};
@@ -20,19 +24,36 @@ use super::patience::{self, Patience};
 use super::peer::{self, Peer};
 use super::{check, program};
 use crate::config::HostSettings;
+use crate::disk;
 use crate::engine::Engine;
 use crate::engine::logs::{Query, Said};
-use crate::model::{Failure, Kind, Request};
-use crate::wire::channel::Heard;
+use crate::engine::target::Brought;
+use crate::model::{EnvironmentId, Event, Failure, Kind, Request, Response};
+use crate::servers;
+use crate::servers::session::whole;
+use crate::store::Lock;
+use crate::wire::channel::{Heard, Incoming, WINDOW};
 use crate::wire::frame::{self, Broken, Patient, Reader};
 use crate::wire::message::{Answer, Logs, Platform, Record};
-use crate::wire::{Channel, Control, End, Found, Hello, Link, Look, Open, Told};
+use crate::wire::{Channel, Control, End, Found, Hello, Link, Look, Open, Serve, Stream, Told};
+
+/// How somebody came to descriptors 0 and 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Through the service's socket: the kernel says who it is.
+    Socket,
+    /// Over `ssh`, which runs this program: they are whoever it runs as, and sshd has seen to that.
+    Program,
+}
 
 /// Serves whoever is at descriptors 0 and 1, until they go. `cancel` is set by signals as well.
-pub fn run(settings: impl FnOnce() -> Result<HostSettings, Failure>, cancel: Arc<AtomicBool>) -> Result<(), Failure> {
+pub fn run(way: Way, settings: impl FnOnce() -> Result<HostSettings, Failure>, cancel: Arc<AtomicBool>) -> Result<(), Failure> {
     let told = |error: &(dyn std::error::Error + 'static)| Failure::new(Kind::Host, "serve a session").because(error);
     let (input, output) = take_ends().map_err(|error| told(&error))?;
-    let uid = peer::user_of(input.as_fd()).map_err(|error| told(&error))?;
+    let uid = match way {
+        Way::Socket => peer::user_of(input.as_fd()).map_err(|error| told(&error))?,
+        Way::Program => rustix::process::geteuid().as_raw(),
+    };
     let mut out = std::fs::File::from(output);
     let mut reader = Reader::new(Patient::from(input), frame::ASKED);
     let hello = Hello::receive(&mut reader).map_err(|error| told(&error))?;
@@ -41,7 +62,8 @@ pub fn run(settings: impl FnOnce() -> Result<HostSettings, Failure>, cancel: Arc
     greeting.send(&mut out).map_err(|error| told(&error))?;
     let Ok((peer, engine)) = opened else { return Ok(()) };
     let connection = OwnedFd::from(out.try_clone().map_err(|error| told(&error))?);
-    let session = Session { peer, connection, engine, asking: Mutex::default() };
+    let is_operator = way == Way::Program && uid == 0;
+    let session = Session { peer, connection, engine, asking: Mutex::default(), is_operator, held: Mutex::default() };
     let ended = session.serve(&Link::new(out), &mut reader);
     session.engine.remove_behind();
     ended.map_err(|broken| told(&broken))
@@ -72,6 +94,18 @@ fn open(
     Ok((peer, engine))
 }
 
+/// The longest definition: its files may have a megabyte, and JSON can make six letters of one.
+const MOST_DEFINITION: u64 = 16 << 20;
+
+/// Work that takes where its events go.
+type Work<'a> = dyn FnMut(&mut dyn FnMut(Event)) -> Result<Response, Failure> + 'a;
+
+/// The program that was put here answers, so the one before it goes; see [`crate::servers`].
+fn settle() -> Result<(), Failure> {
+    let before = crate::engine::program()?.with_file_name(servers::BEFORE);
+    disk::remove(&before).map_err(|error| Failure::new(Kind::Host, format!("remove `{}`", before.display())).because(&error))
+}
+
 struct Session {
     /// As the system knew them when they came.
     peer: Peer,
@@ -79,6 +113,10 @@ struct Session {
     engine: Engine,
     /// One request at a time: they share the flag that stops them.
     asking: Mutex<()>,
+    /// Root, of a target's server.
+    is_operator: bool,
+    /// What nobody else may change until this session ends.
+    held: Mutex<BTreeMap<EnvironmentId, Lock>>,
 }
 
 impl Session {
@@ -108,6 +146,8 @@ impl Session {
             Open::Ask(request) => self.ask(channel, request),
             Open::Look(look) => self.look(look).map(End::Found),
             Open::Logs(logs) => self.logs(channel, logs),
+            Open::Serve(serve) if self.is_operator => self.operate(channel, serve),
+            Open::Serve(_) => Err(check::only_root()),
             Open::Run(run) => {
                 let machine = self.engine.enter(&run.machine.environment, &run.machine.machine)?;
                 program::run(&self.engine, channel, &machine, &run)
@@ -131,6 +171,64 @@ impl Session {
             tracing::warn!(%failure, "the next command tries again");
         }
         Ok(End::Answered(Answer(response)))
+    }
+
+    /// What the operator of a target asks of this server.
+    fn operate(&self, channel: &Channel, serve: Serve) -> Result<End, Failure> {
+        match serve {
+            Serve::Settle => settle().map(|()| End::Found(Found::Nothing)),
+            Serve::Hold { id, by } => {
+                if let Entry::Vacant(place) = self.held().entry(id.clone()) {
+                    place.insert(self.engine.hold_target(&id, &by)?);
+                }
+                Ok(End::Found(Found::Nothing))
+            }
+            Serve::Standing { id, read } => {
+                let standing = self.cancellable(channel, || self.engine.standing(&id, &read))?;
+                Ok(End::Found(Found::Standing(Box::new(standing))))
+            }
+            Serve::Layers => self.change(channel, &mut |each| {
+                let mut from = self.input(channel)?;
+                self.engine.box_import(&mut from, Path::new("the connection"), each)
+            }),
+            Serve::Define { id, by, from, dry_run } => self.change(channel, &mut |each| {
+                self.must_hold(&id, dry_run)?;
+                let read = whole(self.input(channel)?, MOST_DEFINITION);
+                let text = read.map_err(|error| Failure::new(Kind::Conflict, "take the definition").because(&error))?;
+                let brought = Brought { id: &id, by: &by, from: &from, text: &text };
+                self.engine.define_target(&brought, dry_run, each)
+            }),
+            Serve::Rollback { id, by, dry_run } => self.change(channel, &mut |each| {
+                self.must_hold(&id, dry_run)?;
+                self.engine.undo_promotion(&id, &by, dry_run, each)
+            }),
+        }
+    }
+
+    /// Work that tells events, and ends with its operator.
+    fn change(&self, channel: &Channel, work: &mut Work<'_>) -> Result<End, Failure> {
+        let response = self.cancellable(channel, || {
+            Patience::with(self.connection.as_fd(), patience::MOST, |patience| {
+                work(&mut |event| _ = patience.give(|| channel.tell(&Told::Event(event))))
+            })
+        })?;
+        Ok(End::Answered(Answer(response)))
+    }
+
+    fn input<'c>(&self, channel: &'c Channel) -> Result<Incoming<'c>, Failure> {
+        channel.grant(Stream::In, WINDOW as usize)?;
+        Ok(channel.incoming(Stream::In))
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<EnvironmentId, Lock>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn must_hold(&self, id: &EnvironmentId, dry_run: bool) -> Result<(), Failure> {
+        if dry_run || self.held().contains_key(id) {
+            return Ok(());
+        }
+        Err(Failure::new(Kind::Conflict, format!("change `{id}`")).cause("this connection has not said that it is at it"))
     }
 
     /// Runs what looks at the engine's flag, one at a time, while the other side's words and its going away set it.

@@ -12,6 +12,7 @@
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
 //!   secrets/    one key per environment that has credentials, root's alone; see `secrets`
+//!   promotions/ what environments of targets were, on the targets' own servers; see `promotions`
 //!   snapshots/  what environments were at the moment of each of their snapshots; their files are the provider's
 //!   logs/       how far each receiver of logs has got
 //!   trusted.json  where authorities were installed, so that all are found again
@@ -23,6 +24,7 @@ pub mod database;
 pub mod history;
 pub mod lock;
 pub mod pool;
+pub mod promotions;
 pub mod record;
 pub mod secrets;
 pub mod snapshots;
@@ -74,6 +76,8 @@ pub enum Error {
     },
     #[error("the record `{path}` of a snapshot is damaged: {what}")]
     BadSnapshot { path: PathBuf, what: String },
+    #[error("the record `{path}` of promotions is damaged: {what}")]
+    BadPromotions { path: PathBuf, what: String },
     #[error("no free network is left in the pool {pool}: all {count} are taken")]
     PoolExhausted { pool: String, count: usize },
     #[error("the key `{path}` of an environment's secrets is damaged")]
@@ -98,6 +102,7 @@ pub struct Store {
     pub history: history::History,
     pub keys: secrets::Keys,
     pub snapshots: snapshots::Snapshots,
+    pub promotions: promotions::Promotions,
     /// Held as one of many as long as this store is open.
     entered: std::fs::File,
 }
@@ -117,7 +122,8 @@ impl Store {
         let history = history::History::new(folder.join("history.log"));
         let keys = secrets::Keys::new(folder.join("secrets"));
         let snapshots = snapshots::Snapshots::new(folder.join("snapshots"));
-        Ok(Self { folder: folder.to_owned(), database, install, history, keys, snapshots, entered })
+        let promotions = promotions::Promotions::new(folder.join("promotions"));
+        Ok(Self { folder: folder.to_owned(), database, install, history, keys, snapshots, promotions, entered })
     }
 
     /// Made once for each store; part of every kernel name, so that two stores never touch each other's objects.

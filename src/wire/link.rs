@@ -49,6 +49,11 @@ impl Link {
         Ok(channel)
     }
 
+    /// Gives the way out back, which ends it where it is a pipe.
+    pub(super) fn close(&self) {
+        *self.0.out.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(std::io::sink());
+    }
+
     fn channel(&self, id: u32) -> Channel {
         let state = Arc::new(State::new(id));
         self.0.channels().insert(id, Arc::clone(&state));

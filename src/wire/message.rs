@@ -2,11 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::response::Promotion;
+use crate::model::response::Standing;
 use crate::model::response::{
     BoxDetail, BoxSummary, Built, Carried, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, SiteDetail,
     SnapshotSummary, Url,
 };
-use crate::model::{EnvironmentId, Event, Exec, Failure, MachineId, MachineName, PlatformName, Request, Response, SiteName};
+use crate::model::target::TargetSummary;
+use crate::model::{
+    Digest, EnvironmentId, Event, Exec, Failure, MachineId, MachineName, PlatformName, Request, Response, SiteName,
+};
 
 /// What a channel is for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +25,26 @@ pub enum Open {
     /// The machine's own console, at a terminal.
     Console(MachineId, Window),
     Logs(Logs),
+    /// What the operator of a target asks of its server.
+    Serve(Serve),
+}
+
+/// Answered only where root runs the program at the other end of the operator's `ssh`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Serve {
+    /// The program that was put there answers: the one before it goes.
+    Settle,
+    /// Nobody else changes this environment as long as this connection lasts; `by` is who they are told is at it.
+    Hold { id: EnvironmentId, by: String },
+    /// What is there. `read`: the content of these layers is found out anew, from their files.
+    Standing { id: EnvironmentId, read: Vec<Digest> },
+    /// Layers, packed, are the input.
+    Layers,
+    /// A definition, as JSON of a store, is the input; the environment becomes it.
+    Define { id: EnvironmentId, by: String, from: EnvironmentId, dry_run: bool },
+    /// Back to what was there before the last promotion.
+    Rollback { id: EnvironmentId, by: String, dry_run: bool },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +151,7 @@ pub enum Found {
     Platforms(Vec<Platform>),
     Machines(Vec<MachineName>),
     Sites(Vec<SiteName>),
+    Standing(Box<Standing>),
     Nothing,
 }
 
@@ -156,4 +182,6 @@ enum Named {
     Snapshots(Vec<SnapshotSummary>),
     Built(Vec<Built>),
     Carried(Vec<Carried>),
+    Targets(Vec<TargetSummary>),
+    Promotion(Box<Promotion>),
 }

@@ -8,7 +8,7 @@
 //! one that asks                                        one that answers
 //!   Hello {protocol, adt, command}         ───>
 //!                                          <───  Hello {protocol, adt, refused?}
-//!   Open 7 {request | program | look | logs} ──>
+//!   Open 7 {request | program | look | logs | serve} ──>
 //!   Credit 7 of streams out, err, told     ───>
 //!                                          <───  Told 7 (events, records)         as far as there is credit
 //!   Data 7 in, Eof 7 in                    ───>  as far as there is credit
@@ -28,17 +28,19 @@
 //! Not chosen: HTTP/2 or gRPC, whose streams would do, but which are an asynchronous runtime and half a megabyte in an agent, and which
 //! don't know terminals; passing descriptors, which is quicker for programs and ends at the host's border.
 
+pub mod asker;
 pub mod channel;
 pub mod frame;
 pub mod hello;
 pub mod link;
 pub mod message;
 
+pub use asker::Asker;
 pub use channel::Channel;
 pub use frame::Broken;
 pub use hello::Hello;
 pub use link::Link;
-pub use message::{Answer, Control, End, Found, Look, Open, Program, Signal, Told};
+pub use message::{Answer, Control, End, Found, Look, Open, Program, Serve, Signal, Told};
 
 #[cfg(test)]
 mod tests;

@@ -280,6 +280,8 @@ box = \"web-node\"
 box = \"web-python\"
 [machines.host]
 box = \"adt-host\"
+[machines.rehearsed]
+box = \"rehearsed-server\"
 [machines.bare]
 box = \"bare\"
 ";

@@ -118,7 +118,7 @@ fn every_piece_of_settings_that_is_shown_is_read() {
         let (kind, faults) = if is_one_of(&["box"]) {
             let name = "shop".parse().expect("it is a name");
             (0, config::recipe::parse(&name, Path::new("box.toml"), &block.text).err())
-        } else if is_one_of(&["platform", "machines", "sites", "data", "snapshots"]) {
+        } else if is_one_of(&["platform", "machines", "sites", "data", "snapshots", "targets"]) {
             (1, config::platform::parse(Path::new("platform.toml"), &completed(table)).err())
         } else {
             (2, config::host::settle(Some((Path::new("adt.toml"), &block.text)), &|_| None, &HostFlags::default()).err())

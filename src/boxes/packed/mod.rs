@@ -112,6 +112,11 @@ impl Packing<'_> {
         Err(Error::LayerDamaged { path: self.layers.path(digest), reason })
     }
 
+    /// What the files of a layer are now, whatever its record says.
+    pub fn read_again(&self, layer: &Layer) -> Result<Content> {
+        self.content(layer, &self.layers.rootfs(&layer.digest))
+    }
+
     /// What the files of a layer are.
     pub(super) fn content(&self, layer: &Layer, rootfs: &Path) -> Result<Content> {
         self.write(layer, rootfs, &mut std::io::sink())

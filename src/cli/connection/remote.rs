@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::service::{Service, end_of, unexpected};
+use super::service::{self, Service, end_of, unexpected};
 use super::{Connection, EachSaid, Io, files, program};
 use crate::engine::Engine;
 use crate::engine::logs::{Query, Said};
@@ -20,7 +20,7 @@ pub struct Remote(Service);
 
 impl Remote {
     pub fn open(store: &Path, cancel: &Arc<AtomicBool>) -> Result<Self, Failure> {
-        Service::open(store, cancel).map(Self)
+        service::open(store, cancel).map(Self)
     }
 
     fn look(&self, look: Look) -> Result<Found, Failure> {

@@ -4,6 +4,7 @@ mod data;
 mod machines;
 pub mod raw;
 mod sites;
+mod targets;
 #[cfg(test)]
 pub mod tests;
 
@@ -12,7 +13,6 @@ use std::path::Path;
 
 use crate::model::names::{Domain, EnvironmentId, PlatformName};
 use crate::model::snapshot::Keep;
-use crate::model::topology::{Target, TargetMachine};
 use crate::model::{Failure, Fault, Machine, MachineName, Platform, RoleName};
 
 use super::at::{At, in_order};
@@ -55,7 +55,7 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
     let sites = sites::settle(raw, &roles, faults);
     names_apart(raw, &machines, faults);
     let data = data::settle(raw, &roles, faults);
-    let targets = in_order(&raw.targets).into_iter().filter_map(|(name, each)| target(name, each, &roles, faults)).collect();
+    let targets = in_order(&raw.targets).into_iter().filter_map(|(name, each)| targets::target(name, each, faults)).collect();
     let platform = Platform {
         name: name?,
         summary: check::summary(faults, raw.platform.summary.as_ref()),
@@ -156,28 +156,7 @@ fn names_apart(raw: &raw::Document, machines: &[Machine], faults: &mut Faults) {
     }
 }
 
-fn target(name: &At<String>, raw: &raw::Target, roles: &machines::Roles, faults: &mut Faults) -> Option<Target> {
-    if name.as_str() == "local" {
-        faults.add_hint(
-            name.span(),
-            "the target `local` is always the developer's own host",
-            "name the target after its purpose, e.g. `production`",
-        );
-    }
-    let label = label(name, "target", faults);
-    let provider = word(&raw.provider, "provider", faults);
-    let domain = raw.domain.as_ref().map(|domain| check::name(faults, domain, Domain::new));
-    let machines = in_order(&raw.machines)
-        .into_iter()
-        .filter_map(|(role, each)| {
-            let size = each.size.as_ref().map(|size| size.to_string());
-            Some(TargetMachine { role: roles.named(role, faults)?, count: each.count, size })
-        })
-        .collect();
-    Some(Target { name: label?, provider: provider?, domain: all(domain)?, machines })
-}
-
-/// Names of data and targets become parts of paths and commands, so they are as strict as the others.
+/// Names of data become parts of paths and commands, so they are as strict as the others.
 fn label(name: &At<String>, noun: &str, faults: &mut Faults) -> Option<String> {
     match MachineName::new(name.as_str()) {
         Ok(name) => Some(name.to_string()),
@@ -186,10 +165,6 @@ fn label(name: &At<String>, noun: &str, faults: &mut Faults) -> Option<String> {
             None
         }
     }
-}
-
-fn word(word: &At<String>, noun: &str, faults: &mut Faults) -> Option<String> {
-    label(word, noun, faults)
 }
 
 /// An optional value whose check may have failed: `None` only if it did.

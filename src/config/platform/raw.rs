@@ -242,26 +242,15 @@ pub enum Engine {
     Script,
 }
 
-/// A place where the same machines run in other numbers and sizes.
+/// A place besides the developer's own host where an environment of this platform may live: `env:promote 1161 production` brings a
+/// ticket's environment there.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// What the machines run on there.
-    pub provider: At<String>,
-    /// The last labels of the names there.
-    pub domain: Option<At<String>>,
-    /// What differs there, by role.
-    #[serde(default)]
-    pub machines: BTreeMap<At<String>, TargetMachine>,
-}
-
-/// What differs at a target from the role's own definition.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TargetMachine {
-    /// How many machines play the role there.
-    #[schemars(range(min = 1, max = 10000))]
-    pub count: Option<u32>,
-    /// The provider's word for a kind of server.
-    pub size: Option<At<String>>,
+    /// Its server, which runs all machines, as `ssh` reaches it: `"root@a.example"`, `"root@a.example:2222"`,
+    /// `"root@[2001:db8::1]"`. Your own `ssh` goes there, with its settings, keys and agent. One server so far.
+    pub servers: Vec<At<String>>,
+    /// The fingerprint of the server's host key, as `ssh-keygen -lf` shows it: `"SHA256:…"`. A server that shows another key is
+    /// refused. Without it, your own `known_hosts` must know the key.
+    pub host_key: Option<At<String>>,
 }

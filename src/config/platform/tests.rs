@@ -49,9 +49,8 @@ engine = "mariadb"
 seed = "seed/shop.sql.zst"
 
 [targets.production]
-provider = "exoscale"
-domain = "shop-production.com"
-machines.web = { count = 4, size = "standard.medium" }
+servers = ["root@a.example:2222"]
+host_key = "SHA256:uNiVztksCsDhcc0u9e8BgrJXVGDPP6/HFWVSCSWQXRk"
 "#;
 
 fn read(text: &str) -> Result<Platform, Vec<Fault>> {
@@ -84,7 +83,8 @@ fn the_designs_example_settles() {
     assert_eq!(platform.sites[1].code.branch, Code::BRANCH);
     let sql = platform.data[0].sql().unwrap();
     assert_eq!((sql.server.word(), sql.database.as_str(), sql.user.as_str()), ("mariadb", "shop", "shop"));
-    assert_eq!(platform.targets[0].machines[0].count, Some(4));
+    let server = &platform.targets[0].servers[0];
+    assert_eq!((server.to_string().as_str(), server.host_key.is_some()), ("root@a.example:2222", true));
     let stored: Platform = serde_json::from_str(&serde_json::to_string(&platform).unwrap()).unwrap();
     assert_eq!(stored, platform, "a stored platform is the same one");
 }
@@ -275,7 +275,7 @@ fn sites_that_do_not_fit_together() {
 }
 
 #[test]
-fn data_and_targets_name_machines() {
+fn data_names_machines() {
     table(
         read,
         &[
@@ -304,16 +304,48 @@ fn data_and_targets_name_machines() {
                     "7:7 the data `a` and `b` both have the user `shop` (give one of them another `user`: each has a password of its own)",
                 ],
             ),
+        ],
+    );
+}
+
+#[test]
+fn targets_name_a_server_and_nothing_else() {
+    table(
+        read,
+        &[
             (
-                &with("[targets.local]\nprovider = \"\"\nmachines.wbe = { count = 2 }\n"),
+                &with("[targets.local]\nservers = []\n"),
                 &[
                     "4:10 the target `local` is always the developer's own host (name the target after its purpose, e.g. `production`)",
-                    "5:12 `` is not a provider name: it is empty",
-                    "6:10 there is no machine `wbe` (did you mean `web`?)",
+                    "4:10 the target has no server (name it, e.g. `servers = [\"root@a.example\"]`)",
+                ],
+            ),
+            (
+                &with("[targets.a]\nservers = [\"root@a.example\", \"root@b.example\"]\n"),
+                &["5:30 a target stands on one server so far (keep one of them, which then has all machines)"],
+            ),
+            (
+                &with("[targets.a]\nservers = [\"root@-oProxyCommand=id\"]\nhost_key = \"SHA256:x\"\n"),
+                &[
+                    "5:12 `root@-oProxyCommand=id` is not the address of a server: what stands behind the `@` is no host's name (write \
+                     `root@HOST` or `root@HOST:PORT`)",
+                    "6:12 `SHA256:x` is no fingerprint of a host key: `SHA256:` is not followed by 43 characters of base64 (on the \
+                     server's console, `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` shows it)",
+                ],
+            ),
+            (
+                &with("[targets.a]\nservers = [\"ada@a.example\"]\n"),
+                &[
+                    "5:12 adt comes to a server as root so far, not as `ada` (name root, whose `authorized_keys` has your key, e.g. \
+                     `root@a.example`)",
                 ],
             ),
         ],
     );
+    // What nothing reads is not taken.
+    for key in ["provider = \"x\"", "domain = \"shop.example\"", "machines.web = { count = 4 }"] {
+        read(&with(&format!("[targets.a]\nservers = [\"root@a.example\"]\n{key}\n"))).unwrap_err();
+    }
 }
 
 #[test]

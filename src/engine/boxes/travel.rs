@@ -12,8 +12,9 @@ use crate::boxes::{self, Layer, Layers};
 use crate::disk::marks::Marks;
 use crate::engine::Engine;
 use crate::engine::boxes::verbs::Kept;
+use crate::engine::events::Events;
 use crate::model::request::Export;
-use crate::model::response::{Carried, CarryOutcome};
+use crate::model::response::{Carried, CarryOutcome, LayerSummary};
 use crate::model::{Digest, Event, Failure, Kind, Response};
 
 impl Engine {
@@ -83,6 +84,46 @@ impl Engine {
         })
     }
 
+    /// Writes these layers, each after what it stands on. For a connection of our own, which is no file that somebody named.
+    pub(in crate::engine) fn send_layers(
+        &self,
+        digests: &[Digest],
+        to: &mut (dyn Write + Send),
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let layers = self.layers()?;
+        let waiting = |layer: &Layer| events.emit(waits_for(layer));
+        let packing = self.packing(&layers, &waiting);
+        let told = |error: boxes::Error| error.failure("pack the layers");
+        for digest in digests {
+            let layer = packing.layer(digest).map_err(told)?;
+            events.task(&task(&layer), "send", || packing.pack(digest, to)).map_err(told)?;
+        }
+        to.flush().map_err(|error| Failure::new(Kind::Host, "send the layers").because(&error))
+    }
+
+    /// Layers with their contents, which are found out and kept where nobody asked before.
+    pub(in crate::engine) fn contents(&self, digests: &[Digest], events: &Events) -> Result<Vec<LayerSummary>, Failure> {
+        let layers = self.layers()?;
+        let waiting = |layer: &Layer| events.emit(waits_for(layer));
+        let packing = self.packing(&layers, &waiting);
+        let read = |digest: &Digest| packing.layer(digest).map(summary).map_err(|error| error.failure("read the layers"));
+        digests.iter().map(read).collect()
+    }
+
+    /// Every whole layer as its record tells it, and those that are named as their files are at this moment.
+    pub(in crate::engine) fn layers_there(&self, read_again: &[Digest]) -> Result<Vec<LayerSummary>, Failure> {
+        let layers = self.layers()?;
+        let told = |error: boxes::Error| error.failure("read the layers");
+        let packing = self.packing(&layers, &|_| ());
+        let all = layers.list().map_err(told)?.into_iter().filter_map(Result::ok);
+        let each = all.map(|layer| {
+            let content = read_again.contains(&layer.digest).then(|| packing.read_again(&layer)).transpose().map_err(told)?;
+            Ok(summary(Layer { content: content.or_else(|| layer.content.clone()), ..layer }))
+        });
+        each.collect()
+    }
+
     fn packing<'a>(&'a self, layers: &'a Layers, waiting: &'a (dyn Fn(&Layer) + Sync)) -> Packing<'a> {
         Packing { layers, marks: Marks::here(), cancel: &self.cancel, waiting }
     }
@@ -112,6 +153,12 @@ fn waits_for(layer: &Layer) -> Event {
 /// A layer in the words of events.
 fn task(layer: &Layer) -> String {
     format!("layer {} of box {}", layer.digest.short(), layer.name)
+}
+
+fn summary(layer: Layer) -> LayerSummary {
+    let bytes = layer.content.as_ref().map_or(layer.size, |content| content.bytes);
+    let content = layer.content.map(|Content { sha256, .. }| sha256);
+    LayerSummary { name: layer.name, digest: layer.digest, content, size: Some(bytes) }
 }
 
 fn told_of(layer: Layer, outcome: CarryOutcome) -> Carried {

@@ -17,6 +17,7 @@ use crate::model::response::{BoxDetail, BoxSummary, BuildOutcome, Built, Done, L
 use crate::model::topology::Code;
 use crate::model::{BoxName, Digest, Event, Failure, Kind, Parent, Platform, PlatformName, Response, Size};
 use crate::store::PlatformRecord;
+use crate::store::record::Definition;
 use crate::template;
 
 /// A machine to build in boots in a second; a host under load may need longer, a broken one never gets there.
@@ -213,6 +214,7 @@ impl Engine {
         // A machine that is not reloaded yet may stand on others than its definition says.
         all.extend(self.store.database.applied(None)?.into_iter().flat_map(|(_, spec)| spec.layers));
         all.extend(self.store.snapshots.all()?.iter().flat_map(|(_, snapshot)| snapshot.definition.layers()).cloned());
+        all.extend(self.store.promotions.definitions()?.iter().flat_map(Definition::layers).cloned());
         for name in environments.iter().flat_map(|environment| &environment.definition.providers.ever) {
             // Nobody knows what is held by one that can't be asked.
             self.providers.get(name)?;

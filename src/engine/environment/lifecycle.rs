@@ -67,6 +67,11 @@ impl Engine {
             self.try_sites(&self.rehearsal(id, &definition), &codes)?;
         }
         let environment = self.add(id, definition, &codes, shared, dry_run)?;
+        // The other half of `platform:destroy`'s care: either it sees this row, or this sees that the platform is gone.
+        if !dry_run && let Err(failure) = self.platform(&id.platform) {
+            self.store.database.forget_environment(id)?;
+            return Err(failure);
+        }
         if !dry_run {
             self.remember("created", &id.to_string());
         }
@@ -75,7 +80,7 @@ impl Engine {
 
     /// A lost or replaced store leaves machines and data whose owner nobody knows any more: a new environment of their name
     /// would take them over, so a member's may not begin there.
-    fn nothing_is_left(&self, id: &EnvironmentId) -> Result<(), Failure> {
+    pub(in crate::engine) fn nothing_is_left(&self, id: &EnvironmentId) -> Result<(), Failure> {
         if self.caller.authority == Authority::Root {
             return Ok(());
         }
@@ -94,7 +99,7 @@ impl Engine {
             .hint(format!("ask root to end it with `sudo adt env:destroy {} {}`, or choose another name", id.platform, id.name)))
     }
 
-    fn add(
+    pub(in crate::engine) fn add(
         &self,
         id: &EnvironmentId,
         definition: Definition,
@@ -120,13 +125,7 @@ impl Engine {
         if dry_run {
             return Ok(make(choose(&[])?));
         }
-        let environment = self.store.database.add_environment(choose, make, codes)?;
-        // The other half of `platform:destroy`'s care: either it sees this row, or this sees that the platform is gone.
-        if let Err(failure) = self.platform(&id.platform) {
-            self.store.database.forget_environment(id)?;
-            return Err(failure);
-        }
-        Ok(environment)
+        self.store.database.add_environment(choose, make, codes)
     }
 
     pub(in crate::engine) fn env_up(&self, id: &EnvironmentId, dry_run: bool, events: &Events) -> Result<Response, Failure> {
@@ -297,6 +296,7 @@ impl Engine {
             self.perform(&plan, &Scene { workspace, on: seen.places(), ..Scene::of(&network, &live) }, events)?;
             self.store.keys.forget(id)?;
             self.store.snapshots.forget(id)?;
+            self.store.promotions.forget(id)?;
         }
         let summary = match (dry_run, remembered) {
             (true, _) => format!("`{id}` would be destroyed"),

@@ -174,6 +174,7 @@ impl Engine {
                 scene.workspace.as_deref().map_or(Ok(()), |folder| self.tidy_workspace(&step.environment, folder))?;
                 self.store.keys.forget(&step.environment)?;
                 self.store.snapshots.forget(&step.environment)?;
+                self.store.promotions.forget(&step.environment)?;
                 self.store.database.forget_environment(&step.environment)?;
             }
         }

@@ -9,7 +9,7 @@ use crate::engine::events::Events;
 use crate::engine::permission::Right;
 use crate::model::response::Done;
 use crate::model::snapshot::Reason;
-use crate::model::{Action, EnvironmentId, Failure, Kind, MachineId, MachineName, Plan, Response};
+use crate::model::{Action, Digest, EnvironmentId, Failure, Kind, MachineId, MachineName, Plan, Response, RoleName};
 use crate::plan::Goal;
 use crate::store::record::Definition;
 use crate::store::{Environment, Wanted};
@@ -102,8 +102,7 @@ impl Engine {
                     paths.join(", ")
                 ));
             }
-            let seeds = paths.into_iter().map(|path| (before.seed(role, &path).to_vec(), path));
-            let seeds: BTreeMap<_, _> = seeds.filter(|(seed, _)| *seed != new.layers).map(|(seed, path)| (path, seed)).collect();
+            let seeds = seeds_of(before, role, paths, &new.layers);
             if !seeds.is_empty() {
                 definition.seeds.insert(role.clone(), seeds);
             }
@@ -111,8 +110,23 @@ impl Engine {
     }
 }
 
+/// The layers that the volumes of a role go on standing on, where these are no longer its box's.
+pub(in crate::engine) fn seeds_of(
+    before: &Definition,
+    role: &RoleName,
+    paths: Vec<String>,
+    new: &[Digest],
+) -> BTreeMap<String, Vec<Digest>> {
+    let seeds = paths.into_iter().map(|path| (before.seed(role, &path).to_vec(), path));
+    seeds.filter(|(seed, _)| *seed != new).map(|(seed, path)| (path, seed)).collect()
+}
+
 /// No provider hands its volumes to another yet, and what lies among a machine's own files stays behind anyway.
-fn refuse_moves_of_data(id: &EnvironmentId, before: &Definition, after: &Definition) -> Result<(), Failure> {
+pub(in crate::engine) fn refuse_moves_of_data(
+    id: &EnvironmentId,
+    before: &Definition,
+    after: &Definition,
+) -> Result<(), Failure> {
     for machine in after.platform.machines.iter().filter(|machine| after.platform.holds_data(machine)) {
         let Some(from) = before.platform.machine(&machine.role).map(|machine| before.provider(machine)) else { continue };
         let to = after.provider(machine);

@@ -11,7 +11,7 @@ use crate::model::{Failure, Request};
 /// Whether the routes may be others afterwards.
 pub(in crate::engine) fn moves_routes(request: &Request) -> bool {
     match request {
-        Request::PlatformInit(_) => true,
+        Request::PlatformInit(_) | Request::TargetRehearse { .. } => true,
         Request::PlatformUp { dry_run, .. }
         | Request::PlatformHalt { dry_run, .. }
         | Request::PlatformDestroy { dry_run, .. }
@@ -49,7 +49,12 @@ pub(in crate::engine) fn moves_routes(request: &Request) -> bool {
         | Request::BoxList { .. }
         | Request::BoxBuild { .. }
         | Request::BoxShow { .. }
-        | Request::BoxPrune { .. } => false,
+        | Request::BoxPrune { .. }
+        | Request::TargetList { .. }
+        | Request::TargetCheck(_)
+        // What these change is another host's.
+        | Request::EnvPromote { .. }
+        | Request::EnvRollback { .. } => false,
     }
 }
 

@@ -152,6 +152,16 @@ mod tests {
         }
     }
 
+    /// Nothing is installed on a server that is rehearsed on.
+    #[test]
+    fn the_rehearsed_server_has_all_that_would_be_installed() {
+        let recipe: toml::Table = include_str!("../../../boxes/rehearsed-server/box.toml").parse().expect("it is a recipe");
+        let packages = recipe["box"]["packages"].as_array().expect("a list");
+        for package in REQUIREMENTS.iter().filter_map(|requirement| requirement.package()) {
+            assert!(packages.iter().any(|one| one.as_str() == Some(package)), "{package} is missing from the box");
+        }
+    }
+
     #[test]
     fn what_is_missing_says_so_with_a_remedy() {
         let item = Requirement::Program { program: "no-such-program", package: "x" }.item();

@@ -1,0 +1,59 @@
+//! `[targets.…]` → targets.
+
+use crate::model::EnvironmentName;
+use crate::model::target::{Address, Fingerprint, Server, Target};
+
+use super::{once, raw};
+use crate::config::at::At;
+use crate::config::check;
+use crate::config::fault::Faults;
+
+pub fn target(name: &At<String>, raw: &raw::Target, faults: &mut Faults) -> Option<Target> {
+    if name.as_str() == "local" {
+        faults.add_hint(
+            name.span(),
+            "the target `local` is always the developer's own host",
+            "name the target after its purpose, e.g. `production`",
+        );
+    }
+    // The environment on its server has its name.
+    let label = check::name(faults, name, EnvironmentName::new);
+    once(&raw.servers, "server", faults);
+    if raw.servers.is_empty() {
+        faults.add_hint(name.span(), "the target has no server", "name it, e.g. `servers = [\"root@a.example\"]`");
+    }
+    if let Some(second) = raw.servers.get(1) {
+        let message = "a target stands on one server so far";
+        faults.add_hint(second.span(), message, "keep one of them, which then has all machines");
+    }
+    let host_key = raw.host_key.as_ref().map(|word| fingerprint(word, faults));
+    let servers: Option<Vec<_>> = raw.servers.iter().map(|word| address(word, faults)).collect();
+    let host_key = host_key.map_or(Some(None), |key| key.map(Some))?;
+    let servers = servers?.into_iter().map(|address| Server { address, host_key: host_key.clone() }).collect();
+    Some(Target { name: label?.to_string(), servers })
+}
+
+fn address(word: &At<String>, faults: &mut Faults) -> Option<Address> {
+    match Address::parse(word) {
+        Ok(address) if address.user == "root" => Some(address),
+        Ok(address) => {
+            let message = format!("adt comes to a server as root so far, not as `{}`", address.user);
+            faults.add_hint(word.span(), message, "name root, whose `authorized_keys` has your key, e.g. `root@a.example`");
+            None
+        }
+        Err(error) => {
+            faults.add_hint(word.span(), error.to_string(), "write `root@HOST` or `root@HOST:PORT`");
+            None
+        }
+    }
+}
+
+fn fingerprint(word: &At<String>, faults: &mut Faults) -> Option<Fingerprint> {
+    let read = Fingerprint::new(word.as_str());
+    if let Err(reason) = &read {
+        let message = format!("`{}` is no fingerprint of a host key: {reason}", word.escape_debug());
+        let hint = "on the server's console, `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` shows it";
+        faults.add_hint(word.span(), message, hint);
+    }
+    read.ok()
+}

@@ -1,0 +1,82 @@
+//! `target:check`: is the server as the last promotion left it?
+
+use crate::engine::Engine;
+use crate::engine::events::Events;
+use crate::engine::target::promote::inside;
+use crate::model::request::TargetOf;
+use crate::model::response::Standing;
+use crate::model::response::{CheckItem, Checklist, LayerSummary};
+use crate::model::target::Server;
+use crate::model::{Digest, EnvironmentId, Failure, Request, Response, Size};
+
+/// Below this the next promotion may not fit.
+const LOW_SPACE: u64 = 2 << 30;
+
+impl Engine {
+    pub(in crate::engine) fn target_check(&self, of: &TargetOf, events: &Events) -> Result<Response, Failure> {
+        let (server, id) = (self.server_of(of)?, of.id());
+        let remedy = format!("adt env:promote {} <environment> {}", id.platform, id.name);
+        let session = match self.enter_server(&server, &self.way()?, events) {
+            Ok(session) => session,
+            Err(failure) => return Ok(fault(&server, &failure, &remedy)),
+        };
+        let mut items = vec![CheckItem::ok(server.to_string(), host_key(&server))];
+        let standing = session.standing(&id, Vec::new())?;
+        items.push(history(&id, &standing, &remedy));
+        if standing.wanted.is_some() {
+            items.extend(self.check_layers(&standing, session.standing(&id, standing.stands_on.clone())?.layers, &remedy));
+            items.extend(inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?).items);
+        }
+        let free = format!("{} free", Size(standing.free));
+        items.push(match standing.free < LOW_SPACE {
+            true => CheckItem::notice("space for layers", free, None),
+            false => CheckItem::ok("space for layers", free),
+        });
+        Ok(Response::Check(Checklist { items }))
+    }
+
+    /// The layers that it stands on, by what came there and by what their files are at this moment.
+    fn check_layers(&self, came: &Standing, now: Vec<LayerSummary>, remedy: &str) -> Vec<CheckItem> {
+        let content = |all: &[LayerSummary], digest: &Digest| {
+            all.iter().find(|layer| layer.digest == *digest).map(|layer| (layer.name.to_string(), layer.content.clone()))
+        };
+        let each = came.stands_on.iter().map(|digest| {
+            let subject = |name: &str| format!("layer {} of box {name}", digest.short());
+            match (content(&came.layers, digest), content(&now, digest)) {
+                (Some((name, Some(then))), Some((_, Some(now)))) if then == now => {
+                    CheckItem::ok(subject(&name), format!("its files are those that came: {}", now.short()))
+                }
+                (Some((name, Some(_))), Some(_)) => CheckItem::fault(subject(&name), "its files were changed there", remedy),
+                (Some((name, None)), _) => CheckItem::notice(subject(&name), "it was built there", None),
+                (None, _) | (_, None) => CheckItem::fault(subject("?"), "is not there", remedy),
+            }
+        });
+        each.collect()
+    }
+}
+
+fn host_key(server: &Server) -> String {
+    match &server.host_key {
+        Some(fingerprint) => format!("reached as root; its host key is {fingerprint}"),
+        None => "reached as root; your `known_hosts` knows its host key".to_owned(),
+    }
+}
+
+fn fault(server: &Server, failure: &Failure, remedy: &str) -> Response {
+    let remedy = failure.hints.first().map_or(remedy, String::as_str);
+    let seen = failure.causes.iter().chain(&failure.tail).map(String::as_str).collect::<Vec<_>>().join("; ");
+    Response::Check(Checklist { items: vec![CheckItem::fault(server.to_string(), seen, remedy)] })
+}
+
+fn history(id: &EnvironmentId, standing: &Standing, remedy: &str) -> CheckItem {
+    let subject = id.to_string();
+    let Some(last) = standing.promotions.last() else {
+        return CheckItem::fault(subject, "nothing was promoted there", remedy);
+    };
+    let time = |seconds| jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string());
+    let told = format!("{} by {}, {}", last.deed, last.by, time(last.finished.unwrap_or(last.begun)));
+    match last.finished {
+        Some(_) => CheckItem::ok(subject, told),
+        None => CheckItem::fault(subject, format!("{told}, and it was cut off"), remedy),
+    }
+}

@@ -1,0 +1,46 @@
+//! `target:list`, and the server that a target means. Targets are what the platform's folder says now.
+
+use crate::engine::Engine;
+use crate::model::request::TargetOf;
+use crate::model::target::{Server, Target, TargetSummary};
+use crate::model::{Failure, Kind, PlatformName, Response};
+
+impl Engine {
+    pub(in crate::engine) fn target_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
+        let records = match platform {
+            Some(name) => vec![self.platform(name)?],
+            None => self.store.database.platforms()?,
+        };
+        let mut all = Vec::new();
+        for record in records {
+            let read = self.read_platform(&record);
+            // Of all, one that can't be read hides no other: `platform:list` tells of it.
+            let Some(known) = (if platform.is_some() { Some(read?) } else { read.ok() }) else { continue };
+            all.extend(known.targets.into_iter().filter_map(|target| summary(&record.name, target)));
+        }
+        Ok(Response::Targets(all))
+    }
+
+    /// The only server of a target, as its platform's folder says now.
+    pub(super) fn server_of(&self, of: &TargetOf) -> Result<Server, Failure> {
+        let targets = self.read_platform(&self.platform(&of.platform)?)?.targets;
+        if let Some(target) = targets.iter().find(|target| target.name == of.target.as_str()) {
+            let server = target.servers.first();
+            return Ok(server.expect("configuration refuses targets without a server").clone());
+        }
+        let failure = Failure::new(Kind::NotFound, format!("find the target `{}` of `{}`", of.target, of.platform));
+        let known: Vec<_> = targets.into_iter().map(|target| target.name).collect();
+        Err(if known.is_empty() {
+            failure.cause("its `platform.toml` has none").hint(format!(
+                "add `[targets.{}]` with `servers = [\"root@a.example\"]`; `adt target:rehearse` needs none",
+                of.target
+            ))
+        } else {
+            failure.hint(format!("its targets are {}", known.join(", ")))
+        })
+    }
+}
+
+fn summary(platform: &PlatformName, target: Target) -> Option<TargetSummary> {
+    Some(TargetSummary { platform: platform.clone(), name: target.name.parse().ok()?, servers: target.servers })
+}

@@ -1,0 +1,25 @@
+//! Targets: a ticket's environment on a server, the proof that it is the same, and the way back.
+//!
+//! | file | what is there |
+//! |---|---|
+//! | [`list`] | `target:list`, and which server a target means |
+//! | [`promote`] | `env:promote`, `env:rollback` where their operator sits: look, plan, show, do, prove |
+//! | [`receive`] | the same on the server: what is there, the lock, a definition that an environment becomes |
+//! | [`check`] | `target:check` |
+//! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
+//!
+//! What must be done is decided in [`crate::plan::promotion`], the way to a server is [`crate::servers`]. Who decides is the operator;
+//! what is wanted, its history and the lock are on the server, so the operator's host can vanish at any moment.
+//!
+//! ```text
+//! look ─ plan ─ show ─ put adt ─ hold ─ set up ─ send layers ─ define ─ prove
+//! ```
+//! Killed anywhere, the same command goes on: what is there is asked anew, and each move is done whole or again.
+
+mod check;
+mod list;
+mod promote;
+mod receive;
+mod rehearse;
+
+pub use receive::Brought;

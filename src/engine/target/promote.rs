@@ -1,0 +1,438 @@
+//! `env:promote`, `env:rollback`, where their operator sits.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use crate::engine::environment::records::leaving;
+use crate::engine::environment::snapshot::unfinished;
+use crate::engine::events::Events;
+use crate::engine::target::receive::digest;
+use crate::engine::{Engine, program};
+use crate::model::request::{Bootstrap, TargetOf};
+use crate::model::response::Promotion;
+use crate::model::response::Standing;
+use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary};
+use crate::model::target::{LayerProof, Server, TargetStep};
+use crate::model::{Digest, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
+use crate::plan::promotion::{self, Brought, Found, Move, Refused};
+use crate::servers::{self, Door, Program, Session, Way};
+use crate::store::Environment;
+use crate::store::record::{Definition, Providers};
+use crate::wire::Serve;
+
+/// All that goes to a server.
+pub(super) struct Cargo {
+    pub brought: Brought,
+    program: Program,
+    /// The definition, as JSON.
+    text: Vec<u8>,
+}
+
+/// A server as it was found, and a session with it where its adt understands ours.
+struct Looked {
+    found: Found,
+    session: Option<Session>,
+}
+
+impl Engine {
+    pub(in crate::engine) fn env_promote(
+        &self,
+        id: &EnvironmentId,
+        target: &EnvironmentName,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let of = TargetOf { platform: id.platform.clone(), target: target.clone() };
+        let server = self.server_of(&of)?;
+        let cargo = self.cargo(id, &of, events)?;
+        let promotion = self.bring(&cargo, &server, &self.way()?, dry_run, events)?;
+        Ok(Response::Promotion(Box::new(promotion)))
+    }
+
+    /// With the keys and settings of the person who asks.
+    pub(super) fn way(&self) -> Result<Way, Failure> {
+        let (account, home) = (self.caller.account.clone(), self.caller.home.clone());
+        Ok(Way { account, home, identity: None, program: program()? })
+    }
+
+    /// Whom the other side names to whoever comes meanwhile.
+    pub(super) fn by(&self) -> String {
+        format!("{}@{}", self.caller.user, rustix::system::uname().nodename().to_string_lossy())
+    }
+
+    /// What a ticket has that a target can get.
+    pub(super) fn cargo(&self, id: &EnvironmentId, of: &TargetOf, events: &Events) -> Result<Cargo, Failure> {
+        let environment = self.environment(id)?;
+        self.can_go(&environment)?;
+        let definition = for_a_target(&environment.definition);
+        let text = serde_json::to_vec(&definition).expect("definitions have string keys only, so they become JSON");
+        let mut seen = BTreeSet::new();
+        let digests: Vec<_> = definition.layers().filter(|digest| seen.insert((*digest).clone())).cloned().collect();
+        let path = program()?;
+        let program = Program::read(&path)
+            .map_err(|error| Failure::new(Kind::Host, format!("read `{}`", path.display())).because(&error))?;
+        let brought = Brought {
+            id: of.id(),
+            from: id.clone(),
+            program: program.sha256.clone(),
+            program_bytes: program.bytes,
+            definition: digest(&text),
+            layers: self.contents(&digests, events)?,
+            machines: definition.platform.machines_by_name().into_keys().collect(),
+        };
+        Ok(Cargo { brought, program, text })
+    }
+
+    /// What isn't carried yet is refused, so that nobody takes a part for the whole.
+    fn can_go(&self, environment: &Environment) -> Result<(), Failure> {
+        let id = &environment.id;
+        if environment.wanted == crate::store::Wanted::Gone {
+            return Err(leaving(id, "promote"));
+        }
+        if environment.definition.rewound.is_some() {
+            return Err(unfinished(id, &format!("promote `{id}`")));
+        }
+        let refused = |cause: String| Err(Failure::new(Kind::Conflict, format!("promote `{id}`")).cause(cause));
+        let platform = &environment.definition.platform;
+        if let Some(site) = platform.sites.iter().find(|site| site.code.source.is_some()) {
+            return refused(format!(
+                "the site `{}` has its code from a repository, and only what boxes hold goes to a target so far",
+                site.name
+            ));
+        }
+        if let Some(machine) = platform.machines.iter().find(|machine| machine.host) {
+            return refused(format!("`{}` is a host itself, and the machines of a server can't be", machine.role));
+        }
+        Ok(())
+    }
+
+    /// Makes a server have what a ticket has, and proves it.
+    pub(super) fn bring(
+        &self,
+        cargo: &Cargo,
+        server: &Server,
+        way: &Way,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Promotion, Failure> {
+        let brought = &cargo.brought;
+        let Looked { mut found, session } = self.look_at_server(cargo, server, way, dry_run, events)?;
+        let moves = promotion::plan(brought, &found).map_err(|refused| self.refused(brought, server, &refused))?;
+        let steps = promotion::steps(&moves, brought, &found, &server.to_string());
+        let mut promotion = Promotion {
+            id: brought.id.clone(),
+            server: server.to_string(),
+            summary: summary(&moves, brought, &found, server, dry_run),
+            changed: !dry_run && !moves.is_empty(),
+            dry_run,
+            steps,
+            layers: Vec::new(),
+            checks: Checklist::default(),
+            next: Vec::new(),
+        };
+        if dry_run || moves.is_empty() {
+            return Ok(promotion);
+        }
+        promotion.steps.iter().for_each(|step| events.note(format!("plan: {}", words(step))));
+        let session = match session {
+            Some(session) if !matches!(moves[0], Move::Program { .. }) => session,
+            old => {
+                drop(old);
+                self.put_program(cargo, server, way, events)?
+            }
+        };
+        session.hold(&brought.id, &self.by())?;
+        if moves.contains(&Move::SetUp) {
+            self.set_up(&session, events)?;
+        }
+        // Before it was set up, or by an older adt, nobody could tell all of it.
+        found.program = Some(brought.program.clone());
+        found.is_pending = false;
+        found.standing = Some(session.standing(&brought.id, Vec::new())?);
+        let moves = promotion::plan(brought, &found).map_err(|refused| self.refused(brought, server, &refused))?;
+        for each in &moves {
+            match each {
+                Move::Program { .. } | Move::SetUp => {}
+                Move::Layers { digests, .. } => self.send(&session, digests, events)?,
+                Move::Define { .. } => drop(self.define_there(&session, cargo, false, events)?),
+            }
+        }
+        self.prove(&session, &mut promotion, &brought.layers, events)?;
+        promotion.next = next(&promotion);
+        Ok(promotion)
+    }
+
+    /// What is there, without changing anything.
+    fn look_at_server(
+        &self,
+        cargo: &Cargo,
+        server: &Server,
+        way: &Way,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Looked, Failure> {
+        let id = &cargo.brought.id;
+        let door = events.task("ssh", &format!("looking at {server}"), || servers::knock(way, server))?;
+        let (program, is_pending) = (door.found.program.clone(), door.found.is_pending);
+        let mut found = Found { program, is_pending, ..Found::default() };
+        if found.program.is_none() {
+            return Ok(Looked { found, session: None });
+        }
+        let is_ours = found.program.as_ref() == Some(&cargo.brought.program);
+        let session = match door.enter(false, &self.caller.command, &self.cancel) {
+            Ok(session) => session,
+            Err(failure) if is_ours && !found.is_pending => return Err(failure),
+            // Another adt may speak otherwise; ours takes its place.
+            Err(failure) => {
+                events.note(format!("the adt on `{server}` can't be asked: {}", failure.causes.join(": ")));
+                found.program = found.program.filter(|_| !is_ours);
+                return Ok(Looked { found, session: None });
+            }
+        };
+        if !dry_run && is_ours {
+            session.hold(id, &self.by())?;
+        }
+        let asked = self.ask_standing(&session, cargo, events);
+        match asked {
+            Ok((standing, machines)) => (found.standing, found.machines) = (Some(standing), machines),
+            Err(failure) if is_ours => return Err(failure),
+            Err(failure) => events.note(format!("the adt on `{server}` is another: {failure}")),
+        }
+        Ok(Looked { found, session: Some(session) })
+    }
+
+    fn ask_standing(&self, session: &Session, cargo: &Cargo, events: &Events) -> Result<(Standing, Option<Plan>), Failure> {
+        let brought = &cargo.brought;
+        let mut standing = session.standing(&brought.id, Vec::new())?;
+        let is_unknown =
+            |layer: &&LayerSummary| layer.content.is_none() && brought.layers.iter().any(|ours| ours.digest == layer.digest);
+        let unknown: Vec<_> = standing.layers.iter().filter(is_unknown).map(|layer| layer.digest.clone()).collect();
+        if !unknown.is_empty() {
+            standing = session.standing(&brought.id, unknown)?;
+        }
+        let has_all = brought.layers.iter().all(|ours| standing.layers.iter().any(|layer| layer.digest == ours.digest));
+        let machines = has_all.then(|| self.define_there(session, cargo, true, events)).transpose()?;
+        Ok((standing, machines.and_then(|done| done.plan)))
+    }
+
+    fn refused(&self, brought: &Brought, server: &Server, refused: &Refused) -> Failure {
+        let kind = match refused {
+            Refused::NoRoom { .. } => Kind::Exhausted,
+            Refused::OtherContent { .. } | Refused::Foreign => Kind::Conflict,
+        };
+        let failure = Failure::new(kind, format!("bring `{}` to `{server}`", brought.from)).because(refused);
+        failure.hint(match refused {
+            Refused::NoRoom { .. } => "free some space there, e.g. with `adt box:prune`",
+            Refused::OtherContent { .. } => "it was built there or changed; remove what stands on it there, then `adt box:prune`",
+            Refused::Foreign => "give the target another name, or end that environment there",
+        })
+    }
+
+    /// Puts this adt there and speaks with it. One that does not answer goes again.
+    fn put_program(&self, cargo: &Cargo, server: &Server, way: &Way, events: &Events) -> Result<Session, Failure> {
+        let door = servers::knock(way, server)?;
+        let is_there = door.found.program.as_ref() == Some(&cargo.brought.program);
+        let door = match is_there {
+            true => door,
+            false => events.task("adt", &format!("putting it on {server}"), || door.put(&cargo.program, &self.cancel))?,
+        };
+        match door.enter(!is_there, &self.caller.command, &self.cancel) {
+            Ok(session) => Ok(session),
+            Err(failure) if self.cancel.load(std::sync::atomic::Ordering::Relaxed) => Err(failure),
+            Err(failure) => {
+                let back = servers::knock(way, server).and_then(Door::put_back);
+                Err(match back {
+                    Ok(()) => failure.cause("it did not answer, so what was there before is back"),
+                    Err(_) => failure.cause("it did not answer, and what was there before is beside it as `.adt-before`"),
+                })
+            }
+        }
+    }
+
+    fn set_up(&self, session: &Session, events: &Events) -> Result<(), Failure> {
+        let bootstrap = Bootstrap {
+            remove: false,
+            keep_data: false,
+            service: true,
+            packages: true,
+            pool: None,
+            remove_pool: false,
+            dry_run: false,
+        };
+        session.run(&Request::HostBootstrap(bootstrap), &mut told(session, events))?;
+        session.settle()
+    }
+
+    fn send(&self, session: &Session, digests: &[Digest], events: &Events) -> Result<(), Failure> {
+        let write = |to: &mut (dyn Write + Send)| self.send_layers(digests, to, events);
+        session.feed(Serve::Layers, &mut told(session, events), write).map(drop)
+    }
+
+    fn define_there(&self, session: &Session, cargo: &Cargo, dry_run: bool, events: &Events) -> Result<Done, Failure> {
+        let Brought { id, from, .. } = &cargo.brought;
+        let serve = Serve::Define { id: id.clone(), by: self.by(), from: from.clone(), dry_run };
+        let write = |to: &mut (dyn Write + Send)| {
+            to.write_all(&cargo.text).map_err(|error| Failure::new(Kind::Program, "send the definition").because(&error))
+        };
+        let response = match dry_run {
+            true => session.feed(serve, &mut |_| (), write)?,
+            false => session.feed(serve, &mut told(session, events), write)?,
+        };
+        is_done(response)
+    }
+
+    /// What the server says of itself once all is done: its layers by the files that are there now, and the environment from inside.
+    fn prove(&self, session: &Session, promotion: &mut Promotion, here: &[LayerSummary], events: &Events) -> Result<(), Failure> {
+        let digests = here.iter().map(|layer| layer.digest.clone()).collect();
+        let there = events.task("proof", "reading the layers there again", || session.standing(&promotion.id, digests))?;
+        promotion.layers = here.iter().map(|layer| proof(layer, &there)).collect();
+        promotion.checks = inside(session.run(&Request::EnvCheck { id: promotion.id.clone() }, &mut |_| ())?);
+        Ok(())
+    }
+
+    pub(in crate::engine) fn env_rollback(&self, of: &TargetOf, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+        let (server, id) = (self.server_of(of)?, of.id());
+        let promotion = self.go_back(&id, &server, &self.way()?, dry_run, events)?;
+        Ok(Response::Promotion(Box::new(promotion)))
+    }
+
+    pub(super) fn go_back(
+        &self,
+        id: &EnvironmentId,
+        server: &Server,
+        way: &Way,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Promotion, Failure> {
+        let session = self.enter_server(server, way, events)?;
+        if !dry_run {
+            session.hold(id, &self.by())?;
+        }
+        let back = |dry_run, each: &mut servers::session::Each<'_>| {
+            is_done(session.serve(Serve::Rollback { id: id.clone(), by: self.by(), dry_run }, each)?)
+        };
+        let planned = back(true, &mut |_| ())?;
+        let plan = planned.plan.unwrap_or_default();
+        let step = |what: String| TargetStep { what, loses_data: false, bytes: 0 };
+        let steps: Vec<_> = plan.steps().map(|one| step(one.action.to_string())).collect();
+        let mut promotion = Promotion {
+            id: id.clone(),
+            server: server.to_string(),
+            summary: format!("nothing to do: {} on `{server}`", planned.summary),
+            changed: false,
+            dry_run,
+            steps,
+            layers: Vec::new(),
+            checks: Checklist::default(),
+            next: Vec::new(),
+        };
+        if dry_run || plan.is_empty() {
+            if !plan.is_empty() {
+                promotion.summary = format!("`{id}` on `{server}` would be rolled back; volumes stay as they are");
+            }
+            return Ok(promotion);
+        }
+        let done = back(false, &mut told(&session, events))?;
+        promotion.summary = format!("{} on `{server}`; volumes stay as they are", done.summary);
+        promotion.changed = true;
+        let standing = session.standing(id, Vec::new())?;
+        let stands_on = standing.layers.into_iter().filter(|layer| standing.stands_on.contains(&layer.digest));
+        let recorded: Vec<_> = stands_on.collect();
+        self.prove(&session, &mut promotion, &recorded, events)?;
+        Ok(promotion)
+    }
+
+    /// A session with the adt that is there, whichever it is.
+    pub(super) fn enter_server(&self, server: &Server, way: &Way, events: &Events) -> Result<Session, Failure> {
+        let door = events.task("ssh", &format!("looking at {server}"), || servers::knock(way, server))?;
+        if door.found.program.is_none() {
+            return Err(Failure::new(Kind::NotFound, format!("find adt on `{server}`"))
+                .cause("nothing was promoted there")
+                .hint("`adt env:promote` brings it, and a ticket's environment"));
+        }
+        door.enter(false, &self.caller.command, &self.cancel)
+    }
+}
+
+/// A ticket's definition without what is only this host's, or only the ticket's.
+fn for_a_target(definition: &Definition) -> Definition {
+    let mut definition = definition.clone();
+    definition.platform.folder = std::path::PathBuf::new();
+    definition.platform.targets = Vec::new();
+    // Data begins from the boxes that go there: what the ticket's volumes stand on is the ticket's.
+    definition.seeded.clear();
+    definition.seeds.clear();
+    let ever = definition.platform.machines.iter().map(|machine| definition.provider(machine).clone()).collect();
+    definition.providers = Providers { ever, ..definition.providers.clone() };
+    definition
+}
+
+/// Events of a server are told as its own.
+fn told(session: &Session, events: &Events) -> impl FnMut(Event) + Send + use<> {
+    let (server, events) = (session.server.address.host.clone(), events.clone());
+    move |event| {
+        events.emit(match event {
+            Event::Note { text } => Event::Note { text: format!("{server}: {text}") },
+            Event::Warning { text } => Event::Warning { text: format!("{server}: {text}") },
+            Event::Waiting { on, holder } => Event::Waiting { on: format!("{on} on {server}"), holder },
+            Event::TaskStarted { task, text } => Event::TaskStarted { task: format!("{server} {task}"), text },
+            Event::TaskProgress { task, text } => Event::TaskProgress { task: format!("{server} {task}"), text },
+            Event::TaskDone { task, text, milliseconds } => {
+                Event::TaskDone { task: format!("{server} {task}"), text, milliseconds }
+            }
+            Event::TaskFailed { task, reason } => Event::TaskFailed { task: format!("{server} {task}"), reason },
+            other => other,
+        });
+    }
+}
+
+fn words(step: &TargetStep) -> String {
+    let bytes = if step.bytes > 0 { format!(", {} before packing", crate::model::Size(step.bytes)) } else { String::new() };
+    format!("{} (loses data: {}{bytes})", step.what, if step.loses_data { "yes" } else { "no" })
+}
+
+fn is_done(response: Response) -> Result<Done, Failure> {
+    match response {
+        Response::Done(done) => Ok(done),
+        _ => Err(crate::wire::asker::unexpected()),
+    }
+}
+
+fn proof(here: &LayerSummary, there: &Standing) -> LayerProof {
+    let there = there.layers.iter().find(|layer| layer.digest == here.digest).and_then(|layer| layer.content.clone());
+    LayerProof { name: here.name.clone(), digest: here.digest.clone(), here: here.content.clone(), there }
+}
+
+/// What a check says of machines and sites. Names are served by nobody there yet, so what it says of these is left out.
+pub(super) fn inside(response: Response) -> Checklist {
+    let Response::Check(list) = response else { return Checklist { items: vec![unclear()] } };
+    let outside = [CheckStep::Name, CheckStep::Address, CheckStep::Certificate, CheckStep::Proxy];
+    let items = list.items.into_iter().filter(|item| !item.step.is_some_and(|step| outside.contains(&step)));
+    let items: Vec<_> = items.collect();
+    Checklist { items: if items.is_empty() { vec![unclear()] } else { items } }
+}
+
+fn unclear() -> CheckItem {
+    CheckItem::fault("env:check", "said nothing of its machines", "look with `adt target:check`")
+}
+
+fn summary(moves: &[Move], brought: &Brought, found: &Found, server: &Server, dry_run: bool) -> String {
+    let Brought { id, from, .. } = brought;
+    match (moves.is_empty(), dry_run) {
+        (true, _) => {
+            let last = found.standing.as_ref().and_then(|standing| standing.promotions.last());
+            let by = last.map(|last| format!(", by {}", last.by)).unwrap_or_default();
+            format!("nothing to do: `{id}` on `{server}` is what `{from}` is{by}")
+        }
+        (false, true) => format!("`{from}` would be promoted to `{server}` as `{id}`"),
+        (false, false) => format!("`{from}` is promoted to `{server}` as `{id}`"),
+    }
+}
+
+fn next(promotion: &Promotion) -> Vec<String> {
+    let EnvironmentId { platform, name } = &promotion.id;
+    vec![
+        format!("look at it: adt target:check {platform} {name}"),
+        format!("what was there before: adt env:rollback {platform} {name}"),
+    ]
+}

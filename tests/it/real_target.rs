@@ -1,0 +1,178 @@
+//! From a ticket to a server and back: the server is a machine that is a host itself, reached by ssh as any other.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use super::adt::{Adt, Run};
+
+/// A store with `hello` and its environment 1161.
+fn ticket() -> Option<Adt> {
+    // Where all cores are busy, two machines in one need more than usual.
+    let adt = Adt::real()?.alone().env("ADT_GRACE_SECONDS", "60");
+    adt.run("platform:init hello").ok();
+    adt.run("env:init 1161").ok();
+    Some(adt)
+}
+
+/// What the last line of a promotion's JSON says.
+#[track_caller]
+fn promotion(run: &Run) -> serde_json::Value {
+    let last = run.stdout.lines().last().unwrap_or_default();
+    let line: serde_json::Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {run:?}"));
+    line["response"].clone()
+}
+
+/// Every layer has one content on both sides, and everything that the server said of itself is well.
+#[track_caller]
+fn is_proven(promotion: &serde_json::Value) {
+    let layers = promotion["layers"].as_array().expect("a list");
+    assert!(layers.len() >= 5, "{promotion:#}");
+    for layer in layers {
+        assert!(layer["here"].is_string() && layer["here"] == layer["there"], "{layer}");
+    }
+    let checks = promotion["checks"]["items"].as_array().expect("a list");
+    assert!(checks.len() >= 3 && checks.iter().all(|item| item["verdict"] == "ok"), "{promotion:#}");
+}
+
+/// Starts a command and kills it as soon as it says this.
+#[track_caller]
+fn killed_at(adt: &Adt, words: &str, text: &str) {
+    let split: Vec<_> = words.split_whitespace().collect();
+    let mut child = adt.command(&split).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut said = Vec::new();
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+    let came = lines.any(|line| {
+        said.push(line);
+        said.last().is_some_and(|line| line.contains(text))
+    });
+    let _ = child.kill();
+    child.wait().expect("it ends");
+    assert!(came, "`adt {words}` never said `{text}`:\n{}", said.join("\n"));
+}
+
+/// While one operator is at it, another is told who that is. The first one then dies, and lets go by that.
+fn one_at_a_time(adt: &Adt) {
+    let words = ["env:promote", "hello", "1162", "production"];
+    let mut first = adt.command(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut lines = BufReader::new(first.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+    lines.find(|line| line.starts_with("plan: ")).expect("it has a plan");
+    // It stands still where it is, and its connection with it.
+    let pid = rustix::process::Pid::from_child(&first);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it runs");
+    adt.run("env:promote hello 1161 production").fails(5).says("is at it").says("env:promote hello 1162 production");
+    adt.run("env:rollback hello production").fails(5).says("is at it");
+    // What only looks waits for nobody.
+    adt.run("target:check hello production");
+    first.kill().expect("it is there");
+    first.wait().expect("it ends");
+}
+
+/// An agent that has the key of rehearsed servers; as every person's does, it says who we are.
+struct Agent(Child);
+
+impl Agent {
+    fn new(adt: &Adt, socket: &std::path::Path) -> Self {
+        let mut agent = adt.program_there("ssh-agent");
+        let agent = Self(agent.arg("-D").arg("-a").arg(socket).stdout(Stdio::null()).spawn().expect("ssh-agent starts"));
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let add = adt.program_there("ssh-add").arg(adt.store.join("rehearsal/key")).env("SSH_AUTH_SOCK", socket).output();
+            if add.expect("ssh-add starts").status.success() {
+                return agent;
+            }
+            assert!(std::time::Instant::now() < until, "the agent takes no key");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_target_is_rehearsed_and_nothing_is_left_of_it() {
+    let Some(adt) = ticket() else { return };
+    adt.run("target:rehearse production --from 1162").fails(4).says("find the environment");
+    let run = adt.run("target:rehearse production --from 1161 --json").ok();
+    let promotion = promotion(&run);
+    is_proven(&promotion);
+    assert_eq!((promotion["changed"].as_bool(), promotion["dry_run"].as_bool()), (Some(true), Some(false)));
+    let list = adt.run("env:list --json").ok().json();
+    assert_eq!(list.as_array().expect("a list").len(), 1, "{list:#}");
+    assert_eq!(adt.run("platform:list --json").ok().json().as_array().expect("a list").len(), 1);
+    assert!(!adt.store().join("rehearsal").exists());
+    adt.run("platform:destroy hello --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_killed_promotion_goes_on_and_there_is_a_way_back() {
+    let Some(adt) = ticket() else { return };
+    let rehearse = "target:rehearse production --from 1161 --keep";
+    for text in ["adt: putting it on", ": send …", "hello/production: db is started"] {
+        killed_at(&adt, rehearse, text);
+    }
+    is_proven(&promotion(&adt.run(&format!("{rehearse} --json")).ok()));
+    adt.run(rehearse).ok().says("nothing to do");
+
+    // The same server as a target of the platform's, with the person's agent and a host key that is checked.
+    let shown =
+        adt.run("env:exec rehearsal hello-production server -- ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").ok().stdout;
+    let print = shown.split_whitespace().find(|word| word.starts_with("SHA256:")).expect("a fingerprint").to_owned();
+    let address = adt.run("env:show rehearsal hello-production --json").ok().json()["machines"][0]["addresses"][0].clone();
+    let address = address.as_str().expect("an address").to_owned();
+    let socket = adt.path().join("agent");
+    let agent = Agent::new(&adt, &socket);
+    let adt = adt.env("SSH_AUTH_SOCK", &socket.display().to_string());
+    let hello = adt.here().join("hello/platform.toml");
+    let shipped = std::fs::read_to_string(&hello).expect("it was made");
+    let target =
+        |print: &str| format!("{shipped}\n[targets.production]\nservers = [\"root@{address}\"]\nhost_key = \"{print}\"\n");
+    let other = format!("SHA256:{}", "a".repeat(43));
+    std::fs::write(&hello, target(&other)).expect("the folder is ours");
+    adt.run("env:promote hello 1161 production").fails(8).says("the server shows the").says("host_key");
+    adt.run("target:check hello production").fails(13).says("the server shows the");
+    std::fs::write(&hello, format!("{shipped}\n[targets.production]\nservers = [\"root@{address}\"]\n"))
+        .expect("the folder is ours");
+    adt.run("env:promote hello 1161 production").fails(8).says("Host key verification failed");
+
+    std::fs::write(&hello, target(&print)).expect("the folder is ours");
+    adt.run("target:list").ok().says(&print).says("production");
+    adt.run("env:promote hello 1161 production").ok().says("nothing to do");
+    adt.run("target:check hello production").ok().says("promoted from `hello/1161`");
+    adt.run("env:rollback hello production").fails(4).says("nothing was there");
+
+    // Another ticket: other limits for the web servers, and one more of them.
+    std::fs::write(&hello, target(&print).replace("count = 2", "count = 3").replace("\"256M\"", "\"300M\""))
+        .expect("the folder is ours");
+    adt.run("env:init hello 1162").ok();
+    adt.run("env:promote hello 1162 production --dry-run").fails(14).says("web3").says("no");
+    adt.run("target:check hello production").ok().says("promoted from `hello/1161`");
+    one_at_a_time(&adt);
+    killed_at(&adt, "env:promote hello 1162 production", "hello/production: web1 is ");
+    adt.run("target:check hello production").fails(13).says("it was cut off");
+    is_proven(&promotion(&adt.run("env:promote hello 1162 production --json").ok()));
+    let there = |words: &str| {
+        let words = format!("env:exec rehearsal hello-production server -- adt {words}");
+        adt.run(&words)
+    };
+    there("env:list").ok().says("4/4").says("production");
+    adt.run("env:promote hello 1162 production").ok().says("nothing to do");
+
+    // And back, once and no further.
+    adt.run("env:rollback hello production --dry-run").fails(14).says("web3");
+    is_proven(&promotion(&adt.run("env:rollback hello production --json").ok()));
+    adt.run("env:rollback hello production").ok().says("nothing to do");
+    adt.run("target:check hello production").ok().says("rolled back to what came from `hello/1161`");
+    is_proven(&promotion(&adt.run("env:promote hello 1162 production --json").ok()));
+
+    drop(agent);
+    adt.run("env:destroy rehearsal hello-production --yes").ok();
+    adt.run("platform:destroy rehearsal --yes").ok();
+    adt.run("platform:destroy hello --yes").ok();
+    assert_eq!(adt.leftovers(), Vec::<String>::new());
+}
