@@ -41,6 +41,9 @@ pub struct Global {
     /// The platform that is meant where a command leaves it out
     #[arg(short, long, global = true, env = "ADT_PLATFORM", value_name = "PLATFORM")]
     pub platform: Option<String>,
+    /// Do it on the server of this target, with the environment there, which is then not named
+    #[arg(short, long, global = true, value_name = "TARGET")]
+    pub target: Option<String>,
     /// File of host settings (variable ADT_CONFIG) [default: /etc/adt/adt.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Host settings")]
     pub config: Option<PathBuf>,

@@ -98,6 +98,13 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
     // What only reads has no step to finish.
     let steps = !matches!(cli.verb, Verb::EnvLogs(_));
+    if let Some(target) = &cli.global.target
+        && !connection::is_for_targets(&cli.verb)
+    {
+        return Err(Failure::new(Kind::Usage, format!("do this on the target `{}`", target.escape_debug()))
+            .cause("`--target` is for looking at the environment there, being in it, starting, halting, snapshots and rewinding")
+            .hint("`adt env:promote` changes what is there"));
+    }
     let session = Session::open(cli.global, steps)?;
     let code = session.verb(cli.verb);
     session.connection.leave();
@@ -145,7 +152,12 @@ impl Session {
         let connection = connection::open(&global, &cancel)?;
         let here =
             std::env::current_dir().map_err(|error| Failure::new(Kind::Host, "find the folder you stand in").because(&error))?;
-        let surroundings = Surroundings { chosen: global.platform.clone(), here, platforms: connection.platforms()? };
+        let platforms = connection.platforms()?;
+        let mut surroundings = Surroundings { chosen: global.platform.clone(), here, platforms, target: None };
+        let Some(target) = &global.target else { return Ok(Self { global, connection, surroundings, cancel }) };
+        let id = EnvironmentId { platform: surroundings.platform(None)?, name: words::name(target)? };
+        let connection = connection::of_target(&*connection, &id, &cancel)?;
+        surroundings.target = Some(id);
         Ok(Self { global, connection, surroundings, cancel })
     }
 

@@ -14,6 +14,8 @@ pub struct Surroundings {
     pub chosen: Option<String>,
     pub here: PathBuf,
     pub platforms: Vec<Platform>,
+    /// `--target`: the one environment that is meant.
+    pub target: Option<EnvironmentId>,
 }
 
 impl Surroundings {
@@ -72,6 +74,14 @@ impl Surroundings {
 
     /// `[PLATFORM] ENV`, or `PLATFORM/ENV`, or nothing inside an environment's folder.
     pub fn environment(&self, words: &[String]) -> Result<EnvironmentId, Failure> {
+        if let Some(id) = &self.target {
+            return match words {
+                [] => Ok(id.clone()),
+                [word, ..] => Err(Failure::new(Kind::Usage, "read the environment's name")
+                    .cause(format!("`{}` stands beside `--target {}`, which is `{id}`", word.escape_debug(), id.name))
+                    .hint("leave it out; `-p` names another platform")),
+            };
+        }
         match words {
             [] => match self.around() {
                 Some((platform, Some(environment))) => Ok(EnvironmentId { platform: platform.name.clone(), name: environment }),
@@ -129,6 +139,10 @@ impl Surroundings {
         words: &[String],
         known: &dyn Fn(&EnvironmentId) -> bool,
     ) -> Result<(EnvironmentId, Vec<T>), Failure> {
+        if self.target.is_some() {
+            let names: Result<Vec<T>, _> = words.iter().map(|word| name(word)).collect();
+            return Ok((self.environment(&[])?, names?));
+        }
         let with_platform = words.len() >= 2 && self.names_platform(&words[0]) && {
             let id = self.environment(&words[..2]);
             // A platform and an environment of one name: the reading that finds something wins.
@@ -176,7 +190,7 @@ mod tests {
     fn surroundings(here: &str, platforms: &[&str]) -> Surroundings {
         let platform = |name: &&str| Platform { name: name.parse().unwrap(), folder: format!("/home/ada/{name}").into() };
         let platforms = platforms.iter().map(platform);
-        Surroundings { chosen: None, here: here.into(), platforms: platforms.collect() }
+        Surroundings { chosen: None, here: here.into(), platforms: platforms.collect(), target: None }
     }
 
     fn words(text: &str) -> Vec<String> {

@@ -54,6 +54,11 @@ impl Session {
         }
     }
 
+    /// For those who ask more than a promotion does.
+    pub fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
     /// Opens a channel, and hands over what is told on it until its end.
     fn ask(&self, open: &Open, each: &mut Each<'_>) -> Result<End, Failure> {
         let channel = self.asker.channel(open, &[(Stream::Told, WINDOW)])?;

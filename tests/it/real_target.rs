@@ -67,6 +67,35 @@ fn one_at_a_time(adt: &Adt) {
     first.wait().expect("it ends");
 }
 
+/// Commands about the environment on the server, from here.
+fn as_at_home(adt: &Adt) {
+    let shown = adt.run("env:show -p hello -t production --json").ok().json();
+    assert_eq!(shown["machines"].as_array().expect("a list").len(), 4, "{shown:#}");
+    adt.run("env:list -t production -p hello").ok().says("production").says("4/4");
+    adt.run("env:check -t production -p hello --json").json();
+    let all = adt.run("env:exec -t production -p hello -- hostname").ok().stdout;
+    assert!(all.contains("web3 ") && all.contains("db "), "{all}");
+    assert_eq!(adt.run("env:exec web1 -t production -p hello -- hostname -s").ok().stdout.trim(), "web1");
+    adt.run("env:exec web1 -t production -p hello -- false").fails(1);
+    let file = adt.here().join("there");
+    std::fs::write(&file, "from here").expect("the folder is ours");
+    adt.run("env:cp there web1:/root/there -t production -p hello").ok();
+    assert_eq!(adt.run("env:ssh web1 -t production -p hello -- cat /root/there").ok().stdout, "from here");
+    adt.run("env:cp web1:/root/there back -t production -p hello").ok();
+    assert_eq!(std::fs::read_to_string(adt.here().join("back")).expect("it was copied"), "from here");
+    adt.run("env:logs -t production -p hello -n 1").ok();
+    adt.run("env:snapshot mine -t production -p hello").ok();
+    adt.run("env:exec web1 -t production -p hello -- rm /root/there").ok();
+    adt.run("env:rewind mine -t production -p hello --yes").ok();
+    assert_eq!(adt.run("env:exec web1 -t production -p hello -- cat /root/there").ok().stdout, "from here");
+    adt.run("env:snapshots --remove mine -t production -p hello --yes").ok();
+    // None of it is about what is here.
+    adt.run("env:exec hello 1162 web1 -- test -e /root/there").fails(1);
+    adt.run("env:show 1162 -t production -p hello").fails(2).says("beside `--target production`");
+    adt.run("env:destroy -t production -p hello --yes").fails(2).says("env:promote");
+    adt.run("env:show -t staging -p hello").fails(4).says("its targets are production");
+}
+
 /// An agent that has the key of rehearsed servers; as every person's does, it says who we are.
 struct Agent(Child);
 
@@ -162,6 +191,7 @@ fn a_killed_promotion_goes_on_and_there_is_a_way_back() {
     };
     there("env:list").ok().says("4/4").says("production");
     adt.run("env:promote hello 1162 production").ok().says("nothing to do");
+    as_at_home(&adt);
 
     // And back, once and no further.
     adt.run("env:rollback hello production --dry-run").fails(14).says("web3");

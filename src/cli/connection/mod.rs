@@ -6,11 +6,12 @@ mod local;
 mod program;
 mod remote;
 mod service;
+mod target;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::args::Global;
+use super::args::{Global, Verb};
 use crate::config;
 use crate::engine::Engine;
 use crate::engine::logs::{Query, Said};
@@ -67,3 +68,4 @@ pub fn open(global: &Global, cancel: &Arc<AtomicBool>) -> Result<Box<dyn Connect
 }
 
 pub use local::session;
+pub use target::{is_for_targets, of_target};

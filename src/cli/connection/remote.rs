@@ -1,4 +1,4 @@
-//! The engine in a session: what verbs ask, as messages to the [`Service`], and its answers.
+//! The engine in a session, of this host's service or on a target's server: what verbs ask, as messages, and its answers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,19 +12,30 @@ use crate::logs::{Origin, Record};
 use crate::model::{
     EnvironmentId, Event, Exec, Failure, Kind, MachineId, MachineName, PlatformName, Request, Response, SiteName,
 };
+use crate::servers;
 use crate::wire::channel::WINDOW;
 use crate::wire::message::{Logs, Platform};
 use crate::wire::{End, Found, Look, Open, Stream, Told};
 
-pub struct Remote(Service);
+pub enum Remote {
+    Service(Service),
+    Server(servers::Session),
+}
 
 impl Remote {
     pub fn open(store: &Path, cancel: &Arc<AtomicBool>) -> Result<Self, Failure> {
-        service::open(store, cancel).map(Self)
+        service::open(store, cancel).map(Self::Service)
+    }
+
+    fn asker(&self) -> &Service {
+        match self {
+            Self::Service(service) => service,
+            Self::Server(session) => session.asker(),
+        }
     }
 
     fn look(&self, look: Look) -> Result<Found, Failure> {
-        match end_of(&*self.0.channel(&Open::Look(look), &[])?)? {
+        match end_of(&*self.asker().channel(&Open::Look(look), &[])?)? {
             End::Found(found) => Ok(found),
             End::Answered(_) | End::Ended { .. } | End::Failed(_) => Err(unexpected()),
         }
@@ -32,7 +43,7 @@ impl Remote {
 
     /// Everything that is told until the end.
     fn listen(&self, open: &Open, each: &mut dyn FnMut(Told) -> bool) -> Result<End, Failure> {
-        let channel = self.0.channel(open, &[(Stream::Told, WINDOW)])?;
+        let channel = self.asker().channel(open, &[(Stream::Told, WINDOW)])?;
         while let Some(told) = channel.told() {
             let told = told.map_err(|error| Failure::new(Kind::Program, "understand the service").because(&error))?;
             if !each(told) {
@@ -72,7 +83,7 @@ impl Connection for Remote {
 
     fn run(&self, request: &Request, each: &mut dyn FnMut(Event)) -> Result<Response, Failure> {
         if let Request::EnvCopy { id, machine, copy } = request {
-            return files::copy(&self.0, &self.machine(id, machine)?, copy, &self.0.cancel);
+            return files::copy(self.asker(), &self.machine(id, machine)?, copy, &self.asker().cancel);
         }
         let end = self.listen(&Open::Ask(request.clone()), &mut |told| {
             if let Told::Event(event) = told {
@@ -92,11 +103,11 @@ impl Connection for Remote {
     }
 
     fn exec(&self, machine: &MachineId, exec: &Exec, io: Io<'_>) -> Result<i32, Failure> {
-        program::run(&self.0, machine, exec, io)
+        program::run(self.asker(), machine, exec, io)
     }
 
     fn console(&self, machine: &MachineId) -> Result<(), Failure> {
-        program::console(&self.0, machine)
+        program::console(self.asker(), machine)
     }
 
     fn logs(&self, query: &Query, each: &mut EachSaid<'_>) -> Result<(), Failure> {

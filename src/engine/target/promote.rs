@@ -50,7 +50,7 @@ impl Engine {
     }
 
     /// With the keys and settings of the person who asks.
-    pub(super) fn way(&self) -> Result<Way, Failure> {
+    pub fn way(&self) -> Result<Way, Failure> {
         let (account, home) = (self.caller.account.clone(), self.caller.home.clone());
         Ok(Way { account, home, identity: None, program: program()? })
     }
