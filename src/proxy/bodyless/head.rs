@@ -6,8 +6,8 @@ use hyper::{StatusCode, Version};
 
 use super::Error;
 
-/// More than any server lets its own applications say.
-const LONGEST: usize = 128 << 10;
+/// More than any server lets its own applications say; so much may wait in memory for each request that is asked.
+const LONGEST: usize = 64 << 10;
 const FIELDS: usize = 128;
 /// `103 Early Hints` and the like, before the answer.
 const INTERIM: usize = 16;

@@ -34,7 +34,7 @@ use crate::shares::Share;
 
 /// Read at a time: the head of most answers and all of a small one; more where that was full.
 const PIECE: usize = 8 << 10;
-const LARGEST: usize = 256 << 10;
+const LARGEST: usize = 64 << 10;
 
 /// Why there is no answer, or no more of one.
 #[derive(Debug, thiserror::Error)]
