@@ -29,8 +29,17 @@ pub(super) fn why(server: &Server, ssh: Wired, error: &io::Error) -> Failure {
             "write the fingerprint that its console shows (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`) as `host_key` into \
              `platform.toml`, or let your own `known_hosts` know it",
         )
+    } else if has("sudo: ") {
+        let user = &server.address.user;
+        failure.hint(format!(
+            "adt works as root there: let `{user}` use sudo without a password, by `{user} ALL=(ALL) NOPASSWD: ALL` in a file of \
+             `/etc/sudoers.d`, or go in as root"
+        ))
     } else if has("Permission denied") {
-        failure.hint("your key must be in `/root/.ssh/authorized_keys` there, and be loaded or named in your `~/.ssh/config`")
+        failure.hint(format!(
+            "your key must be in the `.ssh/authorized_keys` of `{}` there, and be loaded or named in your `~/.ssh/config`",
+            server.address.user
+        ))
     } else {
         failure.hint(format!("try it by hand: ssh -l {} {}", server.address.user, server.address.host))
     };

@@ -150,16 +150,19 @@ fn send(input: &mut ChildStdin, program: &Program, cancel: &AtomicBool) -> io::R
 /// The words behind the next mark. Byte by byte: what follows a line may be frames.
 fn said(output: &mut Patient) -> io::Result<String> {
     output.hurry(Some(WITHIN));
-    let mut line = Vec::new();
+    let (mut line, mut last) = (Vec::new(), String::new());
     for _ in 0..GREETINGS {
         let mut byte = [0];
         match output.read(&mut byte) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) if last.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // As images do that want another user than root.
+            Ok(0) => return Err(io::Error::other(format!("it ended with `{}`", last.escape_debug()))),
             Ok(_) if byte == *b"\n" => {
                 let text = String::from_utf8_lossy(&line);
                 if let Some(words) = text.trim_end().strip_prefix(MARK) {
                     return Ok(words.to_owned());
                 }
+                last = text.trim().chars().take(200).collect();
                 line.clear();
             }
             Ok(_) => line.push(byte[0]),
@@ -190,6 +193,8 @@ mod tests {
         assert_eq!(hear(b"Welcome!\r\nlast login: now\nadt-door done\nrest").unwrap(), "done");
         assert_eq!(hear(b"adt-door done").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(hear(b"").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let told = hear(b"Please login as the user \"debian\".\n").unwrap_err().to_string();
+        assert!(told.contains("login as the user"), "{told}");
         assert!(hear(&vec![b'x'; 1 << 20]).unwrap_err().to_string().contains("more than a login"));
         assert!(hear(&b"hello\n".repeat(100_000)).is_err());
     }

@@ -1,4 +1,4 @@
-//! Servers: computers with an SSH door that the operator may enter as root, and adt there.
+//! Servers: computers with an SSH door that the operator may enter as root, or as somebody whom sudo makes root, and adt there.
 //!
 //! Owns the way to a server by the operator's own `ssh`, how the host key is checked, how this adt's own program gets there, and the
 //! greeting with it. Must never know what is asked of it then: requests are the engine's.

@@ -28,9 +28,11 @@ mv -f $t $f && sync $d && echo "adt-door done" || exit 1;;
 esac;
 exec $f internal:server"#;
 
-/// One word for a login shell of whatever kind: without a line's end, and in quotes that all of them know.
-pub fn call() -> String {
-    format!("exec sh -c '{}'", SCRIPT.replace('\n', " "))
+/// One word for a login shell of whatever kind: without a line's end, and in quotes that all of them know. Who isn't root becomes it
+/// by sudo, which asks nobody for a password.
+pub fn call(user: &str) -> String {
+    let sudo = if user == "root" { "" } else { "sudo -n -- " };
+    format!("exec {sudo}sh -c '{}'", SCRIPT.replace('\n', " "))
 }
 
 /// What the script says first.
@@ -73,10 +75,13 @@ mod tests {
 
     #[test]
     fn the_script_is_one_word_in_single_quotes() {
-        let call = call();
-        assert_eq!(call.matches('\'').count(), 2);
-        assert!(!call.contains(['\n', '!']), "csh would take these for its own");
-        assert!(call.contains(&format!("b=$d/{BEFORE};")));
+        for (user, start) in [("root", "exec sh -c 'umask"), ("debian", "exec sudo -n -- sh -c 'umask")] {
+            let call = call(user);
+            assert!(call.starts_with(start), "{call}");
+            assert_eq!(call.matches('\'').count(), 2);
+            assert!(!call.contains(['\n', '!']), "csh would take these for its own");
+            assert!(call.contains(&format!("b=$d/{BEFORE};")));
+        }
     }
 
     #[test]

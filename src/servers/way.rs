@@ -59,7 +59,7 @@ impl Way {
         if let Some(port) = server.address.port {
             command = command.arg("-p").arg(port.to_string());
         }
-        command = command.args(["-l", &server.address.user, "--", &server.address.host]).arg(script::call());
+        command = command.args(["-l", &server.address.user, "--", &server.address.host]).arg(script::call(&server.address.user));
         if let Some(account) = &self.account {
             command = command.account(account.clone());
         }
@@ -91,7 +91,7 @@ mod tests {
         let server = Server { address: Address::parse("root@[2001:db8::1]:2222").unwrap(), host_key: None };
         let call = words(&server, None);
         assert!(
-            call.ends_with(&["-p", "2222", "-l", "root", "--", "2001:db8::1", &script::call()].map(str::to_owned)),
+            call.ends_with(&["-p", "2222", "-l", "root", "--", "2001:db8::1", &script::call("root")].map(str::to_owned)),
             "{call:?}"
         );
         assert!(call.contains(&"StrictHostKeyChecking=yes".to_owned()) && !call.iter().any(|word| word.contains("KnownHosts")));

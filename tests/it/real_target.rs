@@ -67,6 +67,28 @@ fn one_at_a_time(adt: &Adt) {
     first.wait().expect("it ends");
 }
 
+/// As the first user of a vendor's image, who has to be allowed to become root.
+fn as_somebody_else(adt: &Adt, platform: &std::path::Path, text: &str) {
+    let there = |script: &str| {
+        let words = ["env:exec", "rehearsal", "hello-production", "server", "--", "sh", "-c", script];
+        let output = adt.command(&words).output().expect("the program starts");
+        assert!(output.status.success(), "{script}: {output:?}");
+    };
+    there(
+        "useradd -m -s /bin/bash debian && mkdir -m 700 /home/debian/.ssh && \
+         cp /root/.ssh/authorized_keys /home/debian/.ssh/ && chown -R debian: /home/debian/.ssh",
+    );
+    std::fs::write(platform, text.replace("\"root@", "\"debian@")).expect("the folder is ours");
+    adt.run("env:promote hello 1161 production").fails(8).says("NOPASSWD").says("/etc/sudoers.d");
+    there("echo 'debian ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/debian");
+    adt.run("env:promote hello 1161 production").ok().says("nothing to do");
+    // An image that wants another user than root says so.
+    there("sed -i 's/^/command=\"echo Please login as the user debian\" /' /root/.ssh/authorized_keys");
+    std::fs::write(platform, text).expect("the folder is ours");
+    adt.run("env:promote hello 1161 production").fails(8).says("Please login as the user debian");
+    there("cp /home/debian/.ssh/authorized_keys /root/.ssh/authorized_keys");
+}
+
 /// Commands about the environment on the server, from here.
 fn as_at_home(adt: &Adt) {
     let shown = adt.run("env:show -p hello -t production --json").ok().json();
@@ -172,6 +194,7 @@ fn a_killed_promotion_goes_on_and_there_is_a_way_back() {
     std::fs::write(&hello, target(&print)).expect("the folder is ours");
     adt.run("target:list").ok().says(&print).says("production");
     adt.run("env:promote hello 1161 production").ok().says("nothing to do");
+    as_somebody_else(&adt, &hello, &target(&print));
     adt.run("target:check hello production").ok().says("promoted from `hello/1161`");
     adt.run("env:rollback hello production").fails(4).says("nothing was there");
 

@@ -248,7 +248,7 @@ pub enum Engine {
 #[serde(deny_unknown_fields)]
 pub struct Target {
     /// Its server, which runs all machines, as `ssh` reaches it: `"root@a.example"`, `"root@a.example:2222"`,
-    /// `"root@[2001:db8::1]"`. Your own `ssh` goes there, with its settings, keys and agent. One server so far.
+    /// `"root@[2001:db8::1]"`; or by a user who may use sudo there without a password, as `"debian@a.example"`. Your own `ssh` goes there, with its settings, keys and agent. One server so far.
     pub servers: Vec<At<String>>,
     /// The fingerprint of the server's host key, as `ssh-keygen -lf` shows it: `"SHA256:…"`. A server that shows another key is
     /// refused. Without it, your own `known_hosts` must know the key.

@@ -34,18 +34,11 @@ pub fn target(name: &At<String>, raw: &raw::Target, faults: &mut Faults) -> Opti
 }
 
 fn address(word: &At<String>, faults: &mut Faults) -> Option<Address> {
-    match Address::parse(word) {
-        Ok(address) if address.user == "root" => Some(address),
-        Ok(address) => {
-            let message = format!("adt comes to a server as root so far, not as `{}`", address.user);
-            faults.add_hint(word.span(), message, "name root, whose `authorized_keys` has your key, e.g. `root@a.example`");
-            None
-        }
-        Err(error) => {
-            faults.add_hint(word.span(), error.to_string(), "write `root@HOST` or `root@HOST:PORT`");
-            None
-        }
+    let read = Address::parse(word);
+    if let Err(error) = &read {
+        faults.add_hint(word.span(), error.to_string(), "write `root@HOST` or `root@HOST:PORT`");
     }
+    read.ok()
 }
 
 fn fingerprint(word: &At<String>, faults: &mut Faults) -> Option<Fingerprint> {

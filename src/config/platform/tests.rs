@@ -334,11 +334,9 @@ fn targets_name_a_server_and_nothing_else() {
                 ],
             ),
             (
-                &with("[targets.a]\nservers = [\"ada@a.example\"]\n"),
-                &[
-                    "5:12 adt comes to a server as root so far, not as `ada` (name root, whose `authorized_keys` has your key, e.g. \
-                     `root@a.example`)",
-                ],
+                &with("[targets.a]\nservers = [\"Ada!@a.example\"]\n"),
+                &["5:12 `Ada!@a.example` is not the address of a server: what stands before the `@` is no user's name (write \
+                     `root@HOST` or `root@HOST:PORT`)"],
             ),
         ],
     );
