@@ -70,6 +70,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
         Response::Boxes(boxes) => data(&box_table(boxes)),
         Response::BoxDetail(detail) => data(&box_sheet(detail)),
         Response::Targets(list) => data(&targets::list(list)),
+        Response::History(all) => data(&targets::history(all)),
         Response::Promotion(promotion) => finished_promotion(promotion, global.quiet),
     }
 }

@@ -182,6 +182,10 @@ pub const TARGET_CHECK: &str = "Examples:
   adt target:check production             # machines, sites, layers, history
   adt target:check shop production --json";
 
+pub const TARGET_HISTORY: &str = "Examples:
+  adt target:history production
+  adt target:history shop production --json";
+
 pub const TARGET_REHEARSE: &str = "Examples:
   sudo adt target:rehearse production --from 1161
   sudo adt target:rehearse shop production --from 1161 --keep";

@@ -364,6 +364,7 @@ impl Session {
                 Request::BoxShow { platform: boxes_of(None)?, name }
             }
             Verb::TargetList { of } => Request::TargetList { platform: of.map(|word| around.platform(Some(&word))).transpose()? },
+            Verb::TargetHistory { words } => Request::TargetHistory(self.target(&words)?),
             Verb::TargetCheck { words } => Request::TargetCheck(self.target(&words)?),
             Verb::TargetRehearse { words, from, keep } => {
                 Request::TargetRehearse { of: self.target(&words)?, from: words::name(&from)?, keep }

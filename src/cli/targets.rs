@@ -3,7 +3,7 @@
 use super::checklist;
 use super::table::{lines, table};
 use crate::model::response::Promotion;
-use crate::model::target::TargetSummary;
+use crate::model::target::{Promoted, TargetSummary};
 use crate::model::{Digest, Size};
 
 pub fn list(targets: &[TargetSummary]) -> String {
@@ -16,6 +16,19 @@ pub fn list(targets: &[TargetSummary]) -> String {
             let key = server.host_key.as_ref().map_or("as your known_hosts knows it", |key| key.as_str());
             table.add_row([target.platform.as_str(), target.name.as_str(), &server.to_string(), key]);
         }
+    }
+    lines(&table)
+}
+
+pub fn history(all: &[Promoted]) -> String {
+    if all.is_empty() {
+        return "nothing was promoted there; `adt env:promote` brings a ticket's environment".into();
+    }
+    let mut table = table(&["BEGUN", "BY", "WHAT", "DEFINITION", "RESULT"]);
+    for one in all {
+        let begun = jiff::Timestamp::from_second(one.begun).unwrap_or_default().strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+        let result = one.finished.map_or("not finished".to_owned(), |end| format!("well, after {} s", end - one.begun));
+        table.add_row([&begun, &one.by, &one.deed.to_string(), one.definition.short(), &result]);
     }
     lines(&table)
 }

@@ -180,6 +180,8 @@ pub enum Request {
         platform: Option<PlatformName>,
     },
     TargetCheck(TargetOf),
+    /// What was promoted there, and when.
+    TargetHistory(TargetOf),
     EnvPromote {
         /// The ticket's environment.
         id: EnvironmentId,
@@ -243,6 +245,7 @@ impl Request {
             | Self::BoxPrune { .. }
             | Self::TargetList { .. }
             | Self::TargetCheck(_)
+            | Self::TargetHistory(_)
             | Self::EnvPromote { .. }
             | Self::EnvRollback { .. }
             | Self::TargetRehearse { .. } => false,

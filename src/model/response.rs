@@ -32,6 +32,7 @@ pub enum Response {
     Built(Vec<Built>),
     Carried(Vec<Carried>),
     Targets(Vec<TargetSummary>),
+    History(Vec<Promoted>),
     Promotion(Box<Promotion>),
 }
 

@@ -183,5 +183,6 @@ enum Named {
     Built(Vec<Built>),
     Carried(Vec<Carried>),
     Targets(Vec<TargetSummary>),
+    History(Vec<crate::model::target::Promoted>),
     Promotion(Box<Promotion>),
 }

@@ -52,6 +52,7 @@ pub(in crate::engine) fn moves_routes(request: &Request) -> bool {
         | Request::BoxPrune { .. }
         | Request::TargetList { .. }
         | Request::TargetCheck(_)
+        | Request::TargetHistory(_)
         // What these change is another host's.
         | Request::EnvPromote { .. }
         | Request::EnvRollback { .. } => false,

@@ -1,4 +1,4 @@
-//! `target:check`: is the server as the last promotion left it?
+//! `target:check`: is the server as the last promotion left it? `target:history`: what were they?
 
 use crate::engine::Engine;
 use crate::engine::events::Events;
@@ -35,6 +35,11 @@ impl Engine {
         Ok(Response::Check(Checklist { items }))
     }
 
+    pub(in crate::engine) fn target_history(&self, of: &TargetOf, events: &Events) -> Result<Response, Failure> {
+        let session = self.enter_server(&self.server_of(of)?, &self.way()?, events)?;
+        Ok(Response::History(session.standing(&of.id(), Vec::new())?.promotions))
+    }
+
     /// The layers that it stands on, by what came there and by what their files are at this moment.
     fn check_layers(&self, came: &Standing, now: Vec<LayerSummary>, remedy: &str) -> Vec<CheckItem> {
         let content = |all: &[LayerSummary], digest: &Digest| {
@@ -57,8 +62,8 @@ impl Engine {
 
 fn host_key(server: &Server) -> String {
     match &server.host_key {
-        Some(fingerprint) => format!("reached as root; its host key is {fingerprint}"),
-        None => "reached as root; your `known_hosts` knows its host key".to_owned(),
+        Some(fingerprint) => format!("reached; its host key is {fingerprint}"),
+        None => "reached; your `known_hosts` knows its host key".to_owned(),
     }
 }
 

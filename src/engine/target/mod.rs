@@ -5,7 +5,7 @@
 //! | [`list`] | `target:list`, and which server a target means |
 //! | [`promote`] | `env:promote`, `env:rollback` where their operator sits: look, plan, show, do, prove |
 //! | [`receive`] | the same on the server: what is there, the lock, a definition that an environment becomes |
-//! | [`check`] | `target:check` |
+//! | [`check`] | `target:check`, `target:history` |
 //! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
 //!
 //! What must be done is decided in [`crate::plan::promotion`], the way to a server is [`crate::servers`]. Who decides is the operator;
