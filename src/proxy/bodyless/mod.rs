@@ -1,12 +1,12 @@
-//! A connection to a backend for requests without a body: HTTP/1.1 of our own, for nine requests in ten.
+//! A connection to a backend for requests without a body: HTTP/1.1 of our own.
 //!
 //! ```text
 //! Connection ──ask──▶ the request's head, one write ─▶ head: the answer's, checked ─▶ Body ──last byte──▶ the pool
 //! ```
-//! hyper's client does the same and more: it lets both directions move by themselves, for which it has a task's worth of state, two
-//! queues and two wake-ups between whoever waits for an answer and the connection. That took a quarter of all that the proxy does
-//! for a small request over http, in a profile; where nothing is sent beside the head, one side speaks and then the other. Requests
-//! with a body, upgrades and HTTP/2 go through hyper.
+//! hyper's client does the same and more: it lets both directions move by themselves, for which it has two queues and two wake-ups
+//! between whoever waits for an answer and the connection. Where nothing is sent beside the head, one side speaks and then the other.
+//! Held against nginx in the same run, a request of this kind took 1.21 of its time of a core with hyper's client over kept
+//! connections and takes 1.00 now, 1.17 and 0.88 over https. Requests with a body, upgrades and HTTP/2 go through hyper.
 //!
 //! What comes is a machine's and may be anything. Its head has a bounded size and number of fields, is parsed by httparse once its
 //! end is there, and says where the body ends in one way only, or the answer is refused: no byte of one answer is ever taken for
