@@ -607,14 +607,14 @@ pub enum Verb {
         #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
         words: Vec<String>,
     },
-    /// Tell what was promoted to a target: when, by whom, from which environment, and how it ended
+    /// Tell what was promoted to a target, when, by whom, and how it ended
     #[command(name = "target:history", after_help = examples::TARGET_HISTORY)]
     TargetHistory {
         /// The target, e.g. `production` or `shop production`
         #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
         words: Vec<String>,
     },
-    /// Promote an environment to a server that is made here for it, prove it, and take the server away again
+    /// Promote an environment to a server that is made here for it, and take that away again
     #[command(name = "target:rehearse", after_help = examples::TARGET_REHEARSE)]
     TargetRehearse {
         /// The target, e.g. `production` or `shop production`; the platform need not have it yet

@@ -206,7 +206,7 @@ pub fn kill(pid: i32, signal: rustix::process::Signal) {
 
 /// The groups of these environments in every hierarchy.
 fn groups(tags: &BTreeSet<String>) -> Vec<PathBuf> {
-    let entries = walkdir::WalkDir::new("/sys/fs/cgroup").max_depth(4).into_iter().flatten();
+    let entries = walkdir::WalkDir::new("/sys/fs/cgroup").max_depth(7).into_iter().flatten();
     let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| tags.contains(name)));
     ours.map(walkdir::DirEntry::into_path).collect()
 }
