@@ -330,6 +330,8 @@ impl Session {
                 Request::EnvReload { id: around.environment(&words.words)?, data, dry_run: dry_run.dry_run }
             }
             Verb::EnvCheck { words } => Request::EnvCheck { id: around.environment(&words.words)? },
+            // A server knows no platforms: what is there came by promotions.
+            Verb::EnvList { of: None } if around.target.is_some() => Request::EnvList { platform: None },
             Verb::EnvList { of } => {
                 Request::EnvList { platform: of.or(around.chosen.clone()).map(|word| around.platform(Some(&word))).transpose()? }
             }
