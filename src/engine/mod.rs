@@ -174,7 +174,7 @@ impl Engine {
             Request::BoxPrune { dry_run } => self.box_prune(dry_run, events),
             Request::TargetList { platform } => self.target_list(platform.as_ref()),
             Request::TargetCheck(of) => self.target_check(&of, events),
-            Request::TargetHistory(of) => self.target_history(&of, events),
+            Request::TargetHistory(of) => self.target_history(&of),
             Request::EnvPromote { id, target, dry_run } => self.env_promote(&id, &target, dry_run, events),
             Request::EnvRollback { of, dry_run } => self.env_rollback(&of, dry_run, events),
             Request::TargetRehearse { of, from, keep } => self.target_rehearse(&of, &from, keep, events),

@@ -35,8 +35,10 @@ impl Engine {
         Ok(Response::Check(Checklist { items }))
     }
 
-    pub(in crate::engine) fn target_history(&self, of: &TargetOf, events: &Events) -> Result<Response, Failure> {
-        let session = self.enter_server(&self.server_of(of)?, &self.way()?, events)?;
+    pub(in crate::engine) fn target_history(&self, of: &TargetOf) -> Result<Response, Failure> {
+        // A listing is one document, so nothing is told on the way.
+        let (unheard, _events) = Events::read_afterwards();
+        let session = self.enter_server(&self.server_of(of)?, &self.way()?, &unheard)?;
         Ok(Response::History(session.standing(&of.id(), Vec::new())?.promotions))
     }
 
