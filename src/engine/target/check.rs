@@ -37,8 +37,7 @@ impl Engine {
 
     pub(in crate::engine) fn target_history(&self, of: &TargetOf) -> Result<Response, Failure> {
         // A listing is one document, so nothing is told on the way.
-        let (unheard, _events) = Events::read_afterwards();
-        let session = self.enter_server(&self.server_of(of)?, &self.way()?, &unheard)?;
+        let session = self.enter_server(&self.server_of(of)?, &self.way()?, &Events::unread())?;
         Ok(Response::History(session.standing(&of.id(), Vec::new())?.promotions))
     }
 
