@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::response::LayerSummary;
-use crate::model::response::Standing;
+use crate::model::response::{LayerSummary, Standing};
 use crate::model::target::{Deed, TargetStep};
 use crate::model::{Digest, EnvironmentId, MachineName, Plan, Size};
 

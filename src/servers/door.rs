@@ -88,6 +88,17 @@ pub fn knock(way: &Way, server: &Server) -> Result<Door, Failure> {
     Ok(Door { server: server.clone(), ssh, input, output, found })
 }
 
+/// A session with the adt that is there, whichever it is.
+pub fn enter(way: &Way, server: &Server, command: &str, cancel: &Arc<AtomicBool>) -> Result<Session, Failure> {
+    let door = knock(way, server)?;
+    if door.found.program.is_none() {
+        return Err(Failure::new(Kind::NotFound, format!("find adt on `{server}`"))
+            .cause("nothing was promoted there")
+            .hint("`adt env:promote` brings it, and a ticket's environment"));
+    }
+    door.enter(false, command, cancel)
+}
+
 impl Door {
     /// Puts this program in the place of the one there, which stays beside it. The connection then goes on with the new one.
     pub fn put(mut self, program: &Program, cancel: &AtomicBool) -> Result<Self, Failure> {

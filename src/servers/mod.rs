@@ -24,7 +24,7 @@ mod script;
 pub mod session;
 pub mod way;
 
-pub use door::{Door, Program, knock};
+pub use door::{Door, Program, enter, knock};
 pub use script::BEFORE;
 pub use session::Session;
 pub use way::Way;

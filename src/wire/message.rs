@@ -2,11 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::response::Promotion;
-use crate::model::response::Standing;
 use crate::model::response::{
-    BoxDetail, BoxSummary, Built, Carried, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, SiteDetail,
-    SnapshotSummary, Url,
+    BoxDetail, BoxSummary, Built, Carried, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, Promotion,
+    SiteDetail, SnapshotSummary, Standing, Url,
 };
 use crate::model::target::TargetSummary;
 use crate::model::{

@@ -24,21 +24,24 @@ impl Engine {
     /// The only server of a target, as its platform's folder says now.
     pub(super) fn server_of(&self, of: &TargetOf) -> Result<Server, Failure> {
         let targets = self.read_platform(&self.platform(&of.platform)?)?.targets;
-        if let Some(target) = targets.iter().find(|target| target.name == of.target.as_str()) {
-            let server = target.servers.first();
-            return Ok(server.expect("configuration refuses targets without a server").clone());
-        }
-        let failure = Failure::new(Kind::NotFound, format!("find the target `{}` of `{}`", of.target, of.platform));
-        let known: Vec<_> = targets.into_iter().map(|target| target.name).collect();
-        Err(if known.is_empty() {
-            failure.cause("its `platform.toml` has none").hint(format!(
-                "add `[targets.{}]` with `servers = [\"root@a.example\"]`; `adt target:rehearse` needs none",
-                of.target
-            ))
-        } else {
-            failure.hint(format!("its targets are {}", known.join(", ")))
-        })
+        server_among(targets.into_iter().filter_map(|target| summary(&of.platform, target)).collect(), of)
     }
+}
+
+/// The server of one of a platform's targets.
+pub fn server_among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<Server, Failure> {
+    let failure = Failure::new(Kind::NotFound, format!("find the target `{}` of `{}`", of.target, of.platform));
+    let failure = if targets.is_empty() {
+        failure.cause("its `platform.toml` has none").hint(format!(
+            "add `[targets.{}]` with `servers = [\"root@a.example\"]`; `adt target:rehearse` needs none",
+            of.target
+        ))
+    } else {
+        let known: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
+        failure.hint(format!("its targets are {}", known.join(", ")))
+    };
+    let target = targets.into_iter().find(|target| target.name == of.target).ok_or(failure)?;
+    Ok(target.servers.into_iter().next().expect("configuration refuses targets without a server"))
 }
 
 fn summary(platform: &PlatformName, target: Target) -> Option<TargetSummary> {

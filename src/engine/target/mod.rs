@@ -22,4 +22,5 @@ mod promote;
 mod receive;
 mod rehearse;
 
+pub use list::server_among;
 pub use receive::Brought;

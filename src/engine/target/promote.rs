@@ -9,9 +9,7 @@ use crate::engine::events::Events;
 use crate::engine::target::receive::digest;
 use crate::engine::{Engine, program};
 use crate::model::request::{Bootstrap, TargetOf};
-use crate::model::response::Promotion;
-use crate::model::response::Standing;
-use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary};
+use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary, Promotion, Standing};
 use crate::model::target::{LayerProof, Server, TargetStep};
 use crate::model::{Digest, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
 use crate::plan::promotion::{self, Brought, Found, Move, Refused};
@@ -344,13 +342,8 @@ impl Engine {
 
     /// A session with the adt that is there, whichever it is.
     pub(super) fn enter_server(&self, server: &Server, way: &Way, events: &Events) -> Result<Session, Failure> {
-        let door = events.task("ssh", &format!("looking at {server}"), || servers::knock(way, server))?;
-        if door.found.program.is_none() {
-            return Err(Failure::new(Kind::NotFound, format!("find adt on `{server}`"))
-                .cause("nothing was promoted there")
-                .hint("`adt env:promote` brings it, and a ticket's environment"));
-        }
-        door.enter(false, &self.caller.command, &self.cancel)
+        let enter = || servers::enter(way, server, &self.caller.command, &self.cancel);
+        events.task("ssh", &format!("looking at {server}"), enter)
     }
 }
 

@@ -5,6 +5,7 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderVal
 use hyper::{StatusCode, Version};
 
 use super::Error;
+use crate::proxy::headers::is_coded;
 
 /// More than any server lets its own applications say; so much may wait in memory for each request that is asked.
 const LONGEST: usize = 64 << 10;
@@ -113,7 +114,7 @@ fn settle(version: Version, status: StatusCode, mut headers: HeaderMap, answers_
     let framing = if answers_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         Framing::Length(0)
     } else if headers.contains_key(TRANSFER_ENCODING) {
-        if version == Version::HTTP_10 || !is_only_chunked(&headers) {
+        if version == Version::HTTP_10 || is_coded(&headers) {
             return Err(Error::Wrong("a coding that nobody asked for"));
         }
         // Two ways to say where it ends: the chunks count, the other is not passed on, and nobody trusts what comes behind.
@@ -124,11 +125,6 @@ fn settle(version: Version, status: StatusCode, mut headers: HeaderMap, answers_
     };
     is_kept &= framing != Framing::Close;
     Ok(Head { status, headers, framing, is_kept })
-}
-
-fn is_only_chunked(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
 }
 
 /// Said more than once, it has to be the same.
