@@ -8,13 +8,14 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use tar::EntryType;
 
 use super::compressed::Source;
 use super::layer::remove_tree;
 use super::{Error, Result};
+use crate::exec::watched::Watched;
 
 /// Markers of an OCI layer for what it takes away from the ones below.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
@@ -25,7 +26,7 @@ pub(super) const ENTRIES: u32 = 1_000_000;
 /// Deeper than any real tree, and not too deep for whoever walks through it later.
 pub(super) const DEPTH: usize = 128;
 /// An entry's header with its name and attributes, which are read into memory whole. A filesystem takes 64 KB of attributes.
-const HEADERS: u64 = 1 << 20;
+pub const HEADERS: u64 = 1 << 20;
 /// What stays free on a disk, or a twentieth of it where that is less.
 const SPARE_BYTES: u64 = 256 << 20;
 const SPARE_FILES: u64 = 10_000;
@@ -107,17 +108,13 @@ pub fn unpack(archive: &Path, target: &Path, mode: Mode, room: &mut Room<'_>) ->
 }
 
 /// The bytes of an archive. Only so many may come until the next entry is known: what belongs to a header is kept in memory.
-struct Metered<'a> {
-    reader: &'a mut dyn Read,
-    left: &'a Cell<u64>,
-    cancel: &'a AtomicBool,
+pub struct Metered<'a, R> {
+    pub reader: R,
+    pub left: &'a Cell<u64>,
 }
 
-impl Read for Metered<'_> {
+impl<R: Read> Read for Metered<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(std::io::Error::other("it was stopped"));
-        }
         let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 && !buffer.is_empty() {
             return Err(std::io::Error::other("its name and attributes are too long"));
@@ -131,7 +128,8 @@ impl Read for Metered<'_> {
 fn unpack_from(reader: &mut dyn Read, archive: &Path, target: &Path, mode: Mode, room: &mut Room<'_>) -> Result<()> {
     let target = &target.canonicalize().map_err(Error::io("could not read", target))?;
     let left = Cell::new(HEADERS);
-    let mut tar = tar::Archive::new(Metered { reader, left: &left, cancel: room.cancel });
+    let reader = Watched { inner: reader, cancel: room.cancel };
+    let mut tar = tar::Archive::new(Metered { reader, left: &left });
     tar.set_preserve_permissions(mode != Mode::Plain);
     tar.set_preserve_ownerships(mode != Mode::Plain);
     tar.set_unpack_xattrs(mode != Mode::Plain);

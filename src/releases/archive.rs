@@ -4,6 +4,7 @@
 //! leads from there to what another release or the host of a build left. So both ends check, the one that packs what a
 //! stranger's buildpack made, and the one that sends what lies on a disk.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -12,11 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::{Error, Result};
+use crate::boxes::archive::{HEADERS, Metered};
 use crate::exec::watched::Watched;
-use crate::sources::rendered;
+use crate::model::Digest;
+use crate::sources::rendered::{self, Template};
 
 /// Where links may lead besides the tree itself: the programs of the box, as in a Python environment.
 const PROGRAMS: &str = "/usr/";
@@ -27,6 +32,15 @@ const LEVEL: i32 = 3;
 /// A build's program decides what its tree holds; a hole in a file counts, for it becomes zeros in an archive.
 const MOST_FILES: u64 = 1_000_000;
 const MOST_BYTES: u64 = 64 << 30;
+
+/// What a release is, whoever built it: what machines get of it, without the times of its files, which every build makes anew,
+/// and the templates that are rendered for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    pub sha256: Digest,
+    /// Of its files, unpacked.
+    pub bytes: u64,
+}
 
 /// Packs a tree and says how many files it has, unless it is cancelled. Owners are left out, and set-id bits with them.
 pub fn pack(tree: &Path, to: impl Write, cancel: &AtomicBool) -> Result<u64> {
@@ -47,7 +61,7 @@ fn pack_until(tree: &Path, to: Watched<'_, impl Write>) -> Result<u64> {
         all += 1;
         bytes += entry.metadata().map_or(0, |meta| meta.len());
         if all > MOST_FILES {
-            return Err(bad(inside, "is one too many: a release has at most a million files and folders"));
+            return Err(one_too_many(inside));
         }
         if bytes > MOST_BYTES {
             return Err(bad(inside, "makes the release larger than 64G"));
@@ -87,6 +101,54 @@ fn append(builder: &mut Builder<impl Write>, path: &Path, inside: &Path) -> Resu
 /// Writes the archive of a release as a plain tar, entry by entry, and stops at the first that it can't answer for. What was
 /// rendered for the machine goes behind it, in nobody's way.
 pub fn send(archive: &Path, rendered: &[rendered::File], to: impl Write) -> Result<()> {
+    write(archive, rendered, Times::Kept, to)
+}
+
+/// Reads an archive as [`send`] does, to find out what it is. `most` is how many bytes it may be, unpacked.
+pub fn content(archive: &Path, templates: &[Template], most: u64, cancel: &AtomicBool) -> Result<Content> {
+    let mut hash = Hashing { hash: Sha256::new(), bytes: 0, most };
+    let read = write(archive, &[], Times::LeftOut, Watched { inner: &mut hash, cancel });
+    let bytes = hash.bytes;
+    if bytes > most {
+        return Err(Error::Damaged { path: archive.to_owned(), reason: format!("it has more than the {most} bytes it should") });
+    }
+    read.map_err(|error| if cancel.load(Ordering::Relaxed) { Error::Cancelled } else { error })?;
+    for Template { path, mode, text } in templates {
+        hash.hash.update(format!("{} {mode:o} {}\n{path}{text}", path.len(), text.len()));
+    }
+    Ok(Content { sha256: Digest::from_bytes(&hash.hash.finalize()), bytes })
+}
+
+/// Takes the bytes of a release, and no more than it is said to have.
+struct Hashing {
+    hash: Sha256,
+    bytes: u64,
+    most: u64,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes += bytes.len() as u64;
+        if self.bytes > self.most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.hash.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What becomes of the times of files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Times {
+    Kept,
+    LeftOut,
+}
+
+fn write(archive: &Path, rendered: &[rendered::File], times: Times, to: impl Write) -> Result<()> {
     // The disk's own errors have a number; the others are about what was read.
     let failed = || {
         |source: io::Error| match source.raw_os_error() {
@@ -96,13 +158,19 @@ pub fn send(archive: &Path, rendered: &[rendered::File], to: impl Write) -> Resu
     };
     let sent = || Error::io("could not send", archive);
     let file = File::open(archive).map_err(failed())?;
-    let mut reader = Archive::new(zstd::Decoder::new(file).map_err(failed())?);
+    let left = Cell::new(HEADERS);
+    let mut reader = Archive::new(Metered { reader: zstd::Decoder::new(file).map_err(failed())?, left: &left });
     let mut builder = Builder::new(BufWriter::with_capacity(128 * 1024, to));
     let mut links = BTreeSet::new();
-    for entry in reader.entries().map_err(failed())? {
+    for (number, entry) in (1..).zip(reader.entries().map_err(failed())?) {
         let mut entry = entry.map_err(failed())?;
         let path = entry.path().map_err(failed())?.into_owned();
         check_path(&path)?;
+        if number > MOST_FILES {
+            return Err(one_too_many(&path));
+        }
+        // What an entry stores is read, too, and behind it the next one's header.
+        left.set(HEADERS.saturating_add(entry.size()));
         let kind = entry.header().entry_type();
         let is_in_the_way = |file: &&rendered::File| Path::new(&file.path).starts_with(&path) && kind != EntryType::Directory;
         if let Some(file) = rendered.iter().find(is_in_the_way) {
@@ -113,7 +181,7 @@ pub fn send(archive: &Path, rendered: &[rendered::File], to: impl Write) -> Resu
         }
         let mut header = Header::new_gnu();
         header.set_mode(entry.header().mode().map_err(failed())? & 0o777);
-        header.set_mtime(entry.header().mtime().map_err(failed())?);
+        header.set_mtime(if times == Times::Kept { entry.header().mtime().map_err(failed())? } else { 0 });
         header.set_uid(0);
         header.set_gid(0);
         header.set_entry_type(kind);
@@ -132,6 +200,12 @@ pub fn send(archive: &Path, rendered: &[rendered::File], to: impl Write) -> Resu
             }
             _ => return Err(bad(&path, "is neither file, folder nor link")),
         }
+    }
+    left.set(HEADERS);
+    let mut rest = Vec::new();
+    reader.into_inner().read_to_end(&mut rest).map_err(failed())?;
+    if rest.iter().any(|byte| *byte != 0) {
+        return Err(Error::Damaged { path: archive.to_owned(), reason: "it goes on behind its end".to_owned() });
     }
     append_rendered(&mut builder, rendered).and_then(|()| builder.into_inner()?.flush()).map_err(sent())
 }
@@ -157,6 +231,10 @@ fn append_rendered(builder: &mut Builder<impl Write>, rendered: &[rendered::File
         builder.append_data(&mut header, &file.path, text)?;
     }
     Ok(())
+}
+
+fn one_too_many(entry: &Path) -> Error {
+    bad(entry, "is one too many: a release has at most a million files and folders")
 }
 
 fn bad(entry: &Path, reason: &'static str) -> Error {

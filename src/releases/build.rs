@@ -73,6 +73,7 @@ pub fn ensure(context: Context<'_>, origin: Origin<'_>, inputs: &Inputs) -> Resu
         created: jiff::Timestamp::now(),
         size: 0,
         files: 0,
+        content: None,
         digest: digest.clone(),
     };
     let manifest = task.phase("pack the release", || draft.finish(manifest, &context.cancel.0).map_err(failed))?;

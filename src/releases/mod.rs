@@ -8,11 +8,13 @@
 //! ```
 //!
 //! The same inputs are never built twice, whichever environment asks, because no environment's name is one of them. Nothing
-//! here knows which machines a release goes to; [`phase`] holds what their scripts may do, as programs to run there.
+//! here knows which machines a release goes to; [`phase`] holds what their scripts may do, as programs to run there, and
+//! [`packed`] how a release goes to another store.
 
 pub mod archive;
 pub mod build;
 pub mod inputs;
+pub mod packed;
 pub mod phase;
 pub mod shelf;
 
@@ -35,6 +37,12 @@ pub enum Error {
     Missing { digest: Digest },
     #[error("`{path}` is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
+    #[error("what came is no release: {reason}")]
+    NoRelease { reason: String },
+    #[error("release `{}` did not come as it is: {reason}", digest.short())]
+    Unfit { digest: Digest, reason: String },
+    #[error("release `{}` is here with other files: its content is `{here}`, not `{there}`", digest.short())]
+    OtherContent { digest: Digest, here: Digest, there: Digest },
     #[error("cancelled")]
     Cancelled,
     #[error("{what} `{path}`")]
@@ -50,6 +58,9 @@ pub enum Error {
     Sources(#[from] crate::sources::Error),
 }
 
+/// What to do where two builds of the same made different files.
+pub const OTHER_CONTENT: &str = "it was built twice, and its buildpack made other files: promote from where the other one was built, or deploy another commit";
+
 impl Error {
     /// For `map_err`: `Error::io("could not read", path)`.
     fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
@@ -62,6 +73,7 @@ impl Error {
             Self::BadEntry { .. } => Kind::Buildpack,
             Self::Taken { .. } | Self::Sources(crate::sources::Error::Unfit { .. }) => Kind::Config,
             Self::Missing { .. } => Kind::NotFound,
+            Self::NoRelease { .. } | Self::Unfit { .. } | Self::OtherContent { .. } => Kind::Conflict,
             Self::Damaged { .. } => Kind::Store,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
             Self::Io { .. } => Kind::Internal,
@@ -82,6 +94,8 @@ impl Error {
                 failure.hint(format!("remove `{}` and give the command again: it is built anew", folder.display()))
             }
             Self::Sources(crate::sources::Error::Exec(error)) => failure.tail(error.tail().iter().cloned()),
+            Self::Unfit { .. } => failure.hint("give the same command again: what is damaged on the way is sent once more"),
+            Self::OtherContent { .. } => failure.hint(OTHER_CONTENT),
             _ if self.kind() == Kind::Exhausted => failure.hint("free disk space, e.g. with `adt box:prune`"),
             _ => failure,
         }

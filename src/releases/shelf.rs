@@ -16,7 +16,8 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, archive};
+use super::archive::{self, Content};
+use super::{Error, Result};
 use crate::disk;
 use crate::disk::tree;
 use crate::model::{Digest, PlatformName, SiteName};
@@ -44,6 +45,9 @@ pub struct Manifest {
     /// Bytes of the archive.
     pub size: u64,
     pub files: u64,
+    /// `None` where nobody asked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
 }
 
 /// The releases of a store.
@@ -91,6 +95,27 @@ impl Shelf {
         Ok(manifest)
     }
 
+    /// A release with its content, which is found out and kept where nobody asked before. The caller holds it.
+    pub fn with_content(&self, digest: &Digest, cancel: &AtomicBool) -> Result<Manifest> {
+        let mut manifest = self.get(digest)?;
+        if manifest.content.is_none() {
+            manifest.content = Some(self.read_again(&manifest, cancel)?);
+            describe(&self.path(digest), &manifest)?;
+        }
+        Ok(manifest)
+    }
+
+    /// What the files of a release are now, whatever its manifest says.
+    pub fn read_again(&self, manifest: &Manifest, cancel: &AtomicBool) -> Result<Content> {
+        archive::content(&self.archive(&manifest.digest), &manifest.templates, u64::MAX, cancel)
+    }
+
+    /// The releases that are whole and sound.
+    pub fn all(&self) -> Result<Vec<Manifest>> {
+        let digests = self.names()?.into_iter().filter_map(|name| Digest::try_from(name).ok());
+        Ok(digests.filter_map(|digest| self.get(&digest).ok()).collect())
+    }
+
     /// Makes this process the one that builds `digest`; `waiting` is called once if another one is at it.
     pub fn lock(&self, digest: &Digest, cancel: &AtomicBool, waiting: &dyn Fn()) -> Result<Lock> {
         let request = Request::new(self.lock_path(digest), ());
@@ -114,6 +139,16 @@ impl Shelf {
         let request = Request::new(self.folder.join(name), ());
         // A dead process may have had our number; its lock died with it.
         Ok(request.wait(&AtomicBool::new(false), &mut |_| {})?)
+    }
+
+    /// Refuses what the disk has no place for.
+    pub fn has_room(&self, bytes: u64) -> Result<()> {
+        let disk =
+            rustix::fs::statvfs(&self.folder).map_err(|errno| Error::io("could not measure", &self.folder)(errno.into()))?;
+        if bytes > disk.f_bavail.saturating_mul(disk.f_frsize) {
+            return Err(Error::io("could not make room in", &self.folder)(std::io::ErrorKind::StorageFull.into()));
+        }
+        Ok(())
     }
 
     /// A new folder to build `digest` in; what an interrupted build left there is removed. The lock is held until the end.
@@ -263,18 +298,25 @@ impl Draft<'_> {
         self.folder.join("source")
     }
 
-    /// Makes the release of the tree: from here on it is there as a whole, also after a power cut.
+    /// For what was packed elsewhere; not there yet.
+    pub fn archive(&self) -> PathBuf {
+        self.folder.join("tree.tar.zst")
+    }
+
+    /// Makes the release of the tree.
     pub fn finish(self, mut manifest: Manifest, cancel: &AtomicBool) -> Result<Manifest> {
-        let path = self.folder.join("tree.tar.zst");
+        let path = self.archive();
         let file = File::create(&path).map_err(Error::io("could not write", &path))?;
         manifest.files = archive::pack(&self.tree(), &file, cancel)?;
         manifest.size = file.metadata().map_err(Error::io("could not read", &path))?.len();
         remove_tree(&self.tree())?;
         remove_tree(&self.source())?;
-        let path = self.folder.join("manifest.json");
-        let mut text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
-        text.push(b'\n');
-        std::fs::write(&path, text).map_err(Error::io("could not write", &path))?;
+        self.place(manifest)
+    }
+
+    /// Makes the release of the archive: from here on it is there as a whole, also after a power cut.
+    pub fn place(self, manifest: Manifest) -> Result<Manifest> {
+        describe(&self.folder, &manifest)?;
         if let Some(old) = self.shelf.set_aside(&self.digest)? {
             remove_tree(&old)?;
         }
@@ -291,12 +333,19 @@ impl Drop for Draft<'_> {
     }
 }
 
+fn describe(folder: &Path, manifest: &Manifest) -> Result<()> {
+    let path = folder.join("manifest.json");
+    let mut text = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");
+    text.push(b'\n');
+    disk::File::at(&path).write(text).map_err(Error::io("could not write", &path))
+}
+
 fn remove_tree(path: &Path) -> Result<()> {
     tree::remove(path).map_err(Error::io("could not remove", path))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn digest(number: u8) -> Digest {
@@ -308,7 +357,7 @@ mod tests {
         shelf.begin(&digest(number), lock).unwrap()
     }
 
-    fn make(shelf: &Shelf, number: u8) -> Manifest {
+    pub fn make(shelf: &Shelf, number: u8) -> Manifest {
         let draft = begin(shelf, number);
         std::fs::create_dir(draft.tree()).unwrap();
         std::fs::write(draft.tree().join("index.php"), [number; 100]).unwrap();
@@ -316,14 +365,15 @@ mod tests {
             digest: digest(number),
             platform: "shop".parse().unwrap(),
             site: "www".parse().unwrap(),
-            commit: "c".into(),
-            tree: "t".into(),
+            commit: "c0ffee".into(),
+            tree: "4b825dc6".into(),
             buildpack: None,
             templates: Vec::new(),
             layers: Vec::new(),
             created: jiff::Timestamp::from_second(i64::from(number)).unwrap(),
             size: 0,
             files: 0,
+            content: None,
         };
         draft.finish(manifest, &AtomicBool::new(false)).unwrap()
     }
