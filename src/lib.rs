@@ -39,6 +39,7 @@
 //! | a snapshot | `engine/environment/snapshot.rs` takes it, `providers/lxc/snapshot.rs` copies, `store/snapshots.rs` knows it |
 //! | the steps of a change | [`plan`], which is pure; `engine/environment/perform.rs` does them |
 //! | which layers travel | `engine/boxes/travel.rs`; their form is `boxes/packed` |
+//! | which releases travel | `engine/target/releases.rs`; their form is `releases/packed.rs` |
 //! | what goes over a socket | [`wire`] |
 //! | a target | `engine/target`; what must be done there `plan/promotion.rs`; the way to its server [`servers`]; its history `store/promotions.rs` |
 //!

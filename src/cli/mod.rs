@@ -102,7 +102,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         && !connection::is_for_targets(&cli.verb)
     {
         return Err(Failure::new(Kind::Usage, format!("do this on the target `{}`", target.escape_debug()))
-            .cause("`--target` is for looking at the environment there, being in it, starting, halting, snapshots and rewinding")
+            .cause("`--target` is for looking at the environment there and its sites, being in it, starting, halting, snapshots and rewinding")
             .hint("`adt env:promote` changes what is there"));
     }
     let session = Session::open(cli.global, steps)?;

@@ -48,7 +48,15 @@ pub fn promotion(promotion: &Promotion) -> String {
         let (here, there) = (short(&layer.here), short(&layer.there));
         layers.add_row([layer.name.to_string(), layer.digest.short().to_owned(), here, there, verdict.to_owned()]);
     }
-    format!("{}\n\n{}", lines(&layers), checklist::text(&promotion.checks))
+    let mut releases = table(&["SITE", "COMMIT", "RELEASE", "CONTENT HERE", "CONTENT THERE", ""]);
+    for release in &promotion.releases {
+        let verdict = if release.is_equal() { "equal" } else { "DIFFERS" };
+        let commit = release.commit.get(..10).unwrap_or(&release.commit);
+        let (here, there) = (short(&release.here), short(&release.there));
+        releases.add_row([release.site.as_str(), commit, release.digest.short(), &here, &there, verdict]);
+    }
+    let releases = if promotion.releases.is_empty() { String::new() } else { format!("{}\n\n", lines(&releases)) };
+    format!("{}\n\n{releases}{}", lines(&layers), checklist::text(&promotion.checks))
 }
 
 fn steps(promotion: &Promotion) -> String {

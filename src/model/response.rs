@@ -12,7 +12,7 @@ use super::limits::Limits;
 use super::machine::MachineState;
 use super::names::{BoxName, Digest, EnvironmentId, MachineName, ProviderName, RoleName, SiteName, SnapshotName};
 use super::step::Plan;
-use super::target::{LayerProof, Promoted, TargetStep, TargetSummary};
+use super::target::{LayerProof, Promoted, ReleaseProof, TargetStep, TargetSummary};
 use super::topology::Mode;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -392,6 +392,17 @@ pub enum BuildOutcome {
     Skipped,
 }
 
+/// A release on a shelf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseSummary {
+    /// What it is made of.
+    pub digest: Digest,
+    /// What it is; `None` where nobody asked yet.
+    pub content: Option<Digest>,
+    /// Bytes of its archive.
+    pub size: u64,
+}
+
 /// What a server has of an environment and of all that it could stand on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
@@ -402,6 +413,12 @@ pub struct Standing {
     /// The layers that the environment stands on.
     #[serde(default)]
     pub stands_on: Vec<Digest>,
+    /// Every whole release.
+    #[serde(default)]
+    pub releases: Vec<ReleaseSummary>,
+    /// What the environment's sites serve of their sources.
+    #[serde(default)]
+    pub serves: BTreeMap<SiteName, CodeSummary>,
     /// What the environment is wanted to be, in a word; `None` where there is none.
     pub wanted: Option<String>,
     /// Its promotions, the oldest first.
@@ -421,6 +438,8 @@ pub struct Promotion {
     pub steps: Vec<TargetStep>,
     /// Empty unless something was done.
     pub layers: Vec<LayerProof>,
+    /// The same for what its sites serve.
+    pub releases: Vec<ReleaseProof>,
     /// What the environment says of itself there; empty unless something was done.
     pub checks: Checklist,
     pub next: Vec<String>,
@@ -429,6 +448,6 @@ pub struct Promotion {
 impl Promotion {
     /// Whether what was done is proven.
     pub fn holds(&self) -> bool {
-        self.checks.healthy() && self.layers.iter().all(LayerProof::is_equal)
+        self.checks.healthy() && self.layers.iter().all(LayerProof::is_equal) && self.releases.iter().all(ReleaseProof::is_equal)
     }
 }

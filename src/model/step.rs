@@ -183,6 +183,16 @@ impl Plan {
     }
 
     /// Adds a wave of chains, leaving out empty ones.
+    /// The plan without the steps that are done otherwise.
+    pub fn without(self, is_done: impl Fn(&Action) -> bool) -> Self {
+        let mut plan = Self::default();
+        for wave in self.waves {
+            let left = |chain: Vec<Step>| chain.into_iter().filter(|step| !is_done(&step.action)).collect();
+            plan.then(wave.chains.into_iter().map(left));
+        }
+        plan
+    }
+
     pub fn then(&mut self, chains: impl IntoIterator<Item = Vec<Step>>) {
         let chains: Vec<_> = chains.into_iter().filter(|chain| !chain.is_empty()).collect();
         if !chains.is_empty() {

@@ -8,7 +8,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, PlatformName};
+use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, PlatformName, SiteName};
 
 /// Servers that targets are rehearsed on are environments of this platform, which is no user's.
 pub const REHEARSAL: &str = "rehearsal";
@@ -234,6 +234,23 @@ pub struct LayerProof {
 }
 
 impl LayerProof {
+    pub fn is_equal(&self) -> bool {
+        self.here.is_some() && self.here == self.there
+    }
+}
+
+/// One site's release on both sides, by what its files are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseProof {
+    pub site: SiteName,
+    pub commit: String,
+    /// What it was made of.
+    pub digest: Digest,
+    pub here: Option<Digest>,
+    pub there: Option<Digest>,
+}
+
+impl ReleaseProof {
     pub fn is_equal(&self) -> bool {
         self.here.is_some() && self.here == self.there
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::response::{LayerSummary, Standing};
+use crate::model::response::{LayerSummary, ReleaseSummary, Standing};
 use crate::model::target::{Deed, TargetStep};
-use crate::model::{Digest, EnvironmentId, MachineName, Plan, Size};
+use crate::model::{Action, Digest, EnvironmentId, MachineName, Plan, SiteName, Size};
 
 /// What an operator brings.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,19 @@ pub struct Brought {
     pub definition: Digest,
     /// What its machines stand on, parents before children, with contents.
     pub layers: Vec<LayerSummary>,
+    pub releases: Vec<Going>,
     pub machines: Vec<MachineName>,
+}
+
+/// The release that a site is to serve.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Going {
+    pub site: SiteName,
+    pub commit: String,
+    /// Without content where it is not built yet, as in a dry run.
+    pub release: ReleaseSummary,
+    /// Bytes that it takes there: packed, and unpacked on each machine.
+    pub room: u64,
 }
 
 /// What is there, as far as somebody there can say it.
@@ -43,6 +55,8 @@ pub enum Move {
     SetUp,
     /// Sends layers.
     Layers { digests: Vec<Digest>, bytes: u64 },
+    /// Sends releases.
+    Releases { digests: Vec<Digest> },
     /// The environment becomes what the ticket is.
     Define { is_new: bool },
 }
@@ -52,7 +66,9 @@ pub enum Move {
 pub enum Refused {
     #[error("layer {} of box `{name}` is there with other files: its content is `{there}`, not `{here}`", digest.short())]
     OtherContent { name: String, digest: Digest, here: Digest, there: Digest },
-    #[error("the layers need {needed} and the disk there has {free} left")]
+    #[error("release {} of site `{site}` is there with other files: its content is `{there}`, not `{here}`", digest.short())]
+    OtherRelease { site: SiteName, digest: Digest, here: Digest, there: Digest },
+    #[error("what is sent needs {needed} and the disk there has {free} left")]
     NoRoom { needed: Size, free: Size },
     #[error("an environment of this name is there which nobody promoted")]
     Foreign,
@@ -74,15 +90,20 @@ pub fn plan(brought: &Brought, found: &Found) -> Result<Vec<Move>, Refused> {
         return Err(Refused::Foreign);
     }
     let missing = missing(brought, standing)?;
-    let bytes = missing.iter().filter_map(|layer| layer.size).sum();
-    if bytes > standing.free {
-        return Err(Refused::NoRoom { needed: Size(bytes), free: Size(standing.free) });
+    let bytes: u64 = missing.iter().filter_map(|layer| layer.size).sum();
+    let releases = missing_releases(brought, standing)?;
+    let needed = bytes + releases.iter().map(|going| going.room).sum::<u64>();
+    if needed > standing.free {
+        return Err(Refused::NoRoom { needed: Size(needed), free: Size(standing.free) });
     }
     if !missing.is_empty() {
         moves.push(Move::Layers { digests: missing.iter().map(|layer| layer.digest.clone()).collect(), bytes });
     }
+    if !releases.is_empty() {
+        moves.push(Move::Releases { digests: releases.iter().map(|going| going.release.digest.clone()).collect() });
+    }
     let is_all_up = found.machines.as_ref().is_some_and(Plan::is_empty);
-    if !missing.is_empty() || !is_as_brought(brought, standing) || !is_all_up {
+    if !missing.is_empty() || !releases.is_empty() || !is_as_brought(brought, standing) || !is_all_up {
         moves.push(Move::Define { is_new: standing.wanted.is_none() });
     }
     Ok(moves)
@@ -111,6 +132,27 @@ fn missing<'b>(brought: &'b Brought, standing: &Standing) -> Result<Vec<&'b Laye
     Ok(missing)
 }
 
+/// The releases that are not there, each once: two sites may serve one. One that is there must be the same.
+fn missing_releases<'b>(brought: &'b Brought, standing: &Standing) -> Result<Vec<&'b Going>, Refused> {
+    let mut missing: Vec<&Going> = Vec::new();
+    for going in &brought.releases {
+        let Going { site, release, .. } = going;
+        let Some(known) = standing.releases.iter().find(|known| known.digest == release.digest) else {
+            if !missing.iter().any(|other| other.release.digest == release.digest) {
+                missing.push(going);
+            }
+            continue;
+        };
+        if let (Some(here), Some(there)) = (&release.content, &known.content)
+            && here != there
+        {
+            let (site, digest, here, there) = (site.clone(), release.digest.clone(), here.clone(), there.clone());
+            return Err(Refused::OtherRelease { site, digest, here, there });
+        }
+    }
+    Ok(missing)
+}
+
 /// Whether the last promotion went well and is this one.
 pub fn is_as_brought(brought: &Brought, standing: &Standing) -> bool {
     standing.wanted.as_deref() == Some("up")
@@ -124,6 +166,7 @@ pub fn is_as_brought(brought: &Brought, standing: &Standing) -> bool {
 pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> Vec<TargetStep> {
     let Brought { id, from, .. } = brought;
     let step = |what: String, bytes: u64| TargetStep { what, loses_data: false, bytes };
+    let sites = changed_sites(brought, found);
     let mut steps = Vec::new();
     for each in moves {
         match each {
@@ -136,6 +179,8 @@ pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> 
                 let layers = if digests.len() == 1 { "1 layer".to_owned() } else { format!("{} layers", digests.len()) };
                 steps.push(step(format!("send {layers} that `{server}` lacks"), *bytes));
             }
+            // Told below, for each site that gets one.
+            Move::Releases { .. } => {}
             Move::Define { is_new: true } => {
                 let machines: Vec<_> = brought.machines.iter().map(ToString::to_string).collect();
                 steps.push(step(
@@ -144,20 +189,56 @@ pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> 
                 ));
             }
             Move::Define { is_new: false } => {
-                let what = format!("make `{id}` what `{from}` is; volumes stay, other files of machines that are made anew go");
-                steps.push(step(what, 0));
                 let plan = found.machines.iter().flat_map(Plan::steps);
-                steps.extend(plan.map(|one| step(format!("  {}", one.action), 0)));
+                let is_told = |release: &Digest| sites.iter().any(|going| going.release.digest == *release);
+                let is_of_a_release = |action: &Action| matches!(action, Action::Deploy { release, .. } if is_told(release));
+                let own: Vec<_> = plan.filter(|one| !is_of_a_release(&one.action)).collect();
+                if sites.is_empty() || found.machines.is_none() || !own.is_empty() {
+                    let what =
+                        format!("make `{id}` what `{from}` is; volumes stay, other files of machines that are made anew go");
+                    steps.push(step(what, 0));
+                    steps.extend(own.iter().map(|one| step(format!("  {}", one.action), 0)));
+                }
             }
+        }
+        if matches!(each, Move::Define { .. }) {
+            steps.extend(sites.iter().map(|going| gets(going, found)));
         }
     }
     steps
 }
 
+/// The sites that do not serve yet what they are to serve.
+fn changed_sites<'b>(brought: &'b Brought, found: &Found) -> Vec<&'b Going> {
+    let standing = found.standing.as_ref();
+    let is_served = |going: &Going| {
+        standing.and_then(|standing| standing.serves.get(&going.site)).and_then(|code| code.release.as_ref())
+            == Some(&going.release.digest)
+    };
+    brought.releases.iter().filter(|going| !is_served(going)).collect()
+}
+
+fn gets(going: &Going, found: &Found) -> TargetStep {
+    let Going { site, commit, release, .. } = going;
+    let known = found.standing.iter().flat_map(|standing| &standing.releases);
+    let is_there = known.map(|known| &known.digest).any(|digest| *digest == release.digest);
+    let built = if release.content.is_none() { ", which is built first" } else { "" };
+    let commit = commit.get(..10).unwrap_or(commit);
+    TargetStep {
+        what: format!("site `{site}` gets release {} of commit {commit}{built}", release.digest.short()),
+        loses_data: false,
+        bytes: if is_there { 0 } else { release.size },
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::model::response::CodeSummary;
     use crate::model::target::Promoted;
+    use crate::model::topology::Mode;
 
     fn digest(letter: char) -> Digest {
         Digest::try_from(letter.to_string().repeat(64)).unwrap()
@@ -179,8 +260,23 @@ mod tests {
             program_bytes: 7,
             definition: digest('d'),
             layers: vec![layer('a', Some('1')), layer('b', Some('2')), layer('a', Some('1'))],
+            releases: vec![going('5', '3')],
             machines: vec!["web1".parse().unwrap()],
         }
+    }
+
+    fn release(letter: char, content: char) -> ReleaseSummary {
+        ReleaseSummary { digest: digest(letter), content: Some(digest(content)), size: 5 }
+    }
+
+    fn going(letter: char, content: char) -> Going {
+        Going { site: "www".parse().unwrap(), commit: "c0ffee".repeat(6), release: release(letter, content), room: 11 }
+    }
+
+    fn serves(letter: char) -> BTreeMap<SiteName, CodeSummary> {
+        let release = Some(digest(letter));
+        let (branch, why, commit) = ("main".to_owned(), "chosen".to_owned(), "c0ffee".repeat(6));
+        [("www".parse().unwrap(), CodeSummary { branch, why, commit, mode: Mode::Release, release })].into()
     }
 
     /// Everything done.
@@ -195,6 +291,8 @@ mod tests {
         let standing = Standing {
             free: 1000,
             layers: vec![layer('a', Some('1')), layer('b', Some('2'))],
+            releases: vec![release('5', '3')],
+            serves: serves('5'),
             wanted: Some("up".into()),
             promotions: vec![last],
             ..Standing::default()
@@ -223,11 +321,12 @@ mod tests {
             Move::Program { bytes: 7 },
             Move::SetUp,
             Move::Layers { digests: vec![digest('a'), digest('b')], bytes: 20 },
+            Move::Releases { digests: vec![digest('5')] },
             Move::Define { is_new: true },
         ];
         assert_eq!(changed(|found, _| *found = Found::default()), Ok(all.clone()));
         let told = steps(&all, &brought(), &Found::default(), "root@a.example");
-        assert_eq!(told.iter().map(|step| step.bytes).sum::<u64>(), 27);
+        assert_eq!(told.iter().map(|step| step.bytes).sum::<u64>(), 32);
         assert!(told.iter().all(|step| !step.loses_data));
     }
 
@@ -252,14 +351,43 @@ mod tests {
     }
 
     #[test]
+    fn a_new_release_is_a_step_of_its_own() {
+        let (mut found, mut brought) = (done(), brought());
+        brought.releases = vec![going('6', '3')];
+        brought.definition = digest('e');
+        let moves = plan(&brought, &found).unwrap();
+        assert_eq!(moves, [Move::Releases { digests: vec![digest('6')] }, Move::Define { is_new: false }]);
+        let told = |found: &Found, brought: &Brought| -> Vec<(String, u64)> {
+            let steps = steps(&plan(brought, found).unwrap(), brought, found, "root@a.example");
+            steps.into_iter().map(|step| (step.what, step.bytes)).collect()
+        };
+        let gets = "site `www` gets release 666666666666 of commit c0ffeec0ff".to_owned();
+        assert_eq!(told(&found, &brought), [(gets.clone(), 5)]);
+        // One that is there, as before a way back, is not sent again; a machine that changes, too, is told before.
+        standing(&mut found).releases.push(release('6', '3'));
+        let action = Action::Start { machine: "web1".parse().unwrap() };
+        let step = crate::model::Step { environment: id("production"), action };
+        let mut machines = Plan::default();
+        machines.then([vec![step]]);
+        found.machines = Some(machines);
+        let steps = told(&found, &brought);
+        assert_eq!((steps.len(), steps[2].clone()), (3, (gets.clone(), 0)));
+        brought.releases[0].release = ReleaseSummary { content: None, size: 0, ..release('7', '3') };
+        assert!(told(&found, &brought)[2].0.ends_with("which is built first"));
+    }
+
+    #[test]
     fn what_would_be_wrong_is_refused_before_anything_is_done() {
         let other = changed(|found, _| standing(found).layers[1].content = Some(digest('9')));
         assert!(matches!(other, Err(Refused::OtherContent { .. })), "{other:?}");
         let full = changed(|found, _| {
             standing(found).layers.clear();
-            standing(found).free = 19;
+            standing(found).releases.clear();
+            standing(found).free = 30;
         });
-        assert_eq!(full, Err(Refused::NoRoom { needed: Size(20), free: Size(19) }));
+        assert_eq!(full, Err(Refused::NoRoom { needed: Size(31), free: Size(30) }));
+        let other = changed(|found, _| standing(found).releases[0].content = Some(digest('9')));
+        assert!(matches!(other, Err(Refused::OtherRelease { .. })), "{other:?}");
         assert_eq!(changed(|found, _| standing(found).promotions.clear()), Err(Refused::Foreign));
     }
 }

@@ -191,6 +191,7 @@ impl Session {
                 let mut from = self.input(channel)?;
                 self.engine.box_import(&mut from, Path::new("the connection"), each)
             }),
+            Serve::Releases => self.change(channel, &mut |each| self.engine.take_releases(&mut self.input(channel)?, each)),
             Serve::Define { id, by, from, dry_run } => self.change(channel, &mut |each| {
                 self.must_hold(&id, dry_run)?;
                 let read = whole(self.input(channel)?, MOST_DEFINITION);

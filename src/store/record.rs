@@ -144,6 +144,10 @@ pub struct Definition {
     /// The platform's files for its machines, not yet rendered.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<RoleName, Vec<RoleFile>>,
+    /// The release that each site with a source serves, where a promotion says so. What is served meanwhile, and everywhere
+    /// else, is kept apart: see [`SiteCode`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub promoted: BTreeMap<SiteName, SiteCode>,
 }
 
 impl Definition {

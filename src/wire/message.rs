@@ -39,6 +39,8 @@ pub enum Serve {
     Standing { id: EnvironmentId, read: Vec<Digest> },
     /// Layers, packed, are the input.
     Layers,
+    /// Releases, packed, are the input.
+    Releases,
     /// A definition, as JSON of a store, is the input; the environment becomes it.
     Define { id: EnvironmentId, by: String, from: EnvironmentId, dry_run: bool },
     /// Back to what was there before the last promotion.

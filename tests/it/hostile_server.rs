@@ -155,7 +155,7 @@ fn refused(end: Result<End, String>, why: &str) {
 fn who_comes_through_the_services_socket_operates_no_target() {
     let adt = Adt::new();
     let session = Session::new(&adt, "internal:session");
-    for serve in [hold(), Serve::Layers, Serve::Settle, Serve::Standing { id: id(), read: Vec::new() }] {
+    for serve in [hold(), Serve::Layers, Serve::Releases, Serve::Settle, Serve::Standing { id: id(), read: Vec::new() }] {
         refused(session.ask(serve, b""), "only root may");
     }
 }
@@ -193,6 +193,7 @@ fn an_operator_who_sends_anything_else_changes_nothing() {
         "does not say what `web`",
     );
     refused(session.ask(Serve::Layers, b"no layer at all"), "take in the layers");
+    refused(session.ask(Serve::Releases, b"no release at all"), "take in the releases");
     refused(session.ask(Serve::Rollback { id: id(), by: "ada".into(), dry_run: false }, b""), "nothing was promoted");
     assert!(!adt.store().join("promotions").exists());
     adt.run("env:list").ok().says("no environments");

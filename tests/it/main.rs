@@ -74,6 +74,7 @@ mod real_snapshots;
 mod real_stacks;
 mod real_takeover;
 mod real_target;
+mod real_target_release;
 mod reference;
 mod resolver;
 mod served;

@@ -95,6 +95,10 @@ impl Repository {
     pub fn commit(&self) -> String {
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--allow-empty", "--message", "next"]);
+        self.head()
+    }
+
+    pub fn head(&self) -> String {
         self.git(&["rev-parse", "HEAD"])
     }
 }

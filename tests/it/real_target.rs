@@ -16,7 +16,7 @@ fn ticket() -> Option<Adt> {
 
 /// What the last line of a promotion's JSON says.
 #[track_caller]
-fn promotion(run: &Run) -> serde_json::Value {
+pub fn promotion(run: &Run) -> serde_json::Value {
     let last = run.stdout.lines().last().unwrap_or_default();
     let line: serde_json::Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {run:?}"));
     line["response"].clone()
@@ -36,7 +36,7 @@ fn is_proven(promotion: &serde_json::Value) {
 
 /// Starts a command and kills it as soon as it says this.
 #[track_caller]
-fn killed_at(adt: &Adt, words: &str, text: &str) {
+pub fn killed_at(adt: &Adt, words: &str, text: &str) {
     let split: Vec<_> = words.split_whitespace().collect();
     let mut child = adt.command(&split).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut said = Vec::new();
@@ -118,11 +118,20 @@ fn as_at_home(adt: &Adt) {
     adt.run("env:show -t staging -p hello").fails(4).says("its targets are production");
 }
 
+/// The address of a rehearsed server, and the fingerprint of its host key.
+pub fn server(adt: &Adt, name: &str) -> (String, String) {
+    let keygen = "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub";
+    let shown = adt.run(&format!("env:exec rehearsal {name} server -- {keygen}")).ok().stdout;
+    let print = shown.split_whitespace().find(|word| word.starts_with("SHA256:")).expect("a fingerprint").to_owned();
+    let machines = adt.run(&format!("env:show rehearsal {name} --json")).ok().json()["machines"].clone();
+    (machines[0]["addresses"][0].as_str().expect("an address").to_owned(), print)
+}
+
 /// An agent that has the key of rehearsed servers; as every person's does, it says who we are.
-struct Agent(Child);
+pub struct Agent(Child);
 
 impl Agent {
-    fn new(adt: &Adt, socket: &std::path::Path) -> Self {
+    pub fn new(adt: &Adt, socket: &std::path::Path) -> Self {
         let mut agent = adt.program_there("ssh-agent");
         let agent = Self(agent.arg("-D").arg("-a").arg(socket).stdout(Stdio::null()).spawn().expect("ssh-agent starts"));
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -171,11 +180,7 @@ fn a_killed_promotion_goes_on_and_there_is_a_way_back() {
     adt.run(rehearse).ok().says("nothing to do");
 
     // The same server as a target of the platform's, with the person's agent and a host key that is checked.
-    let shown =
-        adt.run("env:exec rehearsal hello-production server -- ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").ok().stdout;
-    let print = shown.split_whitespace().find(|word| word.starts_with("SHA256:")).expect("a fingerprint").to_owned();
-    let address = adt.run("env:show rehearsal hello-production --json").ok().json()["machines"][0]["addresses"][0].clone();
-    let address = address.as_str().expect("an address").to_owned();
+    let (address, print) = server(&adt, "hello-production");
     let socket = adt.path().join("agent");
     let agent = Agent::new(&adt, &socket);
     let adt = adt.env("SSH_AUTH_SOCK", &socket.display().to_string());

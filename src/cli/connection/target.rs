@@ -29,6 +29,7 @@ pub fn is_for_targets(verb: &Verb) -> bool {
             | Verb::EnvSnapshot { .. }
             | Verb::EnvSnapshots { .. }
             | Verb::EnvRewind { .. }
+            | Verb::SiteList { .. }
     )
 }
 

@@ -114,6 +114,7 @@ fn record(engine: &Engine, id: &EnvironmentId, on: &ProviderName, network: ipnet
             seeded: BTreeMap::new(),
             seeds: BTreeMap::new(),
             rewound: None,
+            promoted: BTreeMap::new(),
             files: BTreeMap::new(),
             numbers: address::host_numbers(&BTreeMap::new(), &names),
         },

@@ -116,6 +116,7 @@ impl Engine {
             seeded: basis.seeded.clone(),
             seeds: BTreeMap::new(),
             rewound: None,
+            promoted: BTreeMap::new(),
             left_out,
             files: on_files_of(keeper.as_ref(), || files::read(&platform))?,
             boxes: in_use,

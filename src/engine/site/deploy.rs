@@ -42,7 +42,7 @@ struct Deployable<'a> {
 /// A release that is built, and the lock that keeps it.
 struct Built {
     manifest: Manifest,
-    _hold: Lock,
+    hold: Lock,
 }
 
 impl Engine {
@@ -67,7 +67,9 @@ impl Engine {
             self.before(&environment, Reason::BeforeDeploy { site: site.clone() }, events)?;
         }
         let releases = newest(&built.manifest.digest, &before.releases, deployable.site.code.keep as usize);
-        self.roll_out(&environment, &deployable, &before, &SiteCode { releases, ..code }, &built.manifest, events)
+        let code = SiteCode { releases, ..code };
+        let changed = self.roll_out(&environment, &deployable, &before, &code, &built.manifest, events)?;
+        Ok(served(id, site, &code, changed))
     }
 
     pub(in crate::engine) fn site_rollback(
@@ -95,9 +97,11 @@ impl Engine {
         let manifest = shelf.get(release).map_err(told)?;
         let releases = newest(release, &before.releases, before.releases.len());
         let code = SiteCode { releases, commit: manifest.commit.clone(), ..before.clone() };
-        self.roll_out(&environment, &deployable, &before, &code, &manifest, events)
+        let changed = self.roll_out(&environment, &deployable, &before, &code, &manifest, events)?;
+        Ok(served(id, site, &code, changed))
     }
 
+    /// The release onto all machines of its site, whether anything changed; old ones that nobody needs go.
     fn roll_out(
         &self,
         environment: &Environment,
@@ -106,7 +110,7 @@ impl Engine {
         code: &SiteCode,
         manifest: &Manifest,
         events: &Events,
-    ) -> Result<Response, Failure> {
+    ) -> Result<bool, Failure> {
         let (id, name) = (&environment.id, &deployable.site.name);
         let shelf = self.shelf()?;
         let wanted = self.wanted(environment, &self.live_sites(environment)?)?;
@@ -125,23 +129,57 @@ impl Engine {
             renderings: self.renderings(environment, deployable.site, code, manifest)?,
         };
         let changed = rollout.everywhere()?;
-        let commit = code.commit.get(..10).unwrap_or(&code.commit);
-        let what = format!("release {} (commit {commit} of {})", manifest.digest.short(), code.branch);
-        if !changed {
-            let summary = format!("`{name}` of `{id}` serves {what} already");
-            return Ok(Response::Done(Done { summary, ..Done::default() }));
+        if changed {
+            self.remember(&format!("deployed {} of {name} on", manifest.digest.short()), &id.to_string());
+            let (shelf, unused) = self.unused_releases(deployable.site.code.keep as usize)?;
+            if let Err(failure) = self.prune_releases(&shelf, &unused) {
+                events.warn(failure.to_string());
+            }
         }
-        self.remember(&format!("deployed {} of {name} on", manifest.digest.short()), &id.to_string());
-        let (shelf, unused) = self.unused_releases(deployable.site.code.keep as usize)?;
-        if let Err(failure) = self.prune_releases(&shelf, &unused) {
-            events.warn(failure.to_string());
+        Ok(changed)
+    }
+
+    /// The release of a promotion onto all machines of its site, as any other.
+    pub(in crate::engine) fn deploy_promoted(
+        &self,
+        environment: &Environment,
+        site: &SiteName,
+        wanted: &SiteCode,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let id = &environment.id;
+        let (deployable, before) = self.ready_for(environment, site)?;
+        let release = wanted.releases.first().expect("a definition that is not one release for each site is refused");
+        let shelf = self.shelf()?;
+        let told = |error: Error| error.failure(format!("deploy release {} of `{site}` of `{id}`", release.short()));
+        let _hold = shelf.hold(release).map_err(told)?;
+        let manifest = shelf.get(release).map_err(told)?;
+        let releases = newest(release, &before.releases, deployable.site.code.keep as usize);
+        let code = SiteCode { releases, ..wanted.clone() };
+        if !self.roll_out(environment, &deployable, &before, &code, &manifest, events)? {
+            // The same files of another commit.
+            self.store.database.put_site_code(id, site, &code)?;
         }
-        let mut next = Vec::new();
-        if let Some(old) = code.releases.get(1) {
-            next.push(format!("back to {}: adt site:rollback {} {} {name}", old.short(), id.platform, id.name));
+        Ok(())
+    }
+
+    /// The release of a commit for who takes it elsewhere, built unless it is there and held by the lock. In a dry run nothing is
+    /// built, and only its name is known.
+    pub(in crate::engine) fn release_of(
+        &self,
+        environment: &Environment,
+        site: &Site,
+        code: &SiteCode,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<(Digest, Option<Lock>), Failure> {
+        let (id, definition) = (&environment.id, &environment.definition);
+        let deployable = self.deployable_of(definition, site, id)?;
+        if dry_run {
+            return Ok((inputs(definition, &id.platform, &deployable, &code.commit)?.digest(), None));
         }
-        let summary = format!("`{name}` of `{id}` serves {what}");
-        Ok(Response::Done(Done { summary, changed: true, next, ..Done::default() }))
+        let built = self.built(definition, &id.platform, &deployable, code, events)?;
+        Ok((built.manifest.digest, Some(built.hold)))
     }
 
     /// One step of bringing a machine up.
@@ -292,7 +330,7 @@ impl Engine {
             Kind::Cancelled => self.goes_on(failure),
             _ => templates::told(deployable.site, failure),
         })?;
-        Ok(Built { manifest, _hold: hold })
+        Ok(Built { manifest, hold })
     }
 
     /// The site's own variables for its programs, by machine.
@@ -308,6 +346,16 @@ impl Engine {
 
     /// The site and what it serves, where a deploy may begin: it reaches all machines or none, so all must be there.
     fn ready<'a>(&self, environment: &'a Environment, name: &SiteName) -> Result<(Deployable<'a>, SiteCode), Failure> {
+        if environment.definition.promoted.contains_key(name) {
+            let id = &environment.id;
+            return Err(Failure::new(Kind::Conflict, format!("deploy site `{name}` of `{id}`"))
+                .cause("what it serves comes with promotions")
+                .hint("deploy in the ticket, then `adt env:promote` there; `adt env:rollback` goes back"));
+        }
+        self.ready_for(environment, name)
+    }
+
+    fn ready_for<'a>(&self, environment: &'a Environment, name: &SiteName) -> Result<(Deployable<'a>, SiteCode), Failure> {
         let id = &environment.id;
         let deployable = self.deployable(environment, name)?;
         let failure = || Failure::new(Kind::Conflict, format!("deploy site `{name}` of `{id}`"));
@@ -362,7 +410,7 @@ impl Engine {
     /// Releases of a platform that goes with all its environments; removed unless it is a dry run.
     pub(in crate::engine) fn forget_releases(&self, platform: &PlatformName, dry_run: bool) -> Result<Vec<String>, Failure> {
         // In a dry run its environments still stand.
-        let (shelf, mut unused) = self.releases_without(0, |id| id.platform != *platform)?;
+        let (shelf, mut unused) = self.releases_without(0, |other| other != platform)?;
         unused.releases.retain(|(_, manifest)| manifest.as_ref().is_some_and(|manifest| manifest.platform == *platform));
         unused.halves.clear();
         if !dry_run {
@@ -371,16 +419,18 @@ impl Engine {
         Ok(unused.words())
     }
 
-    fn releases_without(&self, newest: usize, counts: impl Fn(&EnvironmentId) -> bool) -> Result<(Shelf, Unused), Failure> {
+    fn releases_without(&self, newest: usize, counts: impl Fn(&PlatformName) -> bool) -> Result<(Shelf, Unused), Failure> {
         let shelf = self.shelf()?;
         let unused = shelf.unused(&self.releases_of(counts)?, newest).map_err(|error| error.failure("find unused releases"))?;
         Ok((shelf, unused))
     }
 
-    fn releases_of(&self, counts: impl Fn(&EnvironmentId) -> bool) -> store::Result<BTreeSet<Digest>> {
+    fn releases_of(&self, counts: impl Fn(&PlatformName) -> bool) -> store::Result<BTreeSet<Digest>> {
         let codes = self.store.database.site_codes(None)?.into_iter();
         let snapshots = self.store.snapshots.all()?.into_iter().map(|(id, snapshot)| (id, snapshot.codes));
-        let codes = codes.chain(snapshots).filter(|(id, _)| counts(id));
+        let codes = codes.chain(snapshots).map(|(id, codes)| (id.platform, codes));
+        let promoted = self.store.promotions.definitions()?.into_iter().map(|known| (known.platform.name, known.promoted));
+        let codes = codes.chain(promoted).filter(|(platform, _)| counts(platform));
         Ok(codes.flat_map(|(_, codes)| codes.into_values()).flat_map(|code| code.releases).collect())
     }
 
@@ -432,15 +482,34 @@ fn newest(digest: &Digest, before: &[Digest], keep: usize) -> Vec<Digest> {
 }
 
 fn planned(environment: &Environment, site: &Site, release: &Digest) -> Response {
+    let mut plan = Plan::default();
+    plan.then(deploys(environment, site, release));
+    let summary = format!("release {} of `{}` would be deployed to `{}`", release.short(), site.name, environment.id);
+    Response::Done(Done { summary, plan: Some(plan), ..Done::default() })
+}
+
+/// The steps that a roll-out is, as a plan tells them.
+pub(in crate::engine) fn deploys(environment: &Environment, site: &Site, release: &Digest) -> Vec<Vec<Step>> {
     let (role, site) = (environment.definition.platform.machine(&site.on), &site.name);
     let chains = role.map(Machine::names).unwrap_or_default().into_iter().map(|machine| {
         let action = Action::Deploy { machine, site: site.clone(), release: release.clone() };
         vec![Step { environment: environment.id.clone(), action }]
     });
-    let mut plan = Plan::default();
-    plan.then(chains);
-    let summary = format!("release {} of `{site}` would be deployed to `{}`", release.short(), environment.id);
-    Response::Done(Done { summary, plan: Some(plan), ..Done::default() })
+    chains.collect()
+}
+
+fn served(id: &EnvironmentId, site: &SiteName, code: &SiteCode, changed: bool) -> Response {
+    let (platform, environment) = (&id.platform, &id.name);
+    let short = code.releases.first().map(Digest::short).unwrap_or_default();
+    let commit = code.commit.get(..10).unwrap_or(&code.commit);
+    let what = format!("release {short} (commit {commit} of {})", code.branch);
+    if !changed {
+        let summary = format!("`{site}` of `{id}` serves {what} already");
+        return Response::Done(Done { summary, ..Done::default() });
+    }
+    let back = |old: &Digest| format!("back to {}: adt site:rollback {platform} {environment} {site}", old.short());
+    let next = code.releases.get(1).map(back).into_iter().collect();
+    Response::Done(Done { summary: format!("`{site}` of `{id}` serves {what}"), changed: true, next, ..Done::default() })
 }
 
 fn no_release(environment: &Environment, site: &SiteName, kept: &[Digest], to: Option<&str>) -> Failure {

@@ -3,11 +3,13 @@
 use crate::engine::Engine;
 use crate::engine::events::Events;
 use crate::engine::target::promote::inside;
+use crate::engine::target::releases;
 use crate::model::request::TargetOf;
 use crate::model::response::Standing;
 use crate::model::response::{CheckItem, Checklist, LayerSummary};
 use crate::model::target::Server;
 use crate::model::{Digest, EnvironmentId, Failure, Request, Response, Size};
+use crate::plan::promotion::Going;
 
 /// Below this the next promotion may not fit.
 const LOW_SPACE: u64 = 2 << 30;
@@ -24,7 +26,11 @@ impl Engine {
         let standing = session.standing(&id, Vec::new())?;
         items.push(history(&id, &standing, &remedy));
         if standing.wanted.is_some() {
-            items.extend(self.check_layers(&standing, session.standing(&id, standing.stands_on.clone())?.layers, &remedy));
+            let went = releases::came(&standing);
+            let read = standing.stands_on.iter().chain(went.iter().map(|going| &going.release.digest)).cloned().collect();
+            let now = session.standing(&id, read)?;
+            items.extend(check_releases(&standing, &went, &now, &remedy));
+            items.extend(self.check_layers(&standing, now.layers, &remedy));
             items.extend(inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?).items);
         }
         let free = format!("{} free", Size(standing.free));
@@ -59,6 +65,23 @@ impl Engine {
         });
         each.collect()
     }
+}
+
+/// What each site serves, by what came there and by what lies on the shelf at this moment.
+fn check_releases(came: &Standing, went: &[Going], now: &Standing, remedy: &str) -> Vec<CheckItem> {
+    let lost = came.serves.iter().filter(|(site, _)| !went.iter().any(|going| going.site == **site));
+    let lost = lost.map(|(site, _)| CheckItem::fault(format!("site {site}"), "the release that it serves is not there", remedy));
+    let each = releases::proof(went, now).into_iter().map(|proof| {
+        let commit = proof.commit.get(..10).unwrap_or(&proof.commit);
+        let subject = format!("release {} of site {}, commit {commit}", proof.digest.short(), proof.site);
+        match &proof.there {
+            Some(content) if proof.is_equal() => {
+                CheckItem::ok(subject, format!("its files are those that came: {}", content.short()))
+            }
+            Some(_) | None => CheckItem::fault(subject, "its files were changed there", remedy),
+        }
+    });
+    lost.chain(each).collect()
 }
 
 fn host_key(server: &Server) -> String {

@@ -5,6 +5,7 @@
 //! | [`list`] | `target:list`, and which server a target means |
 //! | [`promote`] | `env:promote`, `env:rollback` where their operator sits: look, plan, show, do, prove |
 //! | [`receive`] | the same on the server: what is there, the lock, a definition that an environment becomes |
+//! | [`releases`] | the releases of sites, on both sides: which go, how they travel, their roll-out |
 //! | [`check`] | `target:check`, `target:history` |
 //! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
 //!
@@ -12,7 +13,7 @@
 //! what is wanted, its history and the lock are on the server, so the operator's host can vanish at any moment.
 //!
 //! ```text
-//! look ─ plan ─ show ─ put adt ─ hold ─ set up ─ send layers ─ define ─ prove
+//! look ─ plan ─ show ─ put adt ─ hold ─ set up ─ send layers and releases ─ define ─ prove
 //! ```
 //! Killed anywhere, the same command goes on: what is there is asked anew, and each move is done whole or again.
 
@@ -21,6 +22,7 @@ mod list;
 mod promote;
 mod receive;
 mod rehearse;
+mod releases;
 
 pub use list::server_among;
 pub use receive::Brought;

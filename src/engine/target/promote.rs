@@ -7,12 +7,14 @@ use crate::engine::environment::records::leaving;
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
 use crate::engine::target::receive::digest;
+use crate::engine::target::releases::{self, Load};
 use crate::engine::{Engine, program};
 use crate::model::request::{Bootstrap, TargetOf};
 use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary, Promotion, Standing};
 use crate::model::target::{LayerProof, Server, TargetStep};
 use crate::model::{Digest, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
-use crate::plan::promotion::{self, Brought, Found, Move, Refused};
+use crate::plan::promotion::{self, Brought, Found, Going, Move, Refused};
+use crate::releases::OTHER_CONTENT;
 use crate::servers::{self, Door, Program, Session, Way};
 use crate::store::Environment;
 use crate::store::record::{Definition, Providers};
@@ -24,6 +26,8 @@ pub(super) struct Cargo {
     program: Program,
     /// The definition, as JSON.
     text: Vec<u8>,
+    /// Keeps the releases on the shelf.
+    _load: Load,
 }
 
 /// A server as it was found, and a session with it where its adt understands ours.
@@ -42,7 +46,7 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let of = TargetOf { platform: id.platform.clone(), target: target.clone() };
         let server = self.server_of(&of)?;
-        let cargo = self.cargo(id, &of, events)?;
+        let cargo = self.cargo(id, &of, dry_run, events)?;
         let promotion = self.bring(&cargo, &server, &self.way()?, dry_run, events)?;
         Ok(Response::Promotion(Box::new(promotion)))
     }
@@ -59,10 +63,12 @@ impl Engine {
     }
 
     /// What a ticket has that a target can get.
-    pub(super) fn cargo(&self, id: &EnvironmentId, of: &TargetOf, events: &Events) -> Result<Cargo, Failure> {
+    pub(super) fn cargo(&self, id: &EnvironmentId, of: &TargetOf, dry_run: bool, events: &Events) -> Result<Cargo, Failure> {
         let environment = self.environment(id)?;
         self.can_go(&environment)?;
-        let definition = for_a_target(&environment.definition);
+        let load = self.load(&environment, dry_run, events)?;
+        let mut definition = for_a_target(&environment.definition);
+        load.write_into(&mut definition);
         let text = serde_json::to_vec(&definition).expect("definitions have string keys only, so they become JSON");
         let mut seen = BTreeSet::new();
         let digests: Vec<_> = definition.layers().filter(|digest| seen.insert((*digest).clone())).cloned().collect();
@@ -76,9 +82,10 @@ impl Engine {
             program_bytes: program.bytes,
             definition: digest(&text),
             layers: self.contents(&digests, events)?,
+            releases: load.going.clone(),
             machines: definition.platform.machines_by_name().into_keys().collect(),
         };
-        Ok(Cargo { brought, program, text })
+        Ok(Cargo { brought, program, text, _load: load })
     }
 
     /// What isn't carried yet is refused, so that nobody takes a part for the whole.
@@ -92,12 +99,6 @@ impl Engine {
         }
         let refused = |cause: String| Err(Failure::new(Kind::Conflict, format!("promote `{id}`")).cause(cause));
         let platform = &environment.definition.platform;
-        if let Some(site) = platform.sites.iter().find(|site| site.code.source.is_some()) {
-            return refused(format!(
-                "the site `{}` has its code from a repository, and only what boxes hold goes to a target so far",
-                site.name
-            ));
-        }
         if let Some(machine) = platform.machines.iter().find(|machine| machine.host) {
             return refused(format!("`{}` is a host itself, and the machines of a server can't be", machine.role));
         }
@@ -125,6 +126,7 @@ impl Engine {
             dry_run,
             steps,
             layers: Vec::new(),
+            releases: Vec::new(),
             checks: Checklist::default(),
             next: Vec::new(),
         };
@@ -151,11 +153,18 @@ impl Engine {
         for each in &moves {
             match each {
                 Move::Program { .. } | Move::SetUp => {}
-                Move::Layers { digests, .. } => self.send(&session, digests, events)?,
+                Move::Layers { digests, .. } => {
+                    let write = |to: &mut (dyn Write + Send)| self.send_layers(digests, to, events);
+                    session.feed(Serve::Layers, &mut told(&session, events), write).map(drop)?;
+                }
+                Move::Releases { digests } => {
+                    let write = |to: &mut (dyn Write + Send)| self.send_releases(digests, to, events);
+                    session.feed(Serve::Releases, &mut told(&session, events), write).map(drop)?;
+                }
                 Move::Define { .. } => drop(self.define_there(&session, cargo, false, events)?),
             }
         }
-        self.prove(&session, &mut promotion, &brought.layers, events)?;
+        self.prove(&session, &mut promotion, &brought.layers, &brought.releases, events)?;
         promotion.next = next(&promotion);
         Ok(promotion)
     }
@@ -204,7 +213,10 @@ impl Engine {
         let mut standing = session.standing(&brought.id, Vec::new())?;
         let is_unknown =
             |layer: &&LayerSummary| layer.content.is_none() && brought.layers.iter().any(|ours| ours.digest == layer.digest);
-        let unknown: Vec<_> = standing.layers.iter().filter(is_unknown).map(|layer| layer.digest.clone()).collect();
+        let mut unknown: Vec<_> = standing.layers.iter().filter(is_unknown).map(|layer| layer.digest.clone()).collect();
+        let releases = standing.releases.iter().filter(|release| release.content.is_none()).map(|release| &release.digest);
+        let ours = |digest: &&Digest| brought.releases.iter().any(|going| going.release.digest == **digest);
+        unknown.extend(releases.filter(ours).cloned());
         if !unknown.is_empty() {
             standing = session.standing(&brought.id, unknown)?;
         }
@@ -216,12 +228,13 @@ impl Engine {
     fn refused(&self, brought: &Brought, server: &Server, refused: &Refused) -> Failure {
         let kind = match refused {
             Refused::NoRoom { .. } => Kind::Exhausted,
-            Refused::OtherContent { .. } | Refused::Foreign => Kind::Conflict,
+            Refused::OtherContent { .. } | Refused::OtherRelease { .. } | Refused::Foreign => Kind::Conflict,
         };
         let failure = Failure::new(kind, format!("bring `{}` to `{server}`", brought.from)).because(refused);
         failure.hint(match refused {
             Refused::NoRoom { .. } => "free some space there, e.g. with `adt box:prune`",
             Refused::OtherContent { .. } => "it was built there or changed; remove what stands on it there, then `adt box:prune`",
+            Refused::OtherRelease { .. } => OTHER_CONTENT,
             Refused::Foreign => "give the target another name, or end that environment there",
         })
     }
@@ -261,11 +274,6 @@ impl Engine {
         session.settle()
     }
 
-    fn send(&self, session: &Session, digests: &[Digest], events: &Events) -> Result<(), Failure> {
-        let write = |to: &mut (dyn Write + Send)| self.send_layers(digests, to, events);
-        session.feed(Serve::Layers, &mut told(session, events), write).map(drop)
-    }
-
     fn define_there(&self, session: &Session, cargo: &Cargo, dry_run: bool, events: &Events) -> Result<Done, Failure> {
         let Brought { id, from, .. } = &cargo.brought;
         let serve = Serve::Define { id: id.clone(), by: self.by(), from: from.clone(), dry_run };
@@ -279,11 +287,21 @@ impl Engine {
         is_done(response)
     }
 
-    /// What the server says of itself once all is done: its layers by the files that are there now, and the environment from inside.
-    fn prove(&self, session: &Session, promotion: &mut Promotion, here: &[LayerSummary], events: &Events) -> Result<(), Failure> {
-        let digests = here.iter().map(|layer| layer.digest.clone()).collect();
-        let there = events.task("proof", "reading the layers there again", || session.standing(&promotion.id, digests))?;
-        promotion.layers = here.iter().map(|layer| proof(layer, &there)).collect();
+    /// What the server says of itself once all is done: its layers and releases by the files that are there now, and the
+    /// environment from inside.
+    fn prove(
+        &self,
+        session: &Session,
+        promotion: &mut Promotion,
+        layers: &[LayerSummary],
+        went: &[Going],
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let digests = layers.iter().map(|layer| &layer.digest).chain(went.iter().map(|going| &going.release.digest));
+        let read = || session.standing(&promotion.id, digests.cloned().collect());
+        let there = events.task("proof", "reading what is there again", read)?;
+        promotion.layers = layers.iter().map(|layer| proof(layer, &there)).collect();
+        promotion.releases = releases::proof(went, &there);
         promotion.checks = inside(session.run(&Request::EnvCheck { id: promotion.id.clone() }, &mut |_| ())?);
         Ok(())
     }
@@ -321,6 +339,7 @@ impl Engine {
             dry_run,
             steps,
             layers: Vec::new(),
+            releases: Vec::new(),
             checks: Checklist::default(),
             next: Vec::new(),
         };
@@ -334,9 +353,10 @@ impl Engine {
         promotion.summary = format!("{} on `{server}`; volumes stay as they are", done.summary);
         promotion.changed = true;
         let standing = session.standing(id, Vec::new())?;
+        let came = releases::came(&standing);
         let stands_on = standing.layers.into_iter().filter(|layer| standing.stands_on.contains(&layer.digest));
         let recorded: Vec<_> = stands_on.collect();
-        self.prove(&session, &mut promotion, &recorded, events)?;
+        self.prove(&session, &mut promotion, &recorded, &came, events)?;
         Ok(promotion)
     }
 

@@ -17,12 +17,12 @@ use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
 use crate::engine::permission::Right;
 use crate::engine::site::code::Codes;
+use crate::engine::site::sites::summary;
 use crate::model::response::Standing;
 use crate::model::snapshot::Reason;
 use crate::model::target::{Deed, Promoted};
 use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Machine, Response};
 use crate::network::address;
-use crate::plan::Goal;
 use crate::store::promotions::Entry;
 use crate::store::record::Definition;
 use crate::store::{Environment, Holder, Lock, Wanted};
@@ -80,6 +80,8 @@ impl Engine {
             free: free.map_err(|error| Failure::new(Kind::Host, "look at the disk").because(&error))?,
             layers: self.layers_there(read_again)?,
             stands_on,
+            releases: self.releases_there(read_again)?,
+            serves: self.codes(id)?.iter().map(|(site, code)| (site.clone(), summary(code))).collect(),
             wanted: environment.map(|environment| environment.wanted.word().to_owned()),
             promotions: self.store.promotions.list(id)?.into_iter().map(|entry| entry.told).collect(),
         })
@@ -136,6 +138,7 @@ impl Engine {
         let mut definition = definition.clone();
         definition.platform.folder = self.store.folder.join("promoted").join(id.platform.as_str());
         self.can_stand_here(id, &definition)?;
+        self.can_serve(id, &definition, dry_run)?;
         let environment = match self.store.database.environment(id)? {
             Some(environment) if environment.wanted == Wanted::Gone => {
                 return Err(leaving(id, "change"));
@@ -156,18 +159,19 @@ impl Engine {
                 self.store.promotions.put(id, entries.clone())?;
             }
         }
-        let environment = match environment {
+        let (environment, first) = match environment {
             Some(environment) => self.redefine(environment, dry_run, events)?,
             None => {
                 self.nothing_is_left(id)?;
-                let environment = self.add(id, definition, &Codes::new(), false, dry_run)?;
+                let first = definition.promoted.clone();
+                let environment = self.add(id, definition, &first, false, dry_run)?;
                 if !dry_run {
                     self.remember("created", &id.to_string());
                 }
-                environment
+                (environment, first)
             }
         };
-        let plan = self.drive_with(&environment, Goal::Up, Codes::new(), dry_run, events);
+        let plan = self.drive_promoted(&environment, first, dry_run, events);
         if !dry_run {
             self.follow_bound(events);
         }
@@ -207,15 +211,26 @@ impl Engine {
         self.try_files(id, definition)
     }
 
-    /// Writes down what an environment shall be from now on. Its data as it is now is kept where its boxes change.
-    fn redefine(&self, environment: Environment, dry_run: bool, events: &Events) -> Result<Environment, Failure> {
+    /// Writes down what an environment shall be from now on, and what sites begin with. Its data as it is now is kept where its
+    /// boxes or releases change.
+    fn redefine(&self, environment: Environment, dry_run: bool, events: &Events) -> Result<(Environment, Codes), Failure> {
         let id = environment.id.clone();
         let before = self.environment(&id)?;
+        let first = self.beginning(&environment, &before.definition)?;
         if dry_run {
-            return Ok(environment);
+            return Ok((environment, first));
         }
-        if before.definition.boxes != environment.definition.boxes {
+        let (old, new) = (&before.definition, &environment.definition);
+        let release =
+            |definition: &Definition, site| definition.promoted.get(site).and_then(|code| code.releases.first()).cloned();
+        if old.boxes != new.boxes {
             self.before(&before, Reason::BeforeReload { data: false }, events)?;
+        } else if let Some(site) = new.promoted.keys().find(|site| release(old, site) != release(new, site)) {
+            self.before(&before, Reason::BeforeDeploy { site: site.clone() }, events)?;
+        }
+        // First what they run: killed in between, the next run finds it decided.
+        for (site, code) in &first {
+            self.store.database.put_site_code(&id, site, code)?;
         }
         if before.definition != environment.definition {
             self.store.database.set_definition(&id, &environment.definition, self.now())?;
@@ -223,7 +238,7 @@ impl Engine {
         if before.wanted != Wanted::Up {
             self.store.database.set_wanted(&id, Wanted::Up, self.now())?;
         }
-        Ok(Environment { wanted: Wanted::Up, ..environment })
+        Ok((Environment { wanted: Wanted::Up, ..environment }, first))
     }
 }
 

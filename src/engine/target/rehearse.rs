@@ -60,7 +60,7 @@ impl Engine {
         events: &Events,
     ) -> Result<Response, Failure> {
         let ticket = EnvironmentId { platform: of.platform.clone(), name: from.clone() };
-        let cargo = self.cargo(&ticket, of, events)?;
+        let cargo = self.cargo(&ticket, of, false, events)?;
         let id = server_of(of)?;
         let key = self.prepare(&id.platform)?;
         let promoted = self.env_init(&id, &[], None, false, false, events).and_then(|_| {

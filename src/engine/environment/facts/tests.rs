@@ -44,6 +44,7 @@ pub fn environment(text: &str) -> Environment {
             seeded: BTreeMap::new(),
             seeds: BTreeMap::new(),
             rewound: None,
+            promoted: BTreeMap::new(),
             files: BTreeMap::new(),
             platform,
         },
