@@ -69,6 +69,8 @@ use down::{Asked, Running};
 use folder::Folder;
 use helper::{Call, Reply, Request, Target};
 
+/// From so many environments on, all cores look at them.
+const MANY: usize = 8;
 /// How long a program waits for a machine that stands still.
 const STILL: Duration = Duration::from_secs(10);
 
@@ -477,15 +479,29 @@ impl Provider for Lxc {
     fn list(&self) -> Result<Vec<(MachineId, MachineState)>> {
         folder::sweep(&self.home.store);
         let environments = folder::list(&self.home.store).map_err(failed_io("list the machines in", &self.home.store))?;
+        let environments: Vec<_> = environments.into_iter().collect();
         let live: BTreeSet<String> = self.hierarchies()?.children(cgroup::TOP).into_iter().collect();
-        let mut found = Vec::new();
-        for (environment, folders) in environments {
-            // Most environments do not run: one look at the groups spares a look for each of their machines.
-            let groups = live.contains(Tag::of(&self.home.install, &environment).as_str());
-            let states = self.states(&environment, folders, groups)?;
-            found.extend(states.into_iter().map(|(machine, state)| (environment.machine(&machine), state)));
+        let look = |part: &[(EnvironmentId, Vec<folder::Found>)]| {
+            let mut found = Vec::new();
+            for (environment, folders) in part {
+                // Most environments do not run: one look at the groups spares a look for each of their machines.
+                let groups = live.contains(Tag::of(&self.home.install, environment).as_str());
+                let states = self.states(environment, folders, groups)?;
+                found.extend(states.into_iter().map(|(machine, state)| (environment.machine(&machine), state)));
+            }
+            Ok(found)
+        };
+        if environments.len() < MANY {
+            return look(&environments);
         }
-        Ok(found)
+        // Each machine that runs costs a dozen files of the kernel's, which several cores read at once.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        std::thread::scope(|scope| {
+            let parts = environments.chunks(environments.len().div_ceil(cores));
+            let looking: Vec<_> = parts.map(|part| scope.spawn(move || look(part))).collect();
+            let parts = looking.into_iter().map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            parts.collect::<Result<Vec<_>>>().map(|parts| parts.concat())
+        })
     }
 
     fn machines(&self, environment: &EnvironmentId) -> Result<BTreeMap<MachineName, MachineState>> {
@@ -493,7 +509,7 @@ impl Provider for Lxc {
         folder::sweep(&self.home.store);
         let folders = folder::list_of(&self.home.store, environment);
         let folders = folders.map_err(failed_io("list the machines in", &self.home.store))?;
-        self.states(environment, folders, true)
+        self.states(environment, &folders, true)
     }
 
     fn inspect(&self, id: &MachineId) -> Result<MachineState> {
@@ -577,13 +593,13 @@ impl Lxc {
     fn states(
         &self,
         environment: &EnvironmentId,
-        folders: Vec<folder::Found>,
+        folders: &[folder::Found],
         groups: bool,
     ) -> Result<BTreeMap<MachineName, MachineState>> {
         let mut states = BTreeMap::new();
         for (name, whole) in folders {
-            let state = if whole && !groups { MachineState::Halted } else { self.machine(&environment.machine(&name))?.state() };
-            states.insert(name, state);
+            let state = if *whole && !groups { MachineState::Halted } else { self.machine(&environment.machine(name))?.state() };
+            states.insert(name.clone(), state);
         }
         if groups {
             let tag = Tag::of(&self.home.install, environment);
