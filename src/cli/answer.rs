@@ -71,6 +71,7 @@ pub fn print(response: &Response, global: &Global) -> Result<(), Failure> {
         Response::BoxDetail(detail) => data(&box_sheet(detail)),
         Response::Targets(list) => data(&targets::list(list)),
         Response::History(all) => data(&targets::history(all)),
+        Response::Access(report) => data(&targets::access(report)),
         Response::Promotion(promotion) => finished_promotion(promotion, global.quiet),
     }
 }

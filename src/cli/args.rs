@@ -534,6 +534,14 @@ pub enum Verb {
     /// The same for a target's operator, whose `ssh` runs this as root
     #[command(name = "internal:server", hide = true)]
     InternalServer,
+    /// Undo a change of who may reach this server, or put in force what was kept; what its units run
+    #[command(name = "internal:access", hide = true)]
+    InternalAccess {
+        moment: AccessMoment,
+        /// Of the change that is undone
+        #[arg(default_value_t = 0)]
+        number: u64,
+    },
     /// Tell `ssh` whether a server's host key is the one that is meant
     #[command(name = "internal:host-key", hide = true)]
     InternalHostKey { wanted: String, why: String, fingerprint: String, host: String, kind: String, key: String },
@@ -614,6 +622,30 @@ pub enum Verb {
         #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
         words: Vec<String>,
     },
+    /// Tell who may reach a target's server: networks of administrators, and those that are granted for a while
+    #[command(name = "target:access", after_help = examples::TARGET_ACCESS)]
+    TargetAccess {
+        /// The target, e.g. `production` or `shop production`
+        #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
+        words: Vec<String>,
+    },
+    /// Let an address or a network reach the ssh of a target's server for a while
+    #[command(name = "target:grant", after_help = examples::TARGET_GRANT)]
+    TargetGrant {
+        /// The target, then an address or network, e.g. `production 203.0.113.7`
+        #[arg(value_name = "[PLATFORM] TARGET NETWORK", required = true, num_args = 2..=3)]
+        words: Vec<String>,
+        /// How long, e.g. `8h`, `30m` or `2d`, at most 30 days
+        #[arg(long = "for", value_name = "TIME", default_value = "8h")]
+        time: String,
+    },
+    /// End what `target:grant` gave
+    #[command(name = "target:revoke", after_help = examples::TARGET_REVOKE)]
+    TargetRevoke {
+        /// The target, then the address or network, e.g. `production 203.0.113.7`
+        #[arg(value_name = "[PLATFORM] TARGET NETWORK", required = true, num_args = 2..=3)]
+        words: Vec<String>,
+    },
     /// Promote an environment to a server that is made here for it, and take that away again
     #[command(name = "target:rehearse", after_help = examples::TARGET_REHEARSE)]
     TargetRehearse {
@@ -627,6 +659,19 @@ pub enum Verb {
         #[arg(long)]
         keep: bool,
     },
+    /// Show what a promotion would do, and save that for `target:apply`
+    #[command(name = "target:plan", after_help = examples::TARGET_PLAN)]
+    TargetPlan {
+        /// The environment and the target, e.g. `1161 production` or `shop 1161 production`
+        #[arg(value_name = "[PLATFORM] ENV TARGET", required = true, num_args = 2..=3)]
+        words: Vec<String>,
+        /// Save the plan in this file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Do what `target:plan` saved, unless the ticket, the target or its server changed since
+    #[command(name = "target:apply", after_help = examples::TARGET_APPLY)]
+    TargetApply { file: PathBuf },
     /// Bring an environment to a target's server, with its very layers, and prove that it is the same
     #[command(name = "env:promote", after_help = examples::ENV_PROMOTE)]
     EnvPromote {
@@ -636,14 +681,22 @@ pub enum Verb {
         #[command(flatten)]
         dry_run: DryRun,
     },
-    /// Bring a target back to what was there before its last promotion; volumes stay
+    /// Bring a target back to what was there before its last promotion
     #[command(name = "env:rollback", after_help = examples::ENV_ROLLBACK)]
     EnvRollback {
         /// The target, e.g. `production` or `shop production`
         #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
         words: Vec<String>,
+        /// Back to this definition, by the letters that `target:history` shows
+        #[arg(long, value_name = "DEFINITION", conflicts_with = "data")]
+        to: Option<String>,
+        /// With the data of then: volumes go back to the snapshot before the last promotion
+        #[arg(long)]
+        data: bool,
         #[command(flatten)]
         dry_run: DryRun,
+        #[command(flatten)]
+        yes: Yes,
     },
 
     /// Print the JSON Schema of a configuration file, for editors
@@ -669,6 +722,13 @@ pub enum Verb {
 pub enum Moment {
     Up,
     Halt,
+}
+
+/// When the host starts, and when nobody has kept a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccessMoment {
+    Boot,
+    Undo,
 }
 
 /// `50G`, in bytes.

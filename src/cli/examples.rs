@@ -186,6 +186,24 @@ pub const TARGET_HISTORY: &str = "Examples:
   adt target:history production
   adt target:history shop production --json";
 
+pub const TARGET_ACCESS: &str = "Examples:
+  adt target:access production
+  adt target:access shop production --json";
+
+pub const TARGET_GRANT: &str = "Examples:
+  adt target:grant production 203.0.113.7            # for eight hours
+  adt target:grant shop production 203.0.113.0/24 --for 30m";
+
+pub const TARGET_REVOKE: &str = "Examples:
+  adt target:revoke production 203.0.113.7";
+
+pub const TARGET_PLAN: &str = "Examples:
+  adt target:plan 1161 production
+  adt target:plan shop 1161 production --out plan.json   # exit code 14: there are changes";
+
+pub const TARGET_APPLY: &str = "Examples:
+  adt target:apply plan.json";
+
 pub const TARGET_REHEARSE: &str = "Examples:
   sudo adt target:rehearse production --from 1161
   sudo adt target:rehearse shop production --from 1161 --keep";
@@ -196,6 +214,7 @@ pub const ENV_PROMOTE: &str = "Examples:
 
 pub const ENV_ROLLBACK: &str = "Examples:
   adt env:rollback production --dry-run
+  adt env:rollback production --data      # and the data of then; tells what is lost
   adt env:rollback shop production";
 
 pub const SCHEMA: &str = "Examples:

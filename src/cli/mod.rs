@@ -12,6 +12,7 @@ mod connection;
 mod examples;
 mod logs;
 mod manual;
+mod plans;
 mod progress;
 mod question;
 mod screen;
@@ -30,8 +31,9 @@ use clap::Parser;
 use self::args::{Cli, Document, Global, Verb};
 use self::connection::Connection;
 use self::words::Surroundings;
+use crate::model::access::AccessChange;
 use crate::model::request::{Bind, Bootstrap, Deploy, Export, PlatformInit, TargetOf};
-use crate::model::target::Fingerprint;
+use crate::model::target::{Back, Fingerprint};
 use crate::model::{EnvironmentId, EnvironmentName, Failure, Kind, PlatformName, Request, SnapshotName};
 use crate::servers::host_key::{self, Shown};
 use crate::{config, session};
@@ -175,7 +177,14 @@ impl Session {
                 return self.box_export(&Export { platform, boxes, without: carry::digests(&without)? }, output);
             }
             Verb::BoxImport { file } => return self.box_import(&file),
+            Verb::TargetPlan { words, out } => {
+                let (before, [target]) = last(&words);
+                let (id, target) = (self.surroundings.environment(before)?, words::name(target)?);
+                return self.target_plan(id, target, out.as_deref());
+            }
+            Verb::TargetApply { file } => plans::read(&self.surroundings.here.join(file))?,
             Verb::InternalEnvironments { moment } => return self.at_boot(moment),
+            Verb::InternalAccess { moment, number } => return self.access_moment(moment, number),
             Verb::InternalCommands => return self.answer_commands(),
             Verb::HostHalt => return self.host_halt(),
             Verb::InternalSizes => return self.connection.engine()?.measure().map(|()| ExitCode::SUCCESS),
@@ -204,6 +213,11 @@ impl Session {
                 let (id, name) = (self.surroundings.environment(&words.words)?, words::name::<SnapshotName>(&name)?);
                 let request = |dry_run| Request::EnvSnapshotRemove { id: id.clone(), name: name.clone(), dry_run };
                 return self.destructive(&request, dry_run.dry_run, yes.yes);
+            }
+            Verb::EnvRollback { words, to, data, dry_run, yes } => {
+                let (of, back) = (self.target(&words)?, Back { to, data });
+                let request = |dry_run| Request::EnvRollback { of: of.clone(), back: back.clone(), dry_run };
+                return self.destructive(&request, dry_run.dry_run, yes.yes || !data);
             }
             Verb::PlatformDestroy { words, dry_run, yes } => {
                 if let Some(request) = self.nameless_platform(&words.words)? {
@@ -368,20 +382,31 @@ impl Session {
             Verb::TargetList { of } => Request::TargetList { platform: of.map(|word| around.platform(Some(&word))).transpose()? },
             Verb::TargetHistory { words } => Request::TargetHistory(self.target(&words)?),
             Verb::TargetCheck { words } => Request::TargetCheck(self.target(&words)?),
+            Verb::TargetAccess { words } => Request::TargetAccess(self.target(&words)?),
+            Verb::TargetGrant { words, time } => {
+                let (before, [network]) = last(&words);
+                let change = AccessChange::Grant { network: words::network(network)?, seconds: words::seconds(&time)? };
+                Request::TargetAdmit { of: self.target(before)?, change }
+            }
+            Verb::TargetRevoke { words } => {
+                let (before, [network]) = last(&words);
+                let change = AccessChange::Revoke { network: words::network(network)? };
+                Request::TargetAdmit { of: self.target(before)?, change }
+            }
             Verb::TargetRehearse { words, from, keep } => {
                 Request::TargetRehearse { of: self.target(&words)?, from: words::name(&from)?, keep }
             }
             Verb::EnvPromote { words, dry_run } => {
                 let (before, [target]) = last(&words);
                 let (id, target) = (around.environment(before)?, words::name(target)?);
-                Request::EnvPromote { id, target, dry_run: dry_run.dry_run }
+                Request::EnvPromote { id, target, dry_run: dry_run.dry_run, seen: None }
             }
-            Verb::EnvRollback { words, dry_run } => Request::EnvRollback { of: self.target(&words)?, dry_run: dry_run.dry_run },
             Verb::EnvSsh { .. }
             | Verb::EnvExec { .. }
             | Verb::EnvLogs(_)
             | Verb::EnvDestroy { .. }
             | Verb::EnvRewind { .. }
+            | Verb::EnvRollback { .. }
             | Verb::HostUp { .. }
             | Verb::HostHalt
             | Verb::PlatformDestroy { .. }
@@ -390,7 +415,10 @@ impl Session {
             | Verb::InternalLogs
             | Verb::BoxExport { .. }
             | Verb::BoxImport { .. }
+            | Verb::TargetPlan { .. }
+            | Verb::TargetApply { .. }
             | Verb::InternalEnvironments { .. }
+            | Verb::InternalAccess { .. }
             | Verb::InternalCommands
             | Verb::InternalSession
             | Verb::InternalServer

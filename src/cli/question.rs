@@ -44,6 +44,10 @@ impl Session {
         reader.finish();
         match preview? {
             Response::Done(preview) => Ok(preview),
+            Response::Promotion(promotion) => {
+                let lost = promotion.steps.into_iter().filter(|step| step.loses_data);
+                Ok(Done { summary: promotion.summary, removes: lost.map(|step| step.what).collect(), ..Done::default() })
+            }
             _ => Err(Failure::new(Kind::Internal, "read the preview")),
         }
     }

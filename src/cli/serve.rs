@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::args::Moment;
+use super::args::{AccessMoment, Moment};
 use super::progress::Reader;
 use super::{Session, answer, connection, screen};
 use crate::daemon::{self, Logs, Started};
@@ -59,6 +59,15 @@ impl Session {
         match moment {
             Moment::Up => engine.after_the_host_came_up()?,
             Moment::Halt => engine.before_the_host_goes_down()?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    pub(super) fn access_moment(&self, moment: AccessMoment, number: u64) -> Result<ExitCode, Failure> {
+        let engine = self.connection.engine()?;
+        match moment {
+            AccessMoment::Boot => engine.access_at_boot()?,
+            AccessMoment::Undo => engine.undo_access(number)?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -2,6 +2,7 @@
 
 use super::checklist;
 use super::table::{lines, table};
+use crate::model::access::AccessReport;
 use crate::model::response::Promotion;
 use crate::model::target::{Promoted, TargetSummary};
 use crate::model::{Digest, Size};
@@ -31,6 +32,36 @@ pub fn history(all: &[Promoted]) -> String {
         table.add_row([&begun, &one.by, &one.deed.to_string(), one.definition.short(), &result]);
     }
     lines(&table)
+}
+
+pub fn access(report: &AccessReport) -> String {
+    let time = |seconds| jiff::Timestamp::from_second(seconds).unwrap_or_default().strftime("%Y-%m-%d %H:%M UTC").to_string();
+    let mut told = Vec::new();
+    if report.access.keeps_out() {
+        let mut table = table(&["NETWORK", "WHY", "UNTIL", "BY"]);
+        for (of, networks) in &report.access.admin {
+            for network in networks {
+                table.add_row([&network.to_string(), &format!("`admin` of {of}"), "-", "-"]);
+            }
+        }
+        for grant in &report.access.grants {
+            table.add_row([&grant.network.to_string(), "granted", &time(grant.until), &grant.by]);
+        }
+        told.push(lines(&table));
+        if !report.in_force {
+            told.push("its firewall is not in force: somebody took it away".into());
+        }
+    } else {
+        told.push("everybody may try its ssh: the target has no `admin` networks".into());
+    }
+    if !report.log.is_empty() {
+        let mut table = table(&["TIME", "BY", "WHAT"]);
+        for entry in &report.log {
+            table.add_row([&time(entry.time), &entry.by, &entry.what]);
+        }
+        told.push(lines(&table));
+    }
+    told.join("\n\n")
 }
 
 /// Steps where they are only told, and the proof where they were done.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
 use crate::model::request::SiteWish;
 use crate::model::target::REHEARSAL;
 use crate::model::{BranchName, EnvironmentId, EnvironmentName, Failure, Kind, MachineName, PlatformName, SiteName};
@@ -183,6 +185,27 @@ pub fn name<T: std::str::FromStr<Err = crate::model::BadName>>(word: &str) -> Re
     })
 }
 
+pub fn network(word: &str) -> Result<IpNet, Failure> {
+    crate::model::access::network(word).map_err(|reason| {
+        Failure::new(Kind::Usage, format!("read the network `{}`", word.escape_debug()))
+            .cause(reason)
+            .hint("write an address, as `203.0.113.7`, or a network, as `203.0.113.0/24`")
+    })
+}
+
+/// `8h`, up to a month.
+pub fn seconds(word: &str) -> Result<u32, Failure> {
+    const MONTH: u32 = 30 * 24 * 3600;
+    let read = word.parse::<jiff::SignedDuration>().ok().and_then(|time| u32::try_from(time.as_secs()).ok());
+    // Days are longer than a clock's, to whoever thinks of summer time; here they are not.
+    let days = word.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()).and_then(|days| days.checked_mul(24 * 3600));
+    read.or(days).filter(|seconds| (1..=MONTH).contains(seconds)).ok_or_else(|| {
+        Failure::new(Kind::Usage, format!("read the time `{}`", word.escape_debug()))
+            .cause("it is no time between a second and 30 days")
+            .hint("write e.g. `8h`, `30m` or `2d`")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +218,16 @@ mod tests {
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_time_is_at_most_a_month() {
+        for (word, wanted) in [("8h", 28_800), ("30m", 1800), ("2d", 172_800), ("1h30m", 5400), ("30d", 2_592_000)] {
+            assert_eq!(seconds(word).unwrap(), wanted, "{word}");
+        }
+        for word in ["", "0s", "-1h", "31d", "8", "h", "4294967295d", "999999999999h"] {
+            assert!(seconds(word).is_err(), "{word}");
+        }
     }
 
     #[test]

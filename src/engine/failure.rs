@@ -32,6 +32,11 @@ impl From<store::Error> for Failure {
                 "read what was promoted",
                 Some("put the file back, or remove it: nobody can go back to what it names then"),
             ),
+            Error::BadDoors { .. } => (
+                Kind::Store,
+                "read who may reach this server",
+                Some("put the file back, or remove it and promote again: until then, what the kernel has stays"),
+            ),
             Error::BadKey { .. } => (
                 Kind::Store,
                 "read an environment's secrets",

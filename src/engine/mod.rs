@@ -175,8 +175,10 @@ impl Engine {
             Request::TargetList { platform } => self.target_list(platform.as_ref()),
             Request::TargetCheck(of) => self.target_check(&of, events),
             Request::TargetHistory(of) => self.target_history(&of),
-            Request::EnvPromote { id, target, dry_run } => self.env_promote(&id, &target, dry_run, events),
-            Request::EnvRollback { of, dry_run } => self.env_rollback(&of, dry_run, events),
+            Request::TargetAccess(of) => self.target_access(&of),
+            Request::TargetAdmit { of, change } => self.target_admit(&of, &change, events),
+            Request::EnvPromote { id, target, dry_run, seen } => self.env_promote(&id, &target, dry_run, seen.as_ref(), events),
+            Request::EnvRollback { of, back, dry_run } => self.env_rollback(&of, &back, dry_run, events),
             Request::TargetRehearse { of, from, keep } => self.target_rehearse(&of, &from, keep, events),
         }
     }

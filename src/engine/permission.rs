@@ -113,7 +113,8 @@ fn need(request: &Request) -> (Need<'_>, String) {
 
         Request::TargetList { .. } => (Need::Nothing, String::new()),
         // The person's own ssh goes there, with their keys.
-        Request::TargetCheck(_) | Request::TargetHistory(_) => (Need::Nothing, String::new()),
+        Request::TargetCheck(_) | Request::TargetHistory(_) | Request::TargetAccess(_) => (Need::Nothing, String::new()),
+        Request::TargetAdmit { .. } => (Need::Nothing, String::new()),
         Request::EnvRollback { .. } => (Need::Nothing, String::new()),
         Request::EnvPromote { id, .. } => (Need::Use(id), format!("promote `{id}`")),
         // It makes a machine that is a host, on whose disk everything of the ticket's boxes is, under a name that all share.

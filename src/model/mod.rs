@@ -2,6 +2,7 @@
 //!
 //! Only std and serde live here. A type of this module never does anything; it can be printed, compared, stored and sent.
 
+pub mod access;
 pub mod event;
 pub mod facts;
 pub mod failure;

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::access::AccessChange;
 use super::names::{
     BoxName, BranchName, Digest, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, ProviderName, SiteName,
     SnapshotName,
 };
+use super::target::Back;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
@@ -182,14 +184,25 @@ pub enum Request {
     TargetCheck(TargetOf),
     /// What was promoted there, and when.
     TargetHistory(TargetOf),
+    /// Who may reach it.
+    TargetAccess(TargetOf),
+    /// A grant, or its end.
+    TargetAdmit {
+        of: TargetOf,
+        change: AccessChange,
+    },
     EnvPromote {
         /// The ticket's environment.
         id: EnvironmentId,
         target: EnvironmentName,
         dry_run: bool,
+        /// Of a saved plan: nothing is done where the world is another than it was then.
+        #[serde(default)]
+        seen: Option<Digest>,
     },
     EnvRollback {
         of: TargetOf,
+        back: Back,
         dry_run: bool,
     },
     TargetRehearse {
@@ -246,6 +259,8 @@ impl Request {
             | Self::TargetList { .. }
             | Self::TargetCheck(_)
             | Self::TargetHistory(_)
+            | Self::TargetAccess(_)
+            | Self::TargetAdmit { .. }
             | Self::EnvPromote { .. }
             | Self::EnvRollback { .. }
             | Self::TargetRehearse { .. } => false,

@@ -1,11 +1,13 @@
 //! What the engine answers. `--json` prints these types as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::access::AccessReport;
 use super::facts::FactSheet;
 use super::failure::Failure;
 use super::limits::Limits;
@@ -34,6 +36,7 @@ pub enum Response {
     Targets(Vec<TargetSummary>),
     History(Vec<Promoted>),
     Promotion(Box<Promotion>),
+    Access(Box<AccessReport>),
 }
 
 /// One moment of an environment.
@@ -423,6 +426,9 @@ pub struct Standing {
     pub wanted: Option<String>,
     /// Its promotions, the oldest first.
     pub promotions: Vec<Promoted>,
+    /// Which networks its target lets in, as far as that is in force.
+    #[serde(default)]
+    pub admin: BTreeSet<IpNet>,
 }
 
 /// What a promotion or a way back did, or would do.
@@ -435,6 +441,9 @@ pub struct Promotion {
     pub changed: bool,
     /// Whether this is only what would be done.
     pub dry_run: bool,
+    /// What this was decided from, on both sides. `None` where nothing was looked at to be saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Digest>,
     pub steps: Vec<TargetStep>,
     /// Empty unless something was done.
     pub layers: Vec<LayerProof>,

@@ -3,9 +3,11 @@
 //! A server's address is words of a configuration that become words of `ssh`: whatever isn't plainly a user, a host or a port is
 //! refused here, so nobody below has to ask whether one of them is an option or a command.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv6Addr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, PlatformName, SiteName};
@@ -20,6 +22,9 @@ pub struct Target {
     /// An earlier adt kept targets without any.
     #[serde(default)]
     pub servers: Vec<Server>,
+    /// Who may come to the servers' ssh; none is everybody.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub admin: BTreeSet<IpNet>,
 }
 
 /// A computer with an SSH door, as its configuration names it.
@@ -170,6 +175,8 @@ pub struct TargetSummary {
     pub platform: PlatformName,
     pub name: EnvironmentName,
     pub servers: Vec<Server>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub admin: BTreeSet<IpNet>,
 }
 
 /// One change of what an environment of a target is, without the definition itself.
@@ -185,6 +192,17 @@ pub struct Promoted {
     pub deed: Deed,
     /// Of the definition that it brought.
     pub definition: Digest,
+}
+
+/// How far back `env:rollback` goes, and with what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Back {
+    /// The first letters of the definition that it was then; without them, what was there before the last promotion.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// Volumes go back too, to the snapshot that was taken before the last promotion.
+    #[serde(default)]
+    pub data: bool,
 }
 
 /// What somebody did to the environment of a target.
@@ -329,6 +347,6 @@ mod tests {
     fn an_older_record_of_a_target_is_read() {
         let old = r#"{"name":"production","provider":"exoscale","domain":"shop.example","machines":[]}"#;
         let target: Target = serde_json::from_str(old).unwrap();
-        assert_eq!(target, Target { name: "production".into(), servers: Vec::new() });
+        assert_eq!(target, Target { name: "production".into(), servers: Vec::new(), admin: BTreeSet::new() });
     }
 }

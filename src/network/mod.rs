@@ -2,7 +2,8 @@
 //!
 //! An environment's devices carry its tag ([`crate::model::Tag`]): the bridge `adt<tag>`, the cables `adt<tag>-<number>`.
 //! One nft table `adt_<rules>` isolates all of them; it comes with the first network and leaves with the last. Nothing is
-//! remembered; [`Network::seen`] asks the kernel. Ports that others hold have a table of their own: see [`detour`].
+//! remembered; [`Network::seen`] asks the kernel. Ports that others hold have a table of their own: see [`detour`]; so has the firewall
+//! of a target's server: see [`wall`].
 
 pub mod address;
 pub mod detour;
@@ -10,6 +11,7 @@ pub mod fake;
 mod firewall;
 pub mod linux;
 mod trouble;
+pub mod wall;
 
 pub use linux::Linux;
 pub use trouble::forward_trouble;

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::model::access::words;
 use crate::model::response::{LayerSummary, ReleaseSummary, Standing};
 use crate::model::target::{Deed, TargetStep};
 use crate::model::{Action, Digest, EnvironmentId, MachineName, Plan, SiteName, Size};
 
 /// What an operator brings.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Brought {
     /// The environment there.
     pub id: EnvironmentId,
@@ -22,10 +27,12 @@ pub struct Brought {
     pub layers: Vec<LayerSummary>,
     pub releases: Vec<Going>,
     pub machines: Vec<MachineName>,
+    /// Who may come to the server's ssh; none is everybody.
+    pub admin: BTreeSet<IpNet>,
 }
 
 /// The release that a site is to serve.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Going {
     pub site: SiteName,
     pub commit: String,
@@ -36,7 +43,7 @@ pub struct Going {
 }
 
 /// What is there, as far as somebody there can say it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Found {
     pub program: Option<Digest>,
     /// The program there has not proven itself, or the host was not set up for it.
@@ -53,6 +60,8 @@ pub enum Move {
     Program { bytes: u64 },
     /// Makes the host ready for it.
     SetUp,
+    /// Lets these networks in, and nobody else.
+    Admit { networks: BTreeSet<IpNet> },
     /// Sends layers.
     Layers { digests: Vec<Digest>, bytes: u64 },
     /// Sends releases.
@@ -89,6 +98,10 @@ pub fn plan(brought: &Brought, found: &Found) -> Result<Vec<Move>, Refused> {
     if standing.wanted.is_some() && standing.promotions.is_empty() {
         return Err(Refused::Foreign);
     }
+    // Before anything is there that could be reached.
+    if standing.admin != brought.admin {
+        moves.push(Move::Admit { networks: brought.admin.clone() });
+    }
     let missing = missing(brought, standing)?;
     let bytes: u64 = missing.iter().filter_map(|layer| layer.size).sum();
     let releases = missing_releases(brought, standing)?;
@@ -107,6 +120,17 @@ pub fn plan(brought: &Brought, found: &Found) -> Result<Vec<Move>, Refused> {
         moves.push(Move::Define { is_new: standing.wanted.is_none() });
     }
     Ok(moves)
+}
+
+/// What a plan is decided from, in one word: another one means that what was planned may not be what would be done. How much room a
+/// disk has left is no part of it.
+pub fn seen(brought: &Brought, found: &Found) -> Digest {
+    let mut found = found.clone();
+    if let Some(standing) = &mut found.standing {
+        standing.free = 0;
+    }
+    let text = serde_json::to_vec(&(brought, found)).expect("its keys are strings, so it becomes JSON");
+    Digest::from_bytes(&Sha256::digest(&text))
 }
 
 /// The layers that are not there. One that is there must be the same.
@@ -175,6 +199,13 @@ pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> 
             }
             Move::Program { bytes } => steps.push(step(format!("put adt on `{server}`"), *bytes)),
             Move::SetUp => steps.push(step(format!("set `{server}` up for machines (`host:bootstrap`)"), 0)),
+            Move::Admit { networks } if networks.is_empty() => {
+                steps.push(step(format!("let everybody try the ports of `{server}`: the target has no `admin`"), 0));
+            }
+            Move::Admit { networks } => {
+                let networks = words(networks);
+                steps.push(step(format!("let only {networks} come to the ssh of `{server}`, and all others to its sites"), 0));
+            }
             Move::Layers { digests, bytes } => {
                 let layers = if digests.len() == 1 { "1 layer".to_owned() } else { format!("{} layers", digests.len()) };
                 steps.push(step(format!("send {layers} that `{server}` lacks"), *bytes));
@@ -262,6 +293,7 @@ mod tests {
             layers: vec![layer('a', Some('1')), layer('b', Some('2')), layer('a', Some('1'))],
             releases: vec![going('5', '3')],
             machines: vec!["web1".parse().unwrap()],
+            admin: BTreeSet::new(),
         }
     }
 
@@ -341,12 +373,38 @@ mod tests {
                 changed(|found, _| drop(standing(found).layers.remove(1))),
                 vec![Move::Layers { digests: vec![digest('b')], bytes: 10 }, define()],
             ),
+            (
+                "who may come in",
+                changed(|_, brought| brought.admin.extend(["192.0.2.0/24".parse::<IpNet>().unwrap()])),
+                vec![Move::Admit { networks: ["192.0.2.0/24".parse().unwrap()].into() }],
+            ),
             ("another ticket", changed(|_, brought| brought.from = id("1162")), vec![define()]),
             ("killed before it was through", changed(|found, _| standing(found).promotions[0].finished = None), vec![define()]),
             ("somebody halted it", changed(|found, _| standing(found).wanted = Some("halted".into())), vec![define()]),
         ];
         for (what, found, wanted) in cases {
             assert_eq!(found, Ok(wanted), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_saved_plan_knows_whether_the_world_moved() {
+        let now = |change: &dyn Fn(&mut Found, &mut Brought)| {
+            let (mut found, mut brought) = (done(), brought());
+            change(&mut found, &mut brought);
+            seen(&brought, &found)
+        };
+        let then = now(&|_, _| ());
+        assert_eq!(then, now(&|found, _| standing(found).free = 7), "the disk is fuller");
+        for moved in [
+            now(&|found, _| found.program = None),
+            now(&|found, _| standing(found).wanted = None),
+            now(&|found, _| standing(found).promotions.clear()),
+            now(&|found, _| drop(standing(found).layers.pop())),
+            now(&|_, brought| brought.definition = digest('e')),
+            now(&|_, brought| brought.program = digest('e')),
+        ] {
+            assert_ne!(then, moved);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::complaint::why;
 use crate::exec::Wired;
+use crate::model::access::{AccessChange, AccessReport};
 use crate::model::response::Standing;
 use crate::model::target::Server;
 use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Request, Response};
@@ -82,6 +83,26 @@ impl Session {
             End::Found(Found::Standing(standing)) => Ok(*standing),
             _ => Err(unexpected()),
         }
+    }
+
+    pub fn access(&self) -> Result<AccessReport, Failure> {
+        match self.ask(&Open::Serve(Serve::Access), &mut |_| ())? {
+            End::Found(Found::Access(report)) => Ok(*report),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A change on trial, and its number.
+    pub fn try_access(&self, change: &AccessChange, by: &str) -> Result<u64, Failure> {
+        let serve = Serve::TryAccess { change: change.clone(), by: by.to_owned() };
+        match self.ask(&Open::Serve(serve), &mut |_| ())? {
+            End::Found(Found::Trial(number)) => Ok(number),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub fn keep_access(&self, number: u64) -> Result<(), Failure> {
+        self.ask(&Open::Serve(Serve::KeepAccess { number }), &mut |_| ()).map(drop)
     }
 
     pub fn serve(&self, serve: Serve, each: &mut Each<'_>) -> Result<Response, Failure> {

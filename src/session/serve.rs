@@ -187,6 +187,12 @@ impl Session {
                 let standing = self.cancellable(channel, || self.engine.standing(&id, &read))?;
                 Ok(End::Found(Found::Standing(Box::new(standing))))
             }
+            Serve::Access => Ok(End::Found(Found::Access(Box::new(self.engine.access()?)))),
+            Serve::TryAccess { change, by } => {
+                let number = self.cancellable(channel, || self.engine.try_access(&change, &by))?;
+                Ok(End::Found(Found::Trial(number)))
+            }
+            Serve::KeepAccess { number } => self.engine.keep_access(number).map(|()| End::Found(Found::Nothing)),
             Serve::Layers => self.change(channel, &mut |each| {
                 let mut from = self.input(channel)?;
                 self.engine.box_import(&mut from, Path::new("the connection"), each)
@@ -199,9 +205,9 @@ impl Session {
                 let brought = Brought { id: &id, by: &by, from: &from, text: &text };
                 self.engine.define_target(&brought, dry_run, each)
             }),
-            Serve::Rollback { id, by, dry_run } => self.change(channel, &mut |each| {
+            Serve::Rollback { id, by, back, dry_run } => self.change(channel, &mut |each| {
                 self.must_hold(&id, dry_run)?;
-                self.engine.undo_promotion(&id, &by, dry_run, each)
+                self.engine.undo_promotion(&id, &by, &back, dry_run, each)
             }),
         }
     }

@@ -12,6 +12,7 @@
 //!   machines/   machines' own files, kept by the provider
 //!   cache/      what can be fetched again
 //!   secrets/    one key per environment that has credentials, root's alone; see `secrets`
+//!   access.json who may reach this server, where it is a target's; see `access`
 //!   promotions/ what environments of targets were, on the targets' own servers; see `promotions`
 //!   snapshots/  what environments were at the moment of each of their snapshots; their files are the provider's
 //!   logs/       how far each receiver of logs has got
@@ -20,6 +21,7 @@
 //! ```
 //! The folder may be the mount point of a pool; see `pool`. Nothing about the kernel is in here: bridges, processes and mounts are asked for each time.
 
+pub mod access;
 pub mod database;
 pub mod history;
 pub mod lock;
@@ -78,6 +80,8 @@ pub enum Error {
     BadSnapshot { path: PathBuf, what: String },
     #[error("the record `{path}` of promotions is damaged: {what}")]
     BadPromotions { path: PathBuf, what: String },
+    #[error("the record `{path}` of who may reach this server is damaged: {what}")]
+    BadDoors { path: PathBuf, what: String },
     #[error("no free network is left in the pool {pool}: all {count} are taken")]
     PoolExhausted { pool: String, count: usize },
     #[error("the key `{path}` of an environment's secrets is damaged")]

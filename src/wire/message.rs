@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::access::{AccessChange, AccessReport};
 use crate::model::response::{
     BoxDetail, BoxSummary, Built, Carried, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, Promotion,
     SiteDetail, SnapshotSummary, Standing, Url,
 };
-use crate::model::target::TargetSummary;
+use crate::model::target::{Back, TargetSummary};
 use crate::model::{
     Digest, EnvironmentId, Event, Exec, Failure, MachineId, MachineName, PlatformName, Request, Response, SiteName,
 };
@@ -43,8 +44,14 @@ pub enum Serve {
     Releases,
     /// A definition, as JSON of a store, is the input; the environment becomes it.
     Define { id: EnvironmentId, by: String, from: EnvironmentId, dry_run: bool },
-    /// Back to what was there before the last promotion.
-    Rollback { id: EnvironmentId, by: String, dry_run: bool },
+    /// Back to what was there before.
+    Rollback { id: EnvironmentId, by: String, back: Back, dry_run: bool },
+    /// Who may reach this server.
+    Access,
+    /// The same becomes another, on trial.
+    TryAccess { change: AccessChange, by: String },
+    /// Whoever says this came in over a new connection since, so what is on trial stays.
+    KeepAccess { number: u64 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +159,9 @@ pub enum Found {
     Machines(Vec<MachineName>),
     Sites(Vec<SiteName>),
     Standing(Box<Standing>),
+    Access(Box<AccessReport>),
+    /// The number of what is on trial.
+    Trial(u64),
     Nothing,
 }
 
@@ -185,4 +195,5 @@ enum Named {
     Targets(Vec<TargetSummary>),
     History(Vec<crate::model::target::Promoted>),
     Promotion(Box<Promotion>),
+    Access(Box<AccessReport>),
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 use adt::model::EnvironmentId;
+use adt::model::target::Back;
 use adt::wire::asker::end_of;
 use adt::wire::frame::{self, Patient, Reader};
 use adt::wire::{Asker, End, Open, Serve, Stream};
@@ -194,7 +195,10 @@ fn an_operator_who_sends_anything_else_changes_nothing() {
     );
     refused(session.ask(Serve::Layers, b"no layer at all"), "take in the layers");
     refused(session.ask(Serve::Releases, b"no release at all"), "take in the releases");
-    refused(session.ask(Serve::Rollback { id: id(), by: "ada".into(), dry_run: false }, b""), "nothing was promoted");
+    refused(
+        session.ask(Serve::Rollback { id: id(), by: "ada".into(), back: Back::default(), dry_run: false }, b""),
+        "nothing was promoted",
+    );
     assert!(!adt.store().join("promotions").exists());
     adt.run("env:list").ok().says("no environments");
     // Who went away lets go.

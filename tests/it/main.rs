@@ -47,6 +47,7 @@ mod own;
 mod package;
 mod protection;
 mod proxy;
+mod real_access;
 mod real_bound;
 mod real_boxes;
 mod real_check;

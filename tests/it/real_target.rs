@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use super::adt::{Adt, Run};
 
 /// A store with `hello` and its environment 1161.
-fn ticket() -> Option<Adt> {
+pub fn ticket() -> Option<Adt> {
     // Where all cores are busy, two machines in one need more than usual.
     let adt = Adt::real()?.alone().env("ADT_GRACE_SECONDS", "60");
     adt.run("platform:init hello").ok();
@@ -210,9 +210,15 @@ fn a_killed_promotion_goes_on_and_there_is_a_way_back() {
     adt.run("env:promote hello 1162 production --dry-run").fails(14).says("web3").says("no");
     adt.run("target:check hello production").ok().says("promoted from `hello/1161`");
     one_at_a_time(&adt);
+    adt.run("target:plan hello 1162 production --out plan.json").fails(14).says("web3");
     killed_at(&adt, "env:promote hello 1162 production", "hello/production: web1 is ");
     adt.run("target:check hello production").fails(13).says("it was cut off");
-    is_proven(&promotion(&adt.run("env:promote hello 1162 production --json").ok()));
+    adt.run("target:apply plan.json")
+        .fails(5)
+        .says("is not what it was when that was planned")
+        .says("adt target:plan hello 1162");
+    adt.run("target:plan hello 1162 production --out plan.json").fails(14);
+    is_proven(&promotion(&adt.run("target:apply plan.json --json").ok()));
     let there = |words: &str| {
         let words = format!("env:exec rehearsal hello-production server -- adt {words}");
         adt.run(&words)

@@ -253,4 +253,8 @@ pub struct Target {
     /// The fingerprint of the server's host key, as `ssh-keygen -lf` shows it: `"SHA256:…"`. A server that shows another key is
     /// refused. Without it, your own `known_hosts` must know the key.
     pub host_key: Option<At<String>>,
+    /// The networks, or single addresses, from which its administrators come: nobody else reaches the server's ssh then, and
+    /// nothing but its sites' ports is open to the world. Without it, its firewall stays as it is.
+    #[serde(default)]
+    pub admin: Vec<At<String>>,
 }

@@ -1,6 +1,11 @@
 //! `[targets.…]` → targets.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
 use crate::model::EnvironmentName;
+use crate::model::access::network;
 use crate::model::target::{Address, Fingerprint, Server, Target};
 
 use super::{once, raw};
@@ -30,7 +35,20 @@ pub fn target(name: &At<String>, raw: &raw::Target, faults: &mut Faults) -> Opti
     let servers: Option<Vec<_>> = raw.servers.iter().map(|word| address(word, faults)).collect();
     let host_key = host_key.map_or(Some(None), |key| key.map(Some))?;
     let servers = servers?.into_iter().map(|address| Server { address, host_key: host_key.clone() }).collect();
-    Some(Target { name: label?.to_string(), servers })
+    Some(Target { name: label?.to_string(), servers, admin: admin(&raw.admin, faults)? })
+}
+
+fn admin(words: &[At<String>], faults: &mut Faults) -> Option<BTreeSet<IpNet>> {
+    once(words, "network", faults);
+    let read = words.iter().map(|word| {
+        let read = network(word);
+        if let Err(reason) = &read {
+            let message = format!("`{}` is no network of administrators: {reason}", word.escape_debug());
+            faults.add_hint(word.span(), message, "write an address, as `203.0.113.7`, or a network, as `203.0.113.0/24`");
+        }
+        read.ok()
+    });
+    read.collect::<Vec<_>>().into_iter().collect()
 }
 
 fn address(word: &At<String>, faults: &mut Faults) -> Option<Address> {

@@ -301,7 +301,7 @@ impl Engine {
 
     /// The snapshots of which record and copies are there. Whoever is about to take one at this moment has only the one or the
     /// other.
-    fn whole_snapshots(&self, environment: &Environment) -> Result<Vec<Snapshot>, Failure> {
+    pub(in crate::engine) fn whole_snapshots(&self, environment: &Environment) -> Result<Vec<Snapshot>, Failure> {
         self.sorted_snapshots(environment, &self.copiers(environment)?).map(|(whole, _)| whole)
     }
 

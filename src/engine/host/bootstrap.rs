@@ -167,6 +167,9 @@ impl Engine {
             (true, false) => self.before_the_host_goes_down()?,
             (false, _) => self.refuse_environments()?,
         }
+        if !dry_run && !asked.keep_data {
+            self.forget_access()?;
+        }
         let served = service::is_written_for(&self.store);
         let unit = service::remove_unit(&self.store, dry_run)?;
         let mut next = Vec::new();

@@ -53,6 +53,8 @@ pub(in crate::engine) fn moves_routes(request: &Request) -> bool {
         | Request::TargetList { .. }
         | Request::TargetCheck(_)
         | Request::TargetHistory(_)
+        | Request::TargetAccess(_)
+        | Request::TargetAdmit { .. }
         // What these change is another host's.
         | Request::EnvPromote { .. }
         | Request::EnvRollback { .. } => false,

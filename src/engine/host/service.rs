@@ -190,7 +190,7 @@ pub(in crate::engine) fn remove_unit(store: &Store, dry_run: bool) -> Result<boo
 }
 
 /// Stops a unit and takes its file away, if it is there.
-fn remove(path: &str, unit: &str) -> Result<(), Failure> {
+pub(in crate::engine) fn remove(path: &str, unit: &str) -> Result<(), Failure> {
     if !Path::new(path).exists() {
         return Ok(());
     }
@@ -387,6 +387,30 @@ fn text_of_environments(exe: &str, store: &str, settings: &[(String, String)]) -
          WantedBy=multi-user.target\n",
         path = quoted(store, Dollar::IsPlain),
         environment = variables(settings),
+    )
+}
+
+/// Before anything comes in from the network: who may.
+pub(in crate::engine) fn text_of_access(exe: &str, store: &str) -> String {
+    format!(
+        "# Written by adt for a target's server; `adt host:bootstrap --remove` removes it.\n\
+         [Unit]\n\
+         Description=adt: who may reach this server\n\
+         Wants=network-pre.target\n\
+         Before=network-pre.target\n\
+         After=nftables.service\n\
+         RequiresMountsFor={path}\n\
+         \n\
+         [Service]\n\
+         Type=oneshot\n\
+         RemainAfterExit=yes\n\
+         ExecStart={exe} {words} \"internal:access\" \"boot\"\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        path = quoted(store, Dollar::IsPlain),
+        exe = quoted(exe, Dollar::IsPlain),
+        words = store_words(store),
     )
 }
 

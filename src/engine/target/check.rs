@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::engine::events::Events;
+use crate::engine::target::list::only_server;
 use crate::engine::target::promote::inside;
 use crate::engine::target::releases;
 use crate::model::request::TargetOf;
@@ -16,7 +17,8 @@ const LOW_SPACE: u64 = 2 << 30;
 
 impl Engine {
     pub(in crate::engine) fn target_check(&self, of: &TargetOf, events: &Events) -> Result<Response, Failure> {
-        let (server, id) = (self.server_of(of)?, of.id());
+        let (target, id) = (self.target_of(of)?, of.id());
+        let server = only_server(target.clone());
         let remedy = format!("adt env:promote {} <environment> {}", id.platform, id.name);
         let session = match self.enter_server(&server, &self.way()?, events) {
             Ok(session) => session,
@@ -24,6 +26,7 @@ impl Engine {
         };
         let mut items = vec![CheckItem::ok(server.to_string(), host_key(&server))];
         let standing = session.standing(&id, Vec::new())?;
+        items.extend(self.check_access(&session, &id, &target, &remedy)?);
         items.push(history(&id, &standing, &remedy));
         if standing.wanted.is_some() {
             let went = releases::came(&standing);

@@ -21,15 +21,27 @@ impl Engine {
         Ok(Response::Targets(all))
     }
 
-    /// The only server of a target, as its platform's folder says now.
-    pub(super) fn server_of(&self, of: &TargetOf) -> Result<Server, Failure> {
+    /// A target as its platform's folder says now.
+    pub(super) fn target_of(&self, of: &TargetOf) -> Result<TargetSummary, Failure> {
         let targets = self.read_platform(&self.platform(&of.platform)?)?.targets;
-        server_among(targets.into_iter().filter_map(|target| summary(&of.platform, target)).collect(), of)
+        among(targets.into_iter().filter_map(|target| summary(&of.platform, target)).collect(), of)
+    }
+
+    pub(super) fn server_of(&self, of: &TargetOf) -> Result<Server, Failure> {
+        self.target_of(of).map(only_server)
     }
 }
 
 /// The server of one of a platform's targets.
 pub fn server_among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<Server, Failure> {
+    among(targets, of).map(only_server)
+}
+
+pub(super) fn only_server(target: TargetSummary) -> Server {
+    target.servers.into_iter().next().expect("configuration refuses targets without a server")
+}
+
+fn among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<TargetSummary, Failure> {
     let failure = Failure::new(Kind::NotFound, format!("find the target `{}` of `{}`", of.target, of.platform));
     let failure = if targets.is_empty() {
         failure.cause("its `platform.toml` has none").hint(format!(
@@ -40,10 +52,10 @@ pub fn server_among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<Server
         let known: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
         failure.hint(format!("its targets are {}", known.join(", ")))
     };
-    let target = targets.into_iter().find(|target| target.name == of.target).ok_or(failure)?;
-    Ok(target.servers.into_iter().next().expect("configuration refuses targets without a server"))
+    targets.into_iter().find(|target| target.name == of.target).ok_or(failure)
 }
 
 fn summary(platform: &PlatformName, target: Target) -> Option<TargetSummary> {
-    Some(TargetSummary { platform: platform.clone(), name: target.name.parse().ok()?, servers: target.servers })
+    let Target { name, servers, admin } = target;
+    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin })
 }

@@ -6,6 +6,8 @@
 //! | [`promote`] | `env:promote`, `env:rollback` where their operator sits: look, plan, show, do, prove |
 //! | [`receive`] | the same on the server: what is there, the lock, a definition that an environment becomes |
 //! | [`releases`] | the releases of sites, on both sides: which go, how they travel, their roll-out |
+//! | [`access`] | `target:access`, `grant`, `revoke`, and a promotion's firewall, where their operator sits |
+//! | [`doors`] | the same on the server: a change on trial, kept or undone |
 //! | [`check`] | `target:check`, `target:history` |
 //! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
 //!
@@ -17,7 +19,9 @@
 //! ```
 //! Killed anywhere, the same command goes on: what is there is asked anew, and each move is done whole or again.
 
+mod access;
 mod check;
+mod doors;
 mod list;
 mod promote;
 mod receive;

@@ -6,12 +6,14 @@ use std::io::Write;
 use crate::engine::environment::records::leaving;
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
+use crate::engine::target::list::only_server;
 use crate::engine::target::receive::digest;
 use crate::engine::target::releases::{self, Load};
 use crate::engine::{Engine, program};
+use crate::model::access::AccessChange;
 use crate::model::request::{Bootstrap, TargetOf};
 use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary, Promotion, Standing};
-use crate::model::target::{LayerProof, Server, TargetStep};
+use crate::model::target::{Back, LayerProof, Server, TargetStep};
 use crate::model::{Digest, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
 use crate::plan::promotion::{self, Brought, Found, Going, Move, Refused};
 use crate::releases::OTHER_CONTENT;
@@ -42,12 +44,15 @@ impl Engine {
         id: &EnvironmentId,
         target: &EnvironmentName,
         dry_run: bool,
+        seen: Option<&Digest>,
         events: &Events,
     ) -> Result<Response, Failure> {
         let of = TargetOf { platform: id.platform.clone(), target: target.clone() };
-        let server = self.server_of(&of)?;
-        let cargo = self.cargo(id, &of, dry_run, events)?;
-        let promotion = self.bring(&cargo, &server, &self.way()?, dry_run, events)?;
+        let target = self.target_of(&of)?;
+        let mut cargo = self.cargo(id, &of, dry_run, events)?;
+        cargo.brought.admin.clone_from(&target.admin);
+        let server = only_server(target);
+        let promotion = self.bring(&cargo, &server, &self.way()?, dry_run, seen, events)?;
         Ok(Response::Promotion(Box::new(promotion)))
     }
 
@@ -84,6 +89,7 @@ impl Engine {
             layers: self.contents(&digests, events)?,
             releases: load.going.clone(),
             machines: definition.platform.machines_by_name().into_keys().collect(),
+            admin: BTreeSet::new(),
         };
         Ok(Cargo { brought, program, text, _load: load })
     }
@@ -112,10 +118,17 @@ impl Engine {
         server: &Server,
         way: &Way,
         dry_run: bool,
+        planned: Option<&Digest>,
         events: &Events,
     ) -> Result<Promotion, Failure> {
         let brought = &cargo.brought;
         let Looked { mut found, session } = self.look_at_server(cargo, server, way, dry_run, events)?;
+        let seen = promotion::seen(brought, &found);
+        if planned.is_some_and(|planned| *planned != seen) {
+            return Err(Failure::new(Kind::Conflict, format!("do what was planned for `{}`", brought.id))
+                .cause("the ticket, the target or its server is not what it was when that was planned")
+                .hint(format!("plan anew: adt target:plan {} {} {}", brought.id.platform, brought.from.name, brought.id.name)));
+        }
         let moves = promotion::plan(brought, &found).map_err(|refused| self.refused(brought, server, &refused))?;
         let steps = promotion::steps(&moves, brought, &found, &server.to_string());
         let mut promotion = Promotion {
@@ -124,6 +137,7 @@ impl Engine {
             summary: summary(&moves, brought, &found, server, dry_run),
             changed: !dry_run && !moves.is_empty(),
             dry_run,
+            seen: Some(seen),
             steps,
             layers: Vec::new(),
             releases: Vec::new(),
@@ -153,6 +167,10 @@ impl Engine {
         for each in &moves {
             match each {
                 Move::Program { .. } | Move::SetUp => {}
+                Move::Admit { networks } => {
+                    let change = AccessChange::Admin { of: brought.id.clone(), networks: networks.clone() };
+                    self.change_access(&session, server, way, &change, events)?;
+                }
                 Move::Layers { digests, .. } => {
                     let write = |to: &mut (dyn Write + Send)| self.send_layers(digests, to, events);
                     session.feed(Serve::Layers, &mut told(&session, events), write).map(drop)?;
@@ -306,9 +324,15 @@ impl Engine {
         Ok(())
     }
 
-    pub(in crate::engine) fn env_rollback(&self, of: &TargetOf, dry_run: bool, events: &Events) -> Result<Response, Failure> {
+    pub(in crate::engine) fn env_rollback(
+        &self,
+        of: &TargetOf,
+        back: &Back,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
         let (server, id) = (self.server_of(of)?, of.id());
-        let promotion = self.go_back(&id, &server, &self.way()?, dry_run, events)?;
+        let promotion = self.go_back(&id, &server, &self.way()?, back, dry_run, events)?;
         Ok(Response::Promotion(Box::new(promotion)))
     }
 
@@ -317,6 +341,7 @@ impl Engine {
         id: &EnvironmentId,
         server: &Server,
         way: &Way,
+        back: &Back,
         dry_run: bool,
         events: &Events,
     ) -> Result<Promotion, Failure> {
@@ -324,19 +349,23 @@ impl Engine {
         if !dry_run {
             session.hold(id, &self.by())?;
         }
-        let back = |dry_run, each: &mut servers::session::Each<'_>| {
-            is_done(session.serve(Serve::Rollback { id: id.clone(), by: self.by(), dry_run }, each)?)
+        let go = |dry_run, each: &mut servers::session::Each<'_>| {
+            let serve = Serve::Rollback { id: id.clone(), by: self.by(), back: back.clone(), dry_run };
+            is_done(session.serve(serve, each)?)
         };
-        let planned = back(true, &mut |_| ())?;
+        let planned = go(true, &mut |_| ())?;
         let plan = planned.plan.unwrap_or_default();
-        let step = |what: String| TargetStep { what, loses_data: false, bytes: 0 };
-        let steps: Vec<_> = plan.steps().map(|one| step(one.action.to_string())).collect();
+        let step = |loses_data, what: String| TargetStep { what, loses_data, bytes: 0 };
+        let lost = planned.removes.into_iter().map(|what| step(true, format!("lose {what}")));
+        let steps: Vec<_> = lost.chain(plan.steps().map(|one| step(false, one.action.to_string()))).collect();
+        let data = if back.data { "volumes go back with it" } else { "volumes stay as they are" };
         let mut promotion = Promotion {
             id: id.clone(),
             server: server.to_string(),
             summary: format!("nothing to do: {} on `{server}`", planned.summary),
             changed: false,
             dry_run,
+            seen: None,
             steps,
             layers: Vec::new(),
             releases: Vec::new(),
@@ -345,12 +374,12 @@ impl Engine {
         };
         if dry_run || plan.is_empty() {
             if !plan.is_empty() {
-                promotion.summary = format!("`{id}` on `{server}` would be rolled back; volumes stay as they are");
+                promotion.summary = format!("`{id}` on `{server}` would be rolled back; {data}");
             }
             return Ok(promotion);
         }
-        let done = back(false, &mut told(&session, events))?;
-        promotion.summary = format!("{} on `{server}`; volumes stay as they are", done.summary);
+        let done = go(false, &mut told(&session, events))?;
+        promotion.summary = format!("{} on `{server}`; {data}", done.summary);
         promotion.changed = true;
         let standing = session.standing(id, Vec::new())?;
         let came = releases::came(&standing);

@@ -20,8 +20,8 @@ use crate::engine::site::code::Codes;
 use crate::engine::site::sites::summary;
 use crate::model::response::Standing;
 use crate::model::snapshot::Reason;
-use crate::model::target::{Deed, Promoted};
-use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Machine, Response};
+use crate::model::target::{Back, Deed, Promoted};
+use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Machine, Response, SnapshotName};
 use crate::network::address;
 use crate::store::promotions::Entry;
 use crate::store::record::Definition;
@@ -84,6 +84,7 @@ impl Engine {
             serves: self.codes(id)?.iter().map(|(site, code)| (site.clone(), summary(code))).collect(),
             wanted: environment.map(|environment| environment.wanted.word().to_owned()),
             promotions: self.store.promotions.list(id)?.into_iter().map(|entry| entry.told).collect(),
+            admin: self.admin_of(id)?,
         })
     }
 
@@ -102,19 +103,31 @@ impl Engine {
         self.with_events(each, |events| self.become_defined(brought.id, &told, &definition, dry_run, events))
     }
 
-    /// Back to what was there before the last promotion.
+    /// Back to what was there before.
     pub fn undo_promotion(
         &self,
         id: &EnvironmentId,
         by: &str,
+        back: &Back,
         dry_run: bool,
         each: &mut dyn FnMut(Event),
     ) -> Result<Response, Failure> {
         let entries = self.store.promotions.list(id)?;
-        let Some((before, definition)) = before_the_last(&entries) else {
-            return Err(Failure::new(Kind::NotFound, format!("find what `{id}` was before its last promotion"))
+        let found = match &back.to {
+            Some(letters) => that_begins(&entries, letters),
+            None => before_the_last(&entries),
+        };
+        let Some((before, definition)) = found else {
+            let failure = Failure::new(
+                Kind::NotFound,
+                match &back.to {
+                    Some(letters) => format!("find the definition `{}` of `{id}`", letters.escape_debug()),
+                    None => format!("find what `{id}` was before its last promotion"),
+                },
+            );
+            return Err(failure
                 .cause(if entries.is_empty() { "nothing was promoted" } else { "nothing was there, or it is too long ago" })
-                .hint("`adt env:promote` brings a ticket's environment there"));
+                .hint("`adt target:history` tells what was there; `adt env:promote` brings a ticket's environment"));
         };
         let told = Promoted {
             begun: self.now(),
@@ -123,7 +136,54 @@ impl Engine {
             deed: Deed::Rollback { from: before.deed.from().clone() },
             definition: before.definition.clone(),
         };
+        if back.data {
+            let snapshot = self.before_last_promotion(id, &entries)?;
+            return self.with_events(each, |events| self.rewind_promotion(id, &told, definition, &snapshot, dry_run, events));
+        }
         self.with_events(each, |events| self.become_defined(id, &told, definition, dry_run, events))
+    }
+
+    /// The snapshot that the last promotion took before it changed anything.
+    fn before_last_promotion(&self, id: &EnvironmentId, entries: &[Entry]) -> Result<SnapshotName, Failure> {
+        let last = entries.iter().rev().find(|entry| matches!(entry.told.deed, Deed::Promote { .. }));
+        let during = last.map(|last| last.told.begun..=last.told.finished.unwrap_or(i64::MAX));
+        let all = self.whole_snapshots(&self.environment(id)?)?;
+        let taken = all
+            .into_iter()
+            .filter(|one| one.reason.is_automatic() && during.as_ref().is_some_and(|time| time.contains(&one.taken)));
+        taken.min_by_key(|one| one.taken).map(|one| one.name).ok_or_else(|| {
+            Failure::new(Kind::NotFound, format!("find the snapshot before the last promotion of `{id}`"))
+                .cause("none was taken, since nothing of it could change data, or the rule for snapshots has removed it")
+                .hint(format!(
+                    "without `--data`, volumes stay; `adt env:snapshots -p {} -t {}` tells what else there is",
+                    id.platform, id.name
+                ))
+        })
+    }
+
+    /// As a rewind does, which brings back what the environment was with its data, and is remembered as the way back.
+    fn rewind_promotion(
+        &self,
+        id: &EnvironmentId,
+        told: &Promoted,
+        definition: &Definition,
+        snapshot: &SnapshotName,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Response, Failure> {
+        let mut entries = self.store.promotions.list(id)?;
+        if !dry_run {
+            entries.push(Entry { told: told.clone(), definition: Some(definition.clone()) });
+            self.store.promotions.put(id, entries.clone())?;
+        }
+        let rewound = self.env_rewind(id, Some(snapshot), dry_run, events)?;
+        if !dry_run {
+            self.follow_bound(events);
+            let last = entries.last_mut().expect("it was just written down");
+            last.told.finished = Some(self.now());
+            self.store.promotions.put(id, entries)?;
+        }
+        Ok(rewound)
     }
 
     fn become_defined(
@@ -242,6 +302,16 @@ impl Engine {
     }
 }
 
+/// The newest that went well and brought a definition that begins with these letters.
+fn that_begins<'e>(entries: &'e [Entry], letters: &str) -> Option<(&'e Promoted, &'e Definition)> {
+    let fits = |entry: &&Entry| entry.told.definition.as_str().starts_with(letters) && entry.told.finished.is_some();
+    // Fewer could be anything.
+    if letters.len() < 6 {
+        return None;
+    }
+    entries.iter().rev().filter(fits).find_map(|entry| Some((&entry.told, entry.definition.as_ref()?)))
+}
+
 /// The newest promotion that went well before the last one, and is another.
 fn before_the_last(entries: &[Entry]) -> Option<(&Promoted, &Definition)> {
     let last = entries.iter().rposition(|entry| matches!(entry.told.deed, Deed::Promote { .. }))?;
@@ -302,6 +372,17 @@ mod tests {
             entry(letter.to_ascii_lowercase(), deed, !word.contains('?'), !word.contains('-'))
         };
         words.iter().map(read).collect()
+    }
+
+    #[test]
+    fn a_definition_is_found_by_its_first_letters() {
+        let entries = history(&["a", "b?", "c-", "a"]);
+        let found =
+            |letters: &str| that_begins(&entries, letters).map(|(told, _)| told.definition.as_str().chars().next().unwrap());
+        assert_eq!(found("aaaaaa"), Some('a'));
+        for letters in ["", "a", "aaaaab", "bbbbbb", "cccccc", "AAAAAA"] {
+            assert_eq!(found(letters), None, "{letters}");
+        }
     }
 
     #[test]

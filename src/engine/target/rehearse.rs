@@ -66,7 +66,7 @@ impl Engine {
         let promoted = self.env_init(&id, &[], None, false, false, events).and_then(|_| {
             let server = self.rehearsed(&id, events)?;
             let way = Way { account: None, home: None, identity: Some(key), program: program()? };
-            self.bring(&cargo, &server, &way, false, events)
+            self.bring(&cargo, &server, &way, false, None, events)
         });
         if keep {
             return Ok(answer(promoted?, &id, true));
