@@ -240,6 +240,11 @@ fn a_killed_promotion_goes_on_and_there_is_a_way_back() {
     assert!(last["deed"]["deed"] == "promote" && last["deed"]["from"]["name"] == "1162" && all_well, "{history:#}");
     adt.run("target:history hello production").ok().says("rolled back to what came from `hello/1161`").says("well, after ");
 
+    let first = history[0]["definition"].as_str().expect("a digest")[..8].to_owned();
+    adt.run(&format!("env:rollback hello production --to {first} --dry-run")).fails(14).says("web3");
+    adt.run("env:rollback hello production --to 0123456789").fails(4).says("find the definition `0123456789`");
+    adt.run("env:rollback hello production --data").fails(4).says("find the snapshot before the last promotion");
+
     drop(agent);
     adt.run("env:destroy rehearsal hello-production --yes").ok();
     adt.run("platform:destroy rehearsal --yes").ok();

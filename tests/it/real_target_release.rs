@@ -158,6 +158,17 @@ fn a_site_goes_to_a_server_with_its_release_and_comes_back() {
     is_proven(&promotion(&adt.run(&format!("{promote} --json")).ok()), &two);
     bench.serve("two");
 
+    // With its data: what was written since goes, and that is told before.
+    adt.run("env:exec web1 -t production -p shop -- touch /root/since").ok();
+    let back = "env:rollback shop production --data";
+    adt.run(back).fails(2).says("there is no terminal");
+    adt.run(&format!("{back} --dry-run")).fails(14).says("lose ");
+    is_proven(&promotion(&adt.run(&format!("{back} --yes --json")).ok()), &one);
+    bench.serve("one");
+    adt.run("env:exec web1 -t production -p shop -- test -e /root/since").fails(1);
+    is_proven(&promotion(&adt.run(&format!("{promote} --json")).ok()), &two);
+    bench.serve("two");
+
     // One of two machines can't take it: both keep what they have, and the next promotion is like any other.
     repository.script("postdeploy", "test \"$ADT_ENVIRONMENT.$ADT_MACHINE\" != production.web2\nsystemctl reload apache2");
     bench.deploy("three");
