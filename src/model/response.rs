@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::edge::Edge;
 use super::facts::FactSheet;
 use super::failure::Failure;
 use super::limits::Limits;
@@ -119,6 +120,8 @@ pub enum CheckStep {
     Machine,
     /// The site works.
     Application,
+    /// The world reaches the site.
+    World,
 }
 
 impl CheckStep {
@@ -130,6 +133,7 @@ impl CheckStep {
             Self::Proxy => "proxy",
             Self::Machine => "machine",
             Self::Application => "application",
+            Self::World => "world",
         }
     }
 }
@@ -406,6 +410,18 @@ pub struct Standing {
     pub wanted: Option<String>,
     /// Its promotions, the oldest first.
     pub promotions: Vec<Promoted>,
+    /// The environment's.
+    #[serde(default)]
+    pub edge: Edge,
+    /// What a way back would make of it; `None` where there is no way back.
+    #[serde(default)]
+    pub edge_before: Option<Edge>,
+    /// The path of each of its sites that answers when it works.
+    #[serde(default)]
+    pub health: BTreeMap<SiteName, String>,
+    /// Certificates, in PEM, of adt's authorities there for names that the world knows.
+    #[serde(default)]
+    pub authorities: Vec<String>,
 }
 
 /// What a promotion or a way back did, or would do.

@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::edge::Edge;
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, PlatformName};
 
 /// Servers that targets are rehearsed on are environments of this platform, which is no user's.
@@ -20,6 +21,8 @@ pub struct Target {
     /// An earlier adt kept targets without any.
     #[serde(default)]
     pub servers: Vec<Server>,
+    #[serde(default, skip_serializing_if = "Edge::is_empty")]
+    pub edge: Edge,
 }
 
 /// A computer with an SSH door, as its configuration names it.
@@ -170,6 +173,8 @@ pub struct TargetSummary {
     pub platform: PlatformName,
     pub name: EnvironmentName,
     pub servers: Vec<Server>,
+    #[serde(default, skip_serializing_if = "Edge::is_empty")]
+    pub edge: Edge,
 }
 
 /// One change of what an environment of a target is, without the definition itself.
@@ -312,6 +317,6 @@ mod tests {
     fn an_older_record_of_a_target_is_read() {
         let old = r#"{"name":"production","provider":"exoscale","domain":"shop.example","machines":[]}"#;
         let target: Target = serde_json::from_str(old).unwrap();
-        assert_eq!(target, Target { name: "production".into(), servers: Vec::new() });
+        assert_eq!(target, Target { name: "production".into(), servers: Vec::new(), edge: Edge::default() });
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::model::response::{LayerSummary, Standing};
 use crate::model::target::{Deed, TargetStep};
-use crate::model::{Digest, EnvironmentId, MachineName, Plan, Size};
+use crate::model::{Digest, Edge, EnvironmentId, MachineName, Plan, Size};
 
 /// What an operator brings.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +21,7 @@ pub struct Brought {
     /// What its machines stand on, parents before children, with contents.
     pub layers: Vec<LayerSummary>,
     pub machines: Vec<MachineName>,
+    pub edge: Edge,
 }
 
 /// What is there, as far as somebody there can say it.
@@ -124,6 +125,10 @@ pub fn is_as_brought(brought: &Brought, standing: &Standing) -> bool {
 pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> Vec<TargetStep> {
     let Brought { id, from, .. } = brought;
     let step = |what: String, bytes: u64| TargetStep { what, loses_data: false, bytes };
+    let edge = || {
+        let before = found.standing.as_ref().map(|standing| standing.edge.clone()).unwrap_or_default();
+        before.steps_to(&brought.edge).into_iter().map(|what| step(what, 0)).collect::<Vec<_>>()
+    };
     let mut steps = Vec::new();
     for each in moves {
         match each {
@@ -142,12 +147,14 @@ pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> 
                     format!("make `{id}` of what `{from}` is: {}; its data begins from the seed", machines.join(", ")),
                     0,
                 ));
+                steps.extend(edge());
             }
             Move::Define { is_new: false } => {
                 let what = format!("make `{id}` what `{from}` is; volumes stay, other files of machines that are made anew go");
                 steps.push(step(what, 0));
                 let plan = found.machines.iter().flat_map(Plan::steps);
                 steps.extend(plan.map(|one| step(format!("  {}", one.action), 0)));
+                steps.extend(edge());
             }
         }
     }
@@ -180,6 +187,7 @@ mod tests {
             definition: digest('d'),
             layers: vec![layer('a', Some('1')), layer('b', Some('2')), layer('a', Some('1'))],
             machines: vec!["web1".parse().unwrap()],
+            edge: Edge::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use super::adt::{Adt, Run};
 
 /// A store with `hello` and its environment 1161.
-fn ticket() -> Option<Adt> {
+pub fn ticket() -> Option<Adt> {
     // Where all cores are busy, two machines in one need more than usual.
     let adt = Adt::real()?.alone().env("ADT_GRACE_SECONDS", "60");
     adt.run("platform:init hello").ok();
@@ -16,7 +16,7 @@ fn ticket() -> Option<Adt> {
 
 /// What the last line of a promotion's JSON says.
 #[track_caller]
-fn promotion(run: &Run) -> serde_json::Value {
+pub fn promotion(run: &Run) -> serde_json::Value {
     let last = run.stdout.lines().last().unwrap_or_default();
     let line: serde_json::Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {run:?}"));
     line["response"].clone()
@@ -24,7 +24,7 @@ fn promotion(run: &Run) -> serde_json::Value {
 
 /// Every layer has one content on both sides, and everything that the server said of itself is well.
 #[track_caller]
-fn is_proven(promotion: &serde_json::Value) {
+pub fn is_proven(promotion: &serde_json::Value) {
     let layers = promotion["layers"].as_array().expect("a list");
     assert!(layers.len() >= 5, "{promotion:#}");
     for layer in layers {
@@ -118,11 +118,18 @@ fn as_at_home(adt: &Adt) {
     adt.run("env:show -t staging -p hello").fails(4).says("its targets are production");
 }
 
+/// Of a rehearsed server's host key, as its console shows it.
+pub fn fingerprint(adt: &Adt) -> String {
+    let words = "env:exec rehearsal hello-production server -- ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub";
+    let shown = adt.run(words).ok().stdout;
+    shown.split_whitespace().find(|word| word.starts_with("SHA256:")).expect("a fingerprint").to_owned()
+}
+
 /// An agent that has the key of rehearsed servers; as every person's does, it says who we are.
-struct Agent(Child);
+pub struct Agent(Child);
 
 impl Agent {
-    fn new(adt: &Adt, socket: &std::path::Path) -> Self {
+    pub fn new(adt: &Adt, socket: &std::path::Path) -> Self {
         let mut agent = adt.program_there("ssh-agent");
         let agent = Self(agent.arg("-D").arg("-a").arg(socket).stdout(Stdio::null()).spawn().expect("ssh-agent starts"));
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -171,9 +178,7 @@ fn a_killed_promotion_goes_on_and_there_is_a_way_back() {
     adt.run(rehearse).ok().says("nothing to do");
 
     // The same server as a target of the platform's, with the person's agent and a host key that is checked.
-    let shown =
-        adt.run("env:exec rehearsal hello-production server -- ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").ok().stdout;
-    let print = shown.split_whitespace().find(|word| word.starts_with("SHA256:")).expect("a fingerprint").to_owned();
+    let print = fingerprint(&adt);
     let address = adt.run("env:show rehearsal hello-production --json").ok().json()["machines"][0]["addresses"][0].clone();
     let address = address.as_str().expect("an address").to_owned();
     let socket = adt.path().join("agent");

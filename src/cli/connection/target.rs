@@ -36,7 +36,7 @@ pub fn is_for_targets(verb: &Verb) -> bool {
 pub fn of_target(home: &dyn Connection, id: &EnvironmentId, cancel: &Arc<AtomicBool>) -> Result<Box<dyn Connection>, Failure> {
     let of = TargetOf { platform: id.platform.clone(), target: id.name.clone() };
     let server = match home.run(&Request::TargetList { platform: Some(of.platform.clone()) }, &mut |_| ())? {
-        Response::Targets(targets) => server_among(targets, &of)?,
+        Response::Targets(targets) => server_among(targets, &of)?.0,
         _ => return Err(unexpected()),
     };
     // Root may stand behind sudo for a person, whose keys these are; whoever has no engine here is that person.

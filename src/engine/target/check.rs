@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::engine::events::Events;
+use crate::engine::target::outside::Outside;
 use crate::engine::target::promote::inside;
 use crate::model::request::TargetOf;
 use crate::model::response::Standing;
@@ -26,6 +27,7 @@ impl Engine {
         if standing.wanted.is_some() {
             items.extend(self.check_layers(&standing, session.standing(&id, standing.stands_on.clone())?.layers, &remedy));
             items.extend(inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?).items);
+            items.extend(Outside { id: &id, server: &server, standing: &standing, is_rehearsal: false, is_new: false }.look());
         }
         let free = format!("{} free", Size(standing.free));
         items.push(match standing.free < LOW_SPACE {

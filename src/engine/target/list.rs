@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::model::request::TargetOf;
 use crate::model::target::{Server, Target, TargetSummary};
-use crate::model::{Failure, Kind, PlatformName, Response};
+use crate::model::{Edge, Failure, Kind, PlatformName, Response};
 
 impl Engine {
     pub(in crate::engine) fn target_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
@@ -23,13 +23,25 @@ impl Engine {
 
     /// The only server of a target, as its platform's folder says now.
     pub(super) fn server_of(&self, of: &TargetOf) -> Result<Server, Failure> {
+        self.server_and_edge_of(of).map(|(server, _)| server)
+    }
+
+    /// The same, with the names that the world shall know.
+    pub(super) fn server_and_edge_of(&self, of: &TargetOf) -> Result<(Server, Edge), Failure> {
         let targets = self.read_platform(&self.platform(&of.platform)?)?.targets;
         server_among(targets.into_iter().filter_map(|target| summary(&of.platform, target)).collect(), of)
     }
+
+    /// What a platform's folder says of the names of a target that it may not have.
+    pub(super) fn edge_if_any(&self, of: &TargetOf) -> Result<Edge, Failure> {
+        let targets = self.read_platform(&self.platform(&of.platform)?)?.targets;
+        let named = targets.into_iter().find(|target| target.name == of.target.as_str());
+        Ok(named.map(|target| target.edge).unwrap_or_default())
+    }
 }
 
-/// The server of one of a platform's targets.
-pub fn server_among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<Server, Failure> {
+/// The server of one of a platform's targets, and its names.
+pub fn server_among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<(Server, Edge), Failure> {
     let failure = Failure::new(Kind::NotFound, format!("find the target `{}` of `{}`", of.target, of.platform));
     let failure = if targets.is_empty() {
         failure.cause("its `platform.toml` has none").hint(format!(
@@ -41,9 +53,11 @@ pub fn server_among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<Server
         failure.hint(format!("its targets are {}", known.join(", ")))
     };
     let target = targets.into_iter().find(|target| target.name == of.target).ok_or(failure)?;
-    Ok(target.servers.into_iter().next().expect("configuration refuses targets without a server"))
+    let server = target.servers.into_iter().next().expect("configuration refuses targets without a server");
+    Ok((server, target.edge))
 }
 
 fn summary(platform: &PlatformName, target: Target) -> Option<TargetSummary> {
-    Some(TargetSummary { platform: platform.clone(), name: target.name.parse().ok()?, servers: target.servers })
+    let Target { name, servers, edge } = target;
+    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, edge })
 }

@@ -5,6 +5,7 @@
 //! | [`list`] | `target:list`, and which server a target means |
 //! | [`promote`] | `env:promote`, `env:rollback` where their operator sits: look, plan, show, do, prove |
 //! | [`receive`] | the same on the server: what is there, the lock, a definition that an environment becomes |
+//! | [`outside`] | the names that the world shall know, asked for from where the operator sits |
 //! | [`check`] | `target:check`, `target:history` |
 //! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
 //!
@@ -18,6 +19,7 @@
 
 mod check;
 mod list;
+mod outside;
 mod promote;
 mod receive;
 mod rehearse;

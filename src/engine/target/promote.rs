@@ -6,12 +6,13 @@ use std::io::Write;
 use crate::engine::environment::records::leaving;
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
+use crate::engine::target::outside::Outside;
 use crate::engine::target::receive::digest;
 use crate::engine::{Engine, program};
 use crate::model::request::{Bootstrap, TargetOf};
 use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary, Promotion, Standing};
 use crate::model::target::{LayerProof, Server, TargetStep};
-use crate::model::{Digest, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
+use crate::model::{Digest, Edge, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
 use crate::plan::promotion::{self, Brought, Found, Move, Refused};
 use crate::servers::{self, Door, Program, Session, Way};
 use crate::store::Environment;
@@ -41,8 +42,8 @@ impl Engine {
         events: &Events,
     ) -> Result<Response, Failure> {
         let of = TargetOf { platform: id.platform.clone(), target: target.clone() };
-        let server = self.server_of(&of)?;
-        let cargo = self.cargo(id, &of, events)?;
+        let (server, edge) = self.server_and_edge_of(&of)?;
+        let cargo = self.cargo(id, &of, &edge, events)?;
         let promotion = self.bring(&cargo, &server, &self.way()?, dry_run, events)?;
         Ok(Response::Promotion(Box::new(promotion)))
     }
@@ -59,10 +60,10 @@ impl Engine {
     }
 
     /// What a ticket has that a target can get.
-    pub(super) fn cargo(&self, id: &EnvironmentId, of: &TargetOf, events: &Events) -> Result<Cargo, Failure> {
+    pub(super) fn cargo(&self, id: &EnvironmentId, of: &TargetOf, edge: &Edge, events: &Events) -> Result<Cargo, Failure> {
         let environment = self.environment(id)?;
         self.can_go(&environment)?;
-        let definition = for_a_target(&environment.definition);
+        let definition = for_a_target(&environment.definition, edge);
         let text = serde_json::to_vec(&definition).expect("definitions have string keys only, so they become JSON");
         let mut seen = BTreeSet::new();
         let digests: Vec<_> = definition.layers().filter(|digest| seen.insert((*digest).clone())).cloned().collect();
@@ -77,6 +78,7 @@ impl Engine {
             definition: digest(&text),
             layers: self.contents(&digests, events)?,
             machines: definition.platform.machines_by_name().into_keys().collect(),
+            edge: definition.edge.clone(),
         };
         Ok(Cargo { brought, program, text })
     }
@@ -155,7 +157,7 @@ impl Engine {
                 Move::Define { .. } => drop(self.define_there(&session, cargo, false, events)?),
             }
         }
-        self.prove(&session, &mut promotion, &brought.layers, events)?;
+        self.prove(&session, &mut promotion, &brought.layers, (way, events))?;
         promotion.next = next(&promotion);
         Ok(promotion)
     }
@@ -279,12 +281,23 @@ impl Engine {
         is_done(response)
     }
 
-    /// What the server says of itself once all is done: its layers by the files that are there now, and the environment from inside.
-    fn prove(&self, session: &Session, promotion: &mut Promotion, here: &[LayerSummary], events: &Events) -> Result<(), Failure> {
+    /// What is there once all is done: its layers by the files that are there now, the environment from inside, and its public
+    /// names from here.
+    fn prove(
+        &self,
+        session: &Session,
+        promotion: &mut Promotion,
+        here: &[LayerSummary],
+        (way, events): (&Way, &Events),
+    ) -> Result<(), Failure> {
         let digests = here.iter().map(|layer| layer.digest.clone()).collect();
         let there = events.task("proof", "reading the layers there again", || session.standing(&promotion.id, digests))?;
         promotion.layers = here.iter().map(|layer| proof(layer, &there)).collect();
+        let (id, is_rehearsal) = (&promotion.id, way.is_rehearsal());
+        let outside = Outside { id, server: &session.server, standing: &there, is_rehearsal, is_new: true };
+        let seen = outside.look();
         promotion.checks = inside(session.run(&Request::EnvCheck { id: promotion.id.clone() }, &mut |_| ())?);
+        promotion.checks.items.extend(seen);
         Ok(())
     }
 
@@ -311,8 +324,10 @@ impl Engine {
         };
         let planned = back(true, &mut |_| ())?;
         let plan = planned.plan.unwrap_or_default();
+        let Standing { edge, edge_before, .. } = session.standing(id, Vec::new())?;
         let step = |what: String| TargetStep { what, loses_data: false, bytes: 0 };
-        let steps: Vec<_> = plan.steps().map(|one| step(one.action.to_string())).collect();
+        let names = edge_before.map(|before| edge.steps_to(&before)).unwrap_or_default();
+        let steps: Vec<_> = plan.steps().map(|one| one.action.to_string()).chain(names).map(step).collect();
         let mut promotion = Promotion {
             id: id.clone(),
             server: server.to_string(),
@@ -324,8 +339,8 @@ impl Engine {
             checks: Checklist::default(),
             next: Vec::new(),
         };
-        if dry_run || plan.is_empty() {
-            if !plan.is_empty() {
+        if dry_run || promotion.steps.is_empty() {
+            if !promotion.steps.is_empty() {
                 promotion.summary = format!("`{id}` on `{server}` would be rolled back; volumes stay as they are");
             }
             return Ok(promotion);
@@ -336,7 +351,7 @@ impl Engine {
         let standing = session.standing(id, Vec::new())?;
         let stands_on = standing.layers.into_iter().filter(|layer| standing.stands_on.contains(&layer.digest));
         let recorded: Vec<_> = stands_on.collect();
-        self.prove(&session, &mut promotion, &recorded, events)?;
+        self.prove(&session, &mut promotion, &recorded, (way, events))?;
         Ok(promotion)
     }
 
@@ -348,8 +363,9 @@ impl Engine {
 }
 
 /// A ticket's definition without what is only this host's, or only the ticket's.
-fn for_a_target(definition: &Definition) -> Definition {
+fn for_a_target(definition: &Definition, edge: &Edge) -> Definition {
     let mut definition = definition.clone();
+    definition.edge = edge.of_sites(|name| definition.platform.sites.iter().any(|site| site.name == *name));
     definition.platform.folder = std::path::PathBuf::new();
     definition.platform.targets = Vec::new();
     // Data begins from the boxes that go there: what the ticket's volumes stand on is the ticket's.
@@ -396,7 +412,7 @@ fn proof(here: &LayerSummary, there: &Standing) -> LayerProof {
     LayerProof { name: here.name.clone(), digest: here.digest.clone(), here: here.content.clone(), there }
 }
 
-/// What a check says of machines and sites. Names are served by nobody there yet, so what it says of these is left out.
+/// What a check says of machines and sites. The names that only the server itself knows are nobody's concern here.
 pub(super) fn inside(response: Response) -> Checklist {
     let Response::Check(list) = response else { return Checklist { items: vec![unclear()] } };
     let outside = [CheckStep::Name, CheckStep::Address, CheckStep::Certificate, CheckStep::Proxy];

@@ -45,6 +45,7 @@ pub fn environment(text: &str) -> Environment {
             seeds: BTreeMap::new(),
             rewound: None,
             files: BTreeMap::new(),
+            edge: Default::default(),
             platform,
         },
         disk: None,
