@@ -21,6 +21,7 @@
 //!    logs        lines of journals and files → records, in order; forms on the wire     ← model
 //!    releases    commit → built tree, and the rules for its programs                    ← model disk exec store sources boxes
 //!    tls         local authorities, certificates on demand                              ← model disk
+//!    acme        certificates that authorities of the world give                     ← model disk tls
 //!    trust       who trusts them: system, browsers                                      ← model disk exec
 //!    providers   what machines run on: the contract, the registry, lxc, fake            ← model disk exec
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events                   ← all above
@@ -41,6 +42,7 @@
 //! | which layers travel | `engine/boxes/travel.rs`; their form is `boxes/packed` |
 //! | which releases travel | `engine/target/releases.rs`; their form is `releases/packed.rs` |
 //! | what goes over a socket | [`wire`] |
+//! | a name that the world knows | `model/edge.rs`; its door `proxy/world.rs`; its certificate `tls/public.rs`, [`acme`] |
 //! | a target | `engine/target`; what must be done there `plan/promotion.rs`; the way to its server [`servers`]; its history `store/promotions.rs` |
 //!
 //! What always holds:
@@ -49,6 +51,7 @@
 //! - Nothing below `cli` prints, and nothing but `exec` starts a program; what liblxc needs forked is in `providers/lxc`.
 //! - `tests/it/layers.rs` reads the drawing above and the `use crate::` lines, and fails where they are not the same.
 
+pub mod acme;
 pub mod bind;
 pub mod boxes;
 pub mod cli;

@@ -11,11 +11,13 @@ pub fn list(targets: &[TargetSummary]) -> String {
     if targets.is_empty() {
         return "no targets; `[targets.production]` in a `platform.toml` names one".into();
     }
-    let mut table = table(&["PLATFORM", "TARGET", "SERVER", "HOST KEY"]);
+    let mut table = table(&["PLATFORM", "TARGET", "SERVER", "HOST KEY", "NAMES"]);
     for target in targets {
         for server in &target.servers {
             let key = server.host_key.as_ref().map_or("as your known_hosts knows it", |key| key.as_str());
-            table.add_row([target.platform.as_str(), target.name.as_str(), &server.to_string(), key]);
+            let names: Vec<_> = target.edge.all().map(|(_, name)| name.as_str()).collect();
+            let names = if names.is_empty() { "-".to_owned() } else { names.join(", ") };
+            table.add_row([target.platform.as_str(), target.name.as_str(), &server.to_string(), key, &names]);
         }
     }
     lines(&table)

@@ -6,7 +6,8 @@
 //! ```text
 //! store ─ changed? (inotify) ─> Routes ─> dns    listen:53, and each environment's gateway for its machines
 //!                                      ├> tls    a certificate per name, made when it is asked for
-//!                                      └> proxy  listen:80 and listen:443, and the same at each gateway
+//!                                      └> proxy  listen:80 and listen:443, and the same at each gateway; and, while something
+//!                                                that was promoted has names in the world, these ports of all addresses
 //! machines ─ journals, log files ─> ship ─> the receivers of logs that the settings name
 //! people   ─ commands.socket ─> a process for each, see [`crate::session`]
 //! ```

@@ -1,6 +1,6 @@
 //! What `host:up` serves, once it does: the servers, the routes that they have, and the ways around ports that others hold.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::model::{Failure, Kind, Routes};
 use crate::network::detour::{self, Detour, Transport};
 use crate::resolver::holder::{is_taken_itself, who_listens};
 use crate::store::{Damaged, Store};
-use crate::{dns, proxy, tls};
+use crate::{acme, dns, proxy, tls, trust};
 
 const NAMES: u16 = 53;
 /// RFC 7858.
@@ -27,11 +27,16 @@ const LOG_BYTES: u64 = 32 << 20;
 
 pub struct Running {
     install: String,
-    listen: std::net::Ipv4Addr,
+    listen: Ipv4Addr,
     routes: Routes,
     /// Whose record could not be read; told once.
     unreachable: Vec<Damaged>,
     certificates: Arc<tls::Certificates>,
+    /// Of names that the world knows.
+    public: Arc<tls::Public>,
+    keeper: acme::Keeper,
+    /// Why the world can't come in, although it should.
+    closed: Option<String>,
     proxy: proxy::Server,
     dns: dns::Server,
     runtime: tokio::runtime::Runtime,
@@ -85,11 +90,15 @@ impl Running {
         let path = store.folder.join("access.log");
         let log = proxy::Log::open(&path, LOG_BYTES)
             .map_err(|error| Failure::new(Kind::Store, format!("open `{}`", path.display())).because(&error))?;
+        let public = tls::Public::open(&store.folder, &routes, tls::system_clock());
+        let public = Arc::new(public.map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?);
+        let challenges = Arc::new(tls::Challenges::default());
         let config = proxy::Config {
             http: vec![(listen, PORTS.http).into()],
             https: vec![(listen, PORTS.https).into()],
             ports: Some(PORTS),
             gateways: Some(PORTS),
+            world: Some(proxy::World { ports: PORTS, certificates: public.clone(), challenges: challenges.clone() }),
             log: Some(log),
             metrics: Some(proxy::MoreMetrics(Arc::new(names))),
             ..proxy::Config::default()
@@ -98,10 +107,29 @@ impl Running {
         let mut notices = around.notices;
         notices.extend(limit::trouble(routes.environments().count()));
         notices.extend(damaged.iter().map(unreachable));
-        let (install, detours) = (store.install().to_owned(), Vec::new());
-        let mut new =
-            Self { install, listen, routes, unreachable: damaged, certificates, proxy, dns, runtime, serial, detours, notices };
+        let believed = trust::System::find().ok().and_then(|system| std::fs::read(system.bundle()).ok()).unwrap_or_default();
+        let place = acme::Place { store: store.folder.clone(), challenges, public: public.clone(), believed };
+        let keeper =
+            acme::Keeper::start(place).map_err(|error| Failure::new(Kind::Host, "see to certificates").because(&error))?;
+        let mut new = Self {
+            install: store.install().to_owned(),
+            listen,
+            routes,
+            unreachable: damaged,
+            certificates,
+            public,
+            keeper,
+            closed: None,
+            proxy,
+            dns,
+            runtime,
+            serial,
+            detours: Vec::new(),
+            notices,
+        };
         new.settle()?;
+        new.keeper.follow(new.routes.clone());
+        new.notices.extend(new.closed.clone());
         Ok(new)
     }
 
@@ -116,6 +144,7 @@ impl Running {
             return Ok(());
         }
         self.certificates.update(&routes).map_err(|error| Failure::new(Kind::Store, "open the certificates").because(&error))?;
+        self.public.update(&routes);
         self.proxy.update(routes.clone());
         self.serial = now().max(self.serial + 1);
         self.dns.update(&routes, self.serial);
@@ -123,7 +152,9 @@ impl Running {
         if let Some(trouble) = limit::trouble(self.routes.environments().count()) {
             tracing::error!("{trouble}");
         }
-        self.settle()
+        self.settle()?;
+        self.keeper.follow(self.routes.clone());
+        Ok(())
     }
 
     /// Follows the host from one network into the next. In between, where it has no name servers, the former ones will do.
@@ -153,7 +184,24 @@ impl Running {
             detour::set(&self.install, &wanted)?;
             self.detours = wanted;
         }
+        self.settle_world();
         Ok(())
+    }
+
+    /// The door to the world is open for as long as there are names that it knows.
+    fn settle_world(&mut self) {
+        self.public.refresh(&self.routes);
+        let closed = match self.routes.has_world() {
+            true => open_to_world(&self.proxy).err(),
+            false => {
+                self.proxy.close_to_world();
+                None
+            }
+        };
+        if let Some(trouble) = closed.as_ref().filter(|_| closed != self.closed) {
+            tracing::error!("{trouble}");
+        }
+        self.closed = closed;
     }
 
     /// Says whether somebody holds a port of a gateway that isn't listened at yet.
@@ -206,6 +254,30 @@ impl Running {
         self.runtime.shutdown_timeout(THREADS_END);
         Ok(())
     }
+}
+
+fn open_to_world(proxy: &proxy::Server) -> Result<(), String> {
+    if proxy.is_open_to_world() {
+        return Ok(());
+    }
+    let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    for port in [PORTS.http, PORTS.https] {
+        // Two servers that share a port take each other's connections in turn, and nothing would say so.
+        if everywhere.into_iter().any(|ip| is_taken_itself(SocketAddr::new(ip, port))) {
+            return Err(no_door(port));
+        }
+    }
+    proxy.open_to_world().map_err(|error| match error.address() {
+        Some(address) => no_door(address.port()),
+        None => format!("the world can't come in: {error}"),
+    })
+}
+
+fn no_door(port: u16) -> String {
+    let own = std::process::id();
+    let others = who_listens((Ipv4Addr::UNSPECIFIED, port).into()).into_iter().filter(|holder| holder.pid != own);
+    let who = others.map(|holder| holder.to_string()).next().unwrap_or_else(|| "another program".to_owned());
+    format!("the world can't come in: {who} holds port {port}; stop it, and adt listens there by itself")
 }
 
 /// Somebody asked for it, so a port that another program holds is no reason to go without.

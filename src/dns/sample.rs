@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::model::route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Protocol, Routes, SiteRoute};
-use crate::model::{Domain, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName};
+use crate::model::{Domain, Edge, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName};
 
 /// `shop.example.test` with environments `1000`, `1001`, …: each a database and two web servers, with two sites.
 /// Environment number 0 has `base`'s network, the next one the /26 behind it.
@@ -52,6 +52,7 @@ fn environment(id: EnvironmentId, domain: &Domain, network: Ipv4Addr, number: u3
         gateway_v6: v6(1),
         machines,
         sites,
+        edge: Edge::default(),
         id,
     }
 }

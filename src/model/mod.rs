@@ -3,6 +3,7 @@
 //! Only std and serde live here. A type of this module never does anything; it can be printed, compared, stored and sent.
 
 pub mod access;
+pub mod edge;
 pub mod event;
 pub mod facts;
 pub mod failure;
@@ -23,6 +24,7 @@ pub mod target;
 pub mod topology;
 pub mod visible;
 
+pub use edge::Edge;
 pub use event::{Event, Stream};
 pub use facts::Facts;
 pub use failure::{Failure, Fault, Kind, Place};

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::access::AccessReport;
+use super::edge::Edge;
 use super::facts::FactSheet;
 use super::failure::Failure;
 use super::limits::Limits;
@@ -122,6 +123,8 @@ pub enum CheckStep {
     Machine,
     /// The site works.
     Application,
+    /// The world reaches the site.
+    World,
 }
 
 impl CheckStep {
@@ -133,6 +136,7 @@ impl CheckStep {
             Self::Proxy => "proxy",
             Self::Machine => "machine",
             Self::Application => "application",
+            Self::World => "world",
         }
     }
 }
@@ -429,6 +433,18 @@ pub struct Standing {
     /// Which networks its target lets in, as far as that is in force.
     #[serde(default)]
     pub admin: BTreeSet<IpNet>,
+    /// The environment's.
+    #[serde(default)]
+    pub edge: Edge,
+    /// What a way back would make of it; `None` where there is no way back.
+    #[serde(default)]
+    pub edge_before: Option<Edge>,
+    /// The path of each of its sites that answers when it works.
+    #[serde(default)]
+    pub health: BTreeMap<SiteName, String>,
+    /// Certificates, in PEM, of adt's authorities there for names that the world knows.
+    #[serde(default)]
+    pub authorities: Vec<String>,
 }
 
 /// What a promotion or a way back did, or would do.

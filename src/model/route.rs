@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::edge::Edge;
 use super::names::{Domain, EnvironmentId, MachineName, PlatformName, SiteName};
 
 /// The header by which an answer of the proxy itself is told from one of a machine.
@@ -41,6 +42,9 @@ pub struct EnvironmentRoute {
     pub gateway_v6: Ipv6Addr,
     pub machines: Vec<MachineRoute>,
     pub sites: Vec<SiteRoute>,
+    /// By which names the world reaches its sites.
+    #[serde(default, skip_serializing_if = "Edge::is_empty")]
+    pub edge: Edge,
 }
 
 /// Reached directly, on every port: `db.1161.shop.example.test:3306`.
@@ -103,6 +107,12 @@ impl EnvironmentRoute {
         self.id.fqdn(&self.domain)
     }
 
+    /// The sites that the world reaches, each once for each of its names there.
+    pub fn world(&self) -> impl Iterator<Item = (&SiteRoute, &Domain)> {
+        let named = |name: &SiteName| self.sites.iter().find(|site| site.name == *name);
+        self.edge.all().filter_map(move |(site, name)| Some((named(site)?, name)))
+    }
+
     /// `db.1161.shop.example.test`
     pub fn machine_host(&self, machine: &MachineRoute) -> String {
         format!("{}.{}", machine.name, self.host())
@@ -112,6 +122,11 @@ impl EnvironmentRoute {
 impl Routes {
     pub fn environments(&self) -> impl Iterator<Item = &EnvironmentRoute> {
         self.platforms.iter().flat_map(|platform| &platform.environments)
+    }
+
+    /// Whether the world reaches anything here.
+    pub fn has_world(&self) -> bool {
+        self.environments().any(|environment| environment.world().next().is_some())
     }
 
     /// Every domain that adt answers for: the host's, and those of platforms with their own.

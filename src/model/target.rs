@@ -10,6 +10,7 @@ use std::net::Ipv6Addr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::edge::Edge;
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, PlatformName, SiteName};
 
 /// Servers that targets are rehearsed on are environments of this platform, which is no user's.
@@ -25,6 +26,8 @@ pub struct Target {
     /// Who may come to the servers' ssh; none is everybody.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub admin: BTreeSet<IpNet>,
+    #[serde(default, skip_serializing_if = "Edge::is_empty")]
+    pub edge: Edge,
 }
 
 /// A computer with an SSH door, as its configuration names it.
@@ -177,6 +180,8 @@ pub struct TargetSummary {
     pub servers: Vec<Server>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub admin: BTreeSet<IpNet>,
+    #[serde(default, skip_serializing_if = "Edge::is_empty")]
+    pub edge: Edge,
 }
 
 /// One change of what an environment of a target is, without the definition itself.
@@ -347,6 +352,9 @@ mod tests {
     fn an_older_record_of_a_target_is_read() {
         let old = r#"{"name":"production","provider":"exoscale","domain":"shop.example","machines":[]}"#;
         let target: Target = serde_json::from_str(old).unwrap();
-        assert_eq!(target, Target { name: "production".into(), servers: Vec::new(), admin: BTreeSet::new() });
+        assert_eq!(
+            target,
+            Target { name: "production".into(), servers: Vec::new(), admin: BTreeSet::new(), edge: Edge::default() }
+        );
     }
 }

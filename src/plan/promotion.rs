@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::model::access::words;
 use crate::model::response::{LayerSummary, ReleaseSummary, Standing};
 use crate::model::target::{Deed, TargetStep};
-use crate::model::{Action, Digest, EnvironmentId, MachineName, Plan, SiteName, Size};
+use crate::model::{Action, Digest, Edge, EnvironmentId, MachineName, Plan, SiteName, Size};
 
 /// What an operator brings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -29,6 +29,7 @@ pub struct Brought {
     pub machines: Vec<MachineName>,
     /// Who may come to the server's ssh; none is everybody.
     pub admin: BTreeSet<IpNet>,
+    pub edge: Edge,
 }
 
 /// The release that a site is to serve.
@@ -191,6 +192,10 @@ pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> 
     let Brought { id, from, .. } = brought;
     let step = |what: String, bytes: u64| TargetStep { what, loses_data: false, bytes };
     let sites = changed_sites(brought, found);
+    let edge = || {
+        let before = found.standing.as_ref().map(|standing| standing.edge.clone()).unwrap_or_default();
+        before.steps_to(&brought.edge).into_iter().map(|what| step(what, 0)).collect::<Vec<_>>()
+    };
     let mut steps = Vec::new();
     for each in moves {
         match each {
@@ -218,6 +223,7 @@ pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> 
                     format!("make `{id}` of what `{from}` is: {}; its data begins from the seed", machines.join(", ")),
                     0,
                 ));
+                steps.extend(edge());
             }
             Move::Define { is_new: false } => {
                 let plan = found.machines.iter().flat_map(Plan::steps);
@@ -230,6 +236,7 @@ pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> 
                     steps.push(step(what, 0));
                     steps.extend(own.iter().map(|one| step(format!("  {}", one.action), 0)));
                 }
+                steps.extend(edge());
             }
         }
         if matches!(each, Move::Define { .. }) {
@@ -294,6 +301,7 @@ mod tests {
             releases: vec![going('5', '3')],
             machines: vec!["web1".parse().unwrap()],
             admin: BTreeSet::new(),
+            edge: Edge::default(),
         }
     }
 

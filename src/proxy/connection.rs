@@ -15,37 +15,28 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::door::{Door, Whom};
 use super::gather::{Gathered, gather};
 use super::headers::Client;
 use super::peer::Peer;
 use super::shared::Shared;
 use super::sweep::State;
-use super::{handle, pages};
+use super::{handle, pages, world};
 use crate::model::EnvironmentRoute;
 use crate::shares::Share;
-
-/// What a client came in by.
-#[derive(Debug, Clone, Copy)]
-pub struct Door {
-    pub secure: bool,
-    /// As the client sees it.
-    pub port: u16,
-    /// Of the environment whose machine the client is; `None` where everything is served.
-    pub gateway: Option<Ipv4Addr>,
-}
 
 /// Closes a connection that its client has too many of. It hears why where saying so is cheap: TLS would take a handshake first.
 pub fn refuse(shared: &Shared, mut stream: TcpStream, remote: SocketAddr, door: Door) {
     if door.secure {
         return;
     }
-    let Some(place) = shared.places.told.asker(door.gateway, remote.ip()).take() else { return };
+    let Some(place) = shared.places.told.asker(door.whom.gateway(), remote.ip()).take() else { return };
     tokio::spawn(async move {
         let told = async {
             // What is left unread would take the answer along when the connection is closed.
             let mut head = Vec::new();
             while head.len() < 8 << 10 && !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await? > 0 {}
-            stream.write_all(&pages::refusal(&head)).await?;
+            stream.write_all(&refusal(&head, door.whom)).await?;
             stream.shutdown().await
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
@@ -53,8 +44,16 @@ pub fn refuse(shared: &Shared, mut stream: TcpStream, remote: SocketAddr, door: 
     });
 }
 
+fn refusal(head: &[u8], whom: Whom) -> Vec<u8> {
+    match whom {
+        Whom::Host | Whom::Machines(_) => pages::refusal(head),
+        Whom::World => world::REFUSAL.to_vec(),
+    }
+}
+
 pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, door: Door, share: Share) {
-    let Door { secure, port, gateway } = door;
+    let Door { secure, port, whom } = door;
+    let gateway = whom.gateway();
     let state = State::new(&shared, share);
     let trusted = shared.config.trusted.iter().any(|net| net.contains(&remote.ip().to_canonical()));
     let client = Client::new(remote.ip(), port, secure, trusted);
@@ -62,28 +61,31 @@ pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, d
     if gateway.is_some_and(|gateway| !is_neighbour(address, gateway)) {
         return;
     }
-    let peer = || {
+    let peer = |promised| {
         let (shared, state, within) = (shared.clone(), state.clone(), Mutex::default());
         let asker = shared.places.requests.asker(gateway, address);
-        Arc::new(Peer { shared, state, client, address, gateway, asker, within })
+        Arc::new(Peer { shared, state, client, address, whom, promised, asker, within })
     };
     let over = |_: Pin<&mut _>| false;
     if secure {
-        let accept = shared.tls.accept(stream);
+        let tls = if whom == Whom::World { shared.tls.world.as_ref() } else { Some(&shared.tls.host) };
+        let Some(tls) = tls else { return };
+        let accept = tls.accept(stream);
         let Some(Ok(stream)) = state.run(pin!(accept), |_| false).await else { return };
+        let peer = peer(stream.get_ref().1.server_name().map(Box::from));
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            Box::pin(http2(peer(), stream)).await;
+            Box::pin(http2(peer, stream)).await;
         } else {
-            Box::pin(http1(peer(), stream)).await;
+            Box::pin(http1(peer, stream)).await;
         }
         return;
     }
     // A client that says nothing yet costs no more than this.
     let Some(Ok(preface)) = state.run(pin!(speaks_http2(&stream)), over).await else { return };
     if preface {
-        Box::pin(http2(peer(), stream)).await;
+        Box::pin(http2(peer(None), stream)).await;
     } else {
-        Box::pin(http1(peer(), stream)).await;
+        Box::pin(http1(peer(None), stream)).await;
     }
 }
 

@@ -12,7 +12,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use super::pool::{self, Lease};
 use super::sweep::Busy;
 use super::table::Site;
-use super::{bodyless, log};
+use super::{bodyless, headers, log};
 use crate::shares::Share;
 
 /// What a client is sent.
@@ -28,6 +28,14 @@ pub enum Download {
 impl Download {
     pub fn whole(bytes: Option<Bytes>) -> Self {
         Self::Whole { bytes, _share: None }
+    }
+
+    /// An answer of our own without its words.
+    pub fn emptied(self) -> Self {
+        match self {
+            Self::Whole { _share, .. } => Self::Whole { bytes: None, _share },
+            Self::Stream(stream) => Self::Stream(stream),
+        }
     }
 
     /// The share is given back with the last byte.
@@ -150,6 +158,8 @@ pub struct Record {
     /// The answer broke off.
     pub failed: bool,
     pub line: Option<Box<Line>>,
+    /// Whether cookies stay within the environment's own name; names in the world are whole.
+    pub confines: bool,
     /// Keeps the client's connection from being taken for an idle one.
     _busy: Busy,
     /// Of the client's requests, and of those to the site's environment.
@@ -167,9 +177,18 @@ pub struct Line {
 }
 
 impl Record {
-    pub fn new(site: Arc<Site>, busy: Busy, shares: [Share; 2]) -> Self {
+    pub fn new(site: Arc<Site>, confines: bool, busy: Busy, shares: [Share; 2]) -> Self {
         site.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { site, began: Instant::now(), status: 0, bytes: 0, failed: false, line: None, _busy: busy, _shares: shares }
+        let (began, line) = (Instant::now(), None);
+        Self { site, began, status: 0, bytes: 0, failed: false, line, confines, _busy: busy, _shares: shares }
+    }
+}
+
+impl Record {
+    pub fn confine(&self, headers: &mut hyper::HeaderMap) {
+        if self.confines {
+            headers::confine_cookies(headers, self.site.environment_host());
+        }
     }
 }
 

@@ -222,7 +222,7 @@ pub fn answer(response: Response<Source>, mut record: Record) -> Response<Downlo
     let (mut parts, source) = response.into_parts();
     record.status = parts.status.as_u16();
     headers::drop_hop_by_hop(&mut parts.headers);
-    headers::confine_cookies(&mut parts.headers, record.site.environment_host());
+    record.confine(&mut parts.headers);
     // HTTP/1.1's encoder and HTTP/2's pseudo headers are the server's matter.
     parts.version = Version::HTTP_11;
     parts.extensions.clear();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::connection::Door;
+use super::door::{Door, Whom};
 use super::shared::Shared;
 use super::{Error, Ports, worker};
 
@@ -87,12 +87,12 @@ impl Gateways {
         let runtime = &self.runtimes[turn % self.runtimes.len()];
         let _inside = runtime.enter();
         let port = self.ports.of(secure);
-        let listener = worker::listen_once(match at {
+        let listener = worker::listen_at(match at {
             At::ItsPort => (gateway, port).into(),
             At::AnyPort => (gateway, 0).into(),
         })?;
         let address = listener.local_addr().map_err(Error::Start)?;
-        let door = Door { secure, port, gateway: Some(gateway) };
+        let door = Door { secure, port, whom: Whom::Machines(gateway) };
         let task = runtime.spawn(worker::accept(self.shared.clone(), listener, door));
         Ok(Post { address, task })
     }

@@ -4,35 +4,40 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONNECTION, HOST, HeaderValue, LOCATION};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{ALLOW, CONNECTION, HOST, HeaderValue};
+use hyper::{Request, Response};
 
+use super::door::Whom;
 use super::download::{Download, Record};
 use super::host::{self, Host};
+use super::next::{Next, redirect, refused};
 use super::pages::{self, Asker, Page};
 use super::peer::Peer;
-use super::table::{Found, Site, Table};
-use super::{forward, headers, tunnel};
+use super::table::{Found, Table};
+use super::{forward, headers, tunnel, world};
 
-/// Where a request goes on.
-enum Next {
-    Site(Arc<Site>),
-    Answer(Response<Download>),
+pub async fn request(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
+    let answer = answer(&peer, request).await;
+    Ok(match peer.whom {
+        Whom::Host | Whom::Machines(_) => answer,
+        Whom::World => world::dressed(&peer, answer),
+    })
 }
 
-pub async fn request(peer: Arc<Peer>, mut request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
+async fn answer(peer: &Arc<Peer>, mut request: Request<Incoming>) -> Response<Download> {
     let busy = peer.state.begin();
     let Some(asked) = peer.asker.take() else {
-        return Ok(pages::page(&Asker::of(&request), Page::crowded_client()));
+        return pages::page(&Asker::of(&request), Page::crowded_client());
     };
     let next = match host::of(&request) {
         _ if headers::is_coded(request.headers()) => Next::Answer(coded(&request)),
-        Ok(host) => peer.shared.with_table(|table| decide(&peer, &request, &host, table)),
+        host if peer.whom == Whom::World => peer.shared.with_table(|table| world::decide(peer, &request, host, table)),
+        Ok(host) => peer.shared.with_table(|table| decide(peer, &request, &host, table)),
         Err(host::Bad) => Next::Answer(pages::page(&Asker::of(&request), Page::bad_host())),
     };
     let site = match next {
         // It is there until the client took it.
-        Next::Answer(answer) => return Ok(answer.map(|page| page.held(asked))),
+        Next::Answer(answer) => return answer.map(|page| page.held(asked)),
         Next::Site(site) => site,
     };
     // Backends see the host that was routed by, also where the request line said another.
@@ -41,13 +46,13 @@ pub async fn request(peer: Arc<Peer>, mut request: Request<Incoming>) -> Result<
         request.headers_mut().insert(HOST, host);
     }
     let Some(within) = peer.within(site.gateway).take() else {
-        return Ok(pages::page(&Asker::of(&request), Page::crowded_site(&site)));
+        return pages::page(&Asker::of(&request), Page::crowded_site(&site));
     };
-    let record = Record::new(site, busy, [asked, within]);
+    let record = Record::new(site, peer.whom != Whom::World, busy, [asked, within]);
     if tunnel::is_wanted(&request) {
-        return Ok(Box::pin(tunnel::open(&peer, request, record)).await);
+        return Box::pin(tunnel::open(peer, request, record)).await;
     }
-    Ok(forward::forward(&peer, request, record).await)
+    forward::forward(peer, request, record).await
 }
 
 fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Table) -> Next {
@@ -59,7 +64,7 @@ fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Tab
     }
     let links = pages::Links { port: peer.shared.https_port };
     let found = table.find(&host.name);
-    if peer.gateway.is_some_and(|gateway| !found.is_within(gateway)) {
+    if peer.whom.gateway().is_some_and(|gateway| !found.is_within(gateway)) {
         return Next::Answer(pages::page(&asker, Page::outside(&host.name)));
     }
     let page = match found {
@@ -71,7 +76,7 @@ fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Tab
         }
         Found::Site(site) => {
             // Machines talk to each other as they do in production: behind whatever makes browsers use https.
-            if site.route.https_only && !peer.client.secure && peer.gateway.is_none() && peer.shared.https_port.is_some() {
+            if site.route.https_only && !peer.client.secure && peer.whom == Whom::Host && peer.shared.https_port.is_some() {
                 return Next::Answer(redirect(request, &host.name, &links));
             }
             if site.up {
@@ -97,22 +102,5 @@ fn decide(peer: &Peer, request: &Request<Incoming>, host: &Host<'_>, table: &Tab
 fn coded(request: &Request<Incoming>) -> Response<Download> {
     let mut answer = pages::page(&Asker::of(request), Page::coding());
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    answer
-}
-
-/// We are no forward proxy, and TRACE would echo cookies to scripts.
-fn refused(request: &Request<Incoming>) -> bool {
-    let extended = request.extensions().get::<hyper::ext::Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket");
-    request.method() == Method::TRACE || request.method() == Method::CONNECT && !extended
-}
-
-/// 308 keeps method and body.
-fn redirect(request: &Request<Incoming>, name: &str, links: &pages::Links) -> Response<Download> {
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let path = if path.starts_with('/') { path } else { "/" };
-    let mut answer = Response::new(Download::whole(None));
-    *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    let target = format!("{}{path}", links.origin(name));
-    answer.headers_mut().insert(LOCATION, HeaderValue::from_str(&target).expect("a parsed path and a checked name are a URL"));
     answer
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! Server ── one thread per core, each with its own sockets (SO_REUSEPORT), runtime and pool ──┐
 //!   worker      accepts, sweeps once a second, drains                                         │
+//!   world_door  listens for everybody, at every address; what is answered there is `world`'s: public names and nothing else
 //!   gateways    listens for machines, where each environment's own sites are all there is     │
 //!   connection  TLS, HTTP/1.1 or HTTP/2                                                       │
 //!   sweep       how long a client may be silent                                               │
@@ -30,6 +31,7 @@
 
 mod bodyless;
 mod connection;
+mod door;
 mod download;
 mod failure;
 mod forward;
@@ -41,6 +43,7 @@ mod health;
 mod host;
 mod log;
 mod metrics;
+mod next;
 mod pace;
 mod pages;
 mod peer;
@@ -52,6 +55,8 @@ mod table;
 mod tunnel;
 mod upload;
 mod worker;
+mod world;
+mod world_door;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -68,7 +73,8 @@ pub use gateways::At;
 use gateways::Gateways;
 pub use log::Log;
 pub use metrics::MoreMetrics;
-use shared::Shared;
+use shared::{Acceptors, Shared};
+use world_door::WorldDoor;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -118,6 +124,8 @@ pub struct Config {
     pub ports: Option<Ports>,
     /// Listen at each environment's gateway too, at these ports, for its machines.
     pub gateways: Option<Ports>,
+    /// The door to the world, which is closed until [`Server::open_to_world`].
+    pub world: Option<World>,
     /// Where each request leaves a line.
     pub log: Option<Log>,
     /// What `/metrics` tells besides.
@@ -127,6 +135,16 @@ pub struct Config {
     /// As many as there are cores, at most four: more gains nothing on a developer's machine.
     pub threads: Option<usize>,
     pub limits: Limits,
+}
+
+/// What the door to the world needs.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub ports: Ports,
+    /// Of public names only.
+    pub certificates: Arc<dyn ResolvesServerCert>,
+    /// What authorities look for at these names.
+    pub challenges: Arc<tls::Challenges>,
 }
 
 #[derive(Debug, Clone)]
@@ -177,6 +195,7 @@ pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     gateways: Option<Gateways>,
+    world: Option<WorldDoor>,
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
 }
@@ -185,23 +204,26 @@ impl Server {
     /// Binds every address before anything is served.
     pub fn start(config: Config, routes: Routes, certificates: Arc<dyn ResolvesServerCert>) -> Result<Self, Error> {
         let count = config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get().min(4))).max(1);
-        let tls = tls::acceptor(certificates, &[b"h2", b"http/1.1"]).map_err(Error::Tls)?;
+        let acceptor = |certificates| tls::acceptor(certificates, &[b"h2", b"http/1.1"]).map_err(Error::Tls);
+        let world = config.world.as_ref().map(|world| acceptor(world.certificates.clone())).transpose()?;
+        let tls = Acceptors { host: acceptor(certificates)?, world };
         let http = worker::reserve(&config.http)?;
         let https = worker::reserve(&config.https)?;
         let https_port = config.ports.map(|ports| ports.https).or(https.first().map(SocketAddr::port));
-        let gateways = config.gateways;
+        let (gateways, world) = (config.gateways, config.world.as_ref().map(|world| world.ports));
         let shared = Arc::new(Shared::new(config, routes.clone(), tls, https_port));
         let mut sockets = Vec::new();
         for _ in 0..count {
             sockets.push(worker::Sockets::bind(&http, &https)?);
         }
-        let mut server = Self { shared, threads: Vec::new(), gateways: None, http, https };
+        let mut server = Self { shared, threads: Vec::new(), gateways: None, world: None, http, https };
         let mut runtimes = Vec::new();
         for (index, sockets) in sockets.into_iter().enumerate() {
             let (thread, runtime) = worker::spawn(index, server.shared.clone(), sockets)?;
             server.threads.push(thread);
             runtimes.push(runtime);
         }
+        server.world = world.map(|ports| WorldDoor::new(server.shared.clone(), ports, runtimes.clone()));
         if let Some(ports) = gateways {
             let gateways = Gateways::new(server.shared.clone(), ports, runtimes);
             // What can't be listened at yet is tried again by `gateways`.
@@ -236,6 +258,19 @@ impl Server {
     /// Where gateways are listened at, each with the port that machines ask for.
     pub fn gateways(&self) -> Vec<(SocketAddr, u16)> {
         self.gateways.as_ref().map(Gateways::addresses).unwrap_or_default()
+    }
+
+    /// Opens the door to the world.
+    pub fn open_to_world(&self) -> Result<(), Error> {
+        self.world.as_ref().map_or(Ok(()), WorldDoor::open_all)
+    }
+
+    pub fn close_to_world(&self) {
+        self.world.iter().for_each(WorldDoor::close);
+    }
+
+    pub fn is_open_to_world(&self) -> bool {
+        self.world.as_ref().is_some_and(WorldDoor::is_open)
     }
 
     /// Open client connections, tunnels included.

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::door::Whom;
 use super::headers::Client;
 use super::shared::Shared;
 use super::sweep::State;
@@ -14,7 +15,9 @@ pub struct Peer {
     pub state: Arc<State>,
     pub client: Client,
     pub address: std::net::IpAddr,
-    pub gateway: Option<Ipv4Addr>,
+    pub whom: Whom,
+    /// The name that it was shown a certificate for.
+    pub promised: Option<Box<str>>,
     /// Of its requests to all environments.
     pub asker: Arc<Account>,
     /// Of those to the environment that was asked last.

@@ -16,7 +16,7 @@ use crate::model::Routes;
 /// What all threads share. Only counters and the table's version are written while requests run.
 pub struct Shared {
     pub config: Config,
-    pub tls: TlsAcceptor,
+    pub tls: Acceptors,
     /// Where plain requests are redirected to.
     pub https_port: Option<u16>,
     pub places: Places,
@@ -25,12 +25,19 @@ pub struct Shared {
     pub stop: watch::Sender<Option<Instant>>,
 }
 
+/// How TLS is spoken at the doors. No session of one is resumed at another.
+pub struct Acceptors {
+    pub host: TlsAcceptor,
+    /// Where there is a door to the world.
+    pub world: Option<TlsAcceptor>,
+}
+
 thread_local! {
     static TABLE: RefCell<Option<(u64, Arc<Table>)>> = const { RefCell::new(None) };
 }
 
 impl Shared {
-    pub fn new(config: Config, routes: Routes, tls: TlsAcceptor, https_port: Option<u16>) -> Self {
+    pub fn new(config: Config, routes: Routes, tls: Acceptors, https_port: Option<u16>) -> Self {
         let places = Places::new(&config.limits);
         let table = Mutex::new(Arc::new(Table::new(routes, None, &places.backends)));
         Self { config, tls, https_port, places, version: AtomicU64::new(0), table, stop: watch::channel(None).0 }

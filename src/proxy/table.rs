@@ -22,6 +22,8 @@ pub fn now() -> u64 {
 #[derive(Debug)]
 pub struct Table {
     places: HashMap<Box<str>, Place>,
+    /// By the names that the world knows, which are whole names: nothing is below them.
+    world: HashMap<Box<str>, Arc<Site>>,
     pub routes: Routes,
     pub addresses: HashSet<SocketAddr>,
 }
@@ -71,6 +73,8 @@ pub struct Site {
     pub environment: String,
     pub gateway: Ipv4Addr,
     pub up: bool,
+    /// For so many seconds browsers in the world shall ask for nothing but https.
+    pub hsts: Option<u32>,
     pub endpoints: Vec<Arc<Endpoint>>,
     pub metrics: Arc<Metrics>,
     /// Of the environment's connections to its machines.
@@ -159,7 +163,7 @@ impl Table {
         for domain in routes.domains() {
             places.insert(domain.as_str().into(), Place::Domain);
         }
-        let mut addresses = HashSet::new();
+        let (mut world, mut addresses) = (HashMap::new(), HashSet::new());
         for (p, platform) in routes.platforms.iter().enumerate() {
             places.insert(platform.host().into(), Place::Platform(p));
             for (e, environment) in platform.environments.iter().enumerate() {
@@ -169,11 +173,15 @@ impl Table {
                     let before = before.and_then(|table| table.site(&route.host));
                     let site = site(environment, route, before, backends.clone());
                     addresses.extend(site.endpoints.iter().map(|endpoint| endpoint.backend.address));
-                    places.insert(route.host.as_str().into(), Place::Site(Arc::new(site)));
+                    let site = Arc::new(site);
+                    for name in environment.edge.names.get(&route.name).into_iter().flatten() {
+                        world.insert(name.as_str().into(), site.clone());
+                    }
+                    places.insert(route.host.as_str().into(), Place::Site(site));
                 }
             }
         }
-        Self { places, routes, addresses }
+        Self { places, world, routes, addresses }
     }
 
     fn site(&self, host: &str) -> Option<&Arc<Site>> {
@@ -188,6 +196,11 @@ impl Table {
             Place::Site(site) => Some(site),
             Place::Environment(..) | Place::Platform(_) | Place::Domain => None,
         })
+    }
+
+    /// What the world means by a name.
+    pub fn in_world(&self, name: &str) -> Option<&Arc<Site>> {
+        self.world.get(name)
     }
 
     /// Names below a site are the site; other names belong to the nearest level above.
@@ -232,6 +245,7 @@ fn site(environment: &EnvironmentRoute, route: &SiteRoute, before: Option<&Arc<S
         environment: environment.id.name.to_string(),
         gateway: environment.gateway_v4,
         up: environment.up,
+        hsts: environment.edge.hsts,
         endpoints: route.backends.iter().map(endpoint).collect(),
         metrics: before.map_or_else(Arc::default, |site| site.metrics.clone()),
         backends,

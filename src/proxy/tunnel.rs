@@ -119,7 +119,7 @@ fn settle(
     let mut answer = Response::new(Download::whole(None));
     *answer.headers_mut() = std::mem::take(response.headers_mut());
     super::headers::drop_hop_by_hop(answer.headers_mut());
-    super::headers::confine_cookies(answer.headers_mut(), record.site.environment_host());
+    record.confine(answer.headers_mut());
     if extended {
         answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
         answer.headers_mut().remove(HeaderName::from_static("content-length"));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 
-use super::connection::Door;
+use super::door::{Door, Whom};
 use super::shared::Shared;
 use super::{Error, connection, health, log, pool, sweep};
 
@@ -54,10 +54,10 @@ fn bind(address: SocketAddr, shared: bool) -> Result<TcpSocket, Error> {
     })
 }
 
-/// A listener of its own, also at an address that no interface has yet: bridges come after their environment's record. Inside
-/// of a runtime only.
-pub fn listen_once(address: SocketAddr) -> Result<TcpListener, Error> {
-    listen(bind(address, false)?)
+/// A listener, also at an address that no interface has yet: bridges come after their environment's record. It and the door to
+/// the world, which is at every address, bear each other; the kernel takes the one that says its address. Inside of a runtime only.
+pub fn listen_at(address: SocketAddr) -> Result<TcpListener, Error> {
+    listen(bind(address, true)?)
 }
 
 pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<(JoinHandle<()>, Handle), Error> {
@@ -130,7 +130,7 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener, door: Door) {
             _ = stop.wait_for(Option::is_some) => return,
         };
         match accepted {
-            Ok((stream, remote)) => match shared.places.connections.asker(door.gateway, remote.ip()).take() {
+            Ok((stream, remote)) => match shared.places.connections.asker(door.whom.gateway(), remote.ip()).take() {
                 Some(share) => drop(tokio::spawn(connection::serve(shared.clone(), stream, remote, door, share))),
                 None => connection::refuse(&shared, stream, remote, door),
             },
@@ -144,5 +144,5 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener, door: Door) {
 fn door(shared: &Shared, listener: &TcpListener, secure: bool) -> Option<Door> {
     let port = shared.config.ports.map(|ports| ports.of(secure));
     let port = port.or_else(|| listener.local_addr().ok().map(|address| address.port()))?;
-    Some(Door { secure, port, gateway: None })
+    Some(Door { secure, port, whom: Whom::Host })
 }

@@ -18,6 +18,13 @@ pub struct Way {
     pub program: PathBuf,
 }
 
+impl Way {
+    /// Only servers that targets are rehearsed on know a key of adt's own.
+    pub fn is_rehearsal(&self) -> bool {
+        self.identity.is_some()
+    }
+}
+
 /// Whatever a person's settings say, it asks nobody, forwards nothing, and believes no key that nobody vouched for.
 const SETTINGS: [&str; 14] = [
     "BatchMode=yes",

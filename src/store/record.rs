@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::machine::Rewound;
 use crate::model::topology::{HOST_FOLDER, Mode, RoleFile};
 use crate::model::{
-    Digest, Domain, EnvironmentId, Health, Machine, MachineName, Platform, PlatformName, ProviderName, RoleName, SiteName,
+    Digest, Domain, Edge, EnvironmentId, Health, Machine, MachineName, Platform, PlatformName, ProviderName, RoleName, SiteName,
 };
 
 /// A platform this host knows: where its folder is and where that came from.
@@ -148,6 +148,9 @@ pub struct Definition {
     /// else, is kept apart: see [`SiteCode`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub promoted: BTreeMap<SiteName, SiteCode>,
+    /// By which names the world reaches its sites; only an environment that was promoted has some.
+    #[serde(default, skip_serializing_if = "Edge::is_empty")]
+    pub edge: Edge,
 }
 
 impl Definition {

@@ -5,6 +5,7 @@
 //!   authority/<domain>.{key,pem}     made once; may sign names of this domain only
 //!   leaf/<level>.pem                 key and certificate in one file, so that no crash leaves one without the other
 //!   own/<domain>.{pem,key}           put there by a person; preferred wherever its names cover the one asked for
+//!   acme/<platform>.<target>.pem     given by an authority of the world for names that the world knows; with its key
 //! ```
 //! Name constraints are fixed when an authority is made. Widening one later would mean that everybody trusts it anew, so
 //! each domain has its own: a new domain asks for trust once more, and those already trusted stay as they are.
@@ -17,8 +18,11 @@
 
 mod authority;
 mod certificates;
+mod challenges;
+mod given;
 mod leaf;
 mod own;
+mod public;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -29,8 +33,11 @@ use crate::disk;
 
 pub use authority::{Authority, authority_pem, is_of_authority, renew};
 pub use certificates::Certificates;
+pub use challenges::{Challenges, Posted};
+pub use given::Given;
 pub use leaf::{RENEW_AFTER, VALIDITY};
 pub use own::Own;
+pub use public::{Public, authorities_of, is_brought};
 pub use server::acceptor;
 
 pub type Result<T> = std::result::Result<T, Error>;

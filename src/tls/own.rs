@@ -18,6 +18,9 @@ pub struct Own {
     pub certified: Arc<CertifiedKey>,
     /// Lower case; may begin with `*.`.
     pub names: Vec<String>,
+    /// Seconds since 1970.
+    pub begins: i64,
+    pub ends: i64,
 }
 
 impl Own {
@@ -40,6 +43,19 @@ impl Own {
 
     /// Says why a certificate can't be used, before it is put in its place.
     pub fn check(pem: &str, key: &str, domain: &Domain, now: SystemTime) -> std::result::Result<Self, String> {
+        let own = Self::parse(pem, key, now)?;
+        let inside = |name: &&String| {
+            let name = name.trim_start_matches("*.");
+            name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        if !own.names.iter().any(|name| inside(&name)) {
+            return Err(format!("none of its names is `{domain}` or below it: {}", own.names.join(", ")));
+        }
+        Ok(own)
+    }
+
+    /// Says why a certificate is worth nothing, whatever its names are.
+    pub(super) fn parse(pem: &str, key: &str, now: SystemTime) -> std::result::Result<Self, String> {
         let chain = CertificateDer::pem_slice_iter(pem.as_bytes())
             .collect::<std::result::Result<Vec<_>, _>>()
             .map_err(|error| format!("it is not PEM: {error}"))?;
@@ -57,15 +73,13 @@ impl Own {
         if seconds(now) < validity.not_before.timestamp() {
             return Err(format!("it begins on {}", validity.not_before));
         }
-        let names = names(&parsed);
-        let inside = |name: &&String| {
-            let name = name.trim_start_matches("*.");
-            name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        if !names.iter().any(|name| inside(&name)) {
-            return Err(format!("none of its names is `{domain}` or below it: {}", names.join(", ")));
-        }
-        Ok(Self { certified: Arc::new(certified), names })
+        let (begins, ends) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        Ok(Self { certified: Arc::new(certified), names: names(&parsed), begins, ends })
+    }
+
+    /// When two thirds of its time are over, in seconds since 1970.
+    pub fn two_thirds(&self) -> i64 {
+        self.begins + (self.ends - self.begins) / 3 * 2
     }
 
     /// Whether a client that asks for `name` would accept it.

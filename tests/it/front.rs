@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use adt::model::Edge;
 use adt::model::names::{Domain, EnvironmentId, EnvironmentName, MachineName, PlatformName, SiteName};
 use adt::model::route::{Backend, EnvironmentRoute, MachineRoute, PlatformRoute, Protocol, Routes, SiteRoute};
 
@@ -77,6 +78,7 @@ pub fn routes(environments: &[(&str, bool, Vec<SiteRoute>)]) -> Routes {
             gateway_v6: v6(1),
             machines: vec![machine("db", 2), machine("web1", 3), machine("web2", 4)],
             sites: sites.clone(),
+            edge: Edge::default(),
         }
     };
     let platform = PlatformRoute {

@@ -55,6 +55,7 @@ mod real_clients;
 mod real_daemon;
 mod real_data;
 mod real_deploy;
+mod real_edge;
 mod real_fault;
 mod real_fresh;
 mod real_hello;

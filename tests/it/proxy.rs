@@ -6,6 +6,7 @@ mod faults;
 pub mod frames;
 mod fuzz;
 mod hostile;
+mod public;
 mod routing;
 mod streams;
 mod wire;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adt::model::{
-    Backend, Domain, EnvironmentId, EnvironmentName, EnvironmentRoute, MachineName, MachineRoute, PlatformName, PlatformRoute,
-    Protocol, Routes, SiteName, SiteRoute,
+    Backend, Domain, Edge, EnvironmentId, EnvironmentName, EnvironmentRoute, MachineName, MachineRoute, PlatformName,
+    PlatformRoute, Protocol, Routes, SiteName, SiteRoute,
 };
 use adt::proxy::{Config, Limits, Server};
 use adt::tls::{Certificates, system_clock};
@@ -64,6 +65,7 @@ pub fn routes(backends: &[SocketAddr]) -> Routes {
             gateway_v4: [10, 1, 2, 1].into(),
             gateway_v6: "fd00::1".parse().unwrap(),
             machines: vec![db],
+            edge: Edge::default(),
         }
     };
     let environments = vec![environment("1161", true), environment("1162", false)];

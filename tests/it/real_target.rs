@@ -24,7 +24,7 @@ pub fn promotion(run: &Run) -> serde_json::Value {
 
 /// Every layer has one content on both sides, and everything that the server said of itself is well.
 #[track_caller]
-fn is_proven(promotion: &serde_json::Value) {
+pub fn is_proven(promotion: &serde_json::Value) {
     let layers = promotion["layers"].as_array().expect("a list");
     assert!(layers.len() >= 5, "{promotion:#}");
     for layer in layers {

@@ -1,6 +1,7 @@
 //! `platform.toml` → [`Platform`].
 
 mod data;
+mod edge;
 mod machines;
 pub mod raw;
 mod sites;
@@ -55,7 +56,7 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
     let sites = sites::settle(raw, &roles, faults);
     names_apart(raw, &machines, faults);
     let data = data::settle(raw, &roles, faults);
-    let targets = in_order(&raw.targets).into_iter().filter_map(|(name, each)| targets::target(name, each, faults)).collect();
+    let targets = targets::settle(raw, faults);
     let platform = Platform {
         name: name?,
         summary: check::summary(faults, raw.platform.summary.as_ref()),

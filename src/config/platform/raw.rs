@@ -257,4 +257,22 @@ pub struct Target {
     /// nothing but its sites' ports is open to the world. Without it, its firewall stays as it is.
     #[serde(default)]
     pub admin: Vec<At<String>>,
+    /// The domain below which the world reaches the sites there: with `"shop.example"`, the site `www` answers at
+    /// `www.shop.example`. Its records lead to the server; `target:check` says which are missing.
+    pub domain: Option<At<String>>,
+    /// The exact names of a site, in the place of its name below `domain`: `www = ["shop.example", "www.shop.example"]`; with
+    /// `[]`, it has none. Sites without any are reached on the server only.
+    #[serde(default)]
+    pub names: BTreeMap<At<String>, Vec<At<String>>>,
+    /// Whom an authority on the internet writes to when it has something to say about the names' certificates, which adt then
+    /// asks it for and renews. Without it, adt's own authority on the server signs them, whom browsers don't know.
+    pub email: Option<At<String>>,
+    /// The address of that authority's ACME directory, of https. Without it, Let's Encrypt's.
+    pub acme: Option<At<String>>,
+    /// Certificates of a private authority, in PEM, where `acme` names one that nobody else knows.
+    pub acme_ca: Option<At<String>>,
+    /// For so many seconds browsers shall ask for nothing but https at these names (HSTS): they refuse everything else for
+    /// that time, whatever happens to the server. Begin with `300`.
+    #[schemars(range(min = 1, max = 63_072_000))]
+    pub hsts: Option<At<u32>>,
 }

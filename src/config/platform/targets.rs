@@ -8,12 +8,17 @@ use crate::model::EnvironmentName;
 use crate::model::access::network;
 use crate::model::target::{Address, Fingerprint, Server, Target};
 
+use super::edge::edge;
 use super::{once, raw};
-use crate::config::at::At;
+use crate::config::at::{At, in_order};
 use crate::config::check;
 use crate::config::fault::Faults;
 
-pub fn target(name: &At<String>, raw: &raw::Target, faults: &mut Faults) -> Option<Target> {
+pub fn settle(raw: &raw::Document, faults: &mut Faults) -> Vec<Target> {
+    in_order(&raw.targets).into_iter().filter_map(|(name, each)| target(name, each, raw, faults)).collect()
+}
+
+fn target(name: &At<String>, raw: &raw::Target, document: &raw::Document, faults: &mut Faults) -> Option<Target> {
     if name.as_str() == "local" {
         faults.add_hint(
             name.span(),
@@ -32,10 +37,11 @@ pub fn target(name: &At<String>, raw: &raw::Target, faults: &mut Faults) -> Opti
         faults.add_hint(second.span(), message, "keep one of them, which then has all machines");
     }
     let host_key = raw.host_key.as_ref().map(|word| fingerprint(word, faults));
+    let edge = edge(raw, &document.sites, faults);
     let servers: Option<Vec<_>> = raw.servers.iter().map(|word| address(word, faults)).collect();
     let host_key = host_key.map_or(Some(None), |key| key.map(Some))?;
     let servers = servers?.into_iter().map(|address| Server { address, host_key: host_key.clone() }).collect();
-    Some(Target { name: label?.to_string(), servers, admin: admin(&raw.admin, faults)? })
+    Some(Target { name: label?.to_string(), servers, admin: admin(&raw.admin, faults)?, edge })
 }
 
 fn admin(words: &[At<String>], faults: &mut Faults) -> Option<BTreeSet<IpNet>> {

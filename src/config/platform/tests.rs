@@ -341,8 +341,60 @@ fn targets_name_a_server_and_nothing_else() {
         ],
     );
     // What nothing reads is not taken.
-    for key in ["provider = \"x\"", "domain = \"shop.example\"", "machines.web = { count = 4 }"] {
+    for key in ["provider = \"x\"", "machines.web = { count = 4 }"] {
         read(&with(&format!("[targets.a]\nservers = [\"root@a.example\"]\n{key}\n"))).unwrap_err();
+    }
+}
+
+const TWO_SITES: &str = "[sites.www]\non = \"web\"\n[sites.api]\non = \"web\"\n";
+
+fn target(keys: &str) -> String {
+    with(&format!("{TWO_SITES}[targets.a]\nservers = [\"root@a.example\"]\n{keys}"))
+}
+
+#[test]
+fn a_target_names_its_sites_to_the_world() {
+    let edge = |keys: &str| read(&target(keys)).unwrap().targets[0].edge.clone();
+    let names = |keys: &str| edge(keys).all().map(|(site, name)| format!("{site} {name}")).collect::<Vec<_>>();
+    assert_eq!(names(""), Vec::<String>::new());
+    assert_eq!(names("domain = \"shop.example\"\n"), ["api api.shop.example", "www www.shop.example"]);
+    assert_eq!(
+        names("domain = \"shop.example\"\nnames = { www = [\"shop.example\", \"www.shop.example\"], api = [] }\n"),
+        ["www shop.example", "www www.shop.example"]
+    );
+    assert_eq!(names("names = { api = [\"api.example\"] }\n"), ["api api.example"]);
+    let asked = edge("domain = \"shop.example\"\nemail = \"ops@shop.example\"\nhsts = 300\n");
+    assert_eq!(asked.hsts, Some(300));
+    assert_eq!(asked.acme.unwrap().directory, "https://acme-v02.api.letsencrypt.org/directory");
+}
+
+#[test]
+fn names_of_a_target_that_can_not_be_are_told_with_their_place() {
+    let faults = |keys: &str| read(&target(keys)).unwrap_err();
+    for (keys, told) in [
+        ("names = { ww = [\"shop.example\"] }\n", "there is no site `ww` (did you mean `www`?)"),
+        ("names = { www = [\"Shop.example\"] }\n", "write `shop.example`"),
+        ("names = { www = [\"*.shop.example\"] }\n", "`*.shop.example` is not a"),
+        ("names = { www = [\"shop\"] }\n", "`shop` has no domain"),
+        ("names = { www = [\"203.0.113.7\"] }\n", "is an address"),
+        ("names = { www = [\"shop.example\"], api = [\"shop.example\"] }\n", "already belongs to site `www`"),
+        ("domain = \"shop.example\"\nnames = { api = [\"www.shop.example\"] }\n", "already belongs to site `api`"),
+        ("domain = \"shop.local\"\n", "multicast"),
+        ("hsts = 300\n", "no site of this target has a name"),
+        ("email = \"ops@shop.example\"\n", "no site of this target has a name"),
+        ("domain = \"shop.example\"\nhsts = 0\n", "must be between 1"),
+        ("domain = \"shop.example\"\nemail = \"ops\"\n", "no address of mail"),
+        ("domain = \"shop.example\"\nemail = \"a@b.c,x@y.z\"\n", "no address of mail"),
+        ("domain = \"shop.example\"\nacme = \"https://acme.example/directory\"\n", "add `email"),
+        (
+            "domain = \"shop.example\"\nemail = \"ops@shop.example\"\nacme = \"http://acme.example/directory\"\n",
+            "no https address",
+        ),
+        ("domain = \"shop.example\"\nemail = \"ops@shop.example\"\nacme_ca = \"ca.pem\"\n", "no certificate in PEM"),
+    ] {
+        let all = faults(keys);
+        let is_told = |fault: &Fault| format!("{} ({})", fault.message, fault.hint.as_deref().unwrap_or_default()).contains(told);
+        assert!(all.iter().all(|fault| fault.place.is_some()) && all.iter().any(is_told), "{keys}: {all:?}");
     }
 }
 

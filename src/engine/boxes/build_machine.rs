@@ -16,7 +16,7 @@ use crate::engine::site::code::LiveSites;
 use crate::exec::{Follow, HostPath};
 use crate::model::snapshot::Keep;
 use crate::model::{
-    BoxName, BoxRef, EnvironmentId, EnvironmentName, Exec, Failure, Health, Kind, Limits, Machine, MachineId, MachineName,
+    BoxName, BoxRef, Edge, EnvironmentId, EnvironmentName, Exec, Failure, Health, Kind, Limits, Machine, MachineId, MachineName,
     MachineSpec, Platform, PlatformName, ProviderName, RoleName, Stream,
 };
 use crate::network::address;
@@ -111,6 +111,7 @@ fn record(engine: &Engine, id: &EnvironmentId, on: &ProviderName, network: ipnet
             providers: Providers::new(on.clone(), true),
             boxes: [(role, BoxInUse { layers: spec.layers.clone(), health, logs: Vec::new(), services: Vec::new() })].into(),
             left_out: BTreeSet::new(),
+            edge: Edge::default(),
             seeded: BTreeMap::new(),
             seeds: BTreeMap::new(),
             rewound: None,

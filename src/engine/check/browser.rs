@@ -3,26 +3,20 @@
 //!
 //! Machines, which lie between proxy and application, are judged one by one by [`crate::engine::check::verbs`].
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::engine::check::certificate::{Judge, Judged};
+use crate::engine::check::certificate::{Judge, Judged, Secure, greet, last_day};
+use crate::engine::check::head::{Head, PATIENCE};
 use crate::engine::check::probe;
 use crate::engine::host::serving::{Held, Serving, held, make_way};
 use crate::model::Domain;
 use crate::model::response::{CheckItem, CheckStep};
-use crate::model::route::{EnvironmentRoute, OWN_PAGE, SiteRoute};
+use crate::model::route::{EnvironmentRoute, SiteRoute};
 use crate::resolver::{self, System, Verdict};
 
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Of an answer's head. Its machine says how long it is.
-const LONGEST: u64 = 64 << 10;
 /// adt renews its certificates long before; one this close to its end is renewed by nobody.
 const SOON: Duration = Duration::from_secs(3 * 86_400);
 
@@ -40,14 +34,16 @@ pub struct Path {
     pub untrusted: Vec<Domain>,
 }
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
-
 impl Path {
     /// Walks the way to one site.
     pub fn walk(&self, environment: &EnvironmentRoute, site: &SiteRoute) -> Vec<CheckItem> {
         let host = site.host.as_str();
         let connected = self.connect();
-        let handshake = connected.as_ref().ok().and_then(|stream| stream.try_clone().ok()).map(|stream| self.greet(host, stream));
+        let handshake = connected
+            .as_ref()
+            .ok()
+            .and_then(|stream| stream.try_clone().ok())
+            .map(|stream| greet(host, stream, &self.trusted, &self.ours));
         let greeted = handshake.as_ref().and_then(|done| done.as_ref().ok());
         let is_ours = greeted.is_some_and(|(_, judged)| judged.ours.is_ok());
         let address = self.address(host, connected.as_ref().err(), is_ours);
@@ -133,26 +129,6 @@ impl Path {
         item.at(CheckStep::Address)
     }
 
-    /// A handshake that goes on whatever it thinks of the certificate, so that the later steps can be judged too.
-    fn greet(&self, host: &str, stream: TcpStream) -> Result<(Secure, Judged), String> {
-        let told = |error: &dyn std::error::Error| error.to_string();
-        let witness = Arc::new(crate::engine::check::certificate::Witness::new(self.trusted.clone(), self.ours.clone()));
-        let config = ClientConfig::builder_with_provider(crate::engine::check::certificate::provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| told(&error))?
-            .dangerous()
-            .with_custom_certificate_verifier(witness.clone())
-            .with_no_client_auth();
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| told(&error))?;
-        let connection = ClientConnection::new(Arc::new(config), name).map_err(|error| told(&error))?;
-        let mut secure = StreamOwned::new(connection, stream);
-        while secure.conn.is_handshaking() {
-            secure.conn.complete_io(&mut secure.sock).map_err(|error| told(&error))?;
-        }
-        let judged = witness.judged().ok_or("it showed no certificate")?;
-        Ok((secure, judged))
-    }
-
     fn certificate(&self, host: &str, judged: Result<&Judged, &String>) -> CheckItem {
         let item = match judged {
             Err(error) => CheckItem::fault(host, format!("no secure connection: {error}"), self.pages.start()),
@@ -213,106 +189,19 @@ impl Path {
     }
 }
 
-/// What of an answer is needed here.
-struct Head {
-    status: String,
-    /// The proxy itself answers, no machine.
-    own_page: bool,
-}
-
-impl Head {
-    fn get(host: &str, path: &str, mut stream: impl Read + Write) -> std::io::Result<Self> {
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: adt\r\nConnection: close\r\n\r\n")?;
-        let patient = Patient { stream, until: Instant::now() + PATIENCE };
-        let mut lines = BufReader::new(patient.take(LONGEST)).lines();
-        let status = lines.next().transpose()?.unwrap_or_default();
-        let mut own_page = false;
-        for line in lines {
-            let line = line?;
-            if line.is_empty() {
-                break;
-            }
-            own_page |= line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case(OWN_PAGE));
-        }
-        Ok(Self { status, own_page })
-    }
-
-    fn code(&self) -> Option<u16> {
-        self.status.split_whitespace().nth(1)?.parse().ok()
-    }
-}
-
-/// Each read of a socket has an end; here all of them have one together.
-struct Patient<S> {
-    stream: S,
-    until: Instant,
-}
-
-impl<S: Read> Read for Patient<S> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if Instant::now() > self.until {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-        self.stream.read(buffer)
-    }
-}
-
 /// Whether a hosts file has a line for the name.
 fn names(hosts: &str, name: &str) -> bool {
     let lines = hosts.lines().map(|line| line.split('#').next().unwrap_or_default());
     lines.flat_map(|line| line.split_whitespace().skip(1)).any(|word| word.eq_ignore_ascii_case(name))
 }
 
-fn until(host: &str, leaf: &[u8]) -> CheckItem {
-    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else { return CheckItem::ok(host, "trusted") };
-    let end = leaf.validity().not_after.timestamp();
-    let day = jiff::Timestamp::from_second(end).map(|end| end.strftime("%Y-%m-%d").to_string()).unwrap_or_default();
+fn until(host: &str, der: &[u8]) -> CheckItem {
+    let Ok((_, leaf)) = X509Certificate::from_der(der) else { return CheckItem::ok(host, "trusted") };
+    let (end, day) = (leaf.validity().not_after.timestamp(), last_day(der));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     if i64::try_from((now + SOON).as_secs()).is_ok_and(|soon| end < soon) {
         let remedy = "adt host:halt; adt host:up --detach; adt host:bind-proxy".to_owned();
         return CheckItem::notice(host, format!("trusted, but only until {day}"), Some(remedy));
     }
     CheckItem::ok(host, format!("trusted, until {day}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Answers with this, and counts what is read of it.
-    struct Server<R>(R, usize);
-
-    impl<R: Read> Read for Server<R> {
-        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-            let count = self.0.read(buffer)?;
-            self.1 += count;
-            Ok(count)
-        }
-    }
-
-    impl<R> Write for Server<R> {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl<R: Read> Server<R> {
-        fn get(&mut self) -> std::io::Result<Head> {
-            Head::get("www", "/", self)
-        }
-    }
-
-    #[test]
-    fn a_head_without_end_ends() {
-        let answer = format!("HTTP/1.1 204 No Content\r\nX: y\r\n{OWN_PAGE}: 1\r\n\r\n{OWN_PAGE}: 2\r\n");
-        let head = Server(answer.as_bytes(), 0).get().unwrap();
-        assert_eq!((head.code(), head.own_page), (Some(204), true));
-        let mut endless = Server(answer.as_bytes()[..30].chain(std::io::repeat(b'x')), 0);
-        assert_eq!(endless.get().unwrap().code(), Some(204));
-        assert!(endless.1 <= 100_000, "{} bytes were read", endless.1);
-    }
 }

@@ -1,5 +1,6 @@
 //! What somebody thinks of a certificate that is shown: this host's trust, and adt's own authorities.
 
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
@@ -7,9 +8,41 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme, StreamOwned,
+};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-pub fn provider() -> Arc<CryptoProvider> {
+pub type Secure = StreamOwned<ClientConnection, TcpStream>;
+
+/// A handshake that goes on whatever it thinks of the certificate, so that what comes behind it can be judged too.
+pub fn greet(host: &str, stream: TcpStream, trusted: &Judge, ours: &Judge) -> Result<(Secure, Judged), String> {
+    let told = |error: &dyn std::error::Error| error.to_string();
+    let witness = Arc::new(Witness { trusted: trusted.clone(), ours: ours.clone(), judged: Mutex::new(None) });
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| told(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(witness.clone())
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| told(&error))?;
+    let connection = ClientConnection::new(Arc::new(config), name).map_err(|error| told(&error))?;
+    let mut secure = StreamOwned::new(connection, stream);
+    while secure.conn.is_handshaking() {
+        secure.conn.complete_io(&mut secure.sock).map_err(|error| told(&error))?;
+    }
+    let judged = witness.judged().ok_or("it showed no certificate")?;
+    Ok((secure, judged))
+}
+
+/// The day on which a certificate ends; empty for one that can't be read.
+pub fn last_day(der: &[u8]) -> String {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return String::new() };
+    let end = jiff::Timestamp::from_second(certificate.validity().not_after.timestamp());
+    end.map(|end| end.strftime("%Y-%m-%d").to_string()).unwrap_or_default()
+}
+
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -60,18 +93,14 @@ pub struct Judged {
 
 /// Lets every handshake pass and remembers what the judges say. For looking only: nothing secret goes over such a connection.
 #[derive(Debug)]
-pub struct Witness {
+struct Witness {
     trusted: Judge,
     ours: Judge,
     judged: Mutex<Option<Judged>>,
 }
 
 impl Witness {
-    pub fn new(trusted: Judge, ours: Judge) -> Self {
-        Self { trusted, ours, judged: Mutex::new(None) }
-    }
-
-    pub fn judged(&self) -> Option<Judged> {
+    fn judged(&self) -> Option<Judged> {
         self.judged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

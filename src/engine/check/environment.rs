@@ -48,6 +48,7 @@ impl Engine {
         });
         items.push(network.at(CheckStep::Machine));
         items.extend(probed);
+        items.extend(self.check_world(environment));
         // Stable: within a step the order stays.
         items.sort_by_key(|item| item.step);
         Ok(items)

@@ -76,6 +76,7 @@ pub fn environment(install: &str, environment: &Environment) -> EnvironmentRoute
         gateway_v6: network.gateway_v6(),
         machines,
         sites,
+        edge: definition.edge.clone(),
     }
 }
 

@@ -12,8 +12,8 @@ use crate::exec::{Account, HostPath, on_files_of};
 use crate::model::request::SiteWish;
 use crate::model::topology::DataEngine;
 use crate::model::{
-    BoxName, BoxRef, BuildStep, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent, Platform,
-    ProviderName, Recipe, RoleName, SiteName,
+    BoxName, BoxRef, BuildStep, Edge, EnvironmentId, EnvironmentName, Failure, Fault, Kind, Machine, MachineName, Parent,
+    Platform, ProviderName, Recipe, RoleName, SiteName,
 };
 use crate::network::address;
 use crate::store::PlatformRecord;
@@ -120,6 +120,7 @@ impl Engine {
             left_out,
             files: on_files_of(keeper.as_ref(), || files::read(&platform))?,
             boxes: in_use,
+            edge: Edge::default(),
             platform,
         };
         let wanted: Vec<_> = definition.platform.machines.iter().map(|machine| definition.provider(machine).clone()).collect();

@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::engine::events::Events;
 use crate::engine::target::list::only_server;
+use crate::engine::target::outside::Outside;
 use crate::engine::target::promote::inside;
 use crate::engine::target::releases;
 use crate::model::request::TargetOf;
@@ -35,6 +36,7 @@ impl Engine {
             items.extend(check_releases(&standing, &went, &now, &remedy));
             items.extend(self.check_layers(&standing, now.layers, &remedy));
             items.extend(inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?).items);
+            items.extend(Outside { id: &id, server: &server, standing: &standing, is_rehearsal: false, is_new: false }.look());
         }
         let free = format!("{} free", Size(standing.free));
         items.push(match standing.free < LOW_SPACE {

@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::model::request::TargetOf;
 use crate::model::target::{Server, Target, TargetSummary};
-use crate::model::{Failure, Kind, PlatformName, Response};
+use crate::model::{Edge, Failure, Kind, PlatformName, Response};
 
 impl Engine {
     pub(in crate::engine) fn target_list(&self, platform: Option<&PlatformName>) -> Result<Response, Failure> {
@@ -29,6 +29,13 @@ impl Engine {
 
     pub(super) fn server_of(&self, of: &TargetOf) -> Result<Server, Failure> {
         self.target_of(of).map(only_server)
+    }
+
+    /// What a platform's folder says of the names of a target that it may not have.
+    pub(super) fn edge_if_any(&self, of: &TargetOf) -> Result<Edge, Failure> {
+        let targets = self.read_platform(&self.platform(&of.platform)?)?.targets;
+        let named = targets.into_iter().find(|target| target.name == of.target.as_str());
+        Ok(named.map(|target| target.edge).unwrap_or_default())
     }
 }
 
@@ -56,6 +63,6 @@ fn among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<TargetSummary, Fa
 }
 
 fn summary(platform: &PlatformName, target: Target) -> Option<TargetSummary> {
-    let Target { name, servers, admin } = target;
-    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin })
+    let Target { name, servers, admin, edge } = target;
+    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin, edge })
 }

@@ -8,6 +8,7 @@
 //! | [`releases`] | the releases of sites, on both sides: which go, how they travel, their roll-out |
 //! | [`access`] | `target:access`, `grant`, `revoke`, and a promotion's firewall, where their operator sits |
 //! | [`doors`] | the same on the server: a change on trial, kept or undone |
+//! | [`outside`] | the names that the world shall know, asked for from where the operator sits |
 //! | [`check`] | `target:check`, `target:history` |
 //! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
 //!
@@ -23,6 +24,7 @@ mod access;
 mod check;
 mod doors;
 mod list;
+mod outside;
 mod promote;
 mod receive;
 mod rehearse;

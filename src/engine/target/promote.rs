@@ -7,6 +7,7 @@ use crate::engine::environment::records::leaving;
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
 use crate::engine::target::list::only_server;
+use crate::engine::target::outside::Outside;
 use crate::engine::target::receive::digest;
 use crate::engine::target::releases::{self, Load};
 use crate::engine::{Engine, program};
@@ -14,7 +15,7 @@ use crate::model::access::AccessChange;
 use crate::model::request::{Bootstrap, TargetOf};
 use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary, Promotion, Standing};
 use crate::model::target::{Back, LayerProof, Server, TargetStep};
-use crate::model::{Digest, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
+use crate::model::{Digest, Edge, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
 use crate::plan::promotion::{self, Brought, Found, Going, Move, Refused};
 use crate::releases::OTHER_CONTENT;
 use crate::servers::{self, Door, Program, Session, Way};
@@ -49,7 +50,7 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let of = TargetOf { platform: id.platform.clone(), target: target.clone() };
         let target = self.target_of(&of)?;
-        let mut cargo = self.cargo(id, &of, dry_run, events)?;
+        let mut cargo = self.cargo(id, &of, &target.edge, dry_run, events)?;
         cargo.brought.admin.clone_from(&target.admin);
         let server = only_server(target);
         let promotion = self.bring(&cargo, &server, &self.way()?, dry_run, seen, events)?;
@@ -68,11 +69,18 @@ impl Engine {
     }
 
     /// What a ticket has that a target can get.
-    pub(super) fn cargo(&self, id: &EnvironmentId, of: &TargetOf, dry_run: bool, events: &Events) -> Result<Cargo, Failure> {
+    pub(super) fn cargo(
+        &self,
+        id: &EnvironmentId,
+        of: &TargetOf,
+        edge: &Edge,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Cargo, Failure> {
         let environment = self.environment(id)?;
         self.can_go(&environment)?;
         let load = self.load(&environment, dry_run, events)?;
-        let mut definition = for_a_target(&environment.definition);
+        let mut definition = for_a_target(&environment.definition, edge);
         load.write_into(&mut definition);
         let text = serde_json::to_vec(&definition).expect("definitions have string keys only, so they become JSON");
         let mut seen = BTreeSet::new();
@@ -90,6 +98,7 @@ impl Engine {
             releases: load.going.clone(),
             machines: definition.platform.machines_by_name().into_keys().collect(),
             admin: BTreeSet::new(),
+            edge: definition.edge.clone(),
         };
         Ok(Cargo { brought, program, text, _load: load })
     }
@@ -182,7 +191,7 @@ impl Engine {
                 Move::Define { .. } => drop(self.define_there(&session, cargo, false, events)?),
             }
         }
-        self.prove(&session, &mut promotion, &brought.layers, &brought.releases, events)?;
+        self.prove(&session, &mut promotion, &brought.layers, &brought.releases, (way, events))?;
         promotion.next = next(&promotion);
         Ok(promotion)
     }
@@ -305,22 +314,26 @@ impl Engine {
         is_done(response)
     }
 
-    /// What the server says of itself once all is done: its layers and releases by the files that are there now, and the
-    /// environment from inside.
+    /// What is there once all is done: its layers and releases by the files that are there now, the environment from inside, and its
+    /// public names from here.
     fn prove(
         &self,
         session: &Session,
         promotion: &mut Promotion,
         layers: &[LayerSummary],
         went: &[Going],
-        events: &Events,
+        (way, events): (&Way, &Events),
     ) -> Result<(), Failure> {
         let digests = layers.iter().map(|layer| &layer.digest).chain(went.iter().map(|going| &going.release.digest));
         let read = || session.standing(&promotion.id, digests.cloned().collect());
         let there = events.task("proof", "reading what is there again", read)?;
         promotion.layers = layers.iter().map(|layer| proof(layer, &there)).collect();
         promotion.releases = releases::proof(went, &there);
+        let (id, is_rehearsal) = (&promotion.id, way.is_rehearsal());
+        let outside = Outside { id, server: &session.server, standing: &there, is_rehearsal, is_new: true };
+        let seen = outside.look();
         promotion.checks = inside(session.run(&Request::EnvCheck { id: promotion.id.clone() }, &mut |_| ())?);
+        promotion.checks.items.extend(seen);
         Ok(())
     }
 
@@ -355,9 +368,12 @@ impl Engine {
         };
         let planned = go(true, &mut |_| ())?;
         let plan = planned.plan.unwrap_or_default();
+        let Standing { edge, edge_before, .. } = session.standing(id, Vec::new())?;
         let step = |loses_data, what: String| TargetStep { what, loses_data, bytes: 0 };
+        let names = edge_before.map(|before| edge.steps_to(&before)).unwrap_or_default();
         let lost = planned.removes.into_iter().map(|what| step(true, format!("lose {what}")));
-        let steps: Vec<_> = lost.chain(plan.steps().map(|one| step(false, one.action.to_string()))).collect();
+        let kept = plan.steps().map(|one| one.action.to_string()).chain(names).map(|what| step(false, what));
+        let steps: Vec<_> = lost.chain(kept).collect();
         let data = if back.data { "volumes go back with it" } else { "volumes stay as they are" };
         let mut promotion = Promotion {
             id: id.clone(),
@@ -372,8 +388,8 @@ impl Engine {
             checks: Checklist::default(),
             next: Vec::new(),
         };
-        if dry_run || plan.is_empty() {
-            if !plan.is_empty() {
+        if dry_run || promotion.steps.is_empty() {
+            if !promotion.steps.is_empty() {
                 promotion.summary = format!("`{id}` on `{server}` would be rolled back; {data}");
             }
             return Ok(promotion);
@@ -385,7 +401,7 @@ impl Engine {
         let came = releases::came(&standing);
         let stands_on = standing.layers.into_iter().filter(|layer| standing.stands_on.contains(&layer.digest));
         let recorded: Vec<_> = stands_on.collect();
-        self.prove(&session, &mut promotion, &recorded, &came, events)?;
+        self.prove(&session, &mut promotion, &recorded, &came, (way, events))?;
         Ok(promotion)
     }
 
@@ -397,8 +413,9 @@ impl Engine {
 }
 
 /// A ticket's definition without what is only this host's, or only the ticket's.
-fn for_a_target(definition: &Definition) -> Definition {
+fn for_a_target(definition: &Definition, edge: &Edge) -> Definition {
     let mut definition = definition.clone();
+    definition.edge = edge.of_sites(|name| definition.platform.sites.iter().any(|site| site.name == *name));
     definition.platform.folder = std::path::PathBuf::new();
     definition.platform.targets = Vec::new();
     // Data begins from the boxes that go there: what the ticket's volumes stand on is the ticket's.
@@ -445,7 +462,7 @@ fn proof(here: &LayerSummary, there: &Standing) -> LayerProof {
     LayerProof { name: here.name.clone(), digest: here.digest.clone(), here: here.content.clone(), there }
 }
 
-/// What a check says of machines and sites. Names are served by nobody there yet, so what it says of these is left out.
+/// What a check says of machines and sites. The names that only the server itself knows are nobody's concern here.
 pub(super) fn inside(response: Response) -> Checklist {
     let Response::Check(list) = response else { return Checklist { items: vec![unclear()] } };
     let outside = [CheckStep::Name, CheckStep::Address, CheckStep::Certificate, CheckStep::Proxy];

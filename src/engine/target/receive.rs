@@ -15,6 +15,7 @@ use crate::engine::environment::records::leaving;
 use crate::engine::environment::reload::{refuse_moves_of_data, seeds_of};
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
+use crate::engine::host::service;
 use crate::engine::permission::Right;
 use crate::engine::site::code::Codes;
 use crate::engine::site::sites::summary;
@@ -26,6 +27,7 @@ use crate::network::address;
 use crate::store::promotions::Entry;
 use crate::store::record::Definition;
 use crate::store::{Environment, Holder, Lock, Wanted};
+use crate::tls;
 
 /// So long one waits for a holder who may just be leaving.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -70,6 +72,12 @@ impl Engine {
     pub fn standing(&self, id: &EnvironmentId, read_again: &[Digest]) -> Result<Standing, Failure> {
         let environment = self.known(id)?;
         let free = rustix::fs::statvfs(&self.store.folder).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        let entries = self.store.promotions.list(id)?;
+        let edge_before = before_the_last(&entries).map(|(_, before)| before.edge.clone());
+        let definition = environment.as_ref().map(|environment| &environment.definition);
+        let edge = definition.map(|definition| definition.edge.clone()).unwrap_or_default();
+        let sites = definition.into_iter().flat_map(|definition| &definition.platform.sites);
+        let health = sites.map(|site| (site.name.clone(), site.health.clone())).collect();
         let mut stands_on = Vec::new();
         for layer in environment.iter().flat_map(|environment| environment.definition.layers()) {
             if !stands_on.contains(layer) {
@@ -83,8 +91,12 @@ impl Engine {
             releases: self.releases_there(read_again)?,
             serves: self.codes(id)?.iter().map(|(site, code)| (site.clone(), summary(code))).collect(),
             wanted: environment.map(|environment| environment.wanted.word().to_owned()),
-            promotions: self.store.promotions.list(id)?.into_iter().map(|entry| entry.told).collect(),
+            promotions: entries.into_iter().map(|entry| entry.told).collect(),
             admin: self.admin_of(id)?,
+            authorities: tls::authorities_of(&self.store.folder, &edge),
+            edge,
+            edge_before,
+            health,
         })
     }
 
@@ -236,6 +248,9 @@ impl Engine {
             self.follow_bound(events);
         }
         let plan = plan?;
+        if !dry_run && !environment.definition.edge.is_empty() {
+            self.serve_the_world()?;
+        }
         if let (false, Some(last)) = (dry_run, entries.last_mut())
             && last.told.finished.is_none()
         {
@@ -243,6 +258,14 @@ impl Engine {
             self.store.promotions.put(id, entries)?;
         }
         Ok(done(format!("`{id}` is {}", told.deed), plan, dry_run, Vec::new()))
+    }
+
+    /// The unit that the host was set up with begins by itself at the next boot only.
+    fn serve_the_world(&self) -> Result<(), Failure> {
+        match self.store.server() {
+            None if service::serves(&self.store) => service::start().map(drop),
+            None | Some(_) => Ok(()),
+        }
     }
 
     /// What would fail later is told before anything is written down.
@@ -265,6 +288,14 @@ impl Engine {
             return Err(Failure::new(Kind::NotFound, format!("make `{id}`"))
                 .cause(format!("the layer {} is not here", missing.short()))
                 .hint("`adt env:promote` sends what is missing"));
+        }
+        for other in self.store.database.readable_environments(None)?.sound.iter().filter(|other| other.id != *id) {
+            let taken = |(_, name): &(_, _)| other.definition.edge.all().any(|(_, own)| own == *name);
+            if let Some((_, name)) = definition.edge.all().find(taken) {
+                return Err(Failure::new(Kind::Conflict, format!("make `{id}`"))
+                    .cause(format!("`{name}` is a name of `{}`, which is on this server too", other.id))
+                    .hint("give the site another name in `[targets.…]`, or take the name from that one first"));
+            }
         }
         config::platform::fits(&definition.platform, id, &definition.domain)
             .map_err(|fault| Failure::new(Kind::Usage, format!("give `{id}` its host names")).faults([fault]))?;

@@ -19,7 +19,7 @@ use crate::exec::Command;
 use crate::model::request::TargetOf;
 use crate::model::response::Promotion;
 use crate::model::target::{Address, Fingerprint, REHEARSAL, Server};
-use crate::model::{EnvironmentId, EnvironmentName, Exec, Failure, Kind, MachineName, PlatformName, Response};
+use crate::model::{Edge, EnvironmentId, EnvironmentName, Exec, Failure, Kind, MachineName, PlatformName, Response};
 use crate::providers::Stdio;
 use crate::servers::Way;
 use crate::store::{self, PlatformRecord};
@@ -60,7 +60,7 @@ impl Engine {
         events: &Events,
     ) -> Result<Response, Failure> {
         let ticket = EnvironmentId { platform: of.platform.clone(), name: from.clone() };
-        let cargo = self.cargo(&ticket, of, false, events)?;
+        let cargo = self.cargo(&ticket, of, &rehearsable(self.edge_if_any(of)?), false, events)?;
         let id = server_of(of)?;
         let key = self.prepare(&id.platform)?;
         let promoted = self.env_init(&id, &[], None, false, false, events).and_then(|_| {
@@ -165,6 +165,12 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// No authority on the internet is asked for names that lead elsewhere, maybe to production: only a private one.
+fn rehearsable(edge: Edge) -> Edge {
+    let acme = edge.acme.filter(|acme| acme.ca.is_some());
+    Edge { acme, ..edge }
 }
 
 /// The environment that is the server.

@@ -46,6 +46,7 @@ pub fn environment(text: &str) -> Environment {
             rewound: None,
             promoted: BTreeMap::new(),
             files: BTreeMap::new(),
+            edge: Default::default(),
             platform,
         },
         disk: None,

@@ -1,0 +1,122 @@
+//! The edge of an environment: by which names the world reaches its sites, and who vouches for these names.
+//!
+//! It is part of what a promotion brings, so that changing a name is planned, proven and rolled back like any other change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{Domain, SiteName};
+
+/// The path at which a load balancer finds out whether the host answers at all.
+pub const HEALTH: &str = "/.well-known/adt/health";
+
+/// Empty for every environment that nobody but its host reaches.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    /// No name is there twice.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<SiteName, Vec<Domain>>,
+    /// Whom certificates are asked of. Without it, adt's own authority signs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
+    /// For so many seconds browsers shall ask for nothing but https.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<u32>,
+}
+
+/// An authority that gives certificates to whoever answers at a name (RFC 8555).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acme {
+    /// The address of its directory.
+    pub directory: String,
+    /// Whom it writes to.
+    pub email: String,
+    /// Certificates of a private one, in PEM: it is spoken to, and what it signs is believed, by these alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+impl Edge {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Every name with its site.
+    pub fn all(&self) -> impl Iterator<Item = (&SiteName, &Domain)> {
+        self.names.iter().flat_map(|(site, names)| names.iter().map(move |name| (site, name)))
+    }
+
+    /// The domain whose local authority signs for a name: the shortest name that it is or is below of, so that few are to be
+    /// trusted where somebody wants that.
+    pub fn authority_of<'a>(&'a self, name: &'a Domain) -> &'a Domain {
+        let above = self.all().map(|(_, other)| other).filter(|other| name.is_below(other));
+        above.min_by_key(|other| other.as_str().len()).unwrap_or(name)
+    }
+
+    /// What of it is about these sites.
+    pub fn of_sites(&self, is_there: impl Fn(&SiteName) -> bool) -> Self {
+        let mut edge = self.clone();
+        edge.names.retain(|site, _| is_there(site));
+        if edge.names.is_empty() { Self::default() } else { edge }
+    }
+
+    /// The ways from one edge to another, each as a step that a person reads.
+    pub fn steps_to(&self, next: &Self) -> Vec<String> {
+        let pairs = |edge: &Self| edge.all().map(|(site, name)| (name.clone(), site.clone())).collect::<BTreeSet<_>>();
+        let (before, after) = (pairs(self), pairs(next));
+        let new = after.difference(&before).map(|(name, site)| format!("serve `{site}` to the world as `{name}`"));
+        let mut steps: Vec<_> = new.collect();
+        let kept = |name: &Domain| after.iter().any(|(other, _)| other == name);
+        let gone = before.iter().filter(|(name, _)| !kept(name));
+        steps.extend(gone.map(|(name, site)| format!("serve `{site}` no longer as `{name}`")));
+        if self.acme != next.acme {
+            steps.push(match &next.acme {
+                Some(acme) => format!("ask `{}` for certificates, as {}", acme.directory, acme.email),
+                None => "let adt's own authority sign certificates".to_owned(),
+            });
+        }
+        if self.hsts != next.hsts {
+            steps.push(match next.hsts {
+                Some(seconds) => format!("tell browsers to use nothing but https for {seconds} s"),
+                None => "tell browsers no longer to use nothing but https".to_owned(),
+            });
+        }
+        steps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(names: &[(&str, &str)], hsts: Option<u32>) -> Edge {
+        let mut edge = Edge { hsts, ..Edge::default() };
+        for (site, name) in names {
+            edge.names.entry(site.parse().unwrap()).or_default().push(name.parse().unwrap());
+        }
+        edge
+    }
+
+    #[test]
+    fn each_difference_is_one_step() {
+        let none = Edge::default();
+        let one = edge(&[("www", "shop.example"), ("api", "api.shop.example")], None);
+        assert_eq!(none.steps_to(&none), Vec::<String>::new());
+        assert_eq!(none.steps_to(&one).len(), 2);
+        let swapped = edge(&[("www", "api.shop.example"), ("api", "shop.example")], None);
+        assert_eq!(one.steps_to(&swapped).len(), 2, "a name that changes its site is no name that goes");
+        assert_eq!(
+            one.steps_to(&none),
+            ["serve `api` no longer as `api.shop.example`", "serve `www` no longer as `shop.example`"]
+        );
+        assert_eq!(one.steps_to(&Edge { hsts: Some(300), ..one.clone() }).len(), 1);
+    }
+
+    #[test]
+    fn an_environment_without_the_sites_has_no_edge() {
+        let one = edge(&[("www", "shop.example")], Some(300));
+        assert!(one.of_sites(|_| false).is_empty());
+        assert_eq!(one.of_sites(|_| true), one);
+    }
+}

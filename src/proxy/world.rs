@@ -1,0 +1,89 @@
+//! The door to the world: public names and nothing else.
+//!
+//! Whoever comes by it learns nothing of the host: there are no lists, no `/metrics`, no names of tickets, and in the place of
+//! adt's pages a bare status. A name is looked up among the public ones alone, so that no trick with a name leads further.
+//!
+//! Must never know how a name got here or whose certificates these are.
+
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, STRICT_TRANSPORT_SECURITY};
+use hyper::{Request, Response, StatusCode};
+
+use super::download::Download;
+use super::host::{Bad, Host};
+use super::next::{Next, redirect, refused};
+use super::pages::{Asker, Links};
+use super::peer::Peer;
+use super::table::Table;
+use crate::model::edge::HEALTH;
+use crate::model::route::OWN_PAGE;
+
+/// For a client that has too many connections.
+pub const REFUSAL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+
+/// Where an authority looks for the answer to a token (RFC 8555 8.3). Tokens are compared as they are: nothing is a file here.
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
+
+/// Where a request from the world goes on.
+pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>, table: &Table) -> Next {
+    if refused(request) {
+        return bare(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    // Load balancers ask by an address or a name of their own.
+    if request.uri().path() == HEALTH && Asker::of(request).reads() {
+        return told("ok\n".to_owned());
+    }
+    let Ok(host) = host else { return bare(StatusCode::BAD_REQUEST) };
+    let Some(site) = table.in_world(&host.name) else { return bare(StatusCode::NOT_FOUND) };
+    // A browser that has a connection to one name may use it for others of its certificate, which are the environment's.
+    let promised = peer.promised.as_ref().map(|name| table.in_world(name).map(|site| site.gateway));
+    if promised.is_some_and(|promised| promised != Some(site.gateway)) {
+        return bare(StatusCode::MISDIRECTED_REQUEST);
+    }
+    if !peer.client.secure
+        && let Some(token) = request.uri().path().strip_prefix(CHALLENGE)
+        && let Some(answer) = peer.shared.config.world.as_ref().and_then(|world| world.challenges.answer(token))
+    {
+        return told(answer);
+    }
+    if site.route.https_only && !peer.client.secure {
+        let links = Links { port: peer.shared.config.world.as_ref().map(|world| world.ports.https) };
+        return Next::Answer(redirect(request, &host.name, &links));
+    }
+    if site.up { Next::Site(site.clone()) } else { bare(StatusCode::SERVICE_UNAVAILABLE) }
+}
+
+fn bare(status: StatusCode) -> Next {
+    let mut answer = Response::new(Download::whole(None));
+    *answer.status_mut() = status;
+    Next::Answer(answer)
+}
+
+fn told(text: String) -> Next {
+    let mut answer = Response::new(Download::whole(Some(Bytes::from(text))));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Next::Answer(answer)
+}
+
+/// An answer as the world sees it.
+pub fn dressed(peer: &Peer, mut answer: Response<Download>) -> Response<Download> {
+    match answer.body() {
+        Download::Stream(stream) => {
+            if let (true, Some(seconds)) = (peer.client.secure, stream.record.site.hsts) {
+                let value = HeaderValue::from_str(&format!("max-age={seconds}")).expect("a number is ASCII");
+                answer.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(value);
+            }
+            answer
+        }
+        // What a page says is for whoever may know the host.
+        Download::Whole { .. } if answer.headers().contains_key(OWN_PAGE) => {
+            let headers = std::mem::take(answer.headers_mut());
+            for name in [ALLOW, RETRY_AFTER, CONNECTION] {
+                headers.get(&name).map(|value| answer.headers_mut().insert(name, value.clone()));
+            }
+            answer.map(Download::emptied)
+        }
+        Download::Whole { .. } => answer,
+    }
+}
