@@ -622,7 +622,7 @@ pub enum Verb {
         #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
         words: Vec<String>,
     },
-    /// Tell who may reach a target's server: networks of administrators, and those that are granted for a while
+    /// Tell who may reach the ssh of a target's server, and who changed that
     #[command(name = "target:access", after_help = examples::TARGET_ACCESS)]
     TargetAccess {
         /// The target, e.g. `production` or `shop production`
