@@ -103,7 +103,9 @@ pub fn serve(
         loop {
             let done = match watch.next(cancel) {
                 Change::Store => running.follow(settings, store),
-                Change::Nothing => running.settle(),
+                // A slow disk ends a commit long after its first write, which is all that the kernel tells of: what was read then
+                // was what had been before.
+                Change::Nothing => running.follow(settings, store).and_then(|()| running.settle()),
                 Change::Cancelled => break,
             };
             // A store that can't be read right now (a full disk, say) must not end what is served; the next change tries again.

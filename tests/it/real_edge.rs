@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-
 use super::adt::Adt;
 use super::real_target::{self, Agent, is_proven, promotion, ticket};
 
@@ -72,72 +70,6 @@ fn nothing_else_comes_out(adt: &Adt, server: &Server) {
     server.answers(adt, "shop.example", "http://203.0.113.1/.well-known/adt/health", "200");
 }
 
-/// An authority as those of the internet, on the server itself, for which every name leads there. Returns whom to believe.
-fn pebble(adt: &Adt, server: &Server) -> String {
-    let key = || KeyPair::generate().expect("a key");
-    let mut authority = CertificateParams::new(Vec::new()).expect("no name is a bad one");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let (own, issuer_key) = (key(), key());
-    let root = authority.self_signed(&issuer_key).expect("a certificate").pem();
-    let issuer = Issuer::new(authority, issuer_key);
-    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address").signed_by(&own, &issuer);
-    let settings = serde_json::json!({"pebble": {
-        "listenAddress": "0.0.0.0:14000", "managementListenAddress": "0.0.0.0:15000", "httpPort": 80, "tlsPort": 443,
-        "certificate": "/root/pebble.pem", "privateKey": "/root/pebble.key",
-    }});
-    let files = [
-        ("pebble.json", settings.to_string()),
-        ("pebble.pem", leaf.expect("a certificate").pem()),
-        ("pebble.key", own.serialize_pem()),
-    ];
-    for (name, text) in files {
-        std::fs::write(adt.here().join(name), text).expect("the folder is ours");
-        adt.run(&format!("env:cp rehearsal hello-production {name} server:/root/{name}")).ok();
-    }
-    for name in ["pebble", "pebble-challtestsrv"] {
-        adt.run(&format!("env:cp rehearsal hello-production /usr/bin/{name} server:/root/{name}")).ok();
-    }
-    there(
-        adt,
-        "systemd-run --quiet --unit names /root/pebble-challtestsrv -defaultIPv4 127.0.0.1 -defaultIPv6 '' -dns01 127.0.0.1:8053 \
-         -http01 '' -https01 '' -tlsalpn01 '' -management 127.0.0.1:8055 && \
-         systemd-run --quiet --unit pebble -E PEBBLE_VA_NOSLEEP=1 -E PEBBLE_WFE_NONCEREJECT=50 \
-         /root/pebble -config /root/pebble.json -dnsserver 127.0.0.1:8053",
-    );
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        let mut curl = adt.program_there("curl");
-        curl.args(["-skf", "--noproxy", "*"]).arg(format!("https://{}:15000/roots/0", server.address));
-        let said = curl.output().expect("curl starts");
-        if said.status.success() {
-            return format!("{root}{}", String::from_utf8_lossy(&said.stdout));
-        }
-        let told = || there(adt, "journalctl -u pebble -u names --no-pager | tail -20");
-        assert!(Instant::now() < until, "pebble does not answer: {}", told());
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
-/// Another certificate is shown once the authority's time has come, and every request meanwhile is answered.
-fn renewed_without_a_gap(adt: &Adt, server: &Server) {
-    let shown = || there(adt, "sha256sum /var/lib/adt/tls/acme/hello.production.pem");
-    let before = shown();
-    assert_eq!(there(adt, "stat -c %a /var/lib/adt/tls/acme/* | sort -u").trim(), "600");
-    there(
-        adt,
-        "sed -i -E 's/\"renew\":[^,]*/\"renew\":1/; s/\"ask_again\":[0-9]+/\"ask_again\":9999999999/' \
-         /var/lib/adt/tls/acme/hello.production.json",
-    );
-    let until = Instant::now() + Duration::from_secs(150);
-    while shown() == before {
-        assert!(Instant::now() < until, "it is not renewed: {}", there(adt, "journalctl -u adt --no-pager | tail -20"));
-        let said = server.ask(adt, "pebble", "https://www.shop.example/healthz");
-        assert!(said.ends_with("\n200"), "{said}");
-    }
-    server.answers(adt, "pebble", "https://shop.example/healthz", "200");
-    assert!(!there(adt, "journalctl --no-pager").contains("PRIVATE KEY"));
-}
-
 /// Another program has a port: it is named, and once it is gone the door opens by itself.
 fn a_port_that_is_taken(adt: &Adt, server: &Server) {
     there(
@@ -178,20 +110,6 @@ fn the_world_reaches_what_was_promoted_by_its_names() {
         assert!(said.contains("strict-transport-security: max-age=300"), "{said}");
     }
     nothing_else_comes_out(&adt, &server);
-
-    let believed = pebble(&adt, &server);
-    let asks = format!(
-        "names = {{ www = [\"shop.example\", \"www.shop.example\"] }}\nemail = \"ops@shop.example\"\n\
-         acme = \"https://127.0.0.1:14000/dir\"\nacme_ca = \"\"\"\n{believed}\"\"\""
-    );
-    target("203.0.113.7", &asks);
-    let done = promotion(&adt.run(KEEP).ok());
-    let told = there(&adt, "cat /var/lib/adt/tls/acme/*.json; journalctl -u adt --no-pager | tail -20; cat /etc/hosts");
-    assert!(done["checks"].to_string().contains("given by https://127.0.0.1:14000/dir"), "{told} {done:#}");
-    is_proven(&done);
-    assert!(done["checks"].to_string().contains("given by https://127.0.0.1:14000/dir"), "{done:#}");
-    std::fs::write(server.authorities.join("pebble"), &believed).expect("the folder is ours");
-    renewed_without_a_gap(&adt, &server);
 
     // As any other target: the names change by a promotion, and come back by a rollback.
     let (_, print) = real_target::server(&adt, "hello-production");
