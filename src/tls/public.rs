@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::{Authority, Clock, Given, Own, Result, authority_pem, leaf, make_folder};
+use super::{Authority, Clock, Given, Own, Result, leaf, make_folder};
 use crate::model::{Domain, Edge, EnvironmentRoute, Routes};
 
 /// So soon a certificate is shown that somebody put there.
@@ -105,8 +105,10 @@ pub fn is_brought(store: &Path, name: &Domain) -> bool {
     brought(&store.join("tls"), name, SystemTime::now()).is_some()
 }
 
-/// The certificates, in PEM, of the authorities of this store that sign for an edge's names.
+/// The certificates, in PEM, of the authorities of this store that sign for an edge's names. One that is missing is made: whoever
+/// asks may be quicker than who serves these names.
 pub fn authorities_of(store: &Path, edge: &Edge) -> Vec<String> {
     let domains: std::collections::BTreeSet<_> = edge.all().map(|(_, name)| edge.authority_of(name)).collect();
-    domains.into_iter().filter_map(|domain| authority_pem(store, domain).ok().flatten()).collect()
+    let open = |domain| Authority::open(&store.join("tls"), domain, SystemTime::now());
+    domains.into_iter().filter_map(|domain| Some(open(domain).ok()?.pem)).collect()
 }

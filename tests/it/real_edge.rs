@@ -75,8 +75,8 @@ fn a_port_that_is_taken(adt: &Adt, server: &Server) {
     there(
         adt,
         "systemctl stop adt && systemd-run --quiet --unit other perl -MIO::Socket::INET -e \
-         'our @door = (IO::Socket::INET->new(LocalAddr => \"0.0.0.0\", LocalPort => 443, Listen => 1)); sleep 600' && \
-         sleep 1 && systemctl start adt",
+         'our @door = (IO::Socket::INET->new(LocalAddr => \"0.0.0.0\", LocalPort => 443, Listen => 1, ReuseAddr => 1)); sleep 600' && \
+         sleep 1 && systemctl start adt && systemctl is-active other",
     );
     adt.run("target:check hello production").fails(13).says("perl").says("port 443");
     there(adt, "systemctl stop other");
