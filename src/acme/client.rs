@@ -18,12 +18,35 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+/// How often something is asked whose nonce is refused.
+pub const NONCES: usize = 8;
+
+/// What is asked once more where its nonce was refused, which an authority may do whenever it likes (RFC 8555 6.5): it has done nothing
+/// then. The library tries three times by itself.
+macro_rules! patiently {
+    ($ask:expr) => {{
+        let mut left = $crate::acme::client::NONCES;
+        loop {
+            match $ask.await {
+                Err(error) if left > 0 && $crate::acme::client::is_bad_nonce(&error) => left -= 1,
+                other => break other,
+            }
+        }
+    }};
+}
+pub(super) use patiently;
+
+pub fn is_bad_nonce(error: &Error) -> bool {
+    matches!(error, Error::Api(problem) if problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:badNonce"))
+}
+
 const PATIENCE: Duration = Duration::from_secs(30);
 /// No certificate's chain is that long.
 const LONGEST: usize = 1 << 20;
 
 type Anything = Box<dyn std::error::Error + Send + Sync>;
 
+#[derive(Clone)]
 pub struct Client(TlsConnector);
 
 impl Client {

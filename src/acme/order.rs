@@ -6,17 +6,18 @@ use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 
-use super::client::Client;
+use super::client::{Client, patiently};
 use super::{Error, Place, Wish, account, record};
 use crate::tls::{Given, Own, Posted};
 
 pub async fn fulfil(place: &Place, wish: &Wish) -> Result<(), Error> {
     let account = open(place, wish).await?;
     let names: Vec<_> = wish.names.iter().map(|name| Identifier::Dns(name.to_string())).collect();
-    let mut order = account.new_order(&NewOrder::new(&names)).await?;
+    let mut order = patiently!(account.new_order(&NewOrder::new(&names)))?;
+    patiently!(authorizations(&mut order))?;
     let _posted = answer(place, &mut order).await?;
     if !matches!(order.state().status, OrderStatus::Ready | OrderStatus::Valid) {
-        let status = order.poll_ready(&RetryPolicy::default()).await;
+        let status = patiently!(order.poll_ready(&RetryPolicy::default()));
         if !matches!(status, Ok(OrderStatus::Ready)) {
             let why = refused(&mut order).await;
             return Err(match (why, status) {
@@ -26,8 +27,8 @@ pub async fn fulfil(place: &Place, wish: &Wish) -> Result<(), Error> {
             });
         }
     }
-    let key = order.finalize().await?;
-    let chain = order.poll_certificate(&RetryPolicy::default()).await?;
+    let key = patiently!(order.finalize())?;
+    let chain = patiently!(order.poll_certificate(&RetryPolicy::default()))?;
     let text = format!("{key}{chain}");
     let own = Given::check(&text, SystemTime::now()).map_err(Error::Useless)?;
     if let Some(name) = wish.names.iter().find(|name| !own.covers(name.as_str())) {
@@ -40,6 +41,15 @@ async fn open(place: &Place, wish: &Wish) -> Result<Account, Error> {
     // A private authority is believed by its own certificates alone.
     let believed = wish.acme.ca.as_ref().map_or(&place.believed[..], |ca| ca.as_bytes());
     account::open(&place.store, &wish.acme, Client::new(believed)?).await
+}
+
+/// Fetches what is to be proven, which the order then knows.
+async fn authorizations(order: &mut Order) -> Result<(), instant_acme::Error> {
+    let mut all = order.authorizations();
+    while let Some(one) = all.next().await {
+        one?;
+    }
+    Ok(())
 }
 
 /// Puts what the authority looks for where it looks, and tells it to.
@@ -55,7 +65,7 @@ async fn answer(place: &Place, order: &mut Order) -> Result<Vec<Posted>, Error> 
         let challenge = authorization.challenge(ChallengeType::Http01);
         let mut challenge = challenge.ok_or(Error::NoChallenge { name })?;
         posted.push(place.challenges.post(&challenge.token, challenge.key_authorization().as_str()));
-        challenge.set_ready().await?;
+        patiently!(challenge.set_ready())?;
     }
     Ok(posted)
 }
@@ -65,7 +75,7 @@ async fn refused(order: &mut Order) -> Option<Error> {
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization.ok()?;
-        authorization.refresh().await.ok()?;
+        patiently!(authorization.refresh()).ok()?;
         let name = authorization.identifier().to_string();
         let problem = authorization.challenges.iter().find_map(|challenge| challenge.error.as_ref());
         if let Some(problem) = problem {

@@ -1,5 +1,6 @@
 //! The proxy on real sockets: backends of this test behind it, raw sockets, curl and hyper in front of it.
 
+mod authority;
 pub mod backend;
 mod clients;
 mod faults;

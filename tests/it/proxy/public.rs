@@ -13,7 +13,7 @@ use super::witness::Witness;
 use super::{Answer, HOST, PATIENCE, read, routes};
 use crate::servers::free_port;
 
-const NAME: &str = "www.shop.example";
+pub const NAME: &str = "www.shop.example";
 
 struct Outside {
     server: Server,
@@ -32,7 +32,7 @@ fn edge(names: &[(&str, &str)]) -> Edge {
 }
 
 /// 1161 has names in the world, and so has 1162, which is halted.
-fn world_routes(witness: &Witness) -> Routes {
+pub fn world_routes(witness: &Witness) -> Routes {
     let mut routes = routes(&[witness.address]);
     let environments = &mut routes.platforms[1].environments;
     environments[0].edge = edge(&[("www", NAME), ("www", "shop.example")]);
