@@ -4,15 +4,13 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::adt::{Adt, Run};
-use super::real_target::{Agent, server, ticket};
+use super::real_target::{self, Agent, server, ticket};
 
 /// Longer than a change is on trial, shorter than the minute that is promised.
 const MINUTE: Duration = Duration::from_secs(58);
 
-/// On the server, not by way of its network.
 fn there(adt: &Adt, script: &str) -> Run {
-    let words = ["env:exec", "rehearsal", "hello-production", "server", "--", "sh", "-c", script];
-    Run::of(&mut adt.command(&words), script)
+    real_target::there(adt, "hello-production", script)
 }
 
 fn answers(adt: &Adt, address: &str, port: u16) -> bool {
@@ -47,9 +45,7 @@ fn who_may_come_in_is_kept_out_of_nobodys_reach() {
     let Some(adt) = ticket() else { return };
     adt.run("target:rehearse production --from 1161 --keep").ok();
     let (address, print) = server(&adt, "hello-production");
-    let socket = adt.path().join("agent");
-    let agent = Agent::new(&adt, &socket);
-    let adt = adt.env("SSH_AUTH_SOCK", &socket.display().to_string());
+    let (agent, adt) = Agent::of(adt);
     let hello = adt.here().join("hello/platform.toml");
     let shipped = std::fs::read_to_string(&hello).expect("it was made");
     let admit = |admin: &str| {

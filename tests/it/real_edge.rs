@@ -52,10 +52,7 @@ impl Server {
 }
 
 fn there(adt: &Adt, script: &str) -> String {
-    let words = ["env:exec", "rehearsal", "hello-production", "server", "--", "sh", "-c", script];
-    let output = adt.command(&words).output().expect("the program starts");
-    assert!(output.status.success(), "{script}: {output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    real_target::there(adt, "hello-production", script).ok().stdout
 }
 
 /// What only the server itself may know stays there.
@@ -113,9 +110,7 @@ fn the_world_reaches_what_was_promoted_by_its_names() {
 
     // As any other target: the names change by a promotion, and come back by a rollback.
     let (_, print) = real_target::server(&adt, "hello-production");
-    let socket = adt.path().join("agent");
-    let agent = Agent::new(&adt, &socket);
-    let adt = adt.env("SSH_AUTH_SOCK", &socket.display().to_string());
+    let (agent, adt) = Agent::of(adt);
     target(&server.address, &format!("host_key = \"{print}\"\ndomain = \"next.example\""));
     let dry = adt.run("env:promote hello 1161 production --dry-run").fails(14);
     dry.says("serve `www` to the world as `www.next.example`").says("serve `www` no longer as `shop.example`");

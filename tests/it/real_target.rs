@@ -69,11 +69,7 @@ fn one_at_a_time(adt: &Adt) {
 
 /// As the first user of a vendor's image, who has to be allowed to become root.
 fn as_somebody_else(adt: &Adt, platform: &std::path::Path, text: &str) {
-    let there = |script: &str| {
-        let words = ["env:exec", "rehearsal", "hello-production", "server", "--", "sh", "-c", script];
-        let output = adt.command(&words).output().expect("the program starts");
-        assert!(output.status.success(), "{script}: {output:?}");
-    };
+    let there = |script: &str| drop(there(adt, "hello-production", script).ok());
     there(
         "useradd -m -s /bin/bash debian && mkdir -m 700 /home/debian/.ssh && \
          cp /root/.ssh/authorized_keys /home/debian/.ssh/ && chown -R debian: /home/debian/.ssh",
@@ -127,11 +123,23 @@ pub fn server(adt: &Adt, name: &str) -> (String, String) {
     (machines[0]["addresses"][0].as_str().expect("an address").to_owned(), print)
 }
 
+/// A shell on a rehearsed server, not by way of its network.
+pub fn there(adt: &Adt, name: &str, script: &str) -> Run {
+    Run::of(&mut adt.command(&["env:exec", "rehearsal", name, "server", "--", "sh", "-c", script]), script)
+}
+
 /// An agent that has the key of rehearsed servers; as every person's does, it says who we are.
 pub struct Agent(Child);
 
 impl Agent {
-    pub fn new(adt: &Adt, socket: &std::path::Path) -> Self {
+    /// The person then has it.
+    pub fn of(adt: Adt) -> (Self, Adt) {
+        let socket = adt.path().join("agent");
+        let agent = Self::new(&adt, &socket);
+        (agent, adt.env("SSH_AUTH_SOCK", &socket.display().to_string()))
+    }
+
+    fn new(adt: &Adt, socket: &std::path::Path) -> Self {
         let mut agent = adt.program_there("ssh-agent");
         let agent = Self(agent.arg("-D").arg("-a").arg(socket).stdout(Stdio::null()).spawn().expect("ssh-agent starts"));
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -181,9 +189,7 @@ fn a_killed_promotion_goes_on_and_there_is_a_way_back() {
 
     // The same server as a target of the platform's, with the person's agent and a host key that is checked.
     let (address, print) = server(&adt, "hello-production");
-    let socket = adt.path().join("agent");
-    let agent = Agent::new(&adt, &socket);
-    let adt = adt.env("SSH_AUTH_SOCK", &socket.display().to_string());
+    let (agent, adt) = Agent::of(adt);
     let hello = adt.here().join("hello/platform.toml");
     let shipped = std::fs::read_to_string(&hello).expect("it was made");
     let target =

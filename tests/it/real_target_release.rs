@@ -2,7 +2,7 @@
 
 use super::adt::{Adt, Run};
 use super::real_deploy::Repository;
-use super::real_target::{Agent, killed_at, promotion, server};
+use super::real_target::{Agent, killed_at, promotion, server, there};
 
 const PLATFORM: &str = r#"
 [platform]
@@ -41,13 +41,8 @@ impl Bench {
         Some(Self { adt, repository, platform })
     }
 
-    /// A shell on the server.
     fn there(&self, script: &str) -> Run {
-        let words = ["env:exec", "rehearsal", "shop-production", "server", "--", "sh", "-c", script];
-        let output = self.adt.command(&words).output().expect("the program starts");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let code = output.status.code().unwrap_or(-1);
-        Run { words: script.to_owned(), code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        there(&self.adt, "shop-production", script)
     }
 
     /// What each web machine on the server says, asked itself.
@@ -108,9 +103,8 @@ fn a_site_goes_to_a_server_with_its_release_and_comes_back() {
     let text = std::fs::read_to_string(&bench.platform).expect("it was written above");
     let text = format!("{text}\n[targets.production]\nservers = [\"root@{address}\"]\nhost_key = \"{print}\"\n");
     std::fs::write(&bench.platform, &text).expect("the folder is ours");
-    let agent = Agent::new(adt, &adt.path().join("agent"));
-    let socket = adt.path().join("agent").display().to_string();
-    let bench = Bench { adt: bench.adt.env("SSH_AUTH_SOCK", &socket), ..bench };
+    let (agent, adt) = Agent::of(bench.adt);
+    let bench = Bench { adt, ..bench };
     let (adt, repository) = (&bench.adt, &bench.repository);
     let promote = "env:promote shop 1161 production";
 
