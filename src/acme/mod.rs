@@ -52,8 +52,8 @@ pub struct Place {
     pub store: PathBuf,
     pub challenges: Arc<Challenges>,
     pub public: Arc<Public>,
-    /// Certificates, in PEM, of whom this host believes.
-    pub believed: Vec<u8>,
+    /// Finds the certificates, in PEM, of whom this host believes.
+    pub believed: fn() -> Vec<u8>,
 }
 
 /// The task that sees to certificates. It ends after this is dropped, and nobody waits for it.

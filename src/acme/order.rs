@@ -39,8 +39,8 @@ pub async fn fulfil(place: &Place, wish: &Wish) -> Result<(), Error> {
 
 async fn open(place: &Place, wish: &Wish) -> Result<Account, Error> {
     // A private authority is believed by its own certificates alone.
-    let believed = wish.acme.ca.as_ref().map_or(&place.believed[..], |ca| ca.as_bytes());
-    account::open(&place.store, &wish.acme, Client::new(believed)?).await
+    let believed = wish.acme.ca.as_ref().map_or_else(place.believed, |ca| ca.clone().into_bytes());
+    account::open(&place.store, &wish.acme, Client::new(&believed)?).await
 }
 
 /// Fetches what is to be proven, which the order then knows.

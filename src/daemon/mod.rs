@@ -103,9 +103,7 @@ pub fn serve(
         loop {
             let done = match watch.next(cancel) {
                 Change::Store => running.follow(settings, store),
-                // A slow disk ends a commit long after its first write, which is all that the kernel tells of: what was read then
-                // was what had been before.
-                Change::Nothing => running.follow(settings, store).and_then(|()| running.settle()),
+                Change::Nothing => running.look_around(settings, store),
                 Change::Cancelled => break,
             };
             // A store that can't be read right now (a full disk, say) must not end what is served; the next change tries again.

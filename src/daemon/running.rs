@@ -29,6 +29,8 @@ pub struct Running {
     install: String,
     listen: Ipv4Addr,
     routes: Routes,
+    /// Of the store, before these were read.
+    commits: i64,
     /// Whose record could not be read; told once.
     unreachable: Vec<Damaged>,
     certificates: Arc<tls::Certificates>,
@@ -50,6 +52,7 @@ pub struct Running {
 impl Running {
     /// Binds everything before anything is served.
     pub fn start(settings: &HostSettings, store: &Store, upstreams: Vec<IpAddr>) -> Result<Self, Failure> {
+        let commits = store.database.commits()?;
         let (routes, damaged) = routes(store, &settings.domain.value)?;
         let certificates = tls::Certificates::open(&store.folder, &routes, tls::system_clock());
         let certificates =
@@ -107,14 +110,15 @@ impl Running {
         let mut notices = around.notices;
         notices.extend(limit::trouble(routes.environments().count()));
         notices.extend(damaged.iter().map(unreachable));
-        let believed = trust::System::find().ok().and_then(|system| std::fs::read(system.bundle()).ok()).unwrap_or_default();
-        let place = acme::Place { store: store.folder.clone(), challenges, public: public.clone(), believed };
+        let (folder, believed) = (store.folder.clone(), trust::System::believed);
+        let place = acme::Place { store: folder, challenges, public: public.clone(), believed };
         let keeper =
             acme::Keeper::start(place).map_err(|error| Failure::new(Kind::Host, "see to certificates").because(&error))?;
         let mut new = Self {
             install: store.install().to_owned(),
             listen,
             routes,
+            commits,
             unreachable: damaged,
             certificates,
             public,
@@ -135,6 +139,8 @@ impl Running {
 
     /// Takes over what the store says now. A request that runs keeps the routes it began with.
     pub fn follow(&mut self, settings: &HostSettings, store: &Store) -> Result<(), Failure> {
+        // Before they are read: what comes in between is looked for again.
+        self.commits = store.database.commits()?;
         let (routes, damaged) = routes(store, &settings.domain.value)?;
         for record in damaged.iter().filter(|record| !self.unreachable.contains(record)) {
             tracing::error!("{}", unreachable(record));
@@ -155,6 +161,15 @@ impl Running {
         self.settle()?;
         self.keeper.follow(self.routes.clone());
         Ok(())
+    }
+
+    /// When nothing was heard of for a while. A slow disk ends a commit long after its first write, which is all that the kernel
+    /// tells of: what was read then was what had been before.
+    pub fn look_around(&mut self, settings: &HostSettings, store: &Store) -> Result<(), Failure> {
+        if store.database.commits()? != self.commits {
+            self.follow(settings, store)?;
+        }
+        self.settle()
     }
 
     /// Follows the host from one network into the next. In between, where it has no name servers, the former ones will do.

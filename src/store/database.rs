@@ -98,6 +98,12 @@ impl Database {
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
+    /// Another number after each commit of somebody else's, and the same until then.
+    pub fn commits(&self) -> Result<i64> {
+        let asked = self.connection().pragma_query_value(None, "data_version", |row| row.get(0));
+        asked.map_err(|source| self.fail(source))
+    }
+
     fn connection(&self) -> MutexGuard<'_, Connection> {
         // A thread that panicked in the middle of a transaction rolled it back when it dropped it.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)

@@ -219,6 +219,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_commit_of_somebody_elses_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Store::open(folder.path()).unwrap(), Store::open(folder.path()).unwrap());
+        let before = one.database.commits().unwrap();
+        one.database.platforms().unwrap();
+        assert_eq!(one.database.commits().unwrap(), before);
+        let (name, source, branch) = ("shop".parse().unwrap(), "/srv/shop".to_owned(), None);
+        let record = PlatformRecord { name, folder: "/srv/shop".into(), source, branch, created: 1, keeper: None };
+        other.database.put_platform(&record).unwrap();
+        assert_ne!(one.database.commits().unwrap(), before);
+    }
+
+    #[test]
     fn a_store_is_made_once_and_keeps_its_identity() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/store");

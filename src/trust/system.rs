@@ -66,6 +66,11 @@ impl System {
         PathBuf::from(if fedora { "/etc/pki/tls/certs/ca-bundle.crt" } else { "/etc/ssl/certs/ca-certificates.crt" })
     }
 
+    /// The certificates, in PEM, of all whom this host believes; none where it has no such file.
+    pub fn believed() -> Vec<u8> {
+        Self::find().ok().and_then(|system| std::fs::read(system.bundle()).ok()).unwrap_or_default()
+    }
+
     pub fn install(&self, owner: Owner<'_>, domain: &Domain, pem: &str) -> Result<Change> {
         let unnamed = self.unnamed(owner, domain);
         let (path, text) = (self.file(owner, domain), text(owner, pem));

@@ -71,14 +71,13 @@ impl Engine {
 
     /// What this host and adt have to say about ways to sites of these domains.
     fn path(&self, domains: &[&Domain]) -> Path {
-        let system = trust::System::find().ok().and_then(|system| std::fs::read(system.bundle()).ok()).unwrap_or_default();
         let ours: Vec<_> = domains.iter().map(|domain| self.authority(domain).unwrap_or_default()).collect();
         Path {
             listen: self.settings.listen.value,
             system: System::detect(FilePath::new("/")),
             pages: self.pages_served(),
             names: self.names_served(),
-            trusted: Judge::of(&system),
+            trusted: Judge::of(&trust::System::believed()),
             ours: Judge::of(ours.concat().as_bytes()),
             untrusted: domains.iter().filter(|domain| !self.is_trusted(domain)).map(|domain| (*domain).clone()).collect(),
         }

@@ -66,7 +66,7 @@ impl Outside<'_> {
     }
 
     fn judges(&self) -> Judges {
-        let mut world = trust::System::find().ok().and_then(|system| std::fs::read(system.bundle()).ok()).unwrap_or_default();
+        let mut world = trust::System::believed();
         let private = self.standing.edge.acme.as_ref().and_then(|acme| acme.ca.as_deref());
         world.extend(private.unwrap_or_default().as_bytes());
         Judges { world: Judge::of(&world), server: Judge::of(self.standing.authorities.concat().as_bytes()) }

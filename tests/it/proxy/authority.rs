@@ -137,7 +137,7 @@ fn an_authority_of_the_world_gives_a_certificate_and_renews_it_without_a_gap() {
     };
     assert!(page(NAME).is_err(), "adt's own authority is none that the world believes");
 
-    let place = Place { store: store.to_owned(), challenges, public, believed: Vec::new() };
+    let place = Place { store: store.to_owned(), challenges, public, believed: Vec::new };
     let keeper = Keeper::start(place).unwrap();
     keeper.follow(routes.clone());
     soon("the authority's certificate is shown", &pebble.log, || page(NAME).ok());
