@@ -3,7 +3,6 @@
 //! It holds no secret and decides nothing: it names what is promoted, and what was seen when that was planned. What is done is planned
 //! once more, and is the same where what is seen is the same.
 
-use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,6 +12,7 @@ use super::{Session, answer};
 use crate::disk;
 use crate::model::target::TargetStep;
 use crate::model::{Digest, EnvironmentId, EnvironmentName, Failure, Kind, Request, Response};
+use crate::servers::session::whole;
 
 /// Longer than any, however many steps it has.
 const MOST: u64 = 1 << 20;
@@ -52,10 +52,8 @@ impl Session {
 /// What a saved plan asks for.
 pub(super) fn read(path: &Path) -> Result<Request, Failure> {
     let failed = || Failure::new(Kind::Usage, format!("read the plan `{}`", path.display()));
-    let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(MOST).read_to_string(&mut text));
-    read.map_err(|error| failed().because(&error))?;
-    let plan: Plan = serde_json::from_str(&text)
+    let text = std::fs::File::open(path).and_then(|file| whole(file, MOST)).map_err(|error| failed().because(&error))?;
+    let plan: Plan = serde_json::from_slice(&text)
         .map_err(|error| failed().because(&error).hint("`adt target:plan ENV TARGET --out FILE` writes one"))?;
     Ok(Request::EnvPromote { id: plan.from, target: plan.target, dry_run: false, seen: Some(plan.seen) })
 }

@@ -471,6 +471,23 @@ pub struct Promotion {
 }
 
 impl Promotion {
+    /// Nothing of it is done yet.
+    pub fn planned(id: EnvironmentId, server: String, dry_run: bool, steps: Vec<TargetStep>) -> Self {
+        Self {
+            id,
+            server,
+            summary: String::new(),
+            changed: false,
+            dry_run,
+            seen: None,
+            steps,
+            layers: Vec::new(),
+            releases: Vec::new(),
+            checks: Checklist::default(),
+            next: Vec::new(),
+        }
+    }
+
     /// Whether what was done is proven.
     pub fn holds(&self) -> bool {
         self.checks.healthy() && self.layers.iter().all(LayerProof::is_equal) && self.releases.iter().all(ReleaseProof::is_equal)

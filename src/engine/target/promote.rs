@@ -141,17 +141,10 @@ impl Engine {
         let moves = promotion::plan(brought, &found).map_err(|refused| self.refused(brought, server, &refused))?;
         let steps = promotion::steps(&moves, brought, &found, &server.to_string());
         let mut promotion = Promotion {
-            id: brought.id.clone(),
-            server: server.to_string(),
             summary: summary(&moves, brought, &found, server, dry_run),
             changed: !dry_run && !moves.is_empty(),
-            dry_run,
             seen: Some(seen),
-            steps,
-            layers: Vec::new(),
-            releases: Vec::new(),
-            checks: Checklist::default(),
-            next: Vec::new(),
+            ..Promotion::planned(brought.id.clone(), server.to_string(), dry_run, steps)
         };
         if dry_run || moves.is_empty() {
             return Ok(promotion);
@@ -376,17 +369,8 @@ impl Engine {
         let steps: Vec<_> = lost.chain(kept).collect();
         let data = if back.data { "volumes go back with it" } else { "volumes stay as they are" };
         let mut promotion = Promotion {
-            id: id.clone(),
-            server: server.to_string(),
             summary: format!("nothing to do: {} on `{server}`", planned.summary),
-            changed: false,
-            dry_run,
-            seen: None,
-            steps,
-            layers: Vec::new(),
-            releases: Vec::new(),
-            checks: Checklist::default(),
-            next: Vec::new(),
+            ..Promotion::planned(id.clone(), server.to_string(), dry_run, steps)
         };
         if dry_run || promotion.steps.is_empty() {
             if !promotion.steps.is_empty() {
