@@ -97,7 +97,7 @@ impl Lab {
         Self {
             store: store.to_owned(),
             provider: Lxc::new(home),
-            network: Linux::new(&install),
+            network: Linux::new(&install, "/nowhere".into()),
             install,
             taken: Mutex::default(),
             log: Mutex::default(),
@@ -129,7 +129,7 @@ impl Lab {
             v4
         };
         let tag = Tag::of(&self.install, &id.environment);
-        let network = NetworkSpec { id: id.environment.clone(), tag, v4, v6: ula_subnet(&self.install, &v4) };
+        let network = NetworkSpec { id: id.environment.clone(), tag, v4, v6: ula_subnet(&self.install, &v4), tie: None };
         self.network.connect(&network).and_then(|()| self.network.open(&network)).map_err(|error| fail(&error))?;
         let spec = MachineSpec {
             provider: ProviderName::first(),

@@ -188,11 +188,11 @@ fn run(program: &str, args: &[&str]) -> String {
 fn spec(name: &str, v4: &str) -> NetworkSpec {
     let id = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new(name).unwrap() };
     let v4 = v4.parse().unwrap();
-    NetworkSpec { tag: Tag::of(INSTALL, &id), id, v4, v6: ula_subnet(INSTALL, &v4) }
+    NetworkSpec { tag: Tag::of(INSTALL, &id), id, v4, v6: ula_subnet(INSTALL, &v4), tie: None }
 }
 
 fn two_environments() -> (Linux, NetworkSpec, NetworkSpec) {
-    (Linux::new(INSTALL), spec("1161", "10.213.0.0/26"), spec("1162", "10.213.0.64/26"))
+    (Linux::new(INSTALL, "/nowhere".into()), spec("1161", "10.213.0.0/26"), spec("1162", "10.213.0.64/26"))
 }
 
 fn bring_up(network: &Linux, spec: &NetworkSpec) {
@@ -230,8 +230,8 @@ fn twice_is_the_same_and_gone_is_gone() {
         listed.sort();
         assert_eq!(network.list().unwrap(), listed);
         network.disconnect(&a.tag).unwrap();
-        assert!(network.seen(&a.tag).unwrap().nothing());
-        assert!(network.seen(&b.tag).unwrap().complete(), "the other environment keeps its isolation");
+        assert!(network.seen(&a.tag, None).unwrap().nothing());
+        assert!(network.seen(&b.tag, None).unwrap().complete(), "the other environment keeps its isolation");
         for _ in 0..2 {
             network.disconnect(&b.tag).unwrap();
             assert_eq!(traces(), "");
@@ -262,18 +262,18 @@ fn an_interrupted_connect_is_finished_or_removed() {
         let (network, a, _) = two_environments();
         let half = || run("ip", &["link", "add", &a.bridge(), "type", "bridge"]);
         half();
-        assert_eq!(network.seen(&a.tag).unwrap(), Seen { bridge: true, firewall: false });
+        assert_eq!(network.seen(&a.tag, None).unwrap(), Seen { bridge: true, firewall: false });
         bring_up(&network, &a);
-        assert!(network.seen(&a.tag).unwrap().complete());
+        assert!(network.seen(&a.tag, None).unwrap().complete());
 
         // Somebody reloads the host's own firewall, which empties everything; somebody takes the bridge down.
         run("nft", &["flush", "ruleset"]);
-        assert!(!network.seen(&a.tag).unwrap().complete());
+        assert!(!network.seen(&a.tag, None).unwrap().complete());
         bring_up(&network, &a);
         run("ip", &["link", "set", &a.bridge(), "down"]);
-        assert!(!network.seen(&a.tag).unwrap().complete());
+        assert!(!network.seen(&a.tag, None).unwrap().complete());
         bring_up(&network, &a);
-        assert!(network.seen(&a.tag).unwrap().complete());
+        assert!(network.seen(&a.tag, None).unwrap().complete());
 
         // An interrupted disconnect leaves the firewall; an older adt left another one.
         run("ip", &["link", "delete", &a.bridge()]);
@@ -295,9 +295,9 @@ fn machines_start_on_a_network_where_nothing_passes_before_it_is_isolated() {
         hosts.plug(&a, 3, "a2");
         let others = [a.attach(3).v4.into(), a.attach(3).v6.into(), IpAddr::from(a.gateway_v4()), a.gateway_v6().into()];
         assert!(others.iter().all(|other| !hosts.ping("a1", *other)));
-        assert_eq!(network.seen(&a.tag).unwrap(), Seen { bridge: true, firewall: false });
+        assert_eq!(network.seen(&a.tag, None).unwrap(), Seen { bridge: true, firewall: false });
         network.open(&a).unwrap();
-        assert!(network.seen(&a.tag).unwrap().complete());
+        assert!(network.seen(&a.tag, None).unwrap().complete());
         // Who asked in vain from a machine asks again after a second; the host does so much sooner.
         let reached = |other| (0..10).any(|_| hosts.ping("a1", other));
         assert!(others.into_iter().all(reached));
@@ -436,7 +436,7 @@ fn an_overlap_is_refused_with_the_route() {
             ["203.0.113.0/24"]
         );
         check_free(a.v4, &routes).unwrap();
-        let foreign = Linux::new("another-install").routes().unwrap();
+        let foreign = Linux::new("another-install", "/nowhere".into()).routes().unwrap();
         assert!(matches!(check_free(a.v4, &foreign), Err(Error::Overlap { .. })), "another installation's network is a route");
 
         // A VPN comes up, with its routes in a table of their own.
@@ -483,8 +483,8 @@ fn environments_come_and_go_at_the_same_time() {
                 });
             }
         });
-        assert!(network.seen(&a.tag).unwrap().complete());
-        assert!(network.seen(&b.tag).unwrap().complete());
+        assert!(network.seen(&a.tag, None).unwrap().complete());
+        assert!(network.seen(&b.tag, None).unwrap().complete());
         std::thread::scope(|scope| {
             for spec in [&a, &b] {
                 scope.spawn(|| network.disconnect(&spec.tag).unwrap());

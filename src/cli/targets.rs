@@ -36,7 +36,16 @@ pub fn history(all: &[Promoted]) -> String {
     lines(&table)
 }
 
-pub fn access(report: &AccessReport) -> String {
+pub fn access(reports: &[AccessReport]) -> String {
+    match reports {
+        [only] => access_of(only),
+        several => {
+            several.iter().map(|report| format!("{}\n\n{}", report.server, access_of(report))).collect::<Vec<_>>().join("\n\n")
+        }
+    }
+}
+
+fn access_of(report: &AccessReport) -> String {
     let time = |seconds| jiff::Timestamp::from_second(seconds).unwrap_or_default().strftime("%Y-%m-%d %H:%M UTC").to_string();
     let mut told = Vec::new();
     if report.access.keeps_out() {
@@ -74,19 +83,34 @@ pub fn promotion(promotion: &Promotion) -> String {
     if promotion.layers.is_empty() {
         return String::new();
     }
+    let several = promotion.layers.iter().any(|layer| layer.server != promotion.layers[0].server);
+    let on = |server: &str, words: String| if several { format!("{words} on {server}") } else { words };
     let mut layers = table(&["LAYER OF", "DIGEST", "CONTENT HERE", "CONTENT THERE", ""]);
     let short = |digest: &Option<Digest>| digest.as_ref().map_or("-", Digest::short).to_owned();
     for layer in &promotion.layers {
         let verdict = if layer.is_equal() { "equal" } else { "DIFFERS" };
         let (here, there) = (short(&layer.here), short(&layer.there));
-        layers.add_row([layer.name.to_string(), layer.digest.short().to_owned(), here, there, verdict.to_owned()]);
+        layers.add_row([
+            on(&layer.server, layer.name.to_string()),
+            layer.digest.short().to_owned(),
+            here,
+            there,
+            verdict.to_owned(),
+        ]);
     }
     let mut releases = table(&["SITE", "COMMIT", "RELEASE", "CONTENT HERE", "CONTENT THERE", ""]);
     for release in &promotion.releases {
         let verdict = if release.is_equal() { "equal" } else { "DIFFERS" };
         let commit = release.commit.get(..10).unwrap_or(&release.commit);
         let (here, there) = (short(&release.here), short(&release.there));
-        releases.add_row([release.site.as_str(), commit, release.digest.short(), &here, &there, verdict]);
+        releases.add_row([
+            on(&release.server, release.site.to_string()).as_str(),
+            commit,
+            release.digest.short(),
+            &here,
+            &there,
+            verdict,
+        ]);
     }
     let releases = if promotion.releases.is_empty() { String::new() } else { format!("{}\n\n", lines(&releases)) };
     format!("{}\n\n{releases}{}", lines(&layers), checklist::text(&promotion.checks))

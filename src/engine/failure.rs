@@ -86,6 +86,9 @@ impl From<network::Error> for Failure {
     fn from(error: network::Error) -> Self {
         use network::Error;
         match &error {
+            Error::Taken { .. } => Self::new(Kind::Conflict, "connect the network")
+                .because(&error)
+                .hint("destroy that environment, or give the hosts different `pool_v4` in /etc/adt/adt.toml"),
             Error::Overlap { .. } => Self::new(Kind::Conflict, "connect the network")
                 .because(&error)
                 .hint("choose another `pool_v4` in /etc/adt/adt.toml, or close the other network (a VPN?)"),

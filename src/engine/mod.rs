@@ -257,12 +257,15 @@ impl Engine {
 
     fn machine(&self, id: &EnvironmentId, machine: &MachineName) -> Result<MachineId, Failure> {
         let environment = self.environment(id)?;
-        let known = environment.definition.platform.machines_by_name();
+        let known = environment.definition.machines_here();
         if known.contains_key(machine) {
             return Ok(id.machine(machine));
         }
+        let failure = Failure::new(Kind::NotFound, format!("find the machine `{machine}` in `{id}`"));
+        if let Some(server) = environment.definition.placed.get(machine) {
+            return Err(failure.cause(format!("it stands on `{server}`")));
+        }
         let names: Vec<_> = known.keys().map(ToString::to_string).collect();
-        Err(Failure::new(Kind::NotFound, format!("find the machine `{machine}` in `{id}`"))
-            .hint(format!("its machines are {}", names.join(", "))))
+        Err(failure.hint(format!("its machines are {}", names.join(", "))))
     }
 }

@@ -24,7 +24,7 @@ impl Engine {
         providers.knows(&settings.provider.value)?;
         template::process::by(program()?);
         Ok(Self {
-            network: Box::new(Linux::new(store.install())),
+            network: Box::new(Linux::new(store.install(), store.tie_key())),
             settings,
             store,
             providers,

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,17 +30,20 @@ pub struct Wired {
 pub type Pipes = (ChildStdin, ChildStdout);
 
 impl Command {
-    /// Starts it, tied to this process and thread.
+    /// Starts it, tied to this process.
     pub fn wired(&self) -> Result<(Wired, Pipes), Error> {
         let mut command = self.clone().tied().to_std();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().map_err(|source| self.not_started(source))?;
-        let input = child.stdin.take().expect("stdin was piped");
-        let output = child.stdout.take().expect("stdout was piped");
-        let mut errors = BufReader::new(child.stderr.take().expect("stderr was piped"));
         let said = Arc::new(Mutex::new(Tail::default()));
         let kept = Arc::clone(&said);
+        let (sender, receiver) = sync_channel(1);
+        // The kernel ties a child to the thread that starts it. This one stays as long as there is somebody to hear; ours may only
+        // have come to open the connection.
         let hearing = std::thread::spawn(move || {
+            let started = command.spawn().map(|mut child| (child.stderr.take(), child));
+            let Ok((errors, child)) = started.map_err(|error| drop(sender.send(Err(error)))) else { return };
+            let mut errors = BufReader::new(errors.expect("stderr was piped"));
+            let _ = sender.send(Ok(child));
             let mut line = Vec::new();
             while std::io::Read::take(&mut errors, LONGEST).read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
                 let text = String::from_utf8_lossy(&line);
@@ -47,6 +51,10 @@ impl Command {
                 line.clear();
             }
         });
+        let started = receiver.recv().expect("it says how it went before it ends");
+        let mut child = started.map_err(|source| self.not_started(source))?;
+        let input = child.stdin.take().expect("stdin was piped");
+        let output = child.stdout.take().expect("stdout was piped");
         Ok((Wired { child, said, hearing }, (input, output)))
     }
 }
@@ -80,5 +88,25 @@ impl Drop for Wired {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn it_outlives_the_thread_that_asked_for_it() {
+        let started = std::thread::spawn(|| Command::new("cat").wired().unwrap()).join().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let (wired, (mut input, mut output)) = started;
+        input.write_all(b"still there").unwrap();
+        drop(input);
+        let mut text = String::new();
+        output.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "still there");
+        assert!(wired.ended().0.is_some());
     }
 }

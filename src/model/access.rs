@@ -151,6 +151,9 @@ pub struct AccessEntry {
 /// Who may reach a server now, and how that came to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessReport {
+    /// As its target names it.
+    #[serde(default)]
+    pub server: String,
     #[serde(flatten)]
     pub access: Access,
     /// Whether the kernel keeps to it.

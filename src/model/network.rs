@@ -6,6 +6,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::names::EnvironmentId;
+use super::seat::Tie;
 use super::tag::Tag;
 
 /// One bridge per environment.
@@ -17,6 +18,9 @@ pub struct NetworkSpec {
     pub v4: Ipv4Net,
     /// A /64 of the installation's unique local prefix.
     pub v6: Ipv6Net,
+    /// How it goes on where other servers carry machines of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tie: Option<Tie>,
 }
 
 impl NetworkSpec {

@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::limits::Limits;
 use super::machine::MachineState;
 use super::names::{BoxName, Digest, EnvironmentId, MachineName, ProviderName, RoleName, SiteName, SnapshotName};
+use super::seat::Seat;
 use super::step::Plan;
 use super::target::{LayerProof, Promoted, ReleaseProof, TargetStep, TargetSummary};
 use super::topology::Mode;
@@ -37,7 +38,7 @@ pub enum Response {
     Targets(Vec<TargetSummary>),
     History(Vec<Promoted>),
     Promotion(Box<Promotion>),
-    Access(Box<AccessReport>),
+    Access(Vec<AccessReport>),
 }
 
 /// One moment of an environment.
@@ -445,6 +446,9 @@ pub struct Standing {
     /// Certificates, in PEM, of adt's authorities there for names that the world knows.
     #[serde(default)]
     pub authorities: Vec<String>,
+    /// What it knows of other servers that carry the environment.
+    #[serde(default)]
+    pub seat: Option<Seat>,
 }
 
 /// What a promotion or a way back did, or would do.

@@ -3,7 +3,7 @@
 //! A server's address is words of a configuration that become words of `ssh`: whatever isn't plainly a user, a host or a port is
 //! refused here, so nobody below has to ask whether one of them is an option or a command.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv6Addr;
 
@@ -11,13 +11,15 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::edge::Edge;
-use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, PlatformName, SiteName};
+use super::limits::Limits;
+use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
+use super::topology::Machine;
 
 /// Servers that targets are rehearsed on are environments of this platform, which is no user's.
 pub const REHEARSAL: &str = "rehearsal";
 
-/// A named place where the machines of an environment run on a server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A named place where the machines of an environment run on servers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Target {
     pub name: String,
     /// An earlier adt kept targets without any.
@@ -28,6 +30,22 @@ pub struct Target {
     pub admin: BTreeSet<IpNet>,
     #[serde(default, skip_serializing_if = "Edge::is_empty")]
     pub edge: Edge,
+    /// What is otherwise there than on a developer's host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub machines: BTreeMap<RoleName, Terms>,
+}
+
+/// What a target says of the machines of one role.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The servers that they stand on, in turn; none is the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// Those that it names; the others are as at home.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// A computer with an SSH door, as its configuration names it.
@@ -37,6 +55,13 @@ pub struct Server {
     /// `None` leaves it to the person's own known hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<Fingerprint>,
+}
+
+impl Server {
+    /// As the target's other words call it.
+    pub fn name(&self) -> &str {
+        &self.address.host
+    }
 }
 
 impl fmt::Display for Server {
@@ -173,7 +198,7 @@ impl From<Fingerprint> for String {
 }
 
 /// A target of a platform as a listing shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetSummary {
     pub platform: PlatformName,
     pub name: EnvironmentName,
@@ -182,6 +207,35 @@ pub struct TargetSummary {
     pub admin: BTreeSet<IpNet>,
     #[serde(default, skip_serializing_if = "Edge::is_empty")]
     pub edge: Edge,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub machines: BTreeMap<RoleName, Terms>,
+}
+
+impl TargetSummary {
+    /// The same roles in the numbers and sizes that they have there.
+    pub fn settled(&self, machines: &[Machine]) -> Vec<Machine> {
+        let settled = machines.iter().map(|machine| {
+            let Some(terms) = self.machines.get(&machine.role) else { return machine.clone() };
+            let limits = Limits {
+                memory_bytes: terms.limits.memory_bytes.or(machine.limits.memory_bytes),
+                cpus: terms.limits.cpus.or(machine.limits.cpus),
+                processes: terms.limits.processes.or(machine.limits.processes),
+            };
+            Machine { count: terms.count.or(machine.count), limits, ..machine.clone() }
+        });
+        settled.collect()
+    }
+
+    /// The server that each machine stands on; nothing where all stand on one.
+    pub fn placed(&self, machines: &[Machine]) -> BTreeMap<MachineName, String> {
+        let [first, _, ..] = &self.servers[..] else { return BTreeMap::new() };
+        let all = machines.iter().flat_map(|machine| {
+            let on = self.machines.get(&machine.role).map(|terms| &terms.on[..]).unwrap_or_default();
+            let server = move |index: usize| if on.is_empty() { first.name() } else { &on[index % on.len()] };
+            machine.names().into_iter().enumerate().map(move |(index, name)| (name, server(index).to_owned()))
+        });
+        all.collect()
+    }
 }
 
 /// One change of what an environment of a target is, without the definition itself.
@@ -249,6 +303,9 @@ pub struct TargetStep {
 /// One layer on both sides, by what its files are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerProof {
+    /// Where it is the same or not.
+    #[serde(default)]
+    pub server: String,
     pub name: BoxName,
     /// What it was made of.
     pub digest: Digest,
@@ -265,6 +322,8 @@ impl LayerProof {
 /// One site's release on both sides, by what its files are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseProof {
+    #[serde(default)]
+    pub server: String,
     pub site: SiteName,
     pub commit: String,
     /// What it was made of.
@@ -354,7 +413,13 @@ mod tests {
         let target: Target = serde_json::from_str(old).unwrap();
         assert_eq!(
             target,
-            Target { name: "production".into(), servers: Vec::new(), admin: BTreeSet::new(), edge: Edge::default() }
+            Target {
+                name: "production".into(),
+                servers: Vec::new(),
+                admin: BTreeSet::new(),
+                edge: Edge::default(),
+                machines: BTreeMap::new()
+            }
         );
     }
 }

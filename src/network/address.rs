@@ -58,6 +58,14 @@ pub fn allocate(pool: Ipv4Net, taken: &[Ipv4Net], routes: &[Route]) -> Result<Ip
     })
 }
 
+/// A network that was chosen elsewhere, if it may be taken here.
+pub fn claim(net: Ipv4Net, taken: &[Ipv4Net], routes: &[Route]) -> Result<Ipv4Net> {
+    match taken.iter().find(|other| overlap(net, **other)) {
+        Some(other) => Err(Error::Taken { wanted: net.to_string(), other: other.to_string() }),
+        None => check_free(net, routes).map(|()| net),
+    }
+}
+
 /// Whether an environment's network may be connected again: a route may have come up since, e.g. a VPN's.
 pub fn check_free(net: Ipv4Net, routes: &[Route]) -> Result<()> {
     match conflict(net, routes) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::Route;
 use super::{Error, Network, Result, Seen};
-use crate::model::{NetworkSpec, Tag};
+use crate::model::{NetworkSpec, Tag, Tie};
 
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -122,10 +122,12 @@ impl Fake {
 }
 
 impl Network for Fake {
-    fn seen(&self, tag: &Tag) -> Result<Seen> {
+    fn seen(&self, tag: &Tag, tie: Option<&Tie>) -> Result<Seen> {
         self.fault("seen")?;
         let kernel = self.kernel();
-        Ok(Seen { bridge: kernel.bridges.contains_key(tag), firewall: kernel.firewalls.contains(tag) })
+        let bridge = kernel.bridges.get(tag);
+        let is_tied = bridge.is_none_or(|(_, spec)| spec.tie.as_ref() == tie);
+        Ok(Seen { bridge: bridge.is_some(), firewall: kernel.firewalls.contains(tag) && is_tied })
     }
 
     fn list(&self) -> Result<Vec<(Tag, String)>> {
@@ -175,7 +177,13 @@ mod tests {
 
     fn spec() -> NetworkSpec {
         let id = EnvironmentId { platform: PlatformName::new("shop").unwrap(), name: EnvironmentName::new("1161").unwrap() };
-        NetworkSpec { tag: Tag::of("i", &id), id, v4: "10.213.0.0/26".parse().unwrap(), v6: "fd00::/64".parse().unwrap() }
+        NetworkSpec {
+            tag: Tag::of("i", &id),
+            id,
+            v4: "10.213.0.0/26".parse().unwrap(),
+            v6: "fd00::/64".parse().unwrap(),
+            tie: None,
+        }
     }
 
     #[test]
@@ -187,13 +195,13 @@ mod tests {
             let fake = Fake::new("i");
             let deadly = fake.on_checkpoint(move |at| assert_ne!(at, place));
             assert!(catch_unwind(AssertUnwindSafe(|| bring_up(&deadly))).is_err(), "{place}");
-            assert_eq!(fake.seen(&spec.tag).unwrap().complete(), place == "open:firewall after", "{place}");
+            assert_eq!(fake.seen(&spec.tag, None).unwrap().complete(), place == "open:firewall after", "{place}");
             bring_up(&fake).unwrap();
-            assert!(fake.seen(&spec.tag).unwrap().complete());
+            assert!(fake.seen(&spec.tag, None).unwrap().complete());
             assert_eq!(fake.list().unwrap(), [(spec.tag.clone(), "i shop/1161".to_owned())]);
             fake.disconnect(&spec.tag).unwrap();
             fake.disconnect(&spec.tag).unwrap();
-            assert!(fake.seen(&spec.tag).unwrap().nothing());
+            assert!(fake.seen(&spec.tag, None).unwrap().nothing());
         }
     }
 
@@ -203,7 +211,7 @@ mod tests {
         fake.fail_next("open:firewall");
         fake.connect(&spec).unwrap();
         assert!(fake.open(&spec).is_err());
-        assert_eq!(fake.seen(&spec.tag).unwrap(), Seen { bridge: true, firewall: false });
+        assert_eq!(fake.seen(&spec.tag, None).unwrap(), Seen { bridge: true, firewall: false });
         assert!(fake.open(&spec).is_ok());
     }
 }

@@ -39,6 +39,9 @@ use crate::exec::{Command, Limits};
 ///
 /// 58 is ICMPv6, whose name nft finds in `/etc/protocols` only, which a small host lacks.
 ///
+/// `tieadt*` lead to the same environment's machines on other servers, who know each other by their own addresses; see
+/// [`super::tie`], whose own rules keep each to its bridge.
+///
 /// Link-local and multicast never leave a bridge. Router advertisements are dropped: a machine must not become its host's
 /// default router. IPv6 has no NAT, so a packet that would leave with a local address is told at once instead of lost.
 const RULES: &str = r#"
@@ -65,14 +68,14 @@ const RULES: &str = r#"
     }
     chain through_host {
         type filter hook forward priority 0; policy accept;
-        oifname "adt*" iifname != "adt*" ct state != { established, related } drop
+        oifname "adt*" iifname != "adt*" iifname != "tieadt*" ct state != { established, related } drop
         iifname "adt*" ip daddr 169.254.0.0/16 reject with icmpx admin-prohibited
         iifname "adt*" oifname != "adt*" meta nfproto ipv6 reject with icmpx no-route
         iifname "adt*" oifname != "adt*" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
     }
     chain outward {
         type nat hook postrouting priority 100; policy accept;
-        iifname "adt*" oifname != "adt*" meta nfproto ipv4 masquerade
+        iifname "adt*" oifname != "adt*" oifname != "tieadt*" meta nfproto ipv4 masquerade
     }
 "#;
 

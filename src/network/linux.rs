@@ -16,19 +16,21 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as PlainError, StrDeserializer};
 
 use super::address::Route;
-use super::{Error, Network, Result, Seen, firewall};
+use super::{Error, Network, Result, Seen, firewall, tie};
 use crate::exec::Command;
-use crate::model::{NetworkSpec, Tag};
+use crate::model::{NetworkSpec, Tag, Tie};
 
 /// The networks of this installation on this host.
 #[derive(Debug, Clone)]
 pub struct Linux {
     install: String,
+    /// The file of this host's key for ties to other servers.
+    key: PathBuf,
 }
 
 impl Linux {
-    pub fn new(install: impl Into<String>) -> Self {
-        Self { install: install.into() }
+    pub fn new(install: impl Into<String>, key: PathBuf) -> Self {
+        Self { install: install.into(), key }
     }
 
     fn note(&self, spec: &NetworkSpec) -> String {
@@ -43,14 +45,14 @@ impl Linux {
 }
 
 impl Network for Linux {
-    fn seen(&self, tag: &Tag) -> Result<Seen> {
+    fn seen(&self, tag: &Tag, tie: Option<&Tie>) -> Result<Seen> {
         let device = format!("adt{tag}");
         let Some(note) = alias(&device)? else {
             // A `disconnect` that was killed between the last bridge and the table: whoever disconnects next finishes it.
             return Ok(Seen { bridge: false, firewall: !any_bridge()? && firewall::in_force()? });
         };
         let finished = !note.is_empty() && is_up(&device)?;
-        Ok(Seen { bridge: true, firewall: finished && firewall::in_force()? })
+        Ok(Seen { bridge: true, firewall: finished && firewall::in_force()? && tie::is_as(tag, tie)? })
     }
 
     fn list(&self) -> Result<Vec<(Tag, String)>> {
@@ -89,10 +91,12 @@ impl Network for Linux {
         raise(&device)?;
         // A `disconnect` of the last other network removes the table first and then looks for bridges.
         ensure_firewall()?;
+        tie::set(spec, &self.key)?;
         set(&class(&device).join("ifalias"), &self.note(spec))
     }
 
     fn disconnect(&self, tag: &Tag) -> Result<()> {
+        tie::remove(tag)?;
         let bridge = format!("adt{tag}");
         let cable = format!("{bridge}-");
         let mine = |device: &String| *device == bridge || device.starts_with(&cable);
@@ -126,7 +130,7 @@ impl Network for Linux {
             .map_err(|source| Error::Kernel { what: "list the routes".into(), source })?;
         let mut routes = parse_routes(&output.stdout)?;
         let ours = self.list()?.into_iter().filter(|(_, note)| self.is_ours(note));
-        let ours: BTreeSet<_> = ours.map(|(tag, _)| format!("adt{tag}")).collect();
+        let ours: BTreeSet<_> = ours.flat_map(|(tag, _)| [format!("adt{tag}"), tie::device(&tag)]).collect();
         routes.retain(|route| !ours.contains(&route.device));
         Ok(routes)
     }
@@ -214,7 +218,7 @@ fn forward() -> Result<()> {
     if read(path)?.is_some_and(|text| text.trim() == "0") { set(path, "1") } else { Ok(()) }
 }
 
-fn ip(lines: String, args: &[&str], what: &str) -> Result<()> {
+pub(super) fn ip(lines: String, args: &[&str], what: &str) -> Result<()> {
     let command = Command::new("ip").args(args.iter().copied()).stdin(lines).tied();
     command.run().map(drop).map_err(|source| Error::Kernel { what: what.to_owned(), source })
 }
@@ -251,11 +255,11 @@ fn route(entry: RouteEntry) -> Option<Route> {
     (net.prefix_len() > 0 && device != "lo").then_some(Route { net, device })
 }
 
-fn class(device: &str) -> PathBuf {
+pub(super) fn class(device: &str) -> PathBuf {
     Path::new("/sys/class/net").join(device)
 }
 
-fn exists(device: &str) -> bool {
+pub(super) fn exists(device: &str) -> bool {
     class(device).exists()
 }
 
@@ -282,7 +286,7 @@ fn tag_of(device: &str) -> Option<Tag> {
 }
 
 /// The owner's note; `None` when there is no such device (any more).
-fn alias(device: &str) -> Result<Option<String>> {
+pub(super) fn alias(device: &str) -> Result<Option<String>> {
     Ok(read(&class(device).join("ifalias"))?.map(|note| note.trim_end_matches('\n').to_owned()))
 }
 
@@ -314,7 +318,7 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
-fn set(path: &Path, value: &str) -> Result<()> {
+pub(super) fn set(path: &Path, value: &str) -> Result<()> {
     fs::write(path, value).map_err(|source| Error::Io { what: format!("could not write `{}`", path.display()), source })
 }
 

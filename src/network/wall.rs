@@ -7,6 +7,7 @@
 //! ([`super::firewall`]). Connections that are there stay. A grant is a set of its own, whose only element the kernel drops when it
 //! is over: nobody has to be there then, and overlapping grants don't disturb each other.
 //!
+//! What comes over a tie to another server has rules of its own, which also mark what comes to its port: see [`super::tie`].
 //! Loopback, answers, ICMP and the server's own DHCP always pass: without them it would be gone, not safe.
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 
 use super::Result;
 use super::firewall::{INET, is_there, nft};
+use super::tie::MARK;
 use crate::model::access::Access;
 
 fn table(install: &str) -> String {
@@ -64,7 +66,8 @@ fn text(table: &str, access: &Access, ssh: &BTreeSet<u16>, now: i64) -> String {
         "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{sets}\
          chain to_server {{\n\
          type filter hook input priority 10; policy drop;\n\
-         iifname {{ \"lo\", \"adt*\" }} accept\n\
+         iifname {{ \"lo\", \"adt*\", \"tieadt*\" }} accept\n\
+         meta mark {MARK} accept\n\
          ct state {{ established, related }} accept\n\
          ct state invalid drop\n\
          meta l4proto {{ 1, 58 }} accept\n\

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::model::access::words;
 use crate::model::response::{LayerSummary, ReleaseSummary, Standing};
 use crate::model::target::{Deed, TargetStep};
-use crate::model::{Action, Digest, Edge, EnvironmentId, MachineName, Plan, SiteName, Size};
+use crate::model::{Action, Digest, Edge, EnvironmentId, MachineName, Plan, Seat, SiteName, Size};
 
 /// What an operator brings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,6 +30,10 @@ pub struct Brought {
     /// Who may come to the server's ssh; none is everybody.
     pub admin: BTreeSet<IpNet>,
     pub edge: Edge,
+    /// The other servers that carry it, by name.
+    pub others: Vec<String>,
+    /// What this one must know of them; `None` until all of them could be asked.
+    pub seat: Option<Seat>,
 }
 
 /// The release that a site is to serve.
@@ -117,7 +121,8 @@ pub fn plan(brought: &Brought, found: &Found) -> Result<Vec<Move>, Refused> {
         moves.push(Move::Releases { digests: releases.iter().map(|going| going.release.digest.clone()).collect() });
     }
     let is_all_up = found.machines.as_ref().is_some_and(Plan::is_empty);
-    if !missing.is_empty() || !releases.is_empty() || !is_as_brought(brought, standing) || !is_all_up {
+    let is_seated = standing.seat == brought.seat;
+    if !missing.is_empty() || !releases.is_empty() || !is_as_brought(brought, standing) || !is_all_up || !is_seated {
         moves.push(Move::Define { is_new: standing.wanted.is_none() });
     }
     Ok(moves)
@@ -125,12 +130,15 @@ pub fn plan(brought: &Brought, found: &Found) -> Result<Vec<Move>, Refused> {
 
 /// What a plan is decided from, in one word: another one means that what was planned may not be what would be done. How much room a
 /// disk has left is no part of it.
-pub fn seen(brought: &Brought, found: &Found) -> Digest {
-    let mut found = found.clone();
-    if let Some(standing) = &mut found.standing {
-        standing.free = 0;
-    }
-    let text = serde_json::to_vec(&(brought, found)).expect("its keys are strings, so it becomes JSON");
+pub fn seen<'a>(servers: impl IntoIterator<Item = (&'a Brought, &'a Found)>) -> Digest {
+    let each = servers.into_iter().map(|(brought, found)| {
+        let mut found = found.clone();
+        if let Some(standing) = &mut found.standing {
+            standing.free = 0;
+        }
+        (brought, found)
+    });
+    let text = serde_json::to_vec(&each.collect::<Vec<_>>()).expect("its keys are strings, so it becomes JSON");
     Digest::from_bytes(&Sha256::digest(&text))
 }
 
@@ -196,8 +204,17 @@ pub fn steps(moves: &[Move], brought: &Brought, found: &Found, server: &str) -> 
         let before = found.standing.as_ref().map(|standing| standing.edge.clone()).unwrap_or_default();
         before.steps_to(&brought.edge).into_iter().map(|what| step(what, 0)).collect::<Vec<_>>()
     };
+    let tie = || {
+        let there = found.standing.as_ref().and_then(|standing| standing.seat.as_ref());
+        let is_new = !brought.others.is_empty() && (there.is_none() || there != brought.seat.as_ref());
+        let others: Vec<_> = brought.others.iter().map(|name| format!("`{name}`")).collect();
+        is_new.then(|| step(format!("tie `{server}` to {} by WireGuard", others.join(", ")), 0))
+    };
     let mut steps = Vec::new();
     for each in moves {
+        if matches!(each, Move::Define { .. }) {
+            steps.extend(tie());
+        }
         match each {
             Move::Program { bytes } if found.program.is_some() => {
                 steps.push(step(format!("put this adt on `{server}` in the place of the one there"), *bytes));
@@ -302,6 +319,8 @@ mod tests {
             machines: vec!["web1".parse().unwrap()],
             admin: BTreeSet::new(),
             edge: Edge::default(),
+            others: Vec::new(),
+            seat: None,
         }
     }
 
@@ -400,7 +419,7 @@ mod tests {
         let now = |change: &dyn Fn(&mut Found, &mut Brought)| {
             let (mut found, mut brought) = (done(), brought());
             change(&mut found, &mut brought);
-            seen(&brought, &found)
+            seen([(&brought, &found)])
         };
         let then = now(&|_, _| ());
         assert_eq!(then, now(&|found, _| standing(found).free = 7), "the disk is fuller");

@@ -17,6 +17,7 @@ fn on() -> BTreeSet<ProviderName> {
 fn spec(name: &str, number: u8, layer: u8, memory: u64, hosts: &str) -> MachineSpec {
     let id = id();
     let network = NetworkSpec {
+        tie: None,
         tag: Tag::of("test", &id),
         id: id.clone(),
         v4: "10.9.0.0/26".parse().unwrap(),

@@ -9,6 +9,7 @@ use super::complaint::why;
 use crate::exec::Wired;
 use crate::model::access::{AccessChange, AccessReport};
 use crate::model::response::Standing;
+use crate::model::seat::{Joining, Key};
 use crate::model::target::Server;
 use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Request, Response};
 use crate::wire::asker::{end_of, unexpected};
@@ -90,6 +91,24 @@ impl Session {
             End::Found(Found::Access(report)) => Ok(*report),
             _ => Err(unexpected()),
         }
+    }
+
+    pub fn joining(&self, id: &EnvironmentId, make: bool) -> Result<Joining, Failure> {
+        match self.ask(&Open::Serve(Serve::Joining { id: id.clone(), make }), &mut |_| ())? {
+            End::Found(Found::Joining(joining)) => Ok(*joining),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub fn key(&self, id: &EnvironmentId) -> Result<Key, Failure> {
+        match self.ask(&Open::Serve(Serve::Key { id: id.clone() }), &mut |_| ())? {
+            End::Found(Found::Key(key)) => Ok(key),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub fn take_key(&self, id: &EnvironmentId, key: &Key) -> Result<(), Failure> {
+        self.ask(&Open::Serve(Serve::TakeKey { id: id.clone(), key: key.clone() }), &mut |_| ()).map(drop)
     }
 
     /// A change on trial, and its number.

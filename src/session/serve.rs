@@ -28,6 +28,7 @@ use crate::disk;
 use crate::engine::Engine;
 use crate::engine::logs::{Query, Said};
 use crate::engine::target::Brought;
+use crate::model::seat::Key;
 use crate::model::{EnvironmentId, Event, Failure, Kind, Request, Response};
 use crate::servers;
 use crate::servers::session::whole;
@@ -198,11 +199,23 @@ impl Session {
                 self.engine.box_import(&mut from, Path::new("the connection"), each)
             }),
             Serve::Releases => self.change(channel, &mut |each| self.engine.take_releases(&mut self.input(channel)?, each)),
-            Serve::Define { id, by, from, dry_run } => self.change(channel, &mut |each| {
+            Serve::Joining { id, make } => {
+                let joining = self.cancellable(channel, || self.engine.joining(&id, make))?;
+                Ok(End::Found(Found::Joining(Box::new(joining))))
+            }
+            Serve::Key { id } => {
+                self.must_hold(&id, false)?;
+                Ok(End::Found(Found::Key(Key(self.engine.store.keys.share(&id)?))))
+            }
+            Serve::TakeKey { id, key } => {
+                self.must_hold(&id, false)?;
+                self.engine.take_key(&id, &key).map(|()| End::Found(Found::Nothing))
+            }
+            Serve::Define { id, by, from, seat, dry_run } => self.change(channel, &mut |each| {
                 self.must_hold(&id, dry_run)?;
                 let read = whole(self.input(channel)?, MOST_DEFINITION);
                 let text = read.map_err(|error| Failure::new(Kind::Conflict, "take the definition").because(&error))?;
-                let brought = Brought { id: &id, by: &by, from: &from, text: &text };
+                let brought = Brought { id: &id, by: &by, from: &from, text: &text, seat: seat.as_ref() };
                 self.engine.define_target(&brought, dry_run, each)
             }),
             Serve::Rollback { id, by, back, dry_run } => self.change(channel, &mut |each| {

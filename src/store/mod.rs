@@ -135,6 +135,11 @@ impl Store {
         &self.install
     }
 
+    /// The file of this host's private key for what ties it to other servers; there only where something does.
+    pub fn tie_key(&self) -> PathBuf {
+        self.folder.join("tie.key")
+    }
+
     /// Keeps every other command out of the store until this one ends. False where another one is in it.
     pub fn alone(&self) -> Result<bool> {
         pool::alone(&self.entered).map_err(|source| Error::Io { what: "lock the folder", path: self.folder.clone(), source })

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::machine::Rewound;
 use crate::model::topology::{HOST_FOLDER, Mode, RoleFile};
 use crate::model::{
-    Digest, Domain, Edge, EnvironmentId, Health, Machine, MachineName, Platform, PlatformName, ProviderName, RoleName, SiteName,
+    Digest, Domain, Edge, EnvironmentId, Health, Machine, MachineName, Platform, PlatformName, ProviderName, RoleName, Seat,
+    Site, SiteName,
 };
 
 /// A platform this host knows: where its folder is and where that came from.
@@ -151,6 +152,12 @@ pub struct Definition {
     /// By which names the world reaches its sites; only an environment that was promoted has some.
     #[serde(default, skip_serializing_if = "Edge::is_empty")]
     pub edge: Edge,
+    /// Which server each machine stands on, where several carry the environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub placed: BTreeMap<MachineName, String>,
+    /// Which of them this host is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seat: Option<Seat>,
 }
 
 impl Definition {
@@ -169,10 +176,34 @@ impl Definition {
         own.unwrap_or(&self.providers.usual)
     }
 
-    /// Every layer that its machines and their volumes need.
+    /// Whether a machine of it stands on this host, not on another server of its target.
+    pub fn is_here(&self, machine: &MachineName) -> bool {
+        self.seat.as_ref().is_none_or(|seat| self.placed.get(machine) == Some(&seat.own))
+    }
+
+    /// The machines that stand on this host.
+    pub fn machines_here(&self) -> BTreeMap<MachineName, &Machine> {
+        let mut machines = self.platform.machines_by_name();
+        machines.retain(|name, _| self.is_here(name));
+        machines
+    }
+
+    /// The machines here that serve a site, in order.
+    pub fn serving(&self, site: &Site) -> Vec<MachineName> {
+        let names = self.platform.machine(&site.on).map(Machine::names).unwrap_or_default();
+        names.into_iter().filter(|name| self.is_here(name)).collect()
+    }
+
+    /// Every layer that its machines here and their volumes need.
     pub fn layers(&self) -> impl Iterator<Item = &Digest> {
-        let seeds = self.seeds.values().flat_map(BTreeMap::values).flatten();
-        self.boxes.values().flat_map(|boxed| &boxed.layers).chain(seeds)
+        let roles: BTreeSet<_> = self.machines_here().into_values().map(|machine| &machine.role).collect();
+        let is_here = move |role: &RoleName| roles.contains(role);
+        let boxes = self.boxes.iter().filter({
+            let is_here = is_here.clone();
+            move |(role, _)| is_here(role)
+        });
+        let seeds = self.seeds.iter().filter(move |(role, _)| is_here(role));
+        boxes.flat_map(|(_, boxed)| &boxed.layers).chain(seeds.flat_map(|(_, paths)| paths.values().flatten()))
     }
 }
 

@@ -51,6 +51,25 @@ impl Keys {
         disk::make_folders(folder, PRIVATE).and_then(|()| disk::File::at(&path).write(random())).map_err(io)
     }
 
+    /// The key itself, for another host that carries a part of the environment. It is made where there is none.
+    pub fn share(&self, id: &EnvironmentId) -> Result<[u8; KEY]> {
+        self.ensure(id)?;
+        let path = self.path(id);
+        match read(&path) {
+            Ok(Some(key)) => Ok(key),
+            Ok(None) => Err(Error::BadKey { path }),
+            Err(source) => Err(Error::Io { what: "read the key", path, source }),
+        }
+    }
+
+    /// Takes the key of an environment that has its first part on another host. The caller holds the environment's lock.
+    pub fn adopt(&self, id: &EnvironmentId, key: &[u8; KEY]) -> Result<()> {
+        let path = self.path(id);
+        let folder = path.parent().expect("a key lies in its platform's folder");
+        let written = disk::make_folders(folder, PRIVATE).and_then(|()| disk::File::at(&path).write(key));
+        written.map_err(|source| Error::Io { what: "write the key", path: path.clone(), source })
+    }
+
     /// What an environment without a key gets is good for this once: a dry run shows a plan and leaves nothing.
     pub fn of(&self, id: &EnvironmentId) -> Result<Secrets> {
         let path = self.path(id);

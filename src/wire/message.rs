@@ -7,6 +7,7 @@ use crate::model::response::{
     BoxDetail, BoxSummary, Built, Carried, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, Promotion,
     SiteDetail, SnapshotSummary, Standing, Url,
 };
+use crate::model::seat::{Joining, Key, Seat};
 use crate::model::target::{Back, TargetSummary};
 use crate::model::{
     Digest, EnvironmentId, Event, Exec, Failure, MachineId, MachineName, PlatformName, Request, Response, SiteName,
@@ -42,8 +43,14 @@ pub enum Serve {
     Layers,
     /// Releases, packed, are the input.
     Releases,
+    /// What it would be for this server to carry a part of an environment; with `make`, whatever that needs is made.
+    Joining { id: EnvironmentId, make: bool },
+    /// What the environment's secrets are made of.
+    Key { id: EnvironmentId },
+    /// The same of another server's, for an environment that is new here.
+    TakeKey { id: EnvironmentId, key: Key },
     /// A definition, as JSON of a store, is the input; the environment becomes it.
-    Define { id: EnvironmentId, by: String, from: EnvironmentId, dry_run: bool },
+    Define { id: EnvironmentId, by: String, from: EnvironmentId, seat: Option<Seat>, dry_run: bool },
     /// Back to what was there before.
     Rollback { id: EnvironmentId, by: String, back: Back, dry_run: bool },
     /// Who may reach this server.
@@ -159,6 +166,8 @@ pub enum Found {
     Machines(Vec<MachineName>),
     Sites(Vec<SiteName>),
     Standing(Box<Standing>),
+    Joining(Box<Joining>),
+    Key(Key),
     Access(Box<AccessReport>),
     /// The number of what is on trial.
     Trial(u64),
@@ -195,5 +204,5 @@ enum Named {
     Targets(Vec<TargetSummary>),
     History(Vec<crate::model::target::Promoted>),
     Promotion(Box<Promotion>),
-    Access(Box<AccessReport>),
+    Access(Vec<AccessReport>),
 }

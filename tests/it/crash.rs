@@ -620,7 +620,7 @@ impl Walk {
         assert_eq!(row.map(|row| row.wanted), wanted, "after {after}");
         assert!(machines.values().all(|state| *state == word), "after {after}: {machines:?}");
         let tag = adt::model::Tag::of(process.engine.store.install(), id);
-        let seen = adt::network::Network::seen(&process.networks, &tag).unwrap();
+        let seen = adt::network::Network::seen(&process.networks, &tag, None).unwrap();
         assert_eq!((seen.complete(), seen.nothing()), (network, !network), "after {after}");
     }
 

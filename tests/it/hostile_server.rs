@@ -167,7 +167,7 @@ fn an_operator_who_sends_anything_else_changes_nothing() {
     let session = Session::new(&adt, "internal:server");
     let define = |input: &[u8]| {
         let (from, by) = (EnvironmentId { name: "1161".parse().expect("a name"), ..id() }, "ada".to_owned());
-        session.ask(Serve::Define { id: id(), by, from, dry_run: false }, input)
+        session.ask(Serve::Define { id: id(), by, from, seat: None, dry_run: false }, input)
     };
     refused(define(b"{}"), "has not said that it is at it");
     session.ask(hold(), b"").expect("nobody else is at it");

@@ -57,6 +57,7 @@ mod real_data;
 mod real_deploy;
 mod real_edge;
 mod real_fault;
+mod real_fleet;
 mod real_fresh;
 mod real_hello;
 mod real_host_machine;

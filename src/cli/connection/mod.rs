@@ -2,6 +2,7 @@
 //! which one they have; this file alone decides.
 
 mod files;
+mod fleet;
 mod local;
 mod program;
 mod remote;

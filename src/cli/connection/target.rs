@@ -1,14 +1,15 @@
-//! The engine on a target's server, for `--target`: found through this host's platform, reached by the person's own ssh.
+//! The engines on a target's servers, for `--target`: found through this host's platform, reached by the person's own ssh.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::fleet::Fleet;
 use super::local::command;
 use super::remote::Remote;
 use super::service::unexpected;
 use super::{Connection, Verb};
 use crate::engine::program;
-use crate::engine::target::server_among;
+use crate::engine::target::among;
 use crate::model::request::TargetOf;
 use crate::model::{EnvironmentId, Failure, Request, Response};
 use crate::servers::{self, Way};
@@ -36,8 +37,8 @@ pub fn is_for_targets(verb: &Verb) -> bool {
 /// `home` is this host's engine, whose platform says where the target is.
 pub fn of_target(home: &dyn Connection, id: &EnvironmentId, cancel: &Arc<AtomicBool>) -> Result<Box<dyn Connection>, Failure> {
     let of = TargetOf { platform: id.platform.clone(), target: id.name.clone() };
-    let server = match home.run(&Request::TargetList { platform: Some(of.platform.clone()) }, &mut |_| ())? {
-        Response::Targets(targets) => server_among(targets, &of)?,
+    let target = match home.run(&Request::TargetList { platform: Some(of.platform.clone()) }, &mut |_| ())? {
+        Response::Targets(targets) => among(targets, &of)?,
         _ => return Err(unexpected()),
     };
     // Root may stand behind sudo for a person, whose keys these are; whoever has no engine here is that person.
@@ -45,5 +46,13 @@ pub fn of_target(home: &dyn Connection, id: &EnvironmentId, cancel: &Arc<AtomicB
         Ok(engine) => engine.way()?,
         Err(_) => Way { account: None, home: None, identity: None, program: program()? },
     };
-    Ok(Box::new(Remote::Server(servers::enter(&way, &server, &command(), cancel)?)))
+    let mut members = Vec::new();
+    for server in &target.servers {
+        let session = Remote::Server(servers::enter(&way, server, &command(), cancel)?);
+        if target.servers.len() == 1 {
+            return Ok(Box::new(session));
+        }
+        members.push((server.name().to_owned(), session));
+    }
+    Ok(Box::new(Fleet::new(members)))
 }

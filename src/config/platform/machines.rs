@@ -113,7 +113,7 @@ fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Fa
     })
 }
 
-fn memory_bytes(text: &At<String>, faults: &mut Faults) -> Option<u64> {
+pub(super) fn memory_bytes(text: &At<String>, faults: &mut Faults) -> Option<u64> {
     if text.as_str() == "unlimited" {
         return Some(Limits::ALL_MEMORY);
     }

@@ -56,7 +56,7 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
     let sites = sites::settle(raw, &roles, faults);
     names_apart(raw, &machines, faults);
     let data = data::settle(raw, &roles, faults);
-    let targets = targets::settle(raw, faults);
+    let targets = targets::settle(raw, &machines, faults);
     let platform = Platform {
         name: name?,
         summary: check::summary(faults, raw.platform.summary.as_ref()),

@@ -247,12 +247,19 @@ pub enum Engine {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// Its server, which runs all machines, as `ssh` reaches it: `"root@a.example"`, `"root@a.example:2222"`,
-    /// `"root@[2001:db8::1]"`; or by a user who may use sudo there without a password, as `"debian@a.example"`. Your own `ssh` goes there, with its settings, keys and agent. One server so far.
+    /// Its servers, as `ssh` reaches them: `"root@a.example"`, `"root@a.example:2222"`, `"root@[2001:db8::1]"`; or by a user who
+    /// may use sudo there without a password, as `"debian@a.example"`. Your own `ssh` goes there, with its settings, keys and
+    /// agent. The first one faces the world, and runs every machine of which `[targets.….machines]` says nothing else.
     pub servers: Vec<At<String>>,
-    /// The fingerprint of the server's host key, as `ssh-keygen -lf` shows it: `"SHA256:…"`. A server that shows another key is
-    /// refused. Without it, your own `known_hosts` must know the key.
+    /// The fingerprint of the only server's host key, as `ssh-keygen -lf` shows it: `"SHA256:…"`. A server that shows another key
+    /// is refused. Without it, your own `known_hosts` must know the key.
     pub host_key: Option<At<String>>,
+    /// The same for each of several servers: `"a.example" = "SHA256:…"`.
+    #[serde(default)]
+    pub host_keys: BTreeMap<At<String>, At<String>>,
+    /// What is otherwise there than on a developer's host, for each role.
+    #[serde(default)]
+    pub machines: BTreeMap<At<String>, TargetMachine>,
     /// The networks, or single addresses, from which its administrators come: nobody else reaches the server's ssh then, and
     /// nothing but its sites' ports is open to the world. Without it, its firewall stays as it is.
     #[serde(default)]
@@ -275,4 +282,24 @@ pub struct Target {
     /// that time, whatever happens to the server. Begin with `300`.
     #[schemars(range(min = 1, max = 63_072_000))]
     pub hsts: Option<At<u32>>,
+}
+
+/// A role on a target.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TargetMachine {
+    /// The servers that its machines stand on, one after the other and from the first again: `["b.example", "c.example"]`, each
+    /// as `servers` names it behind the `@`.
+    #[serde(default)]
+    pub on: Vec<At<String>>,
+    /// How many of them there are, where the role has a `count`.
+    #[schemars(range(min = 1))]
+    pub count: Option<At<u32>>,
+    /// Memory of each of them: `"2G"`, or `"unlimited"`.
+    pub memory: Option<At<String>>,
+    /// Shares of a processor that each may use: `1.5`.
+    pub cpus: Option<f64>,
+    /// How many processes each may have.
+    #[schemars(range(min = 1))]
+    pub processes: Option<u32>,
 }

@@ -1,24 +1,30 @@
 //! `[targets.…]` → targets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use crate::model::EnvironmentName;
 use crate::model::access::network;
-use crate::model::target::{Address, Fingerprint, Server, Target};
+use crate::model::target::{Address, Fingerprint, Server, Target, Terms};
+use crate::model::{EnvironmentName, Limits, Machine, RoleName};
 
 use super::edge::edge;
-use super::{once, raw};
+use super::machines::memory_bytes;
+use super::{MOST_MACHINES, once, raw};
 use crate::config::at::{At, in_order};
 use crate::config::check;
 use crate::config::fault::Faults;
 
-pub fn settle(raw: &raw::Document, faults: &mut Faults) -> Vec<Target> {
-    in_order(&raw.targets).into_iter().filter_map(|(name, each)| target(name, each, raw, faults)).collect()
+pub fn settle(raw: &raw::Document, machines: &[Machine], faults: &mut Faults) -> Vec<Target> {
+    in_order(&raw.targets).into_iter().filter_map(|(name, each)| target(name, each, (raw, machines), faults)).collect()
 }
 
-fn target(name: &At<String>, raw: &raw::Target, document: &raw::Document, faults: &mut Faults) -> Option<Target> {
+fn target(
+    name: &At<String>,
+    raw: &raw::Target,
+    (document, machines): (&raw::Document, &[Machine]),
+    faults: &mut Faults,
+) -> Option<Target> {
     if name.as_str() == "local" {
         faults.add_hint(
             name.span(),
@@ -32,16 +38,88 @@ fn target(name: &At<String>, raw: &raw::Target, document: &raw::Document, faults
     if raw.servers.is_empty() {
         faults.add_hint(name.span(), "the target has no server", "name it, e.g. `servers = [\"root@a.example\"]`");
     }
-    if let Some(second) = raw.servers.get(1) {
-        let message = "a target stands on one server so far";
-        faults.add_hint(second.span(), message, "keep one of them, which then has all machines");
-    }
-    let host_key = raw.host_key.as_ref().map(|word| fingerprint(word, faults));
     let edge = edge(raw, &document.sites, faults);
-    let servers: Option<Vec<_>> = raw.servers.iter().map(|word| address(word, faults)).collect();
-    let host_key = host_key.map_or(Some(None), |key| key.map(Some))?;
-    let servers = servers?.into_iter().map(|address| Server { address, host_key: host_key.clone() }).collect();
-    Some(Target { name: label?.to_string(), servers, admin: admin(&raw.admin, faults)?, edge })
+    let servers = servers(raw, faults);
+    let admin = admin(&raw.admin, faults);
+    let servers = servers?;
+    let machines = terms(name, raw, &servers, machines, faults);
+    Some(Target { name: label?.to_string(), servers, admin: admin?, edge, machines: machines? })
+}
+
+fn servers(raw: &raw::Target, faults: &mut Faults) -> Option<Vec<Server>> {
+    let addresses: Option<Vec<_>> = raw.servers.iter().map(|word| address(word, faults)).collect();
+    let only = raw.host_key.as_ref().map(|word| fingerprint(word, faults));
+    let only = only.map_or(Some(None), |key| key.map(Some));
+    let mut keys = BTreeMap::new();
+    for (server, word) in in_order(&raw.host_keys) {
+        keys.insert(server.as_str(), fingerprint(word, faults)?);
+    }
+    let (addresses, only) = (addresses?, only?);
+    if let (Some(key), true) = (&raw.host_key, addresses.len() > 1) {
+        faults.add_hint(key.span(), "each of several servers has a host key of its own", "name them in `host_keys`, by server");
+    }
+    let mut names = BTreeSet::new();
+    for (word, address) in raw.servers.iter().zip(&addresses) {
+        if !names.insert(address.host.as_str()) {
+            let message = format!("two servers are called `{}`", address.host);
+            faults.add_hint(word.span(), message, "give one of them another name, e.g. in your `~/.ssh/config`");
+        }
+    }
+    for (server, _) in in_order(&raw.host_keys) {
+        known(server, &names, faults);
+    }
+    let key = |address: &Address| keys.get(address.host.as_str()).or(only.as_ref()).cloned();
+    Some(addresses.iter().map(|address| Server { host_key: key(address), address: address.clone() }).collect())
+}
+
+/// Whether the target has a server of this name.
+fn known(word: &At<String>, names: &BTreeSet<&str>, faults: &mut Faults) -> bool {
+    let is_known = names.contains(word.as_str());
+    if !is_known {
+        let message = format!("the target has no server `{}`", word.escape_debug());
+        faults.add_hint(word.span(), message, check::meant(word, names.iter().copied(), "name it in `servers`"));
+    }
+    is_known
+}
+
+/// What the target says of roles.
+fn terms(
+    name: &At<String>,
+    raw: &raw::Target,
+    servers: &[Server],
+    machines: &[Machine],
+    faults: &mut Faults,
+) -> Option<BTreeMap<RoleName, Terms>> {
+    let names: BTreeSet<_> = servers.iter().map(Server::name).collect();
+    let mut all = BTreeMap::new();
+    for (role, each) in in_order(&raw.machines) {
+        let Some(machine) = machines.iter().find(|machine| machine.role.as_str() == role.as_str()) else {
+            let known = machines.iter().map(|machine| machine.role.as_str());
+            let message = format!("there is no machine `{}`", role.escape_debug());
+            faults.add_hint(role.span(), message, check::meant(role, known, "add it as `[machines.…]`"));
+            continue;
+        };
+        once(&each.on, "server", faults);
+        let on = each.on.iter().filter(|word| known(word, &names, faults)).map(|word| word.to_string()).collect();
+        if let (Some(count), None) = (&each.count, machine.count) {
+            let message = format!("`{}` is a single machine, which has no number in its name", machine.role);
+            faults.add_hint(count.span(), message, format!("write `count = 1` below `[machines.{}]` first", machine.role));
+        }
+        let memory_bytes = each.memory.as_ref().and_then(|memory| memory_bytes(memory, faults));
+        let limits = Limits { memory_bytes, cpus: each.cpus, processes: each.processes };
+        all.insert(machine.role.clone(), Terms { on, count: each.count.as_ref().map(|count| **count), limits });
+    }
+    let machine = |machine: &Machine| all.get(&machine.role).and_then(|terms| terms.count).or(machine.count).unwrap_or(1);
+    let sum = machines.iter().map(machine).fold(0, u32::saturating_add);
+    // Each server has an address of its own among them.
+    let others = if servers.len() > 1 { servers.len() } else { 0 };
+    if sum as usize + others > MOST_MACHINES {
+        let message =
+            format!("the target would have {sum} machines on {} servers, of which {MOST_MACHINES} fit together", servers.len());
+        faults.add_hint(name.span(), message, "lower the counts");
+        return None;
+    }
+    Some(all)
 }
 
 fn admin(words: &[At<String>], faults: &mut Faults) -> Option<BTreeSet<IpNet>> {

@@ -96,6 +96,8 @@ fn record(engine: &Engine, id: &EnvironmentId, on: &ProviderName, network: ipnet
         shared: false,
         network,
         definition: Definition {
+            placed: BTreeMap::new(),
+            seat: None,
             platform: Platform {
                 name: id.platform.clone(),
                 summary: String::new(),

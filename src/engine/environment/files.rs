@@ -152,7 +152,7 @@ fn digest(file: &File) -> Digest {
 
 impl Engine {
     fn files_of(&self, environment: &Environment, name: &MachineName, secret: &Secret) -> Result<Vec<File>, Failure> {
-        let machines = environment.definition.platform.machines_by_name();
+        let machines = environment.definition.machines_here();
         let Some(machine) = machines.get(name) else { return Ok(Vec::new()) };
         let facts = facts::facts(self.store.install(), environment).on(name);
         of_machine(&environment.definition, machine, &facts, secret)
@@ -172,7 +172,7 @@ impl Engine {
     pub(in crate::engine) fn try_files(&self, id: &EnvironmentId, definition: &Definition) -> Result<(), Failure> {
         let environment = self.rehearsal(id, definition);
         let secret: Secret = std::sync::Arc::new(|_| String::new());
-        definition.platform.machines_by_name().keys().try_for_each(|name| self.files_of(&environment, name, &secret).map(drop))
+        definition.machines_here().keys().try_for_each(|name| self.files_of(&environment, name, &secret).map(drop))
     }
 
     /// An environment that there is not yet, at any address.

@@ -109,7 +109,14 @@ impl Engine {
     ) -> Result<Environment, Failure> {
         let routes = self.network.routes()?;
         let pool = self.settings.pool_v4.value;
-        let choose = |taken: &[Ipv4Net]| Ok::<_, Failure>(address::allocate(pool, taken, &routes)?);
+        // Where other servers carry a part of it, they have agreed on one.
+        let agreed = definition.seat.as_ref().map(|seat| seat.network);
+        let choose = |taken: &[Ipv4Net]| {
+            Ok::<_, Failure>(match agreed {
+                Some(network) => address::claim(network, taken, &routes)?,
+                None => address::allocate(pool, taken, &routes)?,
+            })
+        };
         let now = self.now();
         let make = |network| Environment {
             id: id.clone(),
@@ -158,7 +165,7 @@ impl Engine {
     fn say_what_loses_its_data(&self, environment: &Environment, events: &Events) -> Result<(), Failure> {
         let (id, definition) = (&environment.id, &environment.definition);
         let applied: BTreeMap<_, _> = self.store.database.applied(Some(id))?.into_iter().collect();
-        for (name, machine) in definition.platform.machines_by_name() {
+        for (name, machine) in definition.machines_here() {
             let Some(seeded) = definition.seeded.get(&machine.role) else { continue };
             if applied.get(&name).is_none_or(|spec| spec.seeded != *seeded) {
                 events.note(format!("`{name}` goes back to its seed, as the last `env:reload --data` wants it"));
@@ -291,6 +298,7 @@ impl Engine {
                 tag: wanted::tag(self.store.install(), id),
                 v4: nowhere,
                 v6: address::ula_subnet(self.store.install(), &nowhere),
+                tie: None,
             };
             self.remember("destroyed", &id.to_string());
             self.perform(&plan, &Scene { workspace, on: seen.places(), ..Scene::of(&network, &live) }, events)?;
@@ -465,7 +473,7 @@ impl Engine {
 
     /// The machines of an environment, in order.
     pub fn machine_names(&self, id: &EnvironmentId) -> Result<Vec<MachineName>, Failure> {
-        Ok(self.environment(id)?.definition.platform.machines_by_name().into_keys().collect())
+        Ok(self.environment(id)?.definition.machines_here().into_keys().collect())
     }
 }
 

@@ -35,7 +35,7 @@ fn unreadable(record: Damaged) -> EnvironmentSummary {
 
 /// One word for an environment, from what is wanted and what its machines are.
 pub(in crate::engine) fn state_of(environment: &Environment, states: &States) -> EnvironmentState {
-    let names = environment.definition.platform.machines_by_name();
+    let names = environment.definition.machines_here();
     let all = |test: &dyn Fn(&MachineState) -> bool| names.keys().all(|name| states.get(name).is_some_and(test));
     let any = |test: &dyn Fn(&MachineState) -> bool| states.values().any(test);
     let running = |state: &MachineState| matches!(state, MachineState::Running { .. });
@@ -65,7 +65,7 @@ fn summary(environment: &Environment, states: &States, codes: &Codes) -> Environ
         platform: environment.id.platform.to_string(),
         name: environment.id.name.to_string(),
         state: state_of(environment, states),
-        machines: platform.machines_by_name().into_keys().map(|name| (name.clone(), state(&name))).collect(),
+        machines: environment.definition.machines_here().into_keys().map(|name| (name.clone(), state(&name))).collect(),
         sites: platform.sites.iter().map(|site| site.name.clone()).collect(),
         code: codes.iter().map(|(site, code)| (site.clone(), sites::summary(code))).collect(),
         owner: environment.owner.name.clone(),
@@ -120,7 +120,7 @@ impl Engine {
         let states = states(&self.found(id, &self.around_of(&environment.definition)?)?);
         let network = wanted::network(self.store.install(), &environment);
         let definition = &environment.definition;
-        let machines = definition.platform.machines_by_name().into_iter().map(|(name, machine)| {
+        let machines = definition.machines_here().into_iter().map(|(name, machine)| {
             let machine_id = id.machine(&name);
             let attachment = network.attach(definition.numbers[&name]);
             MachineDetail {
@@ -155,7 +155,7 @@ impl Engine {
     fn volume_details(&self, environment: &Environment) -> Result<Vec<VolumeDetail>, Failure> {
         let definition = &environment.definition;
         let platform = &definition.platform;
-        let machines = platform.machines_by_name();
+        let machines = definition.machines_here();
         let used = |provider: &ProviderName, name: &MachineName, path: &String| {
             let machine = machines.get(name).filter(|machine| definition.provider(machine) == provider);
             machine.is_some_and(|machine| platform.volumes(machine).contains(path))

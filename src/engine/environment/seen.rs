@@ -61,8 +61,10 @@ impl Engine {
         wanted: &Wanted,
         remembered: bool,
     ) -> Result<Seen, Failure> {
-        let network = self.network.seen(&wanted::tag(self.store.install(), id))?;
-        let around = self.around(id)?;
+        let record = self.known(id)?;
+        let tie = record.as_ref().and_then(wanted::tie);
+        let network = self.network.seen(&wanted::tag(self.store.install(), id), tie.as_ref())?;
+        let around = self.around_known(record.as_ref())?;
         let mut found = self.found(id, &around)?;
         for (machine, found) in &mut found {
             if let [provider] = found.on.iter().collect::<Vec<_>>()[..] {

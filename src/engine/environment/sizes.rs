@@ -59,6 +59,6 @@ impl Engine {
             let provider = self.providers.get(definition.provider(machine)).ok()?;
             provider.disk(&environment.id.machine(&name)).ok()
         };
-        definition.platform.machines_by_name().into_iter().map(disk).sum()
+        definition.machines_here().into_iter().map(disk).sum()
     }
 }

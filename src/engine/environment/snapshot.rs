@@ -371,7 +371,7 @@ impl Engine {
     /// What a way back loses, in words.
     fn lost(&self, environment: &Environment, snapshot: &Snapshot) -> Vec<String> {
         let since = jiff::Timestamp::from_second(snapshot.taken).unwrap_or_default().strftime("%Y-%m-%d %H:%M:%S UTC");
-        let machines = environment.definition.platform.machines_by_name();
+        let machines = environment.definition.machines_here();
         machines
             .keys()
             .map(|name| format!("what `{}` wrote since {since}, its data included", environment.id.machine(name)))

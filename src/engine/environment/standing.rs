@@ -44,7 +44,7 @@ impl Engine {
     /// The provider of a machine that its environment has.
     pub fn provider_of(&self, id: &MachineId) -> Result<&dyn Provider, Failure> {
         let definition = self.environment(&id.environment)?.definition;
-        let machines = definition.platform.machines_by_name();
+        let machines = definition.machines_here();
         let wanted = machines.get(&id.machine).map_or(&definition.providers.usual, |machine| definition.provider(machine));
         Ok(self.providers.get(wanted)?)
     }

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::engine::environment::login;
 use crate::engine::site::code::LiveSites;
 use crate::model::machine::{Mount, MountMode, Volume};
-use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag};
+use crate::model::seat::End;
+use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag, Tie};
 use crate::network::address;
 use crate::plan::{Wanted, WantedMachine};
 use crate::store::Environment;
@@ -20,7 +21,32 @@ pub fn network(install: &str, environment: &Environment) -> NetworkSpec {
         tag: Tag::of(install, &environment.id),
         v4: environment.network,
         v6: address::ula_subnet(install, &environment.network),
+        tie: tie(environment),
     }
+}
+
+/// Where a machine is found, on whichever server it stands.
+pub fn address_of(environment: &Environment, machine: &MachineName) -> Option<Ipv4Addr> {
+    environment.definition.numbers.get(machine).map(|number| at(environment, *number))
+}
+
+fn at(environment: &Environment, number: u8) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(environment.network.network()) + u32::from(number))
+}
+
+/// How its network goes on to the other servers that carry it.
+pub fn tie(environment: &Environment) -> Option<Tie> {
+    let definition = &environment.definition;
+    let seat = definition.seat.as_ref()?;
+    let own = seat.servers.get(&seat.own)?;
+    let others = seat.servers.iter().filter(|(name, _)| **name != seat.own);
+    let ends = others.map(|(name, peer)| {
+        let behind = definition.placed.iter().filter(|(_, server)| *server == name);
+        let machines = behind.filter_map(|(machine, _)| address_of(environment, machine));
+        let addresses = std::iter::once(at(environment, peer.number)).chain(machines).collect();
+        End { key: peer.key.clone(), endpoint: peer.endpoint, addresses }
+    });
+    Some(Tie { own: at(environment, own.number), port: own.endpoint.port(), ends: ends.collect() })
 }
 
 /// What machines get of their host.
@@ -36,8 +62,7 @@ pub fn wanted(install: &str, around: &Around, environment: &Environment, live: &
     let definition = &environment.definition;
     let hosts = Hosts { environment, network: &network };
     let machines = definition
-        .platform
-        .machines_by_name()
+        .machines_here()
         .into_iter()
         .map(|(name, machine)| {
             let number = definition.numbers[&name];
@@ -96,10 +121,11 @@ fn limits(machine: &Machine) -> Limits {
     Limits { processes: machine.limits.processes.or(Some(PROCESSES)), ..machine.limits.clone() }
 }
 
-/// The machines of the roles that this one waits for.
+/// The machines here of the roles that this one waits for.
 fn after(environment: &Environment, machine: &Machine) -> Vec<MachineName> {
-    let roles = environment.definition.platform.machines.iter().filter(|other| machine.after.contains(&other.role));
-    roles.flat_map(Machine::names).collect()
+    let definition = &environment.definition;
+    let roles = definition.platform.machines.iter().filter(|other| machine.after.contains(&other.role));
+    roles.flat_map(Machine::names).filter(|name| definition.is_here(name)).collect()
 }
 
 /// What its box promises, and each of its sites; where neither says anything, that its init is through.
@@ -147,7 +173,10 @@ impl Hosts<'_> {
             let long = id.machine(name).fqdn(&definition.domain);
             writeln!(text, "{} {long} {name}", attachment.v4).expect("a string takes any text");
             // The long name only: a new machine's IPv6 address is "tentative" for a second or two, and a service that tries
-            // it first while everything starts would wait that long for its database.
+            // it first while everything starts would wait that long for its database. What ties servers carries IPv4 alone.
+            if !definition.is_here(name) {
+                continue;
+            }
             writeln!(text, "{} {long}", attachment.v6).expect("a string takes any text");
         }
         let sites = &definition.platform.sites;

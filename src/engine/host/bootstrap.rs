@@ -128,7 +128,7 @@ impl Engine {
         Ok(done("this host is ready", true, next.map(str::to_owned).into()))
     }
 
-    fn install_packages(&self, packages: BTreeSet<&str>, events: &Events) -> Result<(), Failure> {
+    pub(in crate::engine) fn install_packages(&self, packages: BTreeSet<&str>, events: &Events) -> Result<(), Failure> {
         if packages.is_empty() {
             return Ok(());
         }

@@ -36,7 +36,7 @@ const WAITING: usize = 4 << 20;
 const LAST: usize = 64 << 20;
 
 /// What is asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Query {
     pub id: EnvironmentId,
     /// Empty: all.
@@ -232,7 +232,7 @@ pub fn running<'n>(providers: &Registry, names: impl IntoIterator<Item = &'n Pro
 /// What is read of each machine of an environment: its journal, and the log files that its box, its role and its sites name.
 pub fn subjects(environment: &Environment) -> Vec<Subject> {
     let definition = &environment.definition;
-    let machines = definition.platform.machines_by_name().into_iter().map(|(name, machine)| {
+    let machines = definition.machines_here().into_iter().map(|(name, machine)| {
         let id = environment.id.machine(&name);
         let fqdn = id.fqdn(&definition.domain);
         Subject {
@@ -321,7 +321,7 @@ impl SiteFilter {
                 .hint(if known.is_empty() { "it has none".to_owned() } else { format!("its sites are {}", known.join(", ")) }));
         };
         Ok(Self {
-            on: platform.machine(&site.on).map(Machine::names).unwrap_or_default(),
+            on: environment.definition.serving(site),
             host: format!("{name}.{}", environment.id.fqdn(&environment.definition.domain)),
             alone: platform.sites.iter().filter(|other| other.on == site.on).count() == 1,
             site: site.clone(),

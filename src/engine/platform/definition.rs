@@ -110,6 +110,8 @@ impl Engine {
         let left_out = leave_out(&mut platform, &basis.sites)?;
         let names: Vec<_> = platform.machines.iter().flat_map(Machine::names).collect();
         let mut definition = Definition {
+            placed: BTreeMap::new(),
+            seat: None,
             providers: basis.providers.clone(),
             domain: platform.domain_or(&self.settings.domain.value).clone(),
             numbers: address::host_numbers(basis.numbers, &names),

@@ -335,7 +335,7 @@ impl Engine {
 
     /// The site's own variables for its programs, by machine.
     fn variables(&self, environment: &Environment, site: &Site) -> Result<Variables, Failure> {
-        let machines = environment.definition.platform.machine(&site.on).map(Machine::names).unwrap_or_default();
+        let machines = environment.definition.serving(site);
         let of = |machine: MachineName| Ok((machine.clone(), self.site_env(environment, site, &machine)?));
         machines.into_iter().map(of).collect()
     }
@@ -373,7 +373,7 @@ impl Engine {
         let role = environment.definition.platform.machine(&deployable.site.on);
         if let Some(role) = role {
             let provider = self.providers.get(environment.definition.provider(role))?;
-            for machine in role.names() {
+            for machine in environment.definition.serving(deployable.site) {
                 let state = provider.inspect(&id.machine(&machine))?;
                 if environment.wanted != Wanted::Up || !matches!(state, MachineState::Running { .. }) {
                     return Err(failure().cause(format!("its machine `{machine}` is {}", state.word())).hint(up));
@@ -490,9 +490,8 @@ fn planned(environment: &Environment, site: &Site, release: &Digest) -> Response
 
 /// The steps that a roll-out is, as a plan tells them.
 pub(in crate::engine) fn deploys(environment: &Environment, site: &Site, release: &Digest) -> Vec<Vec<Step>> {
-    let (role, site) = (environment.definition.platform.machine(&site.on), &site.name);
-    let chains = role.map(Machine::names).unwrap_or_default().into_iter().map(|machine| {
-        let action = Action::Deploy { machine, site: site.clone(), release: release.clone() };
+    let chains = environment.definition.serving(site).into_iter().map(|machine| {
+        let action = Action::Deploy { machine, site: site.name.clone(), release: release.clone() };
         vec![Step { environment: environment.id.clone(), action }]
     });
     chains.collect()

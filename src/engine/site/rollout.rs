@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::at_once::{combine, stopped};
+use crate::engine::environment::wanted;
 use crate::engine::site::release_on_machine::{Ground, Serves, Standing};
 use crate::engine::site::templates::Rendering;
 use crate::engine::{Engine, Events};
@@ -50,8 +51,7 @@ pub(in crate::engine) struct Rollout<'a> {
 impl Rollout<'_> {
     /// The site's place on each of its machines, in order.
     fn grounds(&self) -> Vec<Ground<'_>> {
-        let machines = self.environment.definition.platform.machine(&self.site.on);
-        let names = machines.map(crate::model::Machine::names).unwrap_or_default();
+        let names = self.environment.definition.serving(self.site);
         names.iter().map(|name| self.ground(name)).collect()
     }
 
@@ -272,7 +272,8 @@ impl Rollout<'_> {
         for reach in &self.site.code.network {
             let role = definition.platform.machine(&reach.role);
             for name in role.map(crate::model::Machine::names).unwrap_or_default() {
-                let service = format!("{}:{}", self.wanted.machines[&name].spec.network.v4, reach.port);
+                let Some(address) = wanted::address_of(self.environment, &name) else { continue };
+                let service = format!("{address}:{}", reach.port);
                 if !services.contains(&service) {
                     services.push(service);
                 }

@@ -58,8 +58,7 @@ impl Engine {
         code: &SiteCode,
         manifest: &Manifest,
     ) -> Result<BTreeMap<MachineName, Rendering>, Failure> {
-        let role = environment.definition.platform.machine(&site.on);
-        let names = role.map(crate::model::Machine::names).unwrap_or_default();
+        let names = environment.definition.serving(site);
         let of = |name: MachineName| Ok((name.clone(), self.rendering(environment, site, code, manifest, &name)?));
         names.into_iter().map(of).collect()
     }

@@ -6,7 +6,8 @@
 use crate::engine::Engine;
 use crate::engine::events::Events;
 use crate::engine::target::doors::TRIAL;
-use crate::model::access::{AccessChange, words};
+use crate::engine::target::fleet;
+use crate::model::access::{AccessChange, AccessReport, words};
 use crate::model::request::TargetOf;
 use crate::model::response::{CheckItem, Done};
 use crate::model::target::{Server, TargetSummary};
@@ -15,9 +16,13 @@ use crate::servers::{Session, Way};
 
 impl Engine {
     pub(in crate::engine) fn target_access(&self, of: &TargetOf) -> Result<Response, Failure> {
-        // A listing is one document, so nothing is told on the way.
-        let session = self.enter_server(&self.server_of(of)?, &self.way()?, &Events::unread())?;
-        Ok(Response::Access(Box::new(session.access()?)))
+        let (way, target) = (self.way()?, self.target_of(of)?);
+        let report = |server: &Server| {
+            // A listing is one document, so nothing is told on the way.
+            let report = self.enter_server(server, &way, &Events::unread())?.access()?;
+            Ok(AccessReport { server: server.name().to_owned(), ..report })
+        };
+        Ok(Response::Access(fleet::for_each(&target.servers, report)?))
     }
 
     /// `target:grant` and `target:revoke`.
@@ -27,14 +32,17 @@ impl Engine {
         change: &AccessChange,
         events: &Events,
     ) -> Result<Response, Failure> {
-        let (server, way) = (self.server_of(of)?, self.way()?);
-        let session = self.enter_server(&server, &way, events)?;
-        self.change_access(&session, &server, &way, change, events)?;
+        let (way, target) = (self.way()?, self.target_of(of)?);
+        fleet::for_each(&target.servers, |server| {
+            let session = self.enter_server(server, &way, events)?;
+            self.change_access(&session, server, &way, change, events)
+        })?;
+        let server = target.servers.iter().map(|server| format!("`{server}`")).collect::<Vec<_>>().join(", ");
         let summary = match change {
-            AccessChange::Revoke { network } => format!("{network} may no longer come to the ssh of `{server}`"),
+            AccessChange::Revoke { network } => format!("{network} may no longer come to the ssh of {server}"),
             AccessChange::Grant { network, seconds } => {
                 let until = jiff::Timestamp::from_second(self.now() + i64::from(*seconds)).unwrap_or_default();
-                format!("{network} may come to the ssh of `{server}` until {}", until.strftime("%Y-%m-%d %H:%M UTC"))
+                format!("{network} may come to the ssh of {server} until {}", until.strftime("%Y-%m-%d %H:%M UTC"))
             }
             AccessChange::Admin { .. } => change.to_string(),
         };

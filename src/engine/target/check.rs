@@ -2,53 +2,72 @@
 
 use crate::engine::Engine;
 use crate::engine::events::Events;
-use crate::engine::target::list::only_server;
+use crate::engine::target::fleet;
 use crate::engine::target::outside::Outside;
 use crate::engine::target::promote::inside;
 use crate::engine::target::releases;
 use crate::model::request::TargetOf;
-use crate::model::response::Standing;
-use crate::model::response::{CheckItem, Checklist, LayerSummary};
-use crate::model::target::Server;
+use crate::model::response::{CheckItem, Checklist, LayerSummary, Standing};
+use crate::model::target::{Server, TargetSummary};
 use crate::model::{Digest, EnvironmentId, Failure, Request, Response, Size};
 use crate::plan::promotion::Going;
+use crate::servers::Way;
 
 /// Below this the next promotion may not fit.
 const LOW_SPACE: u64 = 2 << 30;
 
 impl Engine {
     pub(in crate::engine) fn target_check(&self, of: &TargetOf, events: &Events) -> Result<Response, Failure> {
-        let (target, id) = (self.target_of(of)?, of.id());
-        let server = only_server(target.clone());
+        let (target, way) = (self.target_of(of)?, self.way()?);
+        let each = fleet::for_each(&target.servers, |server| self.check_one(&target, server, &of.id(), &way, events))?;
+        Ok(Response::Check(Checklist { items: each.into_iter().flatten().collect() }))
+    }
+
+    fn check_one(
+        &self,
+        target: &TargetSummary,
+        server: &Server,
+        id: &EnvironmentId,
+        way: &Way,
+        events: &Events,
+    ) -> Result<Vec<CheckItem>, Failure> {
         let remedy = format!("adt env:promote {} <environment> {}", id.platform, id.name);
-        let session = match self.enter_server(&server, &self.way()?, events) {
+        let session = match self.enter_server(server, way, events) {
             Ok(session) => session,
-            Err(failure) => return Ok(fault(&server, &failure, &remedy)),
+            Err(failure) => return Ok(vec![fault(server, &failure, &remedy)]),
         };
-        let mut items = vec![CheckItem::ok(server.to_string(), host_key(&server))];
-        let standing = session.standing(&id, Vec::new())?;
-        items.extend(self.check_access(&session, &id, &target, &remedy)?);
-        items.push(history(&id, &standing, &remedy));
+        let mut items = vec![CheckItem::ok(server.to_string(), host_key(server))];
+        let standing = session.standing(id, Vec::new())?;
+        items.extend(self.check_access(&session, id, target, &remedy)?);
+        items.push(history(id, &standing, &remedy));
         if standing.wanted.is_some() {
             let went = releases::came(&standing);
             let read = standing.stands_on.iter().chain(went.iter().map(|going| &going.release.digest)).cloned().collect();
-            let now = session.standing(&id, read)?;
+            let now = session.standing(id, read)?;
             items.extend(check_releases(&standing, &went, &now, &remedy));
             items.extend(self.check_layers(&standing, now.layers, &remedy));
             items.extend(inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?).items);
-            items.extend(Outside { id: &id, server: &server, standing: &standing, is_rehearsal: false, is_new: false }.look());
+            items.extend(Outside { id, server, standing: &standing, is_rehearsal: false, is_new: false }.look());
         }
         let free = format!("{} free", Size(standing.free));
         items.push(match standing.free < LOW_SPACE {
             true => CheckItem::notice("space for layers", free, None),
             false => CheckItem::ok("space for layers", free),
         });
-        Ok(Response::Check(Checklist { items }))
+        if target.servers.len() > 1 {
+            let own = server.to_string();
+            // A machine and a name of the world are on one of them only.
+            let is_about_all = |item: &&mut CheckItem| item.subject != own && item.step.is_none();
+            items.iter_mut().filter(is_about_all).for_each(|item| item.subject = format!("{} on {own}", item.subject));
+        }
+        Ok(items)
     }
 
     pub(in crate::engine) fn target_history(&self, of: &TargetOf) -> Result<Response, Failure> {
         // A listing is one document, so nothing is told on the way.
-        let session = self.enter_server(&self.server_of(of)?, &self.way()?, &Events::unread())?;
+        let target = self.target_of(of)?;
+        let first = target.servers.first().expect("configuration refuses targets without a server");
+        let session = self.enter_server(first, &self.way()?, &Events::unread())?;
         Ok(Response::History(session.standing(&of.id(), Vec::new())?.promotions))
     }
 
@@ -76,7 +95,7 @@ impl Engine {
 fn check_releases(came: &Standing, went: &[Going], now: &Standing, remedy: &str) -> Vec<CheckItem> {
     let lost = came.serves.iter().filter(|(site, _)| !went.iter().any(|going| going.site == **site));
     let lost = lost.map(|(site, _)| CheckItem::fault(format!("site {site}"), "the release that it serves is not there", remedy));
-    let each = releases::proof(went, now).into_iter().map(|proof| {
+    let each = releases::proof("", went, now).into_iter().map(|proof| {
         let commit = proof.commit.get(..10).unwrap_or(&proof.commit);
         let subject = format!("release {} of site {}, commit {commit}", proof.digest.short(), proof.site);
         match &proof.there {
@@ -96,10 +115,10 @@ fn host_key(server: &Server) -> String {
     }
 }
 
-fn fault(server: &Server, failure: &Failure, remedy: &str) -> Response {
+fn fault(server: &Server, failure: &Failure, remedy: &str) -> CheckItem {
     let remedy = failure.hints.first().map_or(remedy, String::as_str);
     let seen = failure.causes.iter().chain(&failure.tail).map(String::as_str).collect::<Vec<_>>().join("; ");
-    Response::Check(Checklist { items: vec![CheckItem::fault(server.to_string(), seen, remedy)] })
+    CheckItem::fault(server.to_string(), seen, remedy)
 }
 
 fn history(id: &EnvironmentId, standing: &Standing, remedy: &str) -> CheckItem {

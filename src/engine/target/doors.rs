@@ -101,6 +101,7 @@ impl Engine {
     pub fn access(&self) -> Result<AccessReport, Failure> {
         let log = self.store.history.entries().into_iter().filter(|entry| entry.subject == SUBJECT);
         Ok(AccessReport {
+            server: String::new(),
             access: Doors::read(&self.store)?.kept.at(self.now()),
             in_force: wall::in_force(self.store.install())?,
             takes_passwords: sshd().is_ok_and(|said| takes_passwords(&said)),

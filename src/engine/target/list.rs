@@ -1,8 +1,10 @@
-//! `target:list`, and the server that a target means. Targets are what the platform's folder says now.
+//! `target:list`, and what a target's name means. Targets are what the platform's folder says now.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::Engine;
 use crate::model::request::TargetOf;
-use crate::model::target::{Server, Target, TargetSummary};
+use crate::model::target::{Target, TargetSummary};
 use crate::model::{Edge, Failure, Kind, PlatformName, Response};
 
 impl Engine {
@@ -27,28 +29,23 @@ impl Engine {
         among(targets.into_iter().filter_map(|target| summary(&of.platform, target)).collect(), of)
     }
 
-    pub(super) fn server_of(&self, of: &TargetOf) -> Result<Server, Failure> {
-        self.target_of(of).map(only_server)
-    }
-
-    /// What a platform's folder says of the names of a target that it may not have.
-    pub(super) fn edge_if_any(&self, of: &TargetOf) -> Result<Edge, Failure> {
+    /// The same, or one of which nothing is said.
+    pub(super) fn target_if_any(&self, of: &TargetOf) -> Result<TargetSummary, Failure> {
         let targets = self.read_platform(&self.platform(&of.platform)?)?.targets;
         let named = targets.into_iter().find(|target| target.name == of.target.as_str());
-        Ok(named.map(|target| target.edge).unwrap_or_default())
+        Ok(named.and_then(|target| summary(&of.platform, target)).unwrap_or_else(|| TargetSummary {
+            platform: of.platform.clone(),
+            name: of.target.clone(),
+            servers: Vec::new(),
+            admin: BTreeSet::new(),
+            edge: Edge::default(),
+            machines: BTreeMap::new(),
+        }))
     }
 }
 
-/// The server of one of a platform's targets.
-pub fn server_among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<Server, Failure> {
-    among(targets, of).map(only_server)
-}
-
-pub(super) fn only_server(target: TargetSummary) -> Server {
-    target.servers.into_iter().next().expect("configuration refuses targets without a server")
-}
-
-fn among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<TargetSummary, Failure> {
+/// One of a platform's targets.
+pub fn among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<TargetSummary, Failure> {
     let failure = Failure::new(Kind::NotFound, format!("find the target `{}` of `{}`", of.target, of.platform));
     let failure = if targets.is_empty() {
         failure.cause("its `platform.toml` has none").hint(format!(
@@ -63,6 +60,6 @@ fn among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<TargetSummary, Fa
 }
 
 fn summary(platform: &PlatformName, target: Target) -> Option<TargetSummary> {
-    let Target { name, servers, admin, edge } = target;
-    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin, edge })
+    let Target { name, servers, admin, edge, machines } = target;
+    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin, edge, machines })
 }

@@ -1,10 +1,13 @@
-//! Targets: a ticket's environment on a server, the proof that it is the same, and the way back.
+//! Targets: a ticket's environment on one server or several, the proof that it is the same, and the way back.
 //!
 //! | file | what is there |
 //! |---|---|
-//! | [`list`] | `target:list`, and which server a target means |
-//! | [`promote`] | `env:promote`, `env:rollback` where their operator sits: look, plan, show, do, prove |
+//! | [`list`] | `target:list`, and what a target's name means |
+//! | [`promote`] | `env:promote` where its operator sits: look, plan, show, do, prove |
+//! | [`back`] | `env:rollback` where its operator sits |
+//! | [`fleet`] | the servers of a target as one: what each carries, in which order, what they agree on |
 //! | [`receive`] | the same on the server: what is there, the lock, a definition that an environment becomes |
+//! | [`seat`] | a server's place among several that carry an environment |
 //! | [`releases`] | the releases of sites, on both sides: which go, how they travel, their roll-out |
 //! | [`access`] | `target:access`, `grant`, `revoke`, and a promotion's firewall, where their operator sits |
 //! | [`doors`] | the same on the server: a change on trial, kept or undone |
@@ -16,19 +19,23 @@
 //! what is wanted, its history and the lock are on the server, so the operator's host can vanish at any moment.
 //!
 //! ```text
-//! look ─ plan ─ show ─ put adt ─ hold ─ set up ─ send layers and releases ─ define ─ prove
+//! all servers at once: look ─ plan ─ show ─ put adt ─ hold ─ set up ─ send layers and releases
+//! one after the other:                                                        ─ define ─ prove
 //! ```
 //! Killed anywhere, the same command goes on: what is there is asked anew, and each move is done whole or again.
 
 mod access;
+mod back;
 mod check;
 mod doors;
+mod fleet;
 mod list;
 mod outside;
 mod promote;
 mod receive;
 mod rehearse;
 mod releases;
+mod seat;
 
-pub use list::server_among;
+pub use list::among;
 pub use receive::Brought;

@@ -1,12 +1,13 @@
-//! `env:promote`, `env:rollback`, where their operator sits.
+//! `env:promote`, where its operator sits: look at all servers, plan, show, do, prove. The way back is [`super::back`].
 
 use std::collections::BTreeSet;
 use std::io::Write;
 
+use crate::engine::at_once::stopped;
 use crate::engine::environment::records::leaving;
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
-use crate::engine::target::list::only_server;
+use crate::engine::target::fleet::{self, Joiner, Stand};
 use crate::engine::target::outside::Outside;
 use crate::engine::target::receive::digest;
 use crate::engine::target::releases::{self, Load};
@@ -14,8 +15,11 @@ use crate::engine::{Engine, program};
 use crate::model::access::AccessChange;
 use crate::model::request::{Bootstrap, TargetOf};
 use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary, Promotion, Standing};
-use crate::model::target::{Back, LayerProof, Server, TargetStep};
-use crate::model::{Digest, Edge, EnvironmentId, EnvironmentName, Event, Failure, Kind, Plan, Request, Response};
+use crate::model::target::{Back, LayerProof, ReleaseProof, Server, TargetStep, TargetSummary};
+use crate::model::{
+    Digest, Edge, EnvironmentId, EnvironmentName, Event, Failure, Kind, Machine, MachineName, Request, Response, Site,
+};
+use crate::network::address;
 use crate::plan::promotion::{self, Brought, Found, Going, Move, Refused};
 use crate::releases::OTHER_CONTENT;
 use crate::servers::{self, Door, Program, Session, Way};
@@ -23,20 +27,106 @@ use crate::store::Environment;
 use crate::store::record::{Definition, Providers};
 use crate::wire::Serve;
 
-/// All that goes to a server.
+/// All that goes to the servers of a target.
 pub(super) struct Cargo {
+    /// Of all of them together.
     pub brought: Brought,
     program: Program,
-    /// The definition, as JSON.
+    definition: Definition,
+    /// The same as JSON.
     text: Vec<u8>,
     /// Keeps the releases on the shelf.
     _load: Load,
 }
 
-/// A server as it was found, and a session with it where its adt understands ours.
-struct Looked {
+impl Cargo {
+    /// What one of the servers is to have of it.
+    fn share(&self, own: &Stand, stands: &[Stand]) -> Brought {
+        let Self { brought, definition, .. } = self;
+        if definition.placed.is_empty() {
+            return brought.clone();
+        }
+        let is_here = |name: &MachineName| definition.placed.get(name) == Some(&own.name);
+        let machines = definition.platform.machines.iter();
+        let roles: BTreeSet<_> =
+            machines.filter(|machine| machine.names().iter().any(is_here)).map(|machine| &machine.role).collect();
+        let boxes = definition.boxes.iter().filter(|(role, _)| roles.contains(role));
+        let layers: BTreeSet<_> = boxes.flat_map(|(_, boxed)| &boxed.layers).collect();
+        let serves = |site: &Site| roles.contains(&site.on);
+        let goes = |going: &&Going| definition.platform.sites.iter().any(|site| site.name == going.site && serves(site));
+        let is_edge = stands.first().is_some_and(|first| first.name == own.name);
+        Brought {
+            layers: brought.layers.iter().filter(|layer| layers.contains(&layer.digest)).cloned().collect(),
+            releases: brought.releases.iter().filter(goes).cloned().collect(),
+            machines: brought.machines.iter().filter(|name| is_here(name)).cloned().collect(),
+            edge: if is_edge { brought.edge.clone() } else { Edge::default() },
+            others: stands.iter().map(|stand| stand.name.clone()).filter(|name| *name != own.name).collect(),
+            ..brought.clone()
+        }
+    }
+}
+
+/// One of the servers: what it is to have, how it was found, and a session with it where its adt understands ours.
+struct Part<'a> {
+    stand: &'a Stand,
+    brought: Brought,
     found: Found,
     session: Option<Session>,
+    moves: Vec<Move>,
+}
+
+impl Part<'_> {
+    fn server(&self) -> &Server {
+        &self.stand.server
+    }
+
+    fn is_ours(&self) -> bool {
+        self.found.program.as_ref() == Some(&self.brought.program)
+    }
+
+    fn session(&self) -> &Session {
+        self.session.as_ref().expect("a server that was asked or equipped has one")
+    }
+
+    /// Whether anything of the environment is there that others could be served by.
+    fn runs(&self) -> bool {
+        self.found.standing.as_ref().and_then(|standing| standing.wanted.as_deref()) == Some("up")
+    }
+
+    fn is_defined(&self) -> bool {
+        self.moves.iter().any(|each| matches!(each, Move::Define { .. }))
+    }
+
+    fn plan(&mut self) -> Result<(), Failure> {
+        let moves = promotion::plan(&self.brought, &self.found);
+        self.moves = moves.map_err(|refused| refusal(&self.brought, self.server(), &refused))?;
+        Ok(())
+    }
+
+    /// Its moves as their operator reads them, by its name where it is one of several.
+    fn steps(&self) -> Vec<TargetStep> {
+        let steps = promotion::steps(&self.moves, &self.brought, &self.found, &self.server().to_string());
+        let named = |step: TargetStep| match self.brought.others.is_empty() {
+            true => step,
+            false => TargetStep { what: format!("{}: {}", self.stand.name, step.what), ..step },
+        };
+        steps.into_iter().map(named).collect()
+    }
+}
+
+/// What one server shows once all is done.
+pub(super) struct Proof {
+    layers: Vec<LayerProof>,
+    releases: Vec<ReleaseProof>,
+    checks: Checklist,
+}
+
+impl Proof {
+    pub fn add_to(self, promotion: &mut Promotion) {
+        promotion.layers.extend(self.layers);
+        promotion.releases.extend(self.releases);
+        promotion.checks.items.extend(self.checks.items);
+    }
 }
 
 impl Engine {
@@ -50,10 +140,8 @@ impl Engine {
     ) -> Result<Response, Failure> {
         let of = TargetOf { platform: id.platform.clone(), target: target.clone() };
         let target = self.target_of(&of)?;
-        let mut cargo = self.cargo(id, &of, &target.edge, dry_run, events)?;
-        cargo.brought.admin.clone_from(&target.admin);
-        let server = only_server(target);
-        let promotion = self.bring(&cargo, &server, &self.way()?, dry_run, seen, events)?;
+        let cargo = self.cargo(id, &target, dry_run, events)?;
+        let promotion = self.bring(&cargo, &fleet::stands(&target), &self.way()?, dry_run, seen, events)?;
         Ok(Response::Promotion(Box::new(promotion)))
     }
 
@@ -72,15 +160,14 @@ impl Engine {
     pub(super) fn cargo(
         &self,
         id: &EnvironmentId,
-        of: &TargetOf,
-        edge: &Edge,
+        target: &TargetSummary,
         dry_run: bool,
         events: &Events,
     ) -> Result<Cargo, Failure> {
         let environment = self.environment(id)?;
         self.can_go(&environment)?;
         let load = self.load(&environment, dry_run, events)?;
-        let mut definition = for_a_target(&environment.definition, edge);
+        let mut definition = for_a_target(&environment.definition, target);
         load.write_into(&mut definition);
         let text = serde_json::to_vec(&definition).expect("definitions have string keys only, so they become JSON");
         let mut seen = BTreeSet::new();
@@ -89,7 +176,7 @@ impl Engine {
         let program = Program::read(&path)
             .map_err(|error| Failure::new(Kind::Host, format!("read `{}`", path.display())).because(&error))?;
         let brought = Brought {
-            id: of.id(),
+            id: EnvironmentId { platform: target.platform.clone(), name: target.name.clone() },
             from: id.clone(),
             program: program.sha256.clone(),
             program_bytes: program.bytes,
@@ -97,10 +184,12 @@ impl Engine {
             layers: self.contents(&digests, events)?,
             releases: load.going.clone(),
             machines: definition.platform.machines_by_name().into_keys().collect(),
-            admin: BTreeSet::new(),
+            admin: target.admin.clone(),
             edge: definition.edge.clone(),
+            others: Vec::new(),
+            seat: None,
         };
-        Ok(Cargo { brought, program, text, _load: load })
+        Ok(Cargo { brought, program, definition, text, _load: load })
     }
 
     /// What isn't carried yet is refused, so that nobody takes a part for the whole.
@@ -120,57 +209,166 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes a server have what a ticket has, and proves it.
+    /// Makes the servers of a target have what a ticket has, and proves it.
     pub(super) fn bring(
         &self,
         cargo: &Cargo,
-        server: &Server,
+        stands: &[Stand],
         way: &Way,
         dry_run: bool,
         planned: Option<&Digest>,
         events: &Events,
     ) -> Result<Promotion, Failure> {
-        let brought = &cargo.brought;
-        let Looked { mut found, session } = self.look_at_server(cargo, server, way, dry_run, events)?;
-        let seen = promotion::seen(brought, &found);
+        let id = &cargo.brought.id;
+        let parts = stands.iter().map(|stand| Part {
+            stand,
+            brought: cargo.share(stand, stands),
+            found: Found::default(),
+            session: None,
+            moves: Vec::new(),
+        });
+        let mut parts = fleet::for_each(parts, |part| self.look_at_server(cargo, part, way, dry_run, events))?;
+        self.seat(cargo, &mut parts, false)?;
+        fleet::for_each(&mut parts, |part| self.ask_machines(cargo, part, events))?;
+        let seen = promotion::seen(parts.iter().map(|part| (&part.brought, &part.found)));
         if planned.is_some_and(|planned| *planned != seen) {
-            return Err(Failure::new(Kind::Conflict, format!("do what was planned for `{}`", brought.id))
+            let Brought { from, .. } = &cargo.brought;
+            return Err(Failure::new(Kind::Conflict, format!("do what was planned for `{id}`"))
                 .cause("the ticket, the target or its server is not what it was when that was planned")
-                .hint(format!("plan anew: adt target:plan {} {} {}", brought.id.platform, brought.from.name, brought.id.name)));
+                .hint(format!("plan anew: adt target:plan {} {} {}", id.platform, from.name, id.name)));
         }
-        let moves = promotion::plan(brought, &found).map_err(|refused| self.refused(brought, server, &refused))?;
-        let steps = promotion::steps(&moves, brought, &found, &server.to_string());
+        parts.iter_mut().try_for_each(Part::plan)?;
+        let steps: Vec<_> = parts.iter().flat_map(Part::steps).collect();
+        let is_done = parts.iter().all(|part| part.moves.is_empty());
         let mut promotion = Promotion {
-            summary: summary(&moves, brought, &found, server, dry_run),
-            changed: !dry_run && !moves.is_empty(),
+            summary: summary(&cargo.brought, &parts, is_done, dry_run),
+            changed: !dry_run && !is_done,
             seen: Some(seen),
-            ..Promotion::planned(brought.id.clone(), server.to_string(), dry_run, steps)
+            ..Promotion::planned(id.clone(), fleet::words(stands), dry_run, steps)
         };
-        if dry_run || moves.is_empty() {
+        if dry_run || is_done {
             return Ok(promotion);
         }
         promotion.steps.iter().for_each(|step| events.note(format!("plan: {}", words(step))));
-        let session = match session {
-            Some(session) if !matches!(moves[0], Move::Program { .. }) => session,
+        fleet::for_each(&mut parts, |part| self.equip(cargo, part, way, events))?;
+        self.seat(cargo, &mut parts, true)?;
+        self.share_key(&parts)?;
+        parts.iter_mut().try_for_each(Part::plan)?;
+        self.define_all(cargo, &parts, events)?;
+        let proofs = fleet::for_each(&parts, |part| {
+            let Brought { layers, releases, .. } = &part.brought;
+            self.proof(part.session(), (id, layers, releases), way, events)
+        })?;
+        proofs.into_iter().for_each(|proof| proof.add_to(&mut promotion));
+        promotion.next = next(&promotion);
+        Ok(promotion)
+    }
+
+    /// What is there, without changing anything.
+    fn look_at_server<'a>(
+        &self,
+        cargo: &Cargo,
+        mut part: Part<'a>,
+        way: &Way,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Part<'a>, Failure> {
+        let (id, server) = (&cargo.brought.id, &part.stand.server);
+        let door = events.task(&task("ssh", server), &format!("looking at {server}"), || servers::knock(way, server))?;
+        (part.found.program, part.found.is_pending) = (door.found.program.clone(), door.found.is_pending);
+        if part.found.program.is_none() {
+            return Ok(part);
+        }
+        let session = match door.enter(false, &self.caller.command, &self.cancel) {
+            Ok(session) => session,
+            Err(failure) if part.is_ours() && !part.found.is_pending => return Err(failure),
+            // Another adt may speak otherwise; ours takes its place.
+            Err(failure) => {
+                events.note(format!("the adt on `{server}` can't be asked: {}", failure.causes.join(": ")));
+                let is_ours = part.is_ours();
+                part.found.program = part.found.program.filter(|_| !is_ours);
+                return Ok(part);
+            }
+        };
+        if !dry_run && part.is_ours() {
+            session.hold(id, &self.by())?;
+        }
+        match ask_standing(&session, &part.brought) {
+            Ok(standing) => part.found.standing = Some(standing),
+            Err(failure) if part.is_ours() => return Err(failure),
+            Err(failure) => events.note(format!("the adt on `{server}` is another: {failure}")),
+        }
+        part.session = Some(session);
+        Ok(part)
+    }
+
+    /// What bringing up the environment would do there, where that can be known.
+    fn ask_machines(&self, cargo: &Cargo, part: &mut Part<'_>, events: &Events) -> Result<(), Failure> {
+        let (Some(session), Some(standing)) = (&part.session, &part.found.standing) else { return Ok(()) };
+        let has = |ours: &LayerSummary| standing.layers.iter().any(|layer| layer.digest == ours.digest);
+        let knows_others = part.brought.others.is_empty() || part.brought.seat.is_some();
+        if !knows_others || !part.brought.layers.iter().all(has) {
+            return Ok(());
+        }
+        match self.define_there(session, cargo, &part.brought, true, events) {
+            Ok(done) => part.found.machines = done.plan,
+            Err(failure) if part.is_ours() => return Err(failure),
+            Err(failure) => events.note(format!("the adt on `{}` is another: {failure}", part.server())),
+        }
+        Ok(())
+    }
+
+    /// What several servers must agree on, as far as they can be asked; with `make`, each of them makes what it lacks for it.
+    fn seat(&self, cargo: &Cargo, parts: &mut [Part<'_>], make: bool) -> Result<(), Failure> {
+        let id = &cargo.brought.id;
+        let can_say = |part: &Part<'_>| part.session.is_some() && part.is_ours() && part.found.standing.is_some();
+        if parts.len() < 2 || !parts.iter().all(can_say) {
+            return Ok(());
+        }
+        let joinings = fleet::for_each(parts.iter(), |part| part.session().joining(id, make))?;
+        let joiners = parts.iter().zip(&joinings).map(|(part, joining)| Joiner { stand: part.stand, joining });
+        let Some(seats) = fleet::seats(id, &cargo.definition, &joiners.collect::<Vec<_>>())? else { return Ok(()) };
+        for (part, seat) in parts.iter_mut().zip(seats) {
+            part.brought.seat = Some(seat);
+        }
+        Ok(())
+    }
+
+    /// Machines of all servers find the same passwords.
+    fn share_key(&self, parts: &[Part<'_>]) -> Result<(), Failure> {
+        let [any, _, ..] = parts else { return Ok(()) };
+        let is_there = |part: &&Part<'_>| part.found.standing.as_ref().is_some_and(|standing| standing.wanted.is_some());
+        let first = parts.iter().find(is_there).unwrap_or(any);
+        let id = &first.brought.id;
+        let key = first.session().key(id)?;
+        let others = parts.iter().filter(|part| part.stand.name != first.stand.name);
+        fleet::for_each(others, |part| part.session().take_key(id, &key)).map(drop)
+    }
+
+    /// Everything on one server that comes before its environment is touched.
+    fn equip(&self, cargo: &Cargo, part: &mut Part<'_>, way: &Way, events: &Events) -> Result<(), Failure> {
+        let (id, server) = (part.brought.id.clone(), &part.stand.server);
+        let session = match part.session.take() {
+            Some(session) if !part.moves.iter().any(|each| matches!(each, Move::Program { .. })) => session,
             old => {
                 drop(old);
                 self.put_program(cargo, server, way, events)?
             }
         };
-        session.hold(&brought.id, &self.by())?;
-        if moves.contains(&Move::SetUp) {
+        session.hold(&id, &self.by())?;
+        if part.moves.contains(&Move::SetUp) {
             self.set_up(&session, events)?;
         }
         // Before it was set up, or by an older adt, nobody could tell all of it.
-        found.program = Some(brought.program.clone());
-        found.is_pending = false;
-        found.standing = Some(session.standing(&brought.id, Vec::new())?);
-        let moves = promotion::plan(brought, &found).map_err(|refused| self.refused(brought, server, &refused))?;
-        for each in &moves {
+        part.found.program = Some(part.brought.program.clone());
+        part.found.is_pending = false;
+        part.found.standing = Some(session.standing(&id, Vec::new())?);
+        part.plan()?;
+        for each in &part.moves {
             match each {
-                Move::Program { .. } | Move::SetUp => {}
+                Move::Program { .. } | Move::SetUp | Move::Define { .. } => {}
                 Move::Admit { networks } => {
-                    let change = AccessChange::Admin { of: brought.id.clone(), networks: networks.clone() };
+                    let change = AccessChange::Admin { of: id.clone(), networks: networks.clone() };
                     self.change_access(&session, server, way, &change, events)?;
                 }
                 Move::Layers { digests, .. } => {
@@ -181,82 +379,45 @@ impl Engine {
                     let write = |to: &mut (dyn Write + Send)| self.send_releases(digests, to, events);
                     session.feed(Serve::Releases, &mut told(&session, events), write).map(drop)?;
                 }
-                Move::Define { .. } => drop(self.define_there(&session, cargo, false, events)?),
             }
         }
-        self.prove(&session, &mut promotion, &brought.layers, &brought.releases, (way, events))?;
-        promotion.next = next(&promotion);
-        Ok(promotion)
+        part.session = Some(session);
+        Ok(())
     }
 
-    /// What is there, without changing anything.
-    fn look_at_server(
-        &self,
-        cargo: &Cargo,
-        server: &Server,
-        way: &Way,
-        dry_run: bool,
-        events: &Events,
-    ) -> Result<Looked, Failure> {
-        let id = &cargo.brought.id;
-        let door = events.task("ssh", &format!("looking at {server}"), || servers::knock(way, server))?;
-        let (program, is_pending) = (door.found.program.clone(), door.found.is_pending);
-        let mut found = Found { program, is_pending, ..Found::default() };
-        if found.program.is_none() {
-            return Ok(Looked { found, session: None });
-        }
-        let is_ours = found.program.as_ref() == Some(&cargo.brought.program);
-        let session = match door.enter(false, &self.caller.command, &self.cancel) {
-            Ok(session) => session,
-            Err(failure) if is_ours && !found.is_pending => return Err(failure),
-            // Another adt may speak otherwise; ours takes its place.
-            Err(failure) => {
-                events.note(format!("the adt on `{server}` can't be asked: {}", failure.causes.join(": ")));
-                found.program = found.program.filter(|_| !is_ours);
-                return Ok(Looked { found, session: None });
+    /// First those where nothing runs yet, then one server after the other, so that others serve meanwhile: where one fails, those
+    /// before it go back to what they were.
+    fn define_all(&self, cargo: &Cargo, parts: &[Part<'_>], events: &Events) -> Result<(), Failure> {
+        let names: Vec<_> = parts.iter().map(|part| part.stand.name.as_str()).collect();
+        let waves = fleet::waves(&names, &cargo.definition);
+        let waves = waves.iter().map(|wave| wave.iter().map(|index| &parts[*index]).filter(|part| part.is_defined()));
+        let (quiet, running): (Vec<Vec<_>>, Vec<Vec<_>>) = waves.map(|wave| wave.partition(|part| !part.runs())).unzip();
+        let one_by_one = running.into_iter().flatten().map(|part| vec![part]);
+        let mut changed: Vec<&Part<'_>> = Vec::new();
+        for wave in quiet.into_iter().chain(one_by_one) {
+            let define = |part: &&Part<'_>| self.define_there(part.session(), cargo, &part.brought, false, events).map(drop);
+            match fleet::for_each(&wave, define) {
+                Ok(_) => changed.extend(wave),
+                Err(failure) if stopped(&self.cancel) => return Err(failure),
+                Err(failure) => {
+                    return Err(changed.iter().rev().fold(failure, |failure, part| self.back_again(part, failure, events)));
+                }
             }
-        };
-        if !dry_run && is_ours {
-            session.hold(id, &self.by())?;
         }
-        let asked = self.ask_standing(&session, cargo, events);
-        match asked {
-            Ok((standing, machines)) => (found.standing, found.machines) = (Some(standing), machines),
-            Err(failure) if is_ours => return Err(failure),
-            Err(failure) => events.note(format!("the adt on `{server}` is another: {failure}")),
-        }
-        Ok(Looked { found, session: Some(session) })
+        Ok(())
     }
 
-    fn ask_standing(&self, session: &Session, cargo: &Cargo, events: &Events) -> Result<(Standing, Option<Plan>), Failure> {
-        let brought = &cargo.brought;
-        let mut standing = session.standing(&brought.id, Vec::new())?;
-        let is_unknown =
-            |layer: &&LayerSummary| layer.content.is_none() && brought.layers.iter().any(|ours| ours.digest == layer.digest);
-        let mut unknown: Vec<_> = standing.layers.iter().filter(is_unknown).map(|layer| layer.digest.clone()).collect();
-        let releases = standing.releases.iter().filter(|release| release.content.is_none()).map(|release| &release.digest);
-        let ours = |digest: &&Digest| brought.releases.iter().any(|going| going.release.digest == **digest);
-        unknown.extend(releases.filter(ours).cloned());
-        if !unknown.is_empty() {
-            standing = session.standing(&brought.id, unknown)?;
+    /// Several servers are all on the new version or all on the old one.
+    fn back_again(&self, part: &Part<'_>, failure: Failure, events: &Events) -> Failure {
+        if part.moves.contains(&Move::Define { is_new: true }) {
+            return failure;
         }
-        let has_all = brought.layers.iter().all(|ours| standing.layers.iter().any(|layer| layer.digest == ours.digest));
-        let machines = has_all.then(|| self.define_there(session, cargo, true, events)).transpose()?;
-        Ok((standing, machines.and_then(|done| done.plan)))
-    }
-
-    fn refused(&self, brought: &Brought, server: &Server, refused: &Refused) -> Failure {
-        let kind = match refused {
-            Refused::NoRoom { .. } => Kind::Exhausted,
-            Refused::OtherContent { .. } | Refused::OtherRelease { .. } | Refused::Foreign => Kind::Conflict,
-        };
-        let failure = Failure::new(kind, format!("bring `{}` to `{server}`", brought.from)).because(refused);
-        failure.hint(match refused {
-            Refused::NoRoom { .. } => "free some space there, e.g. with `adt box:prune`",
-            Refused::OtherContent { .. } => "it was built there or changed; remove what stands on it there, then `adt box:prune`",
-            Refused::OtherRelease { .. } => OTHER_CONTENT,
-            Refused::Foreign => "give the target another name, or end that environment there",
-        })
+        let (id, by) = (part.brought.id.clone(), self.by());
+        let back = Serve::Rollback { id, by, back: Back::default(), dry_run: false };
+        match part.session().serve(back, &mut told(part.session(), events)) {
+            Ok(_) => failure.cause(format!("`{}` was through, and is back at what it was", part.server())),
+            Err(other) => failure.cause(format!("`{}` was through, and could not go back: {other}", part.server())),
+        }
     }
 
     /// Puts this adt there and speaks with it. One that does not answer goes again.
@@ -265,7 +426,8 @@ impl Engine {
         let is_there = door.found.program.as_ref() == Some(&cargo.brought.program);
         let door = match is_there {
             true => door,
-            false => events.task("adt", &format!("putting it on {server}"), || door.put(&cargo.program, &self.cancel))?,
+            false => events
+                .task(&task("adt", server), &format!("putting it on {server}"), || door.put(&cargo.program, &self.cancel))?,
         };
         match door.enter(!is_there, &self.caller.command, &self.cancel) {
             Ok(session) => Ok(session),
@@ -294,9 +456,16 @@ impl Engine {
         session.settle()
     }
 
-    fn define_there(&self, session: &Session, cargo: &Cargo, dry_run: bool, events: &Events) -> Result<Done, Failure> {
-        let Brought { id, from, .. } = &cargo.brought;
-        let serve = Serve::Define { id: id.clone(), by: self.by(), from: from.clone(), dry_run };
+    fn define_there(
+        &self,
+        session: &Session,
+        cargo: &Cargo,
+        brought: &Brought,
+        dry_run: bool,
+        events: &Events,
+    ) -> Result<Done, Failure> {
+        let Brought { id, from, seat, .. } = brought;
+        let serve = Serve::Define { id: id.clone(), by: self.by(), from: from.clone(), seat: seat.clone(), dry_run };
         let write = |to: &mut (dyn Write + Send)| {
             to.write_all(&cargo.text).map_err(|error| Failure::new(Kind::Program, "send the definition").because(&error))
         };
@@ -307,99 +476,51 @@ impl Engine {
         is_done(response)
     }
 
-    /// What is there once all is done: its layers and releases by the files that are there now, the environment from inside, and its
-    /// public names from here.
-    fn prove(
+    /// What is on a server once all is done: its layers and releases by the files that are there now, the environment from inside, and
+    /// its public names from here.
+    pub(super) fn proof(
         &self,
         session: &Session,
-        promotion: &mut Promotion,
-        layers: &[LayerSummary],
-        went: &[Going],
-        (way, events): (&Way, &Events),
-    ) -> Result<(), Failure> {
-        let digests = layers.iter().map(|layer| &layer.digest).chain(went.iter().map(|going| &going.release.digest));
-        let read = || session.standing(&promotion.id, digests.cloned().collect());
-        let there = events.task("proof", "reading what is there again", read)?;
-        promotion.layers = layers.iter().map(|layer| proof(layer, &there)).collect();
-        promotion.releases = releases::proof(went, &there);
-        let (id, is_rehearsal) = (&promotion.id, way.is_rehearsal());
-        let outside = Outside { id, server: &session.server, standing: &there, is_rehearsal, is_new: true };
-        let seen = outside.look();
-        promotion.checks = inside(session.run(&Request::EnvCheck { id: promotion.id.clone() }, &mut |_| ())?);
-        promotion.checks.items.extend(seen);
-        Ok(())
-    }
-
-    pub(in crate::engine) fn env_rollback(
-        &self,
-        of: &TargetOf,
-        back: &Back,
-        dry_run: bool,
-        events: &Events,
-    ) -> Result<Response, Failure> {
-        let (server, id) = (self.server_of(of)?, of.id());
-        let promotion = self.go_back(&id, &server, &self.way()?, back, dry_run, events)?;
-        Ok(Response::Promotion(Box::new(promotion)))
-    }
-
-    pub(super) fn go_back(
-        &self,
-        id: &EnvironmentId,
-        server: &Server,
+        (id, layers, went): (&EnvironmentId, &[LayerSummary], &[Going]),
         way: &Way,
-        back: &Back,
-        dry_run: bool,
         events: &Events,
-    ) -> Result<Promotion, Failure> {
-        let session = self.enter_server(server, way, events)?;
-        if !dry_run {
-            session.hold(id, &self.by())?;
+    ) -> Result<Proof, Failure> {
+        let (server, address) = (&session.server, session.server.to_string());
+        let digests = layers.iter().map(|layer| &layer.digest).chain(went.iter().map(|going| &going.release.digest));
+        let read = || session.standing(id, digests.cloned().collect());
+        let there = events.task(&task("proof", server), &format!("reading what is on {server} again"), read)?;
+        let seen = Outside { id, server, standing: &there, is_rehearsal: way.is_rehearsal(), is_new: true }.look();
+        let mut checks = inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?);
+        if there.seat.is_some() {
+            checks
+                .items
+                .iter_mut()
+                .filter(|item| item.subject == id.to_string())
+                .for_each(|item| item.subject = format!("{id} on {server}"));
         }
-        let go = |dry_run, each: &mut servers::session::Each<'_>| {
-            let serve = Serve::Rollback { id: id.clone(), by: self.by(), back: back.clone(), dry_run };
-            is_done(session.serve(serve, each)?)
-        };
-        let planned = go(true, &mut |_| ())?;
-        let plan = planned.plan.unwrap_or_default();
-        let Standing { edge, edge_before, .. } = session.standing(id, Vec::new())?;
-        let step = |loses_data, what: String| TargetStep { what, loses_data, bytes: 0 };
-        let names = edge_before.map(|before| edge.steps_to(&before)).unwrap_or_default();
-        let lost = planned.removes.into_iter().map(|what| step(true, format!("lose {what}")));
-        let kept = plan.steps().map(|one| one.action.to_string()).chain(names).map(|what| step(false, what));
-        let steps: Vec<_> = lost.chain(kept).collect();
-        let data = if back.data { "volumes go back with it" } else { "volumes stay as they are" };
-        let mut promotion = Promotion {
-            summary: format!("nothing to do: {} on `{server}`", planned.summary),
-            ..Promotion::planned(id.clone(), server.to_string(), dry_run, steps)
-        };
-        if dry_run || promotion.steps.is_empty() {
-            if !promotion.steps.is_empty() {
-                promotion.summary = format!("`{id}` on `{server}` would be rolled back; {data}");
-            }
-            return Ok(promotion);
-        }
-        let done = go(false, &mut told(&session, events))?;
-        promotion.summary = format!("{} on `{server}`; {data}", done.summary);
-        promotion.changed = true;
-        let standing = session.standing(id, Vec::new())?;
-        let came = releases::came(&standing);
-        let stands_on = standing.layers.into_iter().filter(|layer| standing.stands_on.contains(&layer.digest));
-        let recorded: Vec<_> = stands_on.collect();
-        self.prove(&session, &mut promotion, &recorded, &came, (way, events))?;
-        Ok(promotion)
+        checks.items.extend(seen);
+        Ok(Proof {
+            layers: layers.iter().map(|layer| proof(&address, layer, &there)).collect(),
+            releases: releases::proof(&address, went, &there),
+            checks,
+        })
     }
 
     /// A session with the adt that is there, whichever it is.
     pub(super) fn enter_server(&self, server: &Server, way: &Way, events: &Events) -> Result<Session, Failure> {
         let enter = || servers::enter(way, server, &self.caller.command, &self.cancel);
-        events.task("ssh", &format!("looking at {server}"), enter)
+        events.task(&task("ssh", server), &format!("looking at {server}"), enter)
     }
 }
 
-/// A ticket's definition without what is only this host's, or only the ticket's.
-fn for_a_target(definition: &Definition, edge: &Edge) -> Definition {
+/// A ticket's definition as the target wants it, without what is only this host's, or only the ticket's.
+fn for_a_target(definition: &Definition, target: &TargetSummary) -> Definition {
     let mut definition = definition.clone();
-    definition.edge = edge.of_sites(|name| definition.platform.sites.iter().any(|site| site.name == *name));
+    definition.platform.machines = target.settled(&definition.platform.machines);
+    definition.placed = target.placed(&definition.platform.machines);
+    let names: Vec<_> = definition.platform.machines.iter().flat_map(Machine::names).collect();
+    definition.numbers = address::host_numbers(&definition.numbers, &names);
+    definition.edge = target.edge.of_sites(|name| definition.platform.sites.iter().any(|site| site.name == *name));
     definition.platform.folder = std::path::PathBuf::new();
     definition.platform.targets = Vec::new();
     // Data begins from the boxes that go there: what the ticket's volumes stand on is the ticket's.
@@ -411,7 +532,7 @@ fn for_a_target(definition: &Definition, edge: &Edge) -> Definition {
 }
 
 /// Events of a server are told as its own.
-fn told(session: &Session, events: &Events) -> impl FnMut(Event) + Send + use<> {
+pub(super) fn told(session: &Session, events: &Events) -> impl FnMut(Event) + Send + use<> {
     let (server, events) = (session.server.address.host.clone(), events.clone());
     move |event| {
         events.emit(match event {
@@ -434,16 +555,17 @@ fn words(step: &TargetStep) -> String {
     format!("{} (loses data: {}{bytes})", step.what, if step.loses_data { "yes" } else { "no" })
 }
 
-fn is_done(response: Response) -> Result<Done, Failure> {
+pub(super) fn is_done(response: Response) -> Result<Done, Failure> {
     match response {
         Response::Done(done) => Ok(done),
         _ => Err(crate::wire::asker::unexpected()),
     }
 }
 
-fn proof(here: &LayerSummary, there: &Standing) -> LayerProof {
+fn proof(server: &str, here: &LayerSummary, there: &Standing) -> LayerProof {
     let there = there.layers.iter().find(|layer| layer.digest == here.digest).and_then(|layer| layer.content.clone());
-    LayerProof { name: here.name.clone(), digest: here.digest.clone(), here: here.content.clone(), there }
+    let (name, digest, here) = (here.name.clone(), here.digest.clone(), here.content.clone());
+    LayerProof { server: server.to_owned(), name, digest, here, there }
 }
 
 /// What a check says of machines and sites. The names that only the server itself knows are nobody's concern here.
@@ -459,17 +581,48 @@ fn unclear() -> CheckItem {
     CheckItem::fault("env:check", "said nothing of its machines", "look with `adt target:check`")
 }
 
-fn summary(moves: &[Move], brought: &Brought, found: &Found, server: &Server, dry_run: bool) -> String {
+fn summary(brought: &Brought, parts: &[Part<'_>], is_done: bool, dry_run: bool) -> String {
     let Brought { id, from, .. } = brought;
-    match (moves.is_empty(), dry_run) {
+    let server = parts.iter().map(|part| format!("`{}`", part.server())).collect::<Vec<_>>().join(", ");
+    match (is_done, dry_run) {
         (true, _) => {
-            let last = found.standing.as_ref().and_then(|standing| standing.promotions.last());
+            let last = parts.iter().find_map(|part| part.found.standing.as_ref()?.promotions.last());
             let by = last.map(|last| format!(", by {}", last.by)).unwrap_or_default();
-            format!("nothing to do: `{id}` on `{server}` is what `{from}` is{by}")
+            format!("nothing to do: `{id}` on {server} is what `{from}` is{by}")
         }
-        (false, true) => format!("`{from}` would be promoted to `{server}` as `{id}`"),
-        (false, false) => format!("`{from}` is promoted to `{server}` as `{id}`"),
+        (false, true) => format!("`{from}` would be promoted to {server} as `{id}`"),
+        (false, false) => format!("`{from}` is promoted to {server} as `{id}`"),
     }
+}
+
+fn ask_standing(session: &Session, brought: &Brought) -> Result<Standing, Failure> {
+    let standing = session.standing(&brought.id, Vec::new())?;
+    let is_unknown =
+        |layer: &&LayerSummary| layer.content.is_none() && brought.layers.iter().any(|ours| ours.digest == layer.digest);
+    let mut unknown: Vec<_> = standing.layers.iter().filter(is_unknown).map(|layer| layer.digest.clone()).collect();
+    let releases = standing.releases.iter().filter(|release| release.content.is_none()).map(|release| &release.digest);
+    let ours = |digest: &&Digest| brought.releases.iter().any(|going| going.release.digest == **digest);
+    unknown.extend(releases.filter(ours).cloned());
+    if unknown.is_empty() { Ok(standing) } else { session.standing(&brought.id, unknown) }
+}
+
+fn refusal(brought: &Brought, server: &Server, refused: &Refused) -> Failure {
+    let kind = match refused {
+        Refused::NoRoom { .. } => Kind::Exhausted,
+        Refused::OtherContent { .. } | Refused::OtherRelease { .. } | Refused::Foreign => Kind::Conflict,
+    };
+    let failure = Failure::new(kind, format!("bring `{}` to `{server}`", brought.from)).because(refused);
+    failure.hint(match refused {
+        Refused::NoRoom { .. } => "free some space there, e.g. with `adt box:prune`",
+        Refused::OtherContent { .. } => "it was built there or changed; remove what stands on it there, then `adt box:prune`",
+        Refused::OtherRelease { .. } => OTHER_CONTENT,
+        Refused::Foreign => "give the target another name, or end that environment there",
+    })
+}
+
+/// Several servers are worked on at once, each under a name of its own.
+fn task(what: &str, server: &Server) -> String {
+    format!("{} {what}", server.address.host)
 }
 
 fn next(promotion: &Promotion) -> Vec<String> {

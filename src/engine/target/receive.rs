@@ -19,10 +19,11 @@ use crate::engine::host::service;
 use crate::engine::permission::Right;
 use crate::engine::site::code::Codes;
 use crate::engine::site::sites::summary;
+use crate::engine::target::seat::take_seat;
 use crate::model::response::Standing;
 use crate::model::snapshot::Reason;
 use crate::model::target::{Back, Deed, Promoted};
-use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Machine, Response, SnapshotName};
+use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Machine, Response, Seat, SnapshotName};
 use crate::network::address;
 use crate::store::promotions::Entry;
 use crate::store::record::Definition;
@@ -39,6 +40,8 @@ pub struct Brought<'a> {
     pub from: &'a EnvironmentId,
     /// A definition as JSON.
     pub text: &'a [u8],
+    /// Where several servers carry the environment.
+    pub seat: Option<&'a Seat>,
 }
 
 /// What a definition is known by.
@@ -90,10 +93,11 @@ impl Engine {
             stands_on,
             releases: self.releases_there(read_again)?,
             serves: self.codes(id)?.iter().map(|(site, code)| (site.clone(), summary(code))).collect(),
-            wanted: environment.map(|environment| environment.wanted.word().to_owned()),
+            wanted: environment.as_ref().map(|environment| environment.wanted.word().to_owned()),
             promotions: entries.into_iter().map(|entry| entry.told).collect(),
             admin: self.admin_of(id)?,
             authorities: tls::authorities_of(&self.store.folder, &edge),
+            seat: definition.and_then(|definition| definition.seat.clone()),
             edge,
             edge_before,
             health,
@@ -112,7 +116,7 @@ impl Engine {
             deed: Deed::Promote { from: brought.from.clone() },
             definition: digest(brought.text),
         };
-        self.with_events(each, |events| self.become_defined(brought.id, &told, &definition, dry_run, events))
+        self.with_events(each, |events| self.become_defined(brought.id, &told, (&definition, brought.seat), dry_run, events))
     }
 
     /// Back to what was there before.
@@ -152,7 +156,8 @@ impl Engine {
             let snapshot = self.before_last_promotion(id, &entries)?;
             return self.with_events(each, |events| self.rewind_promotion(id, &told, definition, &snapshot, dry_run, events));
         }
-        self.with_events(each, |events| self.become_defined(id, &told, definition, dry_run, events))
+        let seat = self.known(id)?.and_then(|environment| environment.definition.seat);
+        self.with_events(each, |events| self.become_defined(id, &told, (definition, seat.as_ref()), dry_run, events))
     }
 
     /// The snapshot that the last promotion took before it changed anything.
@@ -202,13 +207,15 @@ impl Engine {
         &self,
         id: &EnvironmentId,
         told: &Promoted,
-        definition: &Definition,
+        (definition, seat): (&Definition, Option<&Seat>),
         dry_run: bool,
         events: &Events,
     ) -> Result<Response, Failure> {
         let _lock = self.lock_environment(id, Right::Use, events)?;
         let mut definition = definition.clone();
+        let entered = definition.clone();
         definition.platform.folder = self.store.folder.join("promoted").join(id.platform.as_str());
+        take_seat(id, &mut definition, seat)?;
         self.can_stand_here(id, &definition)?;
         self.can_serve(id, &definition, dry_run)?;
         let environment = match self.store.database.environment(id)? {
@@ -227,7 +234,7 @@ impl Engine {
         if !dry_run {
             let is_same = |last: &Entry| last.told.definition == told.definition && last.told.deed == told.deed;
             if !entries.last().is_some_and(is_same) {
-                entries.push(Entry { told: told.clone(), definition: Some(definition.clone()) });
+                entries.push(Entry { told: told.clone(), definition: Some(entered) });
                 self.store.promotions.put(id, entries.clone())?;
             }
         }
@@ -357,8 +364,19 @@ fn adopted(environment: Environment, new: Definition) -> Result<Environment, Fai
     if before.rewound.is_some() {
         return Err(unfinished(id, &format!("change `{id}`")));
     }
-    let names: Vec<_> = new.platform.machines.iter().flat_map(Machine::names).collect();
-    let mut definition = Definition { numbers: address::host_numbers(&before.numbers, &names), ..new };
+    if let Some(seat) = new.seat.as_ref().filter(|seat| seat.network != environment.network) {
+        return Err(Failure::new(Kind::Conflict, format!("change `{id}`"))
+            .cause(format!("its network here is {}, and the other servers have it at {}", environment.network, seat.network)));
+    }
+    let numbers = match &new.seat {
+        // All servers must give the same ones.
+        Some(seat) => seat.numbers.clone(),
+        None => {
+            let names: Vec<_> = new.platform.machines.iter().flat_map(Machine::names).collect();
+            address::host_numbers(&before.numbers, &names)
+        }
+    };
+    let mut definition = Definition { numbers, ..new };
     definition.seeded = before.seeded.clone();
     definition.providers.ever.extend(before.providers.ever.iter().cloned());
     definition.seeds = BTreeMap::new();

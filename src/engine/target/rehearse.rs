@@ -1,4 +1,4 @@
-//! `target:rehearse`: a server of this host's own, as a vendor would rent one out, and on it exactly what `env:promote` does.
+//! `target:rehearse`: servers of this host's own, as a vendor would rent them out, as many as the target has, and on it exactly what `env:promote` does.
 //!
 //! The server is a machine that is a host itself, set up by cloud-init from user data that have nothing but a public key. Its host
 //! key is made by itself at its first start; the fingerprint is read on the machine, as a vendor's console would show it, and from
@@ -7,6 +7,7 @@
 //! Not chosen: a server that stays for the next rehearsal unless it is wanted (a disk full of forgotten ones), the person's own keys
 //! (nothing of theirs is needed for what is on this host).
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -15,16 +16,17 @@ use crate::engine::Engine;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::engine::program;
+use crate::engine::target::fleet::{self, Stand};
 use crate::exec::Command;
 use crate::model::request::TargetOf;
 use crate::model::response::Promotion;
-use crate::model::target::{Address, Fingerprint, REHEARSAL, Server};
+use crate::model::target::{Address, Fingerprint, REHEARSAL, Server, TargetSummary};
 use crate::model::{Edge, EnvironmentId, EnvironmentName, Exec, Failure, Kind, MachineName, PlatformName, Response};
 use crate::providers::Stdio;
 use crate::servers::Way;
 use crate::store::{self, PlatformRecord};
 
-/// The role and machine of the platform below.
+/// The role of the platform below, and its machine where it is the only one.
 const SERVER: &str = "server";
 
 /// Its limits are those of its machines and of this host.
@@ -38,6 +40,14 @@ memory = \"unlimited\"
 processes = 65536
 host = true
 ";
+
+/// The same with as many servers as a target has.
+fn platform(servers: usize) -> String {
+    match servers {
+        0 | 1 => PLATFORM.to_owned(),
+        several => format!("{PLATFORM}count = {several}\n"),
+    }
+}
 
 const META_DATA: &str = "instance-id: rehearsal\nlocal-hostname: server\n";
 
@@ -60,16 +70,21 @@ impl Engine {
         events: &Events,
     ) -> Result<Response, Failure> {
         let ticket = EnvironmentId { platform: of.platform.clone(), name: from.clone() };
-        let cargo = self.cargo(&ticket, of, &rehearsable(self.edge_if_any(of)?), false, events)?;
+        let target = rehearsable(self.target_if_any(of)?);
+        let cargo = self.cargo(&ticket, &target, false, events)?;
         let id = server_of(of)?;
-        let key = self.prepare(&id.platform)?;
+        let key = self.prepare(&id.platform, target.servers.len())?;
         let promoted = self.env_init(&id, &[], None, false, false, events).and_then(|_| {
-            let server = self.rehearsed(&id, events)?;
+            let machines = self.machine_names(&id)?;
+            let servers = fleet::for_each(&machines, |machine| self.rehearsed(&id, machine, events))?;
+            let named = target.servers.iter().map(|server| Some(server.name())).chain(std::iter::repeat(None));
+            let stand = |(server, name): (Server, Option<&str>)| Stand { name: name.unwrap_or(SERVER).to_owned(), server };
+            let stands: Vec<_> = servers.into_iter().zip(named).map(stand).collect();
             let way = Way { account: None, home: None, identity: Some(key), program: program()? };
-            self.bring(&cargo, &server, &way, false, None, events)
+            self.bring(&cargo, &stands, &way, false, None, events)
         });
         if keep {
-            return Ok(answer(promoted?, &id, true));
+            return Ok(answer(promoted?, &id, &self.machine_names(&id)?, true));
         }
         if self.cancel.load(Ordering::Relaxed) {
             let cancelled = Failure::new(Kind::Cancelled, "remove the server").cause("cancelled");
@@ -79,11 +94,11 @@ impl Engine {
         let removed = self.remove_rehearsed(&id, events);
         let promoted = promoted.map_err(|failure| failure.hint("with `--keep`, the server stays for a look"))?;
         removed?;
-        Ok(answer(promoted, &id, false))
+        Ok(answer(promoted, &id, &[], false))
     }
 
     /// The rehearsals' platform, whose folder is adt's, and the key that its servers know.
-    fn prepare(&self, name: &PlatformName) -> Result<PathBuf, Failure> {
+    fn prepare(&self, name: &PlatformName, servers: usize) -> Result<PathBuf, Failure> {
         let folder = self.store.folder.join(REHEARSAL);
         if let Some(known) = self.store.database.platform(name)?
             && known.folder != folder
@@ -105,7 +120,7 @@ impl Engine {
         }
         let public = Command::new("ssh-keygen").args(["-y", "-f"]).arg(&key).run().map_err(|error| failed(&error))?.text();
         let files = [
-            (folder.join("platform.toml"), PLATFORM.to_owned()),
+            (folder.join("platform.toml"), platform(servers)),
             (seed.join("meta-data"), META_DATA.to_owned()),
             (seed.join("user-data"), user_data(public.trim())),
         ];
@@ -125,18 +140,17 @@ impl Engine {
     }
 
     /// The server as a target's configuration would name it, once it is through with its first start.
-    fn rehearsed(&self, id: &EnvironmentId, events: &Events) -> Result<Server, Failure> {
+    fn rehearsed(&self, id: &EnvironmentId, name: &MachineName, events: &Events) -> Result<Server, Failure> {
         let environment = self.environment(id)?;
-        let name = MachineName::new(SERVER).expect("a constant that is a label");
-        events.task("cloud-init", "waiting for the server's first start", || {
-            self.inside(id, &name, &["cloud-init", "status", "--wait"]).map(drop)
+        events.task(&format!("cloud-init {name}"), "waiting for the server's first start", || {
+            self.inside(id, name, &["cloud-init", "status", "--wait"]).map(drop)
         })?;
-        let shown = self.inside(id, &name, &["ssh-keygen", "-lf", "/etc/ssh/ssh_host_ed25519_key.pub"])?;
+        let shown = self.inside(id, name, &["ssh-keygen", "-lf", "/etc/ssh/ssh_host_ed25519_key.pub"])?;
         let fingerprint = shown.first().and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default();
         let host_key = Fingerprint::new(fingerprint)
             .map_err(|reason| Failure::new(Kind::Program, "read the server's host key").cause(reason))?;
         let network = wanted::network(self.store.install(), &environment);
-        let host = network.attach(environment.definition.numbers[&name]).v4.to_string();
+        let host = network.attach(environment.definition.numbers[name]).v4.to_string();
         Ok(Server { address: Address { user: "root".into(), host, port: None }, host_key: Some(host_key) })
     }
 
@@ -168,9 +182,10 @@ impl Engine {
 }
 
 /// No authority on the internet is asked for names that lead elsewhere, maybe to production: only a private one.
-fn rehearsable(edge: Edge) -> Edge {
-    let acme = edge.acme.filter(|acme| acme.ca.is_some());
-    Edge { acme, ..edge }
+fn rehearsable(target: TargetSummary) -> TargetSummary {
+    let acme = target.edge.acme.clone().filter(|acme| acme.ca.is_some());
+    // Who may come in is about the way from the operator's place, which is not the one to a machine of this host.
+    TargetSummary { edge: Edge { acme, ..target.edge.clone() }, admin: BTreeSet::new(), ..target }
 }
 
 /// The environment that is the server.
@@ -180,7 +195,7 @@ fn server_of(of: &TargetOf) -> Result<EnvironmentId, Failure> {
     Ok(EnvironmentId { platform: PlatformName::new(REHEARSAL).expect("a constant that is a label"), name })
 }
 
-fn answer(mut promotion: Promotion, id: &EnvironmentId, keep: bool) -> Response {
+fn answer(mut promotion: Promotion, id: &EnvironmentId, machines: &[MachineName], keep: bool) -> Response {
     let EnvironmentId { platform, name } = id;
     promotion.summary = format!("rehearsed: {}", promotion.summary);
     promotion.next = vec![
@@ -188,7 +203,8 @@ fn answer(mut promotion: Promotion, id: &EnvironmentId, keep: bool) -> Response 
     ];
     if keep {
         let EnvironmentId { platform: of, name: target } = &promotion.id;
-        promotion.next.push(format!("a shell on it: adt env:ssh {platform} {name} {SERVER}"));
+        let first = machines.first().map_or(SERVER, MachineName::as_str);
+        promotion.next.push(format!("a shell on it: adt env:ssh {platform} {name} {first}"));
         promotion.next.push(format!("there: adt env:check {of}/{target}"));
         promotion.next.push(format!("take it away: adt env:destroy {platform} {name}"));
     } else {

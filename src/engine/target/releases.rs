@@ -168,7 +168,8 @@ impl Engine {
     /// What would fail later is told before anything is written down. In a dry run the releases may be still to come.
     pub(super) fn can_serve(&self, id: &EnvironmentId, definition: &Definition, dry_run: bool) -> Result<(), Failure> {
         let shelf = self.shelf()?;
-        for site in definition.platform.sites.iter().filter(|site| site.code.source.is_some()) {
+        let sites = definition.platform.sites.iter().filter(|site| site.code.source.is_some());
+        for site in sites.filter(|site| !definition.serving(site).is_empty()) {
             let failure = |kind, cause| Failure::new(kind, format!("make `{id}`")).cause(cause);
             let code = definition.promoted.get(&site.name).filter(|code| code.mode == Mode::Release);
             let Some([release]) = code.map(|code| code.releases.as_slice()) else {
@@ -267,8 +268,9 @@ fn going(definition: &Definition, site: &Site, code: &SiteCode, digest: &Digest,
 }
 
 /// What each site serves there, by content: as it went, or as it once came, and as it is on the server's shelf now.
-pub(super) fn proof(went: &[Going], now: &Standing) -> Vec<ReleaseProof> {
+pub(super) fn proof(server: &str, went: &[Going], now: &Standing) -> Vec<ReleaseProof> {
     let proof = |Going { site, commit, release, .. }: &Going| ReleaseProof {
+        server: server.to_owned(),
         site: site.clone(),
         commit: commit.clone(),
         digest: release.digest.clone(),

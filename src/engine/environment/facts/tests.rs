@@ -36,6 +36,8 @@ pub fn environment(text: &str) -> Environment {
         shared: false,
         network: "10.1.0.0/26".parse().unwrap(),
         definition: Definition {
+            placed: BTreeMap::new(),
+            seat: None,
             domain: "example.test".parse().unwrap(),
             providers: Default::default(),
             numbers: address::host_numbers(&BTreeMap::new(), &names),

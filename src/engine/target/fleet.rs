@@ -1,0 +1,272 @@
+//! The servers of a target as one: which carries what, in which order they are changed, and what they must agree on.
+//!
+//! Every server has the whole definition. It runs the machines that are placed on it, knows the addresses of all others, and is tied
+//! to their servers. The first one faces the world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
+use ipnet::Ipv4Net;
+
+use crate::engine::at_once::{combine, join};
+use crate::model::seat::{Joining, Peer, Seat};
+use crate::model::target::{Server, TargetSummary};
+use crate::model::{EnvironmentId, Failure, Kind, Machine, MachineName};
+use crate::network::address::{self, NUMBERS};
+use crate::store::record::Definition;
+
+/// A server, and what the other words of its target call it.
+#[derive(Debug, Clone)]
+pub(super) struct Stand {
+    pub name: String,
+    pub server: Server,
+}
+
+/// The servers of a target as its configuration names them.
+pub(super) fn stands(target: &TargetSummary) -> Vec<Stand> {
+    target.servers.iter().map(|server| Stand { name: server.name().to_owned(), server: server.clone() }).collect()
+}
+
+/// For people: all of them.
+pub(super) fn words(stands: &[Stand]) -> String {
+    stands.iter().map(|stand| stand.server.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The same work for each at once; their failures are told together.
+pub(super) fn for_each<T: Send, R: Send>(
+    all: impl IntoIterator<Item = T>,
+    work: impl Fn(T) -> Result<R, Failure> + Sync,
+) -> Result<Vec<R>, Failure> {
+    let work = &work;
+    let done: Vec<_> = std::thread::scope(|scope| {
+        let each: Vec<_> = all.into_iter().map(|one| scope.spawn(move || work(one))).collect();
+        each.into_iter().map(join).collect()
+    });
+    let (mut answers, mut failures) = (Vec::new(), Vec::new());
+    for one in done {
+        match one {
+            Ok(answer) => answers.push(answer),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() { Ok(answers) } else { Err(combine(failures)) }
+}
+
+/// In which order servers are changed, in waves: those whose machines wait for fewest others first, and of these those with data,
+/// which the others may need without saying so.
+pub(super) fn waves(names: &[&str], definition: &Definition) -> Vec<Vec<usize>> {
+    let machines = &definition.platform.machines;
+    let mut depth: BTreeMap<_, usize> = BTreeMap::new();
+    // As many rounds as roles are enough for the longest chain.
+    for _ in machines {
+        for machine in machines {
+            let below = machine.after.iter().filter_map(|other| depth.get(other).map(|depth| depth + 1)).max();
+            depth.insert(&machine.role, below.unwrap_or(0));
+        }
+    }
+    let rank = |index: &usize| {
+        let is_there = |name: &MachineName| definition.placed.get(name).is_none_or(|server| server == names[*index]);
+        let there = machines.iter().filter(|machine| machine.names().iter().any(is_there));
+        let ranks = there.map(|machine| (depth[&machine.role], !definition.platform.holds_data(machine)));
+        // One without any machine only leads to the others.
+        let ranks: Vec<_> = ranks.collect();
+        (ranks.iter().map(|rank| rank.0).max().unwrap_or(usize::MAX), ranks.iter().all(|rank| rank.1))
+    };
+    let mut waves: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for index in 0..names.len() {
+        waves.entry(rank(&index)).or_default().push(index);
+    }
+    waves.into_values().collect()
+}
+
+/// A server that could join the others.
+pub(super) struct Joiner<'a> {
+    pub stand: &'a Stand,
+    pub joining: &'a Joining,
+}
+
+/// The seat of each server, in their order; `None` while one of them has no key yet.
+pub(super) fn seats(id: &EnvironmentId, definition: &Definition, all: &[Joiner<'_>]) -> Result<Option<Vec<Seat>>, Failure> {
+    let failure = |cause: String| Failure::new(Kind::Conflict, format!("carry `{id}` on several servers")).cause(cause);
+    let network = network(all).map_err(failure)?;
+    let mut known: BTreeMap<MachineName, u8> = BTreeMap::new();
+    let mut own: BTreeMap<&str, u8> = BTreeMap::new();
+    for Joiner { joining, .. } in all {
+        known.extend(joining.numbers.clone());
+        let seat = joining.seat.iter().flat_map(|seat| &seat.servers);
+        own.extend(seat.map(|(name, peer)| (name.as_str(), peer.number)));
+    }
+    let names: Vec<_> = definition.platform.machines.iter().flat_map(Machine::names).collect();
+    let taken: BTreeSet<u8> = own.values().copied().collect();
+    // Numbers of machines that went are kept as long as there are others: a way back finds them.
+    let mut numbers = known.clone();
+    numbers.retain(|_, number| !taken.contains(number));
+    numbers.extend(address::host_numbers(&numbers, &names));
+    let mut servers = BTreeMap::new();
+    for Joiner { stand, joining } in all {
+        let Some(key) = joining.key.clone() else { return Ok(None) };
+        let mut free = NUMBERS.rev().filter(|number| !numbers.values().chain(own.values()).any(|used| used == number));
+        let number = match own.get(stand.name.as_str()) {
+            Some(number) => *number,
+            None => free.next().ok_or_else(|| failure("no address is left for each of the servers".to_owned()))?,
+        };
+        own.insert(&stand.name, number);
+        let endpoint = SocketAddr::new(reached_at(&stand.server)?, joining.port);
+        servers.insert(stand.name.clone(), Peer { number, endpoint, key });
+    }
+    let seat = |(index, Joiner { stand, .. }): (usize, &Joiner<'_>)| Seat {
+        own: stand.name.clone(),
+        network,
+        numbers: numbers.clone(),
+        servers: servers.clone(),
+        edge: index == 0,
+    };
+    Ok(Some(all.iter().enumerate().map(seat).collect()))
+}
+
+/// The one that it has, else one that is free on all of them.
+fn network(all: &[Joiner<'_>]) -> Result<Ipv4Net, String> {
+    let mut there = all.iter().filter_map(|joiner| Some((joiner, joiner.joining.network?)));
+    let taken: Vec<_> = all.iter().flat_map(|joiner| &joiner.joining.taken).copied().collect();
+    let Some((first, network)) = there.next() else {
+        let routes: Vec<_> =
+            taken.iter().map(|net| address::Route { net: (*net).into(), device: "another server".into() }).collect();
+        return address::allocate(all[0].joining.pool, &[], &routes).map_err(|error| error.to_string());
+    };
+    if let Some((other, net)) = there.find(|(_, net)| *net != network) {
+        let (first, other) = (&first.stand.server, &other.stand.server);
+        return Err(format!("its network is {network} on `{first}`, and {net} on `{other}`"));
+    }
+    for joiner in all.iter().filter(|joiner| joiner.joining.network.is_none()) {
+        if let Some(net) =
+            joiner.joining.taken.iter().find(|net| net.prefix_len() >= 8 && (net.contains(&network) || network.contains(*net)))
+        {
+            let (first, other) = (&first.stand.server, &joiner.stand.server);
+            return Err(format!("its network is {network} on `{first}`, and `{other}` has {net} already"));
+        }
+    }
+    Ok(network)
+}
+
+/// Where the other servers find it.
+fn reached_at(server: &Server) -> Result<IpAddr, Failure> {
+    let host = &server.address.host;
+    let found = (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>).unwrap_or_default();
+    let address = found.iter().find(|address| address.is_ipv4()).or(found.first()).map(SocketAddr::ip);
+    address.ok_or_else(|| {
+        Failure::new(Kind::NotFound, format!("lead other servers to `{server}`"))
+            .cause(format!("`{host}` is known to your ssh only"))
+            .hint("write the server's address in `servers` of the target")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::seat::PublicKey;
+    use crate::model::target::Address;
+
+    fn stand(name: &str, address: &str) -> Stand {
+        let address = Address::parse(&format!("root@{address}")).unwrap();
+        Stand { name: name.to_owned(), server: Server { address, host_key: None } }
+    }
+
+    fn joining(network: Option<&str>, taken: &[&str]) -> Joining {
+        Joining {
+            key: Some(PublicKey::new(format!("{}=", "k".repeat(43))).unwrap()),
+            port: 51820,
+            pool: "10.213.0.0/16".parse().unwrap(),
+            taken: taken.iter().map(|net| net.parse().unwrap()).collect(),
+            network: network.map(|net| net.parse().unwrap()),
+            numbers: BTreeMap::new(),
+            seat: None,
+        }
+    }
+
+    /// `db` waits for nobody, `web` for it, `edge` for `web`.
+    fn definition(placed: &[(&str, &str)]) -> Definition {
+        let machine = |role: &str, count: &str, after: &str| {
+            format!(
+                r#"{{"role":"{role}","summary":"","boxed":{{"name":"debian"}},"count":{count},"limits":{{"memory_bytes":null,"cpus":null,"processes":null}},"after":[{after}],"data":[],"provision":[]}}"#
+            )
+        };
+        let machines = [machine("edge", "null", "\"web\""), machine("web", "2", "\"db\""), machine("db", "null", "")].join(",");
+        let text = format!(
+            r#"{{"platform":{{"name":"shop","summary":"","domain":null,"machines":[{machines}],"sites":[],"folder":""}},"domain":"example.test","boxes":{{}},"numbers":{{}}}}"#
+        );
+        let mut definition: Definition = serde_json::from_str(&text).unwrap();
+        definition.placed = placed.iter().map(|(machine, server)| (machine.parse().unwrap(), (*server).to_owned())).collect();
+        definition
+    }
+
+    fn id() -> EnvironmentId {
+        EnvironmentId { platform: "shop".parse().unwrap(), name: "production".parse().unwrap() }
+    }
+
+    const PLACED: [(&str, &str); 4] = [("edge", "a"), ("web1", "a"), ("web2", "b"), ("db", "c")];
+
+    #[test]
+    fn servers_change_in_the_order_in_which_their_machines_wait_for_each_other() {
+        assert_eq!(waves(&["a", "b", "c"], &definition(&PLACED)), [[2], [1], [0]]);
+        assert_eq!(waves(&["a"], &definition(&[])), [[0]]);
+        assert_eq!(
+            waves(&["x", "b", "c"], &definition(&PLACED)),
+            [[2], [1], [0]],
+            "one without machines leads to the others only"
+        );
+        let mut alike = definition(&PLACED);
+        alike.platform.machines.iter_mut().for_each(|machine| machine.after.clear());
+        assert_eq!(waves(&["a", "b", "c"], &alike), [[0, 1, 2]]);
+        alike.platform.machines[2].data = vec!["/var/lib/mysql".into()];
+        assert_eq!(waves(&["a", "b", "c"], &alike), [vec![2], vec![0, 1]], "who has data begins");
+    }
+
+    #[test]
+    fn seats_agree_on_a_network_that_is_free_on_all_and_keep_their_numbers() {
+        let stands = [stand("a", "192.0.2.1"), stand("b", "192.0.2.2"), stand("c", "192.0.2.3")];
+        let joinings = [joining(None, &["10.213.0.0/26"]), joining(None, &["10.213.0.64/26"]), joining(None, &["0.0.0.0/0"])];
+        let all = |joinings: &[Joining]| {
+            let joiners: Vec<_> = stands.iter().zip(joinings).map(|(stand, joining)| Joiner { stand, joining }).collect();
+            seats(&id(), &definition(&PLACED), &joiners)
+        };
+        let first = all(&joinings).unwrap().unwrap();
+        assert!(first.iter().all(|seat| seat.network == "10.213.0.128/26".parse().unwrap()));
+        assert!(first.iter().all(|seat| seat.numbers == first[0].numbers && seat.servers == first[0].servers));
+        assert_eq!(
+            first.iter().map(|seat| (seat.own.as_str(), seat.edge)).collect::<Vec<_>>(),
+            [("a", true), ("b", false), ("c", false)]
+        );
+        let mut used: Vec<_> =
+            first[0].servers.values().map(|peer| peer.number).chain(first[0].numbers.values().copied()).collect();
+        used.sort_unstable();
+        used.dedup();
+        assert_eq!(used.len(), 7, "{used:?}");
+        // The next time, one server is new and one machine was there before.
+        let mut later = joinings.to_vec();
+        for (joining, seat) in later.iter_mut().zip(&first).take(2) {
+            joining.network = Some(seat.network);
+            joining.numbers = seat.numbers.clone();
+            joining.numbers.insert("web3".parse().unwrap(), 40);
+            joining.seat = Some(seat.clone());
+        }
+        let second = all(&later).unwrap().unwrap();
+        assert_eq!(second[2].servers, first[2].servers);
+        assert_eq!(second[2].numbers[&"web3".parse::<MachineName>().unwrap()], 40);
+        assert!(first[0].numbers.iter().all(|(name, number)| second[0].numbers[name] == *number));
+    }
+
+    #[test]
+    fn servers_that_cannot_agree_are_told() {
+        let stands = [stand("a", "192.0.2.1"), stand("b", "192.0.2.2")];
+        let all = |first: Joining, second: Joining| {
+            let joiners = [Joiner { stand: &stands[0], joining: &first }, Joiner { stand: &stands[1], joining: &second }];
+            seats(&id(), &definition(&PLACED[..3]), &joiners).map_err(|failure| failure.causes.join(";"))
+        };
+        let other = all(joining(Some("10.213.0.0/26"), &[]), joining(Some("10.213.0.64/26"), &[])).unwrap_err();
+        assert!(other.contains("10.213.0.0/26 on `root@192.0.2.1`, and 10.213.0.64/26 on `root@192.0.2.2`"), "{other}");
+        let taken = all(joining(Some("10.213.0.0/26"), &[]), joining(None, &["10.213.0.0/24"])).unwrap_err();
+        assert!(taken.contains("`root@192.0.2.2` has 10.213.0.0/24 already"), "{taken}");
+        let none = Joining { key: None, ..joining(None, &[]) };
+        assert_eq!(all(joining(None, &[]), none).unwrap(), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! One environment over several servers: what each of them knows of itself and of the others.
+//!
+//! All have the same definition, which says where each machine stands. A seat is what differs: which of the servers this one is. What
+//! they must agree on besides, addresses and keys, is in it too, since it is known only once all were asked.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::names::MachineName;
+
+/// The place of one server in an environment that several carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// This server, as the target names it.
+    pub own: String,
+    /// The environment's, on all of them.
+    pub network: Ipv4Net,
+    /// Host numbers of all machines, wherever they stand.
+    pub numbers: BTreeMap<MachineName, u8>,
+    /// All servers that carry it, this one included.
+    pub servers: BTreeMap<String, Peer>,
+    /// Whether the world reaches the sites here.
+    pub edge: bool,
+}
+
+/// A server as the others reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its host number in the environment's network.
+    pub number: u8,
+    pub endpoint: SocketAddr,
+    pub key: PublicKey,
+}
+
+/// What a server would have to agree with before it carries a part of an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joining {
+    /// `None` until it is told to make one.
+    pub key: Option<PublicKey>,
+    /// At which it would listen for the others.
+    pub port: u16,
+    /// What its networks are taken from.
+    pub pool: Ipv4Net,
+    /// What none of this environment may overlap.
+    pub taken: Vec<Ipv4Net>,
+    /// The network that the environment has here.
+    pub network: Option<Ipv4Net>,
+    pub numbers: BTreeMap<MachineName, u8>,
+    pub seat: Option<Seat>,
+}
+
+/// How an environment's network goes on to other servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tie {
+    /// This server's own address in it.
+    pub own: Ipv4Addr,
+    pub port: u16,
+    pub ends: Vec<End>,
+}
+
+/// Another server, and what is behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    pub key: PublicKey,
+    pub endpoint: SocketAddr,
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// What an environment's secrets are made of, on its way from one of its servers to another. It is never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key(pub [u8; 32]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+/// The public half of a key of WireGuard: 32 bytes in base64.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PublicKey(String);
+
+impl PublicKey {
+    pub fn new(word: impl Into<String>) -> Result<Self, &'static str> {
+        let word = word.into();
+        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
+        match word.strip_suffix('=') {
+            Some(rest) if rest.len() == 43 && rest.bytes().all(is_base64) => Ok(Self(word)),
+            _ => Err("a public key is 43 characters of base64 and `=`"),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for PublicKey {
+    type Error = &'static str;
+    fn try_from(word: String) -> Result<Self, &'static str> {
+        Self::new(word)
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> Self {
+        key.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_key_is_one_word_that_no_configuration_reads_as_two() {
+        let key = format!("{}=", "a".repeat(43));
+        assert_eq!(PublicKey::new(key.clone()).unwrap().as_str(), key);
+        for word in
+            ["".to_owned(), "a".repeat(44), format!("{}\n=", "a".repeat(42)), format!("{key}="), format!("{}]=", "a".repeat(42))]
+        {
+            assert!(PublicKey::new(word.clone()).is_err(), "{word:?}");
+        }
+    }
+}
