@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::names::MachineName;
+use super::target::Back;
 
 /// The place of one server in an environment that several carry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +68,14 @@ pub struct End {
     pub key: PublicKey,
     pub endpoint: SocketAddr,
     pub addresses: Vec<Ipv4Addr>,
+}
+
+/// What servers are about to become: their ways to each other change before their machines do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Toward {
+    Placed { placed: BTreeMap<MachineName, String>, seat: Seat },
+    Back(Back),
 }
 
 /// What an environment's secrets are made of, on its way from one of its servers to another. It is never shown.

@@ -151,6 +151,14 @@ impl Network for Fake {
         })
     }
 
+    fn retie(&self, spec: &NetworkSpec) -> Result<()> {
+        self.step("retie", |kernel| {
+            if let Some((_, there)) = kernel.bridges.get_mut(&spec.tag) {
+                there.tie.clone_from(&spec.tie);
+            }
+        })
+    }
+
     fn disconnect(&self, tag: &Tag) -> Result<()> {
         self.fault("disconnect")?;
         // The firewall goes last: while there is a bridge, it is isolated.

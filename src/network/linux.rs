@@ -16,6 +16,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as PlainError, StrDeserializer};
 
 use super::address::Route;
+use super::announce::announce;
 use super::{Error, Network, Result, Seen, firewall, tie};
 use crate::exec::Command;
 use crate::model::{NetworkSpec, Tag, Tie};
@@ -93,6 +94,17 @@ impl Network for Linux {
         ensure_firewall()?;
         tie::set(spec, &self.key)?;
         set(&class(&device).join("ifalias"), &self.note(spec))
+    }
+
+    fn retie(&self, spec: &NetworkSpec) -> Result<()> {
+        let device = spec.bridge();
+        if !exists(&device) || !is_up(&device)? {
+            return Ok(());
+        }
+        if !tie::is_as(&spec.tag, spec.tie.as_ref())? {
+            tie::set(spec, &self.key)?;
+        }
+        announce(&device, spec.tie.iter().flat_map(|tie| &tie.ends).flat_map(|end| &end.addresses))
     }
 
     fn disconnect(&self, tag: &Tag) -> Result<()> {

@@ -6,6 +6,7 @@
 //! of a target's server: see [`wall`]. Where several servers carry an environment, [`tie`] leads from one's bridge to the others'.
 
 pub mod address;
+mod announce;
 pub mod detour;
 pub mod fake;
 mod firewall;
@@ -75,6 +76,9 @@ pub trait Network: Send + Sync {
 
     /// Isolation and NAT in force, the ways to other servers there, and then the bridge open. Machines may be starting on it meanwhile.
     fn open(&self, spec: &NetworkSpec) -> Result<()>;
+
+    /// Leads an open network to other servers as `spec` wants it now, and tells the machines here; what is closed stays as it is.
+    fn retie(&self, spec: &NetworkSpec) -> Result<()>;
 
     /// Removes bridge and cables, and with the last network the firewall.
     fn disconnect(&self, tag: &Tag) -> Result<()>;

@@ -197,6 +197,8 @@ impl Steps<'_> {
         for wave in waves(self.wanted) {
             plan.then(open.take().into_iter().chain(wave.iter().map(|name| self.chain(self.raise(name)))));
         }
+        // Where all machines stand on other servers, it only leads to them.
+        plan.then(open);
         plan.then(self.discards(self.seen.checkouts.iter().filter(|site| !self.wanted.checkouts.contains_key(*site))));
         plan
     }

@@ -9,7 +9,7 @@ use super::complaint::why;
 use crate::exec::Wired;
 use crate::model::access::{AccessChange, AccessReport};
 use crate::model::response::Standing;
-use crate::model::seat::{Joining, Key};
+use crate::model::seat::{Joining, Key, Toward};
 use crate::model::target::Server;
 use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Request, Response};
 use crate::wire::asker::{end_of, unexpected};
@@ -109,6 +109,10 @@ impl Session {
 
     pub fn take_key(&self, id: &EnvironmentId, key: &Key) -> Result<(), Failure> {
         self.ask(&Open::Serve(Serve::TakeKey { id: id.clone(), key: key.clone() }), &mut |_| ()).map(drop)
+    }
+
+    pub fn tie(&self, id: &EnvironmentId, toward: &Toward) -> Result<(), Failure> {
+        self.ask(&Open::Serve(Serve::Tie { id: id.clone(), toward: toward.clone() }), &mut |_| ()).map(drop)
     }
 
     /// A change on trial, and its number.

@@ -211,6 +211,11 @@ impl Session {
                 self.must_hold(&id, false)?;
                 self.engine.take_key(&id, &key).map(|()| End::Found(Found::Nothing))
             }
+            Serve::Tie { id, toward } => {
+                self.must_hold(&id, false)?;
+                self.cancellable(channel, || self.engine.tie_ahead(&id, &toward))?;
+                Ok(End::Found(Found::Nothing))
+            }
             Serve::Define { id, by, from, seat, dry_run } => self.change(channel, &mut |each| {
                 self.must_hold(&id, dry_run)?;
                 let read = whole(self.input(channel)?, MOST_DEFINITION);

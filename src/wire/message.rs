@@ -7,7 +7,7 @@ use crate::model::response::{
     BoxDetail, BoxSummary, Built, Carried, Checklist, Done, EnvironmentDetail, EnvironmentSummary, PlatformSummary, Promotion,
     SiteDetail, SnapshotSummary, Standing, Url,
 };
-use crate::model::seat::{Joining, Key, Seat};
+use crate::model::seat::{Joining, Key, Seat, Toward};
 use crate::model::target::{Back, TargetSummary};
 use crate::model::{
     Digest, EnvironmentId, Event, Exec, Failure, MachineId, MachineName, PlatformName, Request, Response, SiteName,
@@ -49,6 +49,8 @@ pub enum Serve {
     Key { id: EnvironmentId },
     /// The same of another server's, for an environment that is new here.
     TakeKey { id: EnvironmentId, key: Key },
+    /// Ways to other servers as they will be, so that machines which come find the others.
+    Tie { id: EnvironmentId, toward: Toward },
     /// A definition, as JSON of a store, is the input; the environment becomes it.
     Define { id: EnvironmentId, by: String, from: EnvironmentId, seat: Option<Seat>, dry_run: bool },
     /// Back to what was there before.

@@ -1,4 +1,4 @@
-//! `env:rollback`, where its operator sits: every server of a target goes back to what it was, in the order in which it would come.
+//! `env:rollback`, where its operator sits: every server of a target goes back to what it was.
 
 use crate::engine::Engine;
 use crate::engine::events::Events;
@@ -7,6 +7,7 @@ use crate::engine::target::promote::{is_done, told};
 use crate::engine::target::releases;
 use crate::model::request::TargetOf;
 use crate::model::response::{Done, Promotion, Standing};
+use crate::model::seat::Toward;
 use crate::model::target::{Back, TargetStep};
 use crate::model::{EnvironmentId, Failure, Kind, Request, Response};
 use crate::servers::{Session, Way};
@@ -60,7 +61,12 @@ impl Engine {
             }
             return Ok(promotion);
         }
-        for part in &parts {
+        if parts.len() > 1 {
+            let tied = parts.iter().filter(|part| part.planned.is_some());
+            fleet::for_each(tied, |part| part.session.tie(id, &Toward::Back(part.back.clone())))?;
+        }
+        // The one that faces the world last: it needs the others.
+        for part in parts.iter().rev() {
             match part.planned {
                 Some(_) => drop(self.back_there(id, part, false, events)?),
                 None => drop(

@@ -55,10 +55,7 @@ impl Engine {
             false => CheckItem::ok("space for layers", free),
         });
         if target.servers.len() > 1 {
-            let own = server.to_string();
-            // A machine and a name of the world are on one of them only.
-            let is_about_all = |item: &&mut CheckItem| item.subject != own && item.step.is_none();
-            items.iter_mut().filter(is_about_all).for_each(|item| item.subject = format!("{} on {own}", item.subject));
+            fleet::say_where(&mut items, id, server);
         }
         Ok(items)
     }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use ipnet::Ipv4Net;
 
 use crate::engine::at_once::{combine, join};
+use crate::model::response::CheckItem;
 use crate::model::seat::{Joining, Peer, Seat};
 use crate::model::target::{Server, TargetSummary};
 use crate::model::{EnvironmentId, Failure, Kind, Machine, MachineName};
@@ -30,6 +31,14 @@ pub(super) fn stands(target: &TargetSummary) -> Vec<Stand> {
 /// For people: all of them.
 pub(super) fn words(stands: &[Stand]) -> String {
     stands.iter().map(|stand| stand.server.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What is said of the whole environment is said of one server's part of it, and so is what is about the server itself. Machines and
+/// names of the world are on one of them only.
+pub(super) fn say_where(items: &mut [CheckItem], id: &EnvironmentId, server: &Server) {
+    let (id, own) = (id.to_string(), server.to_string());
+    let is_of_server = |item: &&mut CheckItem| item.subject == id || (item.step.is_none() && item.subject != own);
+    items.iter_mut().filter(is_of_server).for_each(|item| item.subject = format!("{} on {own}", item.subject));
 }
 
 /// The same work for each at once; their failures are told together.

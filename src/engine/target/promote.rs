@@ -15,6 +15,7 @@ use crate::engine::{Engine, program};
 use crate::model::access::AccessChange;
 use crate::model::request::{Bootstrap, TargetOf};
 use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary, Promotion, Standing};
+use crate::model::seat::Toward;
 use crate::model::target::{Back, LayerProof, ReleaseProof, Server, TargetStep, TargetSummary};
 use crate::model::{
     Digest, Edge, EnvironmentId, EnvironmentName, Event, Failure, Kind, Machine, MachineName, Request, Response, Site,
@@ -254,6 +255,7 @@ impl Engine {
         self.seat(cargo, &mut parts, true)?;
         self.share_key(&parts)?;
         parts.iter_mut().try_for_each(Part::plan)?;
+        self.tie_all(cargo, &parts)?;
         self.define_all(cargo, &parts, events)?;
         let proofs = fleet::for_each(&parts, |part| {
             let Brought { layers, releases, .. } = &part.brought;
@@ -345,6 +347,17 @@ impl Engine {
         fleet::for_each(others, |part| part.session().take_key(id, &key)).map(drop)
     }
 
+    /// Before any machine comes or moves.
+    fn tie_all(&self, cargo: &Cargo, parts: &[Part<'_>]) -> Result<(), Failure> {
+        let changes = parts.iter().any(Part::is_defined);
+        let tied = parts.iter().filter(|_| changes).filter_map(|part| Some((part, part.brought.seat.clone()?)));
+        fleet::for_each(tied, |(part, seat)| {
+            let toward = Toward::Placed { placed: cargo.definition.placed.clone(), seat };
+            part.session().tie(&part.brought.id, &toward)
+        })
+        .map(drop)
+    }
+
     /// Everything on one server that comes before its environment is touched.
     fn equip(&self, cargo: &Cargo, part: &mut Part<'_>, way: &Way, events: &Events) -> Result<(), Failure> {
         let (id, server) = (part.brought.id.clone(), &part.stand.server);
@@ -400,11 +413,21 @@ impl Engine {
                 Ok(_) => changed.extend(wave),
                 Err(failure) if stopped(&self.cancel) => return Err(failure),
                 Err(failure) => {
+                    self.tie_back(parts);
                     return Err(changed.iter().rev().fold(failure, |failure, part| self.back_again(part, failure, events)));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Those that did not change yet lead where they led.
+    fn tie_back(&self, parts: &[Part<'_>]) {
+        for part in parts.iter().filter(|part| part.brought.seat.is_some() && part.runs()) {
+            if let Err(failure) = part.session().tie(&part.brought.id, &Toward::Back(Back::default())) {
+                tracing::warn!(%failure, "the next promotion or way back tells it the same");
+            }
+        }
     }
 
     /// Several servers are all on the new version or all on the old one.
@@ -492,11 +515,7 @@ impl Engine {
         let seen = Outside { id, server, standing: &there, is_rehearsal: way.is_rehearsal(), is_new: true }.look();
         let mut checks = inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?);
         if there.seat.is_some() {
-            checks
-                .items
-                .iter_mut()
-                .filter(|item| item.subject == id.to_string())
-                .for_each(|item| item.subject = format!("{id} on {server}"));
+            fleet::say_where(&mut checks.items, id, server);
         }
         checks.items.extend(seen);
         Ok(Proof {

@@ -14,6 +14,7 @@ use crate::engine::environment::perform::done;
 use crate::engine::environment::records::leaving;
 use crate::engine::environment::reload::{refuse_moves_of_data, seeds_of};
 use crate::engine::environment::snapshot::unfinished;
+use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::engine::host::service;
 use crate::engine::permission::Right;
@@ -128,23 +129,7 @@ impl Engine {
         dry_run: bool,
         each: &mut dyn FnMut(Event),
     ) -> Result<Response, Failure> {
-        let entries = self.store.promotions.list(id)?;
-        let found = match &back.to {
-            Some(letters) => that_begins(&entries, letters),
-            None => before_the_last(&entries),
-        };
-        let Some((before, definition)) = found else {
-            let failure = Failure::new(
-                Kind::NotFound,
-                match &back.to {
-                    Some(letters) => format!("find the definition `{}` of `{id}`", letters.escape_debug()),
-                    None => format!("find what `{id}` was before its last promotion"),
-                },
-            );
-            return Err(failure
-                .cause(if entries.is_empty() { "nothing was promoted" } else { "nothing was there, or it is too long ago" })
-                .hint("`adt target:history` tells what was there; `adt env:promote` brings a ticket's environment"));
-        };
+        let (before, definition) = self.way_back(id, back)?;
         let told = Promoted {
             begun: self.now(),
             finished: None,
@@ -153,11 +138,30 @@ impl Engine {
             definition: before.definition.clone(),
         };
         if back.data {
-            let snapshot = self.before_last_promotion(id, &entries)?;
-            return self.with_events(each, |events| self.rewind_promotion(id, &told, definition, &snapshot, dry_run, events));
+            let snapshot = self.before_last_promotion(id, &self.store.promotions.list(id)?)?;
+            return self.with_events(each, |events| self.rewind_promotion(id, &told, &definition, &snapshot, dry_run, events));
         }
         let seat = self.known(id)?.and_then(|environment| environment.definition.seat);
-        self.with_events(each, |events| self.become_defined(id, &told, (definition, seat.as_ref()), dry_run, events))
+        self.with_events(each, |events| self.become_defined(id, &told, (&definition, seat.as_ref()), dry_run, events))
+    }
+
+    /// What a way back leads to.
+    pub(super) fn way_back(&self, id: &EnvironmentId, back: &Back) -> Result<(Promoted, Definition), Failure> {
+        let entries = self.store.promotions.list(id)?;
+        let found = match &back.to {
+            Some(letters) => that_begins(&entries, letters),
+            None => before_the_last(&entries),
+        };
+        if let Some((before, definition)) = found {
+            return Ok((before.clone(), definition.clone()));
+        }
+        let sought = match &back.to {
+            Some(letters) => format!("find the definition `{}` of `{id}`", letters.escape_debug()),
+            None => format!("find what `{id}` was before its last promotion"),
+        };
+        Err(Failure::new(Kind::NotFound, sought)
+            .cause(if entries.is_empty() { "nothing was promoted" } else { "nothing was there, or it is too long ago" })
+            .hint("`adt target:history` tells what was there; `adt env:promote` brings a ticket's environment"))
     }
 
     /// The snapshot that the last promotion took before it changed anything.
@@ -255,6 +259,10 @@ impl Engine {
             self.follow_bound(events);
         }
         let plan = plan?;
+        if !dry_run && environment.definition.seat.is_some() {
+            // What moved away was here until now.
+            self.network.retie(&wanted::network(self.store.install(), &environment))?;
+        }
         if !dry_run && !environment.definition.edge.is_empty() {
             self.serve_the_world()?;
         }

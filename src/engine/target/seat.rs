@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use crate::engine::Engine;
+use crate::engine::environment::wanted;
 use crate::engine::events::Events;
-use crate::model::seat::{Joining, Key, Seat};
+use crate::engine::permission::Right;
+use crate::model::seat::{Joining, Key, Seat, Toward};
 use crate::model::{Edge, EnvironmentId, Failure, Kind};
 use crate::network::tie;
 use crate::store::record::Definition;
@@ -67,6 +69,26 @@ impl Engine {
         Err(Failure::new(Kind::Conflict, format!("carry a part of `{id}`"))
             .cause("an environment of this name is here with other passwords")
             .hint("end that one here, or give the target another name"))
+    }
+}
+
+impl Engine {
+    /// Leads to where machines are about to be. A machine that moves is out of reach until it is there; without this, one that
+    /// comes would not find those whose servers don't know it yet.
+    pub fn tie_ahead(&self, id: &EnvironmentId, toward: &Toward) -> Result<(), Failure> {
+        let _lock = self.lock_environment(id, Right::Use, &Events::unread())?;
+        let Some(mut environment) = self.known(id)? else { return Ok(()) };
+        let (mut definition, seat) = match toward {
+            Toward::Placed { placed, seat } => {
+                (Definition { placed: placed.clone(), ..environment.definition.clone() }, Some(seat.clone()))
+            }
+            Toward::Back(back) => (self.way_back(id, back)?.1, environment.definition.seat.clone()),
+        };
+        let Some(seat) = seat.filter(|seat| seat.network == environment.network) else { return Ok(()) };
+        definition.numbers.clone_from(&seat.numbers);
+        definition.seat = (!definition.placed.is_empty()).then_some(seat);
+        environment.definition = definition;
+        Ok(self.network.retie(&wanted::network(self.store.install(), &environment))?)
     }
 }
 
