@@ -44,6 +44,7 @@
 //! | what goes over a socket | [`wire`] |
 //! | a name that the world knows | `model/edge.rs`; its door `proxy/world.rs`; its certificate `tls/public.rs`, [`acme`] |
 //! | who may reach a server | `model/access.rs`; a change on trial `engine/target/doors.rs`; the firewall `network/wall.rs` |
+//! | one environment on several servers | `engine/target/fleet.rs`; what each knows `model/seat.rs`; the ways between them `network/tie.rs` |
 //! | a target | `engine/target`; what must be done there `plan/promotion.rs`; the way to its server [`servers`]; its history `store/promotions.rs` |
 //!
 //! What always holds:

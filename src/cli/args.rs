@@ -717,11 +717,12 @@ pub enum Verb {
     },
 }
 
-/// When the host starts, and when it goes down.
+/// When the host starts, when it goes down, and when what ties it to other servers has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Moment {
     Up,
     Halt,
+    Tie,
 }
 
 /// When the host starts, and when nobody has kept a change.

@@ -59,6 +59,7 @@ impl Session {
         match moment {
             Moment::Up => engine.after_the_host_came_up()?,
             Moment::Halt => engine.before_the_host_goes_down()?,
+            Moment::Tie => engine.mend_ties(std::env::var("SERVICE_RESULT").ok().as_deref())?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -449,6 +449,12 @@ pub struct Standing {
     /// What it knows of other servers that carry the environment.
     #[serde(default)]
     pub seat: Option<Seat>,
+    /// Where each machine stands, as far as it was told.
+    #[serde(default)]
+    pub placed: BTreeMap<MachineName, String>,
+    /// The machines whose data is here.
+    #[serde(default)]
+    pub holds: BTreeSet<MachineName>,
 }
 
 /// What a promotion or a way back did, or would do.

@@ -8,8 +8,8 @@
 //! there, or is dropped. A table of rules beside it keeps a tie to its own bridge, and its port to the servers at its ends. IPv4
 //! alone: a host that forwards IPv6 stops listening to its router.
 //!
-//! A kernel without WireGuard has `wireguard-go`, as a unit of systemd, so that it outlives the session that started it. The device's
-//! alias is written last and says what it was made of: any other is made again.
+//! A kernel without WireGuard has `wireguard-go`, as a unit of systemd, so that it outlives the session that started it and is made
+//! again when it dies: under another unit's name, since the last one ends only after that. The device's alias is written last and says what it was made of: any other is made again.
 //!
 //! Not chosen: VXLAN over one tunnel, which is one network with the frames' size of its narrowest part, where packets that are too
 //! large vanish without a word.
@@ -83,7 +83,7 @@ pub(super) fn set(spec: &NetworkSpec, key: &Path) -> Result<()> {
     // Before anything can come in.
     nft(rules(spec, tie), "put the rules of the way to other servers in force")?;
     if !exists(&device) {
-        make(&spec.tag)?;
+        make(&spec.tag, key)?;
     }
     let private =
         fs::read_to_string(key).map_err(|source| Error::Io { what: format!("could not read `{}`", key.display()), source })?;
@@ -108,7 +108,7 @@ pub(super) fn remove(tag: &Tag) -> Result<()> {
     if exists(&device) {
         // Ours is told to end, and takes its device along.
         if Path::new("/run/systemd/system").exists() {
-            let _ = Command::new("systemctl").args(["stop", "--quiet", &unit(tag)]).run();
+            let _ = Command::new("systemctl").args(["stop", "--quiet", &format!("{}-*", unit(tag))]).run();
         }
         let removed = ip(format!("link delete dev {device}\n"), &["-batch", "-"], &format!("remove {device}"));
         if exists(&device) {
@@ -142,14 +142,16 @@ pub fn is_possible() -> bool {
     has("wg") && (has("wireguard-go") || Path::new("/sys/module/wireguard").exists())
 }
 
-fn make(tag: &Tag) -> Result<()> {
+fn make(tag: &Tag, key: &Path) -> Result<()> {
     let device = device(tag);
     let Err(refused) = ip(format!("link add name {device} type wireguard\n"), &["-batch", "-"], &format!("make {device}")) else {
         return Ok(());
     };
     let command = match Path::new("/run/systemd/system").exists() {
         true => {
-            Command::new("systemd-run").args(["--quiet", "--collect", "--unit", &unit(tag), "--", "wireguard-go", "-f", &device])
+            let unit = format!("--unit={}-{}", unit(tag), std::process::id());
+            let again = format!("--property=ExecStopPost={}", again(key)?);
+            Command::new("systemd-run").args(["--quiet", "--collect", &unit, &again, "--", "wireguard-go", "-f", &device])
         }
         false => Command::new("wireguard-go").arg(&device),
     };
@@ -167,6 +169,18 @@ fn make(tag: &Tag) -> Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// What makes it again when it ends and nobody told it to, in the words of systemd's units. `key` lies in the store.
+fn again(key: &Path) -> Result<String> {
+    let program = std::env::current_exe().map_err(|source| Error::Io { what: "could not find adt itself".into(), source })?;
+    let store = key.parent().unwrap_or(Path::new("/"));
+    let quoted = |path: &Path| {
+        let escapes = [("\\", "\\\\"), ("\"", "\\\""), ("$", "$$"), ("%", "%%")];
+        let word = escapes.iter().fold(path.display().to_string(), |word, (letter, escaped)| word.replace(letter, escaped));
+        format!("\"{word}\"")
+    };
+    Ok(format!("{} --store {} internal:environments tie", quoted(&program), quoted(store)))
 }
 
 fn wg(args: &[&str], input: String, what: &str) -> Result<String> {

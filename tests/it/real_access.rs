@@ -78,7 +78,7 @@ fn who_may_come_in_is_kept_out_of_nobodys_reach() {
 
     // For a while, and by name.
     adt.run("target:grant hello production 203.0.113.7 --for 90m").ok().says("203.0.113.7/32 may come");
-    let access = adt.run("target:access hello production --json").ok().json();
+    let access = adt.run("target:access hello production --json").ok().json()[0].clone();
     assert_eq!((access["in_force"].as_bool(), access["grants"][0]["network"].as_str()), (Some(true), Some("203.0.113.7/32")));
     there(&adt, "nft list ruleset | grep -q 'timeout 1h30m expires'").ok();
     adt.run("target:revoke hello production 203.0.113.7").ok();

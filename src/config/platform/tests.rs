@@ -321,8 +321,26 @@ fn targets_name_a_server_and_nothing_else() {
                 ],
             ),
             (
-                &with("[targets.a]\nservers = [\"root@a.example\", \"root@b.example\"]\n"),
-                &["5:30 a target stands on one server so far (keep one of them, which then has all machines)"],
+                &with(
+                    "[targets.a]\nservers = [\"root@a.example\", \"debian@a.example:2222\"]\nhost_key = \"SHA256:uNiVztksCsDhcc0u9e8BgrJXVGDPP6/HFWVSCSWQXRk\"\n",
+                ),
+                &[
+                    "5:30 two servers are called `a.example` (give one of them another name, e.g. in your `~/.ssh/config`)",
+                    "6:12 each of several servers has a host key of its own (name them in `host_keys`, by server)",
+                ],
+            ),
+            (
+                &with(
+                    "[targets.a]\nservers = [\"root@a.example\", \"root@b.example\"]\nhost_keys = { \"c.example\" = \"SHA256:uNiVztksCsDhcc0u9e8BgrJXVGDPP6/HFWVSCSWQXRk\" }\n\
+                     [targets.a.machines.wbe]\ncount = 2\n[targets.a.machines.web]\non = [\"a.exampel\"]\nmemory = \"1\"\ncount = 2\n",
+                ),
+                &[
+                    "6:15 the target has no server `c.example` (did you mean `a.example`?)",
+                    "7:21 there is no machine `wbe` (did you mean `web`?)",
+                    "10:7 the target has no server `a.exampel` (did you mean `a.example`?)",
+                    "11:10 `1` is no amount of memory (write a whole number and K, M, G or T, e.g. \"512M\" or \"2G\", or \"unlimited\")",
+                    "12:9 `web` is a single machine, which has no number in its name (write `count = 1` below `[machines.web]` first)",
+                ],
             ),
             (
                 &with("[targets.a]\nservers = [\"root@-oProxyCommand=id\"]\nhost_key = \"SHA256:x\"\n"),

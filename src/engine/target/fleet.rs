@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use ipnet::Ipv4Net;
 
 use crate::engine::at_once::{combine, join};
-use crate::model::response::CheckItem;
+use crate::model::response::{CheckItem, Standing};
 use crate::model::seat::{Joining, Peer, Seat};
 use crate::model::target::{Server, TargetSummary};
 use crate::model::{EnvironmentId, Failure, Kind, Machine, MachineName};
@@ -157,6 +157,50 @@ fn network(all: &[Joiner<'_>]) -> Result<Ipv4Net, String> {
     Ok(network)
 }
 
+/// Refuses what would leave data behind; what else goes on elsewhere is told.
+pub(super) fn keep_data(
+    definition: &Definition,
+    stands: &[Stand],
+    looked: &[(&Stand, &Standing)],
+) -> Result<Vec<String>, Failure> {
+    let machines = definition.platform.machines_by_name();
+    let refused = |name: &MachineName, server: &str, cause: String| {
+        let role = machines.get(name).map_or(name.as_str(), |machine| machine.role.as_str());
+        Failure::new(Kind::Conflict, format!("change what `{server}` carries")).cause(cause).hint(format!(
+            "data does not move between servers by itself: keep that server in `servers`, and name it in `on` of the target's \
+             `machines.{role}`"
+        ))
+    };
+    for (stand, standing) in looked {
+        // One that the target no longer has at all is its way back's, as on a single server.
+        for name in standing.holds.iter().filter(|name| machines.contains_key(*name)) {
+            let to = definition.placed.get(name).map_or(stands[0].name.as_str(), String::as_str);
+            if to != stand.name {
+                let cause = format!("the data of `{name}` is on `{}`, and the machine would stand on `{to}`", stand.server);
+                return Err(refused(name, &stand.name, cause));
+            }
+        }
+    }
+    let known: BTreeSet<_> = stands.iter().filter_map(|stand| reached_at(&stand.server).ok()).collect();
+    let mut stays = BTreeSet::new();
+    for (_, standing) in looked {
+        let peers = standing.seat.iter().flat_map(|seat| &seat.servers);
+        for (server, _) in peers.filter(|(_, peer)| !known.contains(&peer.endpoint.ip())) {
+            for (name, _) in standing.placed.iter().filter(|(_, there)| *there == server) {
+                if machines.get(name).is_some_and(|machine| definition.platform.holds_data(machine)) {
+                    let cause = format!("the data of `{name}` is on `{server}`, which is no server of the target any more");
+                    return Err(refused(name, server, cause));
+                }
+            }
+            stays.insert(format!(
+                "`{server}` is no server of the target any more; what runs there goes on until somebody ends it: adt env:destroy \
+                 on it"
+            ));
+        }
+    }
+    Ok(stays.into_iter().collect())
+}
+
 /// Where the other servers find it.
 fn reached_at(server: &Server) -> Result<IpAddr, Failure> {
     let host = &server.address.host;
@@ -262,6 +306,40 @@ mod tests {
         assert_eq!(second[2].servers, first[2].servers);
         assert_eq!(second[2].numbers[&"web3".parse::<MachineName>().unwrap()], 40);
         assert!(first[0].numbers.iter().all(|(name, number)| second[0].numbers[name] == *number));
+    }
+
+    #[test]
+    fn data_is_left_behind_by_no_change_of_servers() {
+        let stands = [stand("a", "192.0.2.1"), stand("c", "192.0.2.3")];
+        let mut definition = definition(&[("edge", "a"), ("web1", "a"), ("web2", "a"), ("db", "c")]);
+        definition.platform.machines[2].data = vec!["/var/lib/mysql".into()];
+        let holds = |name: &str| Standing { holds: [name.parse().unwrap()].into(), ..Standing::default() };
+        let check = |first: Standing, second: Standing| {
+            let told = keep_data(&definition, &stands, &[(&stands[0], &first), (&stands[1], &second)]);
+            told.map_err(|failure| failure.causes.join(";"))
+        };
+        assert_eq!(check(holds("old"), holds("db")), Ok(Vec::new()));
+        let moved = check(holds("db"), Standing::default()).unwrap_err();
+        assert!(moved.contains("`db` is on `root@192.0.2.1`, and the machine would stand on `c`"), "{moved}");
+        let peer = |address: &str| Peer {
+            number: 60,
+            endpoint: format!("{address}:51820").parse().unwrap(),
+            key: PublicKey::new(format!("{}=", "k".repeat(43))).unwrap(),
+        };
+        let seat = Seat {
+            own: "a".into(),
+            network: "10.213.0.0/26".parse().unwrap(),
+            numbers: BTreeMap::new(),
+            servers: [("a".into(), peer("192.0.2.1")), ("gone".into(), peer("192.0.2.9"))].into(),
+            edge: true,
+        };
+        let before = |machine: &str| Standing {
+            seat: Some(seat.clone()),
+            placed: [(machine.parse().unwrap(), "gone".to_owned())].into(),
+            ..Standing::default()
+        };
+        assert!(check(before("web2"), Standing::default()).unwrap()[0].contains("`gone` is no server of the target any more"));
+        assert!(check(before("db"), Standing::default()).unwrap_err().contains("`db` is on `gone`"));
     }
 
     #[test]

@@ -229,6 +229,10 @@ impl Engine {
             moves: Vec::new(),
         });
         let mut parts = fleet::for_each(parts, |part| self.look_at_server(cargo, part, way, dry_run, events))?;
+        let looked = parts.iter().filter_map(|part| Some((part.stand, part.found.standing.as_ref()?)));
+        for stays in fleet::keep_data(&cargo.definition, stands, &looked.collect::<Vec<_>>())? {
+            events.warn(stays);
+        }
         self.seat(cargo, &mut parts, false)?;
         fleet::for_each(&mut parts, |part| self.ask_machines(cargo, part, events))?;
         let seen = promotion::seen(parts.iter().map(|part| (&part.brought, &part.found)));

@@ -3,7 +3,7 @@
 //! The environment is no ticket's of this host: no platform's folder stands for it, only its definition, as it came. So it is never
 //! built here, and `env:reload` has nothing to read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -14,6 +14,7 @@ use crate::engine::environment::perform::done;
 use crate::engine::environment::records::leaving;
 use crate::engine::environment::reload::{refuse_moves_of_data, seeds_of};
 use crate::engine::environment::snapshot::unfinished;
+use crate::engine::environment::standing::with_volumes;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::engine::host::service;
@@ -24,7 +25,7 @@ use crate::engine::target::seat::take_seat;
 use crate::model::response::Standing;
 use crate::model::snapshot::Reason;
 use crate::model::target::{Back, Deed, Promoted};
-use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Machine, Response, Seat, SnapshotName};
+use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Machine, MachineName, Response, Seat, SnapshotName};
 use crate::network::address;
 use crate::store::promotions::Entry;
 use crate::store::record::Definition;
@@ -99,10 +100,21 @@ impl Engine {
             admin: self.admin_of(id)?,
             authorities: tls::authorities_of(&self.store.folder, &edge),
             seat: definition.and_then(|definition| definition.seat.clone()),
+            placed: definition.map(|definition| definition.placed.clone()).unwrap_or_default(),
+            holds: self.holds(environment.as_ref())?,
             edge,
             edge_before,
             health,
         })
+    }
+
+    fn holds(&self, environment: Option<&Environment>) -> Result<BTreeSet<MachineName>, Failure> {
+        let Some(environment) = environment else { return Ok(BTreeSet::new()) };
+        let mut holds = BTreeSet::new();
+        for (_, volumes) in with_volumes(&self.around_of(&environment.definition)?) {
+            holds.extend(volumes.seen(&environment.id)?.into_iter().map(|seen| seen.machine));
+        }
+        Ok(holds)
     }
 
     /// The environment becomes what it is told to be.

@@ -3,6 +3,7 @@
 //! What the servers must agree on is decided by the operator, who asks all of them: see [`super::fleet`].
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -13,10 +14,14 @@ use crate::engine::permission::Right;
 use crate::model::seat::{Joining, Key, Seat, Toward};
 use crate::model::{Edge, EnvironmentId, Failure, Kind};
 use crate::network::tie;
+use crate::store::Wanted;
 use crate::store::record::Definition;
 
 /// What brings both: a kernel without WireGuard needs the second.
 const PACKAGES: [&str; 2] = ["wireguard-tools", "wireguard-go"];
+
+/// Before a tie is made again.
+const BREATH: Duration = Duration::from_secs(1);
 
 impl Engine {
     pub fn joining(&self, id: &EnvironmentId, make: bool) -> Result<Joining, Failure> {
@@ -73,6 +78,24 @@ impl Engine {
 }
 
 impl Engine {
+    /// What tied this server to others has ended, with this result by the word of systemd: whoever did not mean it to end misses it.
+    pub fn mend_ties(&self, result: Option<&str>) -> Result<(), Failure> {
+        if result == Some("success") {
+            return Ok(());
+        }
+        // One that ends as soon as it is there must not keep a processor busy.
+        std::thread::sleep(BREATH);
+        let events = Events::unread();
+        for environment in self.store.database.readable_environments(None)?.sound {
+            if environment.wanted == Wanted::Up && environment.definition.seat.is_some() {
+                let _lock = self.lock_environment(&environment.id, Right::Run, &events)?;
+                let environment = self.environment(&environment.id)?;
+                self.network.retie(&wanted::network(self.store.install(), &environment))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Leads to where machines are about to be. A machine that moves is out of reach until it is there; without this, one that
     /// comes would not find those whose servers don't know it yet.
     pub fn tie_ahead(&self, id: &EnvironmentId, toward: &Toward) -> Result<(), Failure> {
