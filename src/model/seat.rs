@@ -3,7 +3,7 @@
 //! All have the same definition, which says where each machine stands. A seat is what differs: which of the servers this one is. What
 //! they must agree on besides, addresses and keys, is in it too, since it is known only once all were asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
@@ -25,6 +25,26 @@ pub struct Seat {
     pub servers: BTreeMap<String, Peer>,
     /// Whether the world reaches the sites here.
     pub edge: bool,
+}
+
+/// Where an environment may have its network: nobody on the internet has these addresses.
+const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
+const NUMBERS: std::ops::RangeInclusive<u8> = 2..=62;
+
+impl Seat {
+    /// What is wrong with it: parts of it are other servers' words.
+    pub fn fault(&self) -> Option<&'static str> {
+        let is_private = |net: &&str| net.parse::<Ipv4Net>().is_ok_and(|net| net.contains(&self.network));
+        if self.network.prefix_len() != 26 || self.network.trunc() != self.network || PRIVATE.iter().find(is_private).is_none() {
+            return Some("its network is none that an environment may have");
+        }
+        let mut seen = BTreeSet::new();
+        let numbers = self.numbers.values().chain(self.servers.values().map(|peer| &peer.number));
+        if !numbers.into_iter().all(|number| NUMBERS.contains(number) && seen.insert(*number)) {
+            return Some("two have one address, or one that is not in the network");
+        }
+        (!self.servers.contains_key(&self.own)).then_some("it does not say which server this is")
+    }
 }
 
 /// A server as the others reach it.
@@ -124,6 +144,31 @@ impl From<PublicKey> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_seat_is_no_way_to_take_addresses_that_are_somebody_elses() {
+        let peer = |number| Peer {
+            number,
+            endpoint: "192.0.2.1:51820".parse().unwrap(),
+            key: PublicKey::new(format!("{}=", "a".repeat(43))).unwrap(),
+        };
+        let sound = Seat {
+            own: "a".into(),
+            network: "10.213.0.64/26".parse().unwrap(),
+            numbers: [("db".parse().unwrap(), 2)].into(),
+            servers: [("a".into(), peer(62)), ("b".into(), peer(61))].into(),
+            edge: true,
+        };
+        assert_eq!(sound.fault(), None);
+        for network in ["8.8.8.0/26", "10.213.0.0/24", "10.213.0.1/26", "127.0.0.0/26", "169.254.169.192/26", "224.0.0.0/26"] {
+            assert!(Seat { network: network.parse().unwrap(), ..sound.clone() }.fault().is_some(), "{network}");
+        }
+        for number in [0, 1, 62, 63, 255] {
+            let numbers = [("db".parse().unwrap(), number)].into();
+            assert!(Seat { numbers, ..sound.clone() }.fault().is_some(), "{number}");
+        }
+        assert!(Seat { own: "c".into(), ..sound }.fault().is_some());
+    }
 
     #[test]
     fn a_public_key_is_one_word_that_no_configuration_reads_as_two() {

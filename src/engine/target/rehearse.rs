@@ -49,7 +49,7 @@ fn platform(servers: usize) -> String {
     }
 }
 
-const META_DATA: &str = "instance-id: rehearsal\nlocal-hostname: server\n";
+const META_DATA: &str = "instance-id: rehearsal\nlocal-hostname: {{ machine.name }}\n";
 
 /// What a vendor is told of a new server.
 fn user_data(public_key: &str) -> String {
@@ -121,7 +121,7 @@ impl Engine {
         let public = Command::new("ssh-keygen").args(["-y", "-f"]).arg(&key).run().map_err(|error| failed(&error))?.text();
         let files = [
             (folder.join("platform.toml"), platform(servers)),
-            (seed.join("meta-data"), META_DATA.to_owned()),
+            (seed.join("meta-data.j2"), META_DATA.to_owned()),
             (seed.join("user-data"), user_data(public.trim())),
         ];
         for (path, text) in files {

@@ -108,6 +108,7 @@ impl Engine {
             Toward::Back(back) => (self.way_back(id, back)?.1, environment.definition.seat.clone()),
         };
         let Some(seat) = seat.filter(|seat| seat.network == environment.network) else { return Ok(()) };
+        is_sound(id, &seat)?;
         definition.numbers.clone_from(&seat.numbers);
         definition.seat = (!definition.placed.is_empty()).then_some(seat);
         environment.definition = definition;
@@ -117,6 +118,11 @@ impl Engine {
 
 fn is_free(port: u16) -> bool {
     std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).is_ok()
+}
+
+fn is_sound(id: &EnvironmentId, seat: &Seat) -> Result<(), Failure> {
+    let refused = |fault| Failure::new(Kind::Conflict, format!("make `{id}`")).cause(fault);
+    seat.fault().map_or(Ok(()), |fault| Err(refused(format!("what its servers agreed on can't be: {fault}"))))
 }
 
 /// Makes a definition that all servers have the one of this server.
@@ -132,11 +138,12 @@ pub(super) fn take_seat(id: &EnvironmentId, definition: &mut Definition, seat: O
     let names: BTreeSet<_> = definition.platform.machines_by_name().into_keys().collect();
     let is_placed = |name| definition.placed.get(name).is_some_and(|server| seat.servers.contains_key(server));
     let is_whole = names.iter().all(|name| is_placed(name) && seat.numbers.contains_key(name));
-    if !is_whole || !seat.servers.contains_key(&seat.own) {
+    if !is_whole {
         return Err(
             Failure::new(Kind::Conflict, format!("make `{id}`")).cause("its definition does not say where each machine stands")
         );
     }
+    is_sound(id, seat)?;
     definition.numbers.clone_from(&seat.numbers);
     definition.numbers.retain(|name, _| names.contains(name));
     definition.seat = Some(seat.clone());
