@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::edge::Edge;
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, PlatformName, SiteName};
+use super::records::Zone;
 
 /// Servers that targets are rehearsed on are environments of this platform, which is no user's.
 pub const REHEARSAL: &str = "rehearsal";
@@ -28,6 +29,9 @@ pub struct Target {
     pub admin: BTreeSet<IpNet>,
     #[serde(default, skip_serializing_if = "Edge::is_empty")]
     pub edge: Edge,
+    /// Where adt enters the names; without it, somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Zone>,
 }
 
 /// A computer with an SSH door, as its configuration names it.
@@ -182,6 +186,8 @@ pub struct TargetSummary {
     pub admin: BTreeSet<IpNet>,
     #[serde(default, skip_serializing_if = "Edge::is_empty")]
     pub edge: Edge,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Zone>,
 }
 
 /// One change of what an environment of a target is, without the definition itself.
@@ -354,7 +360,13 @@ mod tests {
         let target: Target = serde_json::from_str(old).unwrap();
         assert_eq!(
             target,
-            Target { name: "production".into(), servers: Vec::new(), admin: BTreeSet::new(), edge: Edge::default() }
+            Target {
+                name: "production".into(),
+                servers: Vec::new(),
+                admin: BTreeSet::new(),
+                edge: Edge::default(),
+                records: None
+            }
         );
     }
 }

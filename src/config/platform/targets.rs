@@ -9,6 +9,7 @@ use crate::model::access::network;
 use crate::model::target::{Address, Fingerprint, Server, Target};
 
 use super::edge::edge;
+use super::records::zone;
 use super::{once, raw};
 use crate::config::at::{At, in_order};
 use crate::config::check;
@@ -38,10 +39,12 @@ fn target(name: &At<String>, raw: &raw::Target, document: &raw::Document, faults
     }
     let host_key = raw.host_key.as_ref().map(|word| fingerprint(word, faults));
     let edge = edge(raw, &document.sites, faults);
+    let records = raw.records.as_ref().map(|raw| zone(raw, &edge, faults));
     let servers: Option<Vec<_>> = raw.servers.iter().map(|word| address(word, faults)).collect();
     let host_key = host_key.map_or(Some(None), |key| key.map(Some))?;
     let servers = servers?.into_iter().map(|address| Server { address, host_key: host_key.clone() }).collect();
-    Some(Target { name: label?.to_string(), servers, admin: admin(&raw.admin, faults)?, edge })
+    let records = records.map_or(Some(None), |zone| zone.map(Some))?;
+    Some(Target { name: label?.to_string(), servers, admin: admin(&raw.admin, faults)?, edge, records })
 }
 
 fn admin(words: &[At<String>], faults: &mut Faults) -> Option<BTreeSet<IpNet>> {

@@ -63,6 +63,6 @@ fn among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<TargetSummary, Fa
 }
 
 fn summary(platform: &PlatformName, target: Target) -> Option<TargetSummary> {
-    let Target { name, servers, admin, edge } = target;
-    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin, edge })
+    let Target { name, servers, admin, edge, records } = target;
+    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin, edge, records })
 }
