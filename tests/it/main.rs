@@ -77,6 +77,7 @@ mod real_stacks;
 mod real_takeover;
 mod real_target;
 mod real_target_release;
+mod records;
 mod reference;
 mod resolver;
 mod served;
