@@ -71,6 +71,7 @@ mod real_package;
 mod real_pool;
 mod real_power;
 mod real_proof;
+mod real_records;
 mod real_sites;
 mod real_snapshots;
 mod real_stacks;

@@ -9,6 +9,7 @@
 //! | [`access`] | `target:access`, `grant`, `revoke`, and a promotion's firewall, where their operator sits |
 //! | [`doors`] | the same on the server: a change on trial, kept or undone |
 //! | [`outside`] | the names that the world shall know, asked for from where the operator sits |
+//! | [`records`] | the records of these names, where adt enters them |
 //! | [`check`] | `target:check`, `target:history` |
 //! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
 //!
@@ -16,7 +17,7 @@
 //! what is wanted, its history and the lock are on the server, so the operator's host can vanish at any moment.
 //!
 //! ```text
-//! look ─ plan ─ show ─ put adt ─ hold ─ set up ─ send layers and releases ─ define ─ prove
+//! look ─ plan ─ show ─ put adt ─ hold ─ set up ─ send layers and releases ─ define ─ records ─ prove
 //! ```
 //! Killed anywhere, the same command goes on: what is there is asked anew, and each move is done whole or again.
 
@@ -27,6 +28,7 @@ mod list;
 mod outside;
 mod promote;
 mod receive;
+mod records;
 mod rehearse;
 mod releases;
 

@@ -9,6 +9,7 @@ use crate::engine::events::Events;
 use crate::engine::target::list::only_server;
 use crate::engine::target::outside::Outside;
 use crate::engine::target::receive::digest;
+use crate::engine::target::records::had;
 use crate::engine::target::releases::{self, Load};
 use crate::engine::{Engine, program};
 use crate::model::access::AccessChange;
@@ -132,7 +133,9 @@ impl Engine {
     ) -> Result<Promotion, Failure> {
         let brought = &cargo.brought;
         let Looked { mut found, session } = self.look_at_server(cargo, server, way, dry_run, events)?;
-        let seen = promotion::seen(brought, &found);
+        let before = found.standing.as_ref().map(had).unwrap_or_default();
+        let names = self.names(&brought.id, (&before, &brought.edge), std::slice::from_ref(server), way, events)?;
+        let seen = names.seen(promotion::seen(brought, &found));
         if planned.is_some_and(|planned| *planned != seen) {
             return Err(Failure::new(Kind::Conflict, format!("do what was planned for `{}`", brought.id))
                 .cause("the ticket, the target or its server is not what it was when that was planned")
@@ -146,18 +149,20 @@ impl Engine {
             seen: Some(seen),
             ..Promotion::planned(brought.id.clone(), server.to_string(), dry_run, steps)
         };
-        if dry_run || moves.is_empty() {
+        names.tell(&mut promotion);
+        if dry_run || promotion.steps.is_empty() {
             return Ok(promotion);
         }
         promotion.steps.iter().for_each(|step| events.note(format!("plan: {}", words(step))));
         let session = match session {
-            Some(session) if !matches!(moves[0], Move::Program { .. }) => session,
+            Some(session) if !matches!(moves.first(), Some(Move::Program { .. })) => session,
             old => {
                 drop(old);
                 self.put_program(cargo, server, way, events)?
             }
         };
         session.hold(&brought.id, &self.by())?;
+        names.lower(events)?;
         if moves.contains(&Move::SetUp) {
             self.set_up(&session, events)?;
         }
@@ -184,7 +189,9 @@ impl Engine {
                 Move::Define { .. } => drop(self.define_there(&session, cargo, false, events)?),
             }
         }
+        names.set(events)?;
         self.prove(&session, &mut promotion, &brought.layers, &brought.releases, (way, events))?;
+        names.prove(&mut promotion, events);
         promotion.next = next(&promotion);
         Ok(promotion)
     }
@@ -363,7 +370,8 @@ impl Engine {
         let plan = planned.plan.unwrap_or_default();
         let Standing { edge, edge_before, .. } = session.standing(id, Vec::new())?;
         let step = |loses_data, what: String| TargetStep { what, loses_data, bytes: 0 };
-        let names = edge_before.map(|before| edge.steps_to(&before)).unwrap_or_default();
+        let back_to = edge_before.unwrap_or_else(|| edge.clone());
+        let names = edge.steps_to(&back_to);
         let lost = planned.removes.into_iter().map(|what| step(true, format!("lose {what}")));
         let kept = plan.steps().map(|one| one.action.to_string()).chain(names).map(|what| step(false, what));
         let steps: Vec<_> = lost.chain(kept).collect();
@@ -372,6 +380,7 @@ impl Engine {
             summary: format!("nothing to do: {} on `{server}`", planned.summary),
             ..Promotion::planned(id.clone(), server.to_string(), dry_run, steps)
         };
+        self.names_back(id, (&edge, &back_to), server, way, events)?.tell(&mut promotion);
         if dry_run || promotion.steps.is_empty() {
             if !promotion.steps.is_empty() {
                 promotion.summary = format!("`{id}` on `{server}` would be rolled back; {data}");
@@ -385,7 +394,10 @@ impl Engine {
         let came = releases::came(&standing);
         let stands_on = standing.layers.into_iter().filter(|layer| standing.stands_on.contains(&layer.digest));
         let recorded: Vec<_> = stands_on.collect();
+        let names = self.names_back(id, (&edge, &standing.edge), server, way, events)?;
+        names.set(events)?;
         self.prove(&session, &mut promotion, &recorded, &came, (way, events))?;
+        names.prove(&mut promotion, events);
         Ok(promotion)
     }
 
