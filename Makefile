@@ -6,7 +6,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 BUILD_PACKAGES := gcc libc6-dev
 DEB_PACKAGES := dpkg-dev
 # What tests use besides adt's own needs: real clients and servers.
-TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base e2fsprogs iputils-ping iproute2 \
+TEST_PACKAGES := apache2 bind9 bind9-dnsutils bind9-utils bsdutils curl dnsmasq-base e2fsprogs iputils-ping iproute2 knot \
 	libnss3-tools lxc-dev nghttp2-client nginx-light openssh-client openssl pebble perl-base python3 python3-grpcio python3-websockets \
 	qemu-system-x86 rsyslog systemd util-linux wrk xfsprogs zsh fish $(DEB_PACKAGES) \
 	$(shell . /etc/os-release; [ "$$ID" = ubuntu ] || echo chromium chromium-driver) # Ubuntu's is a snap, which no test can put apart

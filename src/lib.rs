@@ -22,6 +22,7 @@
 //!    releases    commit → built tree, and the rules for its programs                    ← model disk exec store sources boxes
 //!    tls         local authorities, certificates on demand                              ← model disk
 //!    acme        certificates that authorities of the world give                     ← model disk tls
+//!    records     names of targets, changed and looked up at their zone's own servers    ← model
 //!    trust       who trusts them: system, browsers                                      ← model disk exec
 //!    providers   what machines run on: the contract, the registry, lxc, fake            ← model disk exec
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events                   ← all above
@@ -43,6 +44,7 @@
 //! | which releases travel | `engine/target/releases.rs`; their form is `releases/packed.rs` |
 //! | what goes over a socket | [`wire`] |
 //! | a name that the world knows | `model/edge.rs`; its door `proxy/world.rs`; its certificate `tls/public.rs`, [`acme`] |
+//! | a record of such a name | [`records`]; what is to be done `plan/records.rs`; when `engine/target/records.rs` |
 //! | who may reach a server | `model/access.rs`; a change on trial `engine/target/doors.rs`; the firewall `network/wall.rs` |
 //! | one environment on several servers | `engine/target/fleet.rs`; what each knows `model/seat.rs`; the ways between them `network/tie.rs` |
 //! | a target | `engine/target`; what must be done there `plan/promotion.rs`; the way to its server [`servers`]; its history `store/promotions.rs` |
@@ -69,6 +71,7 @@ pub mod network;
 pub mod plan;
 pub mod providers;
 pub mod proxy;
+pub mod records;
 pub mod releases;
 pub mod resolver;
 pub mod servers;

@@ -147,6 +147,24 @@ pub fn is_host_name(word: &str) -> bool {
     word.len() <= 253 && word.split('.').all(label)
 }
 
+/// `host[:port]`, `[address]:port`: a host that may also be known to this computer alone.
+pub fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+        }
+        None => {
+            let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+            let named = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+            (named.then_some(host)?, port)
+        }
+    };
+    let port = port.map_or(Some(default), |port| port.parse().ok().filter(|port| *port != 0))?;
+    Some((host.to_owned(), port))
+}
+
 /// One name with what it refers to.
 pub struct Node<'a> {
     pub name: &'a str,
@@ -199,4 +217,28 @@ pub fn unit(faults: &mut Faults, word: &At<String>) -> Option<String> {
     let hint = "write it as `systemctl` shows it, e.g. `apache2` or `apt-daily.timer`";
     faults.add_hint(word.span(), format!("`{}` is not a systemd unit", word.escape_debug()), hint);
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_have_ports() {
+        for (text, wanted) in [
+            ("logs.example.org", Some(("logs.example.org", 7))),
+            ("10.0.0.1:514", Some(("10.0.0.1", 514))),
+            ("[2001:db8::1]:514", Some(("2001:db8::1", 514))),
+            ("[::1]", Some(("::1", 7))),
+            ("", None),
+            (":514", None),
+            ("a:0", None),
+            ("a:99999", None),
+            ("user@a", None),
+            ("a/path", None),
+            ("[nonsense]:1", None),
+        ] {
+            assert_eq!(host_and_port(text, 7), wanted.map(|(host, port): (&str, u16)| (host.to_owned(), port)), "{text}");
+        }
+    }
 }

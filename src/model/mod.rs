@@ -12,6 +12,7 @@ pub mod machine;
 pub mod names;
 pub mod network;
 pub mod recipe;
+pub mod records;
 pub mod request;
 pub mod response;
 pub mod route;

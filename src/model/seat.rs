@@ -34,8 +34,8 @@ const NUMBERS: std::ops::RangeInclusive<u8> = 2..=62;
 impl Seat {
     /// What is wrong with it: parts of it are other servers' words.
     pub fn fault(&self) -> Option<&'static str> {
-        let is_private = |net: &&str| net.parse::<Ipv4Net>().is_ok_and(|net| net.contains(&self.network));
-        if self.network.prefix_len() != 26 || self.network.trunc() != self.network || PRIVATE.iter().find(is_private).is_none() {
+        let is_private = |net: &str| net.parse::<Ipv4Net>().is_ok_and(|net| net.contains(&self.network));
+        if self.network.prefix_len() != 26 || self.network.trunc() != self.network || !PRIVATE.into_iter().any(is_private) {
             return Some("its network is none that an environment may have");
         }
         let mut seen = BTreeSet::new();

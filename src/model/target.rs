@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::edge::Edge;
 use super::limits::Limits;
 use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
+use super::records::Zone;
 use super::topology::Machine;
 
 /// Servers that targets are rehearsed on are environments of this platform, which is no user's.
@@ -30,6 +31,9 @@ pub struct Target {
     pub admin: BTreeSet<IpNet>,
     #[serde(default, skip_serializing_if = "Edge::is_empty")]
     pub edge: Edge,
+    /// Where adt enters the names; without it, somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Zone>,
     /// What is otherwise there than on a developer's host.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub machines: BTreeMap<RoleName, Terms>,
@@ -207,6 +211,8 @@ pub struct TargetSummary {
     pub admin: BTreeSet<IpNet>,
     #[serde(default, skip_serializing_if = "Edge::is_empty")]
     pub edge: Edge,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Zone>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub machines: BTreeMap<RoleName, Terms>,
 }
@@ -418,7 +424,8 @@ mod tests {
                 servers: Vec::new(),
                 admin: BTreeSet::new(),
                 edge: Edge::default(),
-                machines: BTreeMap::new()
+                machines: BTreeMap::new(),
+                records: None
             }
         );
     }

@@ -2,6 +2,7 @@
 //! after a crash and a dry run.
 
 pub mod promotion;
+pub mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Origin, Setting, raw, values};
 use crate::config::at::At;
+use crate::config::check;
 use crate::config::fault::Faults;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -101,7 +102,7 @@ fn all<T>(checked: Option<Option<T>>) -> Option<Option<T>> {
 fn address(word: &At<String>, schemes: [&str; 2], ports: [u16; 2], faults: &mut Faults) -> Option<Address> {
     let found = word.split_once("://").and_then(|(scheme, rest)| {
         let which = schemes.iter().position(|known| *known == scheme)?;
-        let (host, port) = host_and_port(rest.strip_suffix('/').unwrap_or(rest), ports[which])?;
+        let (host, port) = check::host_and_port(rest.strip_suffix('/').unwrap_or(rest), ports[which])?;
         Some(Address { tls: which == 1, host, port })
     });
     if found.is_none() {
@@ -109,45 +110,4 @@ fn address(word: &At<String>, schemes: [&str; 2], ports: [u16; 2], faults: &mut 
         faults.add_hint(word.span(), format!("`{}` is no address to send logs to", word.escape_debug()), example);
     }
     found
-}
-
-fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']')?;
-            host.parse::<std::net::Ipv6Addr>().ok()?;
-            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
-        }
-        None => {
-            let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-            let named = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-            (named.then_some(host)?, port)
-        }
-    };
-    let port = port.map_or(Some(default), |port| port.parse().ok().filter(|port| *port != 0))?;
-    Some((host.to_owned(), port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_have_ports() {
-        for (text, wanted) in [
-            ("logs.example.org", Some(("logs.example.org", 7))),
-            ("10.0.0.1:514", Some(("10.0.0.1", 514))),
-            ("[2001:db8::1]:514", Some(("2001:db8::1", 514))),
-            ("[::1]", Some(("::1", 7))),
-            ("", None),
-            (":514", None),
-            ("a:0", None),
-            ("a:99999", None),
-            ("user@a", None),
-            ("a/path", None),
-            ("[nonsense]:1", None),
-        ] {
-            assert_eq!(host_and_port(text, 7), wanted.map(|(host, port): (&str, u16)| (host.to_owned(), port)), "{text}");
-        }
-    }
 }

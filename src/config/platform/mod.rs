@@ -4,6 +4,7 @@ mod data;
 mod edge;
 mod machines;
 pub mod raw;
+mod records;
 mod sites;
 mod targets;
 #[cfg(test)]

@@ -282,6 +282,25 @@ pub struct Target {
     /// that time, whatever happens to the server. Begin with `300`.
     #[schemars(range(min = 1, max = 63_072_000))]
     pub hsts: Option<At<u32>>,
+    /// The name server that takes the records of its names: `env:promote` then enters them, by RFC 2136, and proves that the zone's
+    /// servers answer with them. Without it you enter them, and `env:promote` and `target:check` print those that are missing.
+    pub records: Option<Records>,
+}
+
+/// A zone, and the key by which adt may change it. Names of the target that are not in the zone are left to you.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Records {
+    /// The name server that takes changes of the zone: `"ns1.shop.example"`, `"203.0.113.53:5353"`, `"[2001:db8::53]:53"`.
+    pub server: At<String>,
+    /// The zone: `"shop.example"`.
+    pub zone: At<String>,
+    /// The TSIG key that the server knows, in a file as `tsig-keygen` writes it, that only its owner and group may read: absolute,
+    /// or below the platform's folder, but then nothing that you commit. It is read on your computer and goes nowhere.
+    pub key_file: At<String>,
+    /// For how many seconds an answer may be kept; 300 without it. For a move it is 60 for a while.
+    #[schemars(range(min = 30, max = 604_800))]
+    pub ttl: Option<At<u32>>,
 }
 
 /// A role on a target.

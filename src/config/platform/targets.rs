@@ -10,6 +10,7 @@ use crate::model::{EnvironmentName, Limits, Machine, RoleName};
 
 use super::edge::edge;
 use super::machines::memory_bytes;
+use super::records::zone;
 use super::{MOST_MACHINES, once, raw};
 use crate::config::at::{At, in_order};
 use crate::config::check;
@@ -39,11 +40,13 @@ fn target(
         faults.add_hint(name.span(), "the target has no server", "name it, e.g. `servers = [\"root@a.example\"]`");
     }
     let edge = edge(raw, &document.sites, faults);
+    let records = raw.records.as_ref().map(|raw| zone(raw, &edge, faults));
     let servers = servers(raw, faults);
     let admin = admin(&raw.admin, faults);
     let servers = servers?;
     let machines = terms(name, raw, &servers, machines, faults);
-    Some(Target { name: label?.to_string(), servers, admin: admin?, edge, machines: machines? })
+    let records = records.map_or(Some(None), |zone| zone.map(Some))?;
+    Some(Target { name: label?.to_string(), servers, admin: admin?, edge, records, machines: machines? })
 }
 
 fn servers(raw: &raw::Target, faults: &mut Faults) -> Option<Vec<Server>> {

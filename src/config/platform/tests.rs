@@ -417,6 +417,35 @@ fn names_of_a_target_that_can_not_be_are_told_with_their_place() {
 }
 
 #[test]
+fn the_records_of_a_target_are_in_a_zone_with_a_key() {
+    let records = |keys: &str| read(&target(&format!("domain = \"shop.example\"\n[targets.a.records]\n{keys}")));
+    let zone = records("server = \"[2001:db8::53]:5353\"\nzone = \"shop.example\"\nkey_file = \"/etc/adt/shop.key\"\n").unwrap();
+    let zone = zone.targets[0].records.clone().unwrap();
+    assert_eq!((zone.server.to_string().as_str(), zone.ttl), ("[2001:db8::53]:5353", 300));
+    let right = ["server = \"ns1.shop.example\"\n", "zone = \"shop.example\"\n", "key_file = \"keys/dns\"\n"];
+    let zone = records(&right.concat()).unwrap().targets[0].records.clone().unwrap();
+    assert_eq!((zone.server.to_string().as_str(), zone.key_file.as_path()), ("ns1.shop.example", Path::new("keys/dns")));
+    for (which, line, told) in [
+        (0, "server = \"ns1.shop.example:0\"\n", "`ns1.shop.example:0` is no name server"),
+        (0, "server = \"ns1 -x\"\n", "is no name server"),
+        (1, "zone = \"shop.test.\"\n", "is not a domain"),
+        (1, "zone = \"other.example\"\n", "no site of this target has a name in the zone `other.example`"),
+        (2, "key_file = \"../key\"\n", "leads outside"),
+        (2, "", "lacks `key_file`"),
+        (2, "key_file = \"k\"\nttl = 5\n", "must be between 30 and"),
+        (2, "key_file = \"k\"\nsecret = \"x\"\n", "unknown key `secret`"),
+    ] {
+        let mut lines = right;
+        lines[which] = line;
+        let all = records(&lines.concat()).unwrap_err();
+        let is_told = |fault: &Fault| format!("{} ({})", fault.message, fault.hint.as_deref().unwrap_or_default()).contains(told);
+        assert!(all.iter().all(|fault| fault.place.is_some()) && all.iter().any(is_told), "{lines:?}: {all:?}");
+    }
+    let nameless = target("[targets.a.records]\nserver = \"ns1\"\nzone = \"shop.example\"\nkey_file = \"k\"\n");
+    assert!(read(&nameless).unwrap_err()[0].message.contains("no site of this target has a name in the zone"));
+}
+
+#[test]
 fn whole_host_names_fit_into_dns() {
     let (label, domain) = ("a".repeat(63), ["d"; 60].join("."));
     let text = format!("[platform]\nname = \"{label}\"\ndomain = \"{domain}\"\n[machines.{label}]\nbox = \"b\"\n");

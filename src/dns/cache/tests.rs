@@ -38,8 +38,21 @@ fn soa(ttl: u32, minimum: u32) -> Record {
 }
 
 fn unknown(owner: &str, kind: u16, ttl: u32) -> Record {
-    let rdata = NULL::with(vec![7; 24]);
+    raw(owner, kind, ttl, &[7; 24])
+}
+
+fn raw(owner: &str, kind: u16, ttl: u32, data: &[u8]) -> Record {
+    let rdata = NULL::with(data.to_vec());
     Record::from_rdata(name(owner), ttl, RData::Unknown { code: RecordType::from(kind), rdata })
+}
+
+/// What DNSSEC adds, with its form (RFC 4034 3.1, 4.1): of an A record, by a key of `example.org`.
+fn signature(owner: &str, ttl: u32) -> Record {
+    raw(owner, 46, ttl, b"\0\x01\x08\x03\0\0\0\x3c\x70\0\0\0\x60\0\0\0\x12\x34\x07example\x03org\0signedsignedsigned")
+}
+
+fn next(owner: &str, ttl: u32) -> Record {
+    raw(owner, 47, ttl, b"\x01x\x07example\x03org\0\0\x01\x40")
 }
 
 /// What a name server says to a question, in its words.
@@ -196,7 +209,7 @@ fn what_is_kept_is_told_as_it_came() {
     let answer = said(&question, |message| {
         message.metadata.authentic_data = true;
         message.metadata.authoritative = true;
-        message.add_answer(address(NAME, 60)).add_answer(unknown(NAME, 46, 60)).add_authority(unknown("example.org.", 47, 60));
+        message.add_answer(address(NAME, 60)).add_answer(signature(NAME, 60)).add_authority(next("example.org.", 60));
         message.add_additional(unknown("ns.example.org.", 65280, 60));
         // An extended error, which tells why.
         message.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(15, vec![0, 3, b'o', b'l', b'd']));
@@ -365,7 +378,7 @@ fn fuzzed_answers_never_panic() {
     let seeds = [
         with(&question, [alias(NAME, "web.example.org.", 60), address("web.example.org.", 60)]),
         said(&question, |message| {
-            message.add_authority(soa(60, 30)).add_additional(unknown(NAME, 46, 60));
+            message.add_authority(soa(60, 30)).add_additional(signature(NAME, 60));
         }),
     ];
     let words: &[&[u8]] = &[b"\xc0\x0c", b"\xc1\xff", b"\xc0", b"\0", b"\x3f", b"\0\x29", b"\0\x06", b"\xff\xff", b"\x80\0\0\0"];

@@ -9,7 +9,7 @@ use crate::model::request::TargetOf;
 use crate::model::response::{Done, Promotion, Standing};
 use crate::model::seat::Toward;
 use crate::model::target::{Back, TargetStep};
-use crate::model::{EnvironmentId, Failure, Kind, Request, Response};
+use crate::model::{Edge, EnvironmentId, Failure, Kind, Request, Response};
 use crate::servers::{Session, Way};
 use crate::wire::Serve;
 
@@ -21,6 +21,8 @@ struct Part<'a> {
     /// `None` where nothing was there before.
     planned: Option<Done>,
     steps: Vec<TargetStep>,
+    /// The names that it leads the world to, now and then.
+    edges: (Edge, Edge),
 }
 
 impl Engine {
@@ -50,11 +52,14 @@ impl Engine {
         let steps: Vec<_> = parts.iter().flat_map(|part| part.steps.clone()).collect();
         let servers = parts.iter().map(|part| format!("`{}`", part.stand.server)).collect::<Vec<_>>().join(", ");
         let summary = parts.iter().find_map(|part| part.planned.as_ref()).map(|done| done.summary.clone()).unwrap_or_default();
+        let (now, then) = parts.first().map(|part| part.edges.clone()).unwrap_or_default();
+        let facing = fleet::facing_the_world(stands);
         let data = if back.data { "volumes go back with it" } else { "volumes stay as they are" };
         let mut promotion = Promotion {
             summary: format!("nothing to do: {summary} on {servers}"),
             ..Promotion::planned(id.clone(), fleet::words(stands), dry_run, steps)
         };
+        self.names_back(id, (&now, &then), &facing, way, events)?.tell(&mut promotion);
         if dry_run || promotion.steps.is_empty() {
             if !promotion.steps.is_empty() {
                 promotion.summary = format!("`{id}` on {servers} would be rolled back; {data}");
@@ -76,6 +81,9 @@ impl Engine {
         }
         promotion.summary = format!("{summary} on {servers}; {data}");
         promotion.changed = true;
+        let edge = parts.first().map(|part| part.session.standing(id, Vec::new())).transpose()?.unwrap_or_default().edge;
+        let names = self.names_back(id, (&now, &edge), &facing, way, events)?;
+        names.set(events)?;
         for part in parts.iter().filter(|part| part.planned.is_some()) {
             let standing = part.session.standing(id, Vec::new())?;
             let came = releases::came(&standing);
@@ -83,6 +91,7 @@ impl Engine {
             let recorded: Vec<_> = stands_on.collect();
             self.proof(&part.session, (id, &recorded, &came), way, events)?.add_to(&mut promotion);
         }
+        names.prove(&mut promotion, events);
         Ok(promotion)
     }
 
@@ -101,7 +110,8 @@ impl Engine {
             session.hold(id, &self.by())?;
         }
         let Standing { edge, edge_before, seat, .. } = session.standing(id, Vec::new())?;
-        let mut part = Part { stand, session, back: back.clone(), planned: None, steps: Vec::new() };
+        let edges = (edge.clone(), edge_before.unwrap_or(edge));
+        let mut part = Part { stand, session, back: back.clone(), planned: None, steps: Vec::new(), edges };
         let planned = match self.back_there(id, &part, true, events) {
             // Only servers with data take snapshots.
             Err(failure) if failure.kind == Kind::NotFound && back.data && seat.is_some() => {
@@ -122,7 +132,7 @@ impl Engine {
             let what = if seat.is_some() { format!("{}: {what}", stand.name) } else { what };
             TargetStep { what, loses_data, bytes: 0 }
         };
-        let names = edge_before.map(|before| edge.steps_to(&before)).unwrap_or_default();
+        let names = part.edges.0.steps_to(&part.edges.1);
         let lost = planned.removes.iter().map(|what| step(true, format!("lose {what}")));
         let plan = planned.plan.iter().flat_map(crate::model::Plan::steps).map(|one| one.action.to_string());
         part.steps = lost.chain(plan.chain(names).map(|what| step(false, what))).collect();

@@ -47,6 +47,7 @@ impl Engine {
             items.extend(check_releases(&standing, &went, &now, &remedy));
             items.extend(self.check_layers(&standing, now.layers, &remedy));
             items.extend(inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?).items);
+            items.extend(self.check_records(id, &standing, server, &remedy, events));
             items.extend(Outside { id, server, standing: &standing, is_rehearsal: false, is_new: false }.look());
         }
         let free = format!("{} free", Size(standing.free));

@@ -28,6 +28,11 @@ pub(super) fn stands(target: &TargetSummary) -> Vec<Stand> {
     target.servers.iter().map(|server| Stand { name: server.name().to_owned(), server: server.clone() }).collect()
 }
 
+/// Those that the target's names lead to.
+pub(super) fn facing_the_world(stands: &[Stand]) -> Vec<Server> {
+    stands.iter().take(1).map(|stand| stand.server.clone()).collect()
+}
+
 /// For people: all of them.
 pub(super) fn words(stands: &[Stand]) -> String {
     stands.iter().map(|stand| stand.server.to_string()).collect::<Vec<_>>().join(", ")

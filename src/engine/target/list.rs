@@ -40,6 +40,7 @@ impl Engine {
             admin: BTreeSet::new(),
             edge: Edge::default(),
             machines: BTreeMap::new(),
+            records: None,
         }))
     }
 }
@@ -60,6 +61,6 @@ pub fn among(targets: Vec<TargetSummary>, of: &TargetOf) -> Result<TargetSummary
 }
 
 fn summary(platform: &PlatformName, target: Target) -> Option<TargetSummary> {
-    let Target { name, servers, admin, edge, machines } = target;
-    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin, edge, machines })
+    let Target { name, servers, admin, edge, machines, records } = target;
+    Some(TargetSummary { platform: platform.clone(), name: name.parse().ok()?, servers, admin, edge, machines, records })
 }

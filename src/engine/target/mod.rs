@@ -12,6 +12,7 @@
 //! | [`access`] | `target:access`, `grant`, `revoke`, and a promotion's firewall, where their operator sits |
 //! | [`doors`] | the same on the server: a change on trial, kept or undone |
 //! | [`outside`] | the names that the world shall know, asked for from where the operator sits |
+//! | [`records`] | the records of these names, where adt enters them |
 //! | [`check`] | `target:check`, `target:history` |
 //! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
 //!
@@ -20,7 +21,7 @@
 //!
 //! ```text
 //! all servers at once: look ─ plan ─ show ─ put adt ─ hold ─ set up ─ send layers and releases
-//! one after the other:                                                        ─ define ─ prove
+//! one after the other:                                                        ─ define ─ records ─ prove
 //! ```
 //! Killed anywhere, the same command goes on: what is there is asked anew, and each move is done whole or again.
 
@@ -33,6 +34,7 @@ mod list;
 mod outside;
 mod promote;
 mod receive;
+mod records;
 mod rehearse;
 mod releases;
 mod seat;

@@ -10,6 +10,7 @@ use crate::engine::events::Events;
 use crate::engine::target::fleet::{self, Joiner, Stand};
 use crate::engine::target::outside::Outside;
 use crate::engine::target::receive::digest;
+use crate::engine::target::records::had;
 use crate::engine::target::releases::{self, Load};
 use crate::engine::{Engine, program};
 use crate::model::access::AccessChange;
@@ -235,7 +236,10 @@ impl Engine {
         }
         self.seat(cargo, &mut parts, false)?;
         fleet::for_each(&mut parts, |part| self.ask_machines(cargo, part, events))?;
-        let seen = promotion::seen(parts.iter().map(|part| (&part.brought, &part.found)));
+        let facing = fleet::facing_the_world(stands);
+        let before = parts.iter().find_map(|part| part.found.standing.as_ref()).map(had).unwrap_or_default();
+        let names = self.names(id, (&before, &cargo.brought.edge), &facing, way, events)?;
+        let seen = names.seen(promotion::seen(parts.iter().map(|part| (&part.brought, &part.found))));
         if planned.is_some_and(|planned| *planned != seen) {
             let Brought { from, .. } = &cargo.brought;
             return Err(Failure::new(Kind::Conflict, format!("do what was planned for `{id}`"))
@@ -251,21 +255,25 @@ impl Engine {
             seen: Some(seen),
             ..Promotion::planned(id.clone(), fleet::words(stands), dry_run, steps)
         };
-        if dry_run || is_done {
+        names.tell(&mut promotion);
+        if dry_run || promotion.steps.is_empty() {
             return Ok(promotion);
         }
         promotion.steps.iter().for_each(|step| events.note(format!("plan: {}", words(step))));
+        names.lower(events)?;
         fleet::for_each(&mut parts, |part| self.equip(cargo, part, way, events))?;
         self.seat(cargo, &mut parts, true)?;
         self.share_key(&parts)?;
         parts.iter_mut().try_for_each(Part::plan)?;
         self.tie_all(cargo, &parts)?;
         self.define_all(cargo, &parts, events)?;
+        names.set(events)?;
         let proofs = fleet::for_each(&parts, |part| {
             let Brought { layers, releases, .. } = &part.brought;
             self.proof(part.session(), (id, layers, releases), way, events)
         })?;
         proofs.into_iter().for_each(|proof| proof.add_to(&mut promotion));
+        names.prove(&mut promotion, events);
         promotion.next = next(&promotion);
         Ok(promotion)
     }

@@ -25,7 +25,7 @@ use crate::engine::target::seat::take_seat;
 use crate::model::response::Standing;
 use crate::model::snapshot::Reason;
 use crate::model::target::{Back, Deed, Promoted};
-use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Machine, MachineName, Response, Seat, SnapshotName};
+use crate::model::{Digest, Edge, EnvironmentId, Event, Failure, Kind, Machine, MachineName, Response, Seat, SnapshotName};
 use crate::network::address;
 use crate::store::promotions::Entry;
 use crate::store::record::Definition;
@@ -80,6 +80,9 @@ impl Engine {
         let entries = self.store.promotions.list(id)?;
         let edge_before = before_the_last(&entries).map(|(_, before)| before.edge.clone());
         let definition = environment.as_ref().map(|environment| &environment.definition);
+        // What came has all names, and only one of several servers leads to them.
+        let leads = definition.and_then(|definition| definition.seat.as_ref()).is_none_or(|seat| seat.edge);
+        let edge_before = edge_before.map(|edge| if leads { edge } else { Edge::default() });
         let edge = definition.map(|definition| definition.edge.clone()).unwrap_or_default();
         let sites = definition.into_iter().flat_map(|definition| &definition.platform.sites);
         let health = sites.map(|site| (site.name.clone(), site.health.clone())).collect();

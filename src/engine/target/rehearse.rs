@@ -199,7 +199,9 @@ fn answer(mut promotion: Promotion, id: &EnvironmentId, machines: &[MachineName]
     let EnvironmentId { platform, name } = id;
     promotion.summary = format!("rehearsed: {}", promotion.summary);
     promotion.next = vec![
-        "unlike a rented server, this one has this host's kernel, and the packages that adt needs were in its image".to_owned(),
+        "unlike a rented server, this one has this host's kernel, and the packages that adt needs were in its image; no record of a \
+         name is touched"
+            .to_owned(),
     ];
     if keep {
         let EnvironmentId { platform: of, name: target } = &promotion.id;
