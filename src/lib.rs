@@ -13,7 +13,7 @@
 //!    template    minijinja; what others wrote, in a process of its own                  ← exec
 //!    store       state folder: database, locks, history, secrets, records of snapshots  ← model disk
 //!    boxes       recipe → layer; layers in a form that travels                          ← model disk exec store
-//!    network     addresses, bridges, firewall                                           ← model exec
+//!    network     addresses, bridges, firewall                                           ← model disk exec
 //!    bind        routes → configuration of Apache, nginx, Bind, dnsmasq                 ← model disk exec template
 //!    resolver    the host's own name resolution, pointed at adt's                       ← model disk exec
 //!    sources     git mirrors, checkouts, what is rendered and kept of these             ← model disk exec store
