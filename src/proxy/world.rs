@@ -1,7 +1,7 @@
 //! The door to the world: public names and nothing else.
 //!
 //! Whoever comes by it learns nothing of the host: there are no lists, no `/metrics`, no names of tickets, and in the place of
-//! adt's pages a bare status. A name is looked up among the public ones alone, so that no trick with a name leads further.
+//! adt's pages a bare status, or where a site is down one that says this and no more. A name is looked up among the public ones alone, so that no trick with a name leads further.
 //!
 //! Must never know how a name got here or whose certificates these are.
 
@@ -12,7 +12,7 @@ use hyper::{Request, Response, StatusCode};
 use super::download::Download;
 use super::host::{Bad, Host};
 use super::next::{Next, redirect, refused};
-use super::pages::{Asker, Links};
+use super::pages::{self, Asker, Links, Page};
 use super::peer::Peer;
 use super::table::Table;
 use crate::model::edge::HEALTH;
@@ -24,6 +24,13 @@ pub const REFUSAL: &[u8] =
 
 /// Where an authority looks for the answer to a token (RFC 8555 8.3). Tokens are compared as they are: nothing is a file here.
 const CHALLENGE: &str = "/.well-known/acme-challenge/";
+
+/// What a visitor reads where nobody answers for a site, by the kind of page that was asked for.
+const UNAVAILABLE: [(&str, &str); 3] = [
+    ("text/html", include_str!("../../proxy/pages/unavailable.html")),
+    ("application/json", "{\"error\":\"this site can't be reached at the moment\"}\n"),
+    ("text/plain", "this site can't be reached at the moment\n"),
+];
 
 /// Where a request from the world goes on.
 pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>, table: &Table) -> Next {
@@ -51,7 +58,15 @@ pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>,
         let links = Links { port: peer.shared.config.world.as_ref().map(|world| world.ports.https) };
         return Next::Answer(redirect(request, &host.name, &links));
     }
-    if site.up { Next::Site(site.clone()) } else { bare(StatusCode::SERVICE_UNAVAILABLE) }
+    if site.up {
+        return Next::Site(site.clone());
+    }
+    Next::Answer(pages::page(&Asker::of(request), Page::halted(&site.platform, &site.environment)))
+}
+
+/// Nobody answers for the site right now, for whatever reason.
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 fn bare(status: StatusCode) -> Next {
@@ -76,13 +91,19 @@ pub fn dressed(peer: &Peer, mut answer: Response<Download>) -> Response<Download
             }
             answer
         }
+        Download::Whole { .. } if answer.headers().contains_key(OWN_PAGE) && is_unavailable(answer.status()) => {
+            answer.headers_mut().remove(OWN_PAGE);
+            let kind = answer.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+            let words = UNAVAILABLE.iter().find(|(known, _)| kind.starts_with(known.as_bytes())).map(|(_, words)| *words);
+            answer.map(|page| page.instead(words.unwrap_or_default()))
+        }
         // What a page says is for whoever may know the host.
         Download::Whole { .. } if answer.headers().contains_key(OWN_PAGE) => {
             let headers = std::mem::take(answer.headers_mut());
             for name in [ALLOW, RETRY_AFTER, CONNECTION] {
                 headers.get(&name).map(|value| answer.headers_mut().insert(name, value.clone()));
             }
-            answer.map(Download::emptied)
+            answer.map(|page| page.instead(""))
         }
         Download::Whole { .. } => answer,
     }

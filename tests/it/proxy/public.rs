@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use adt::model::{Edge, Routes};
-use adt::proxy::{Config, Ports, Server};
+use adt::proxy::{Config, Limits, Log, Ports, Server};
 use adt::tls::{Certificates, Challenges, Public, system_clock};
 
 use super::witness::Witness;
@@ -15,10 +15,10 @@ use crate::servers::free_port;
 
 pub const NAME: &str = "www.shop.example";
 
-struct Outside {
-    server: Server,
-    ports: Ports,
-    witness: Witness,
+pub struct Outside {
+    pub server: Server,
+    pub ports: Ports,
+    pub witness: Witness,
     challenges: Arc<Challenges>,
     folder: tempfile::TempDir,
 }
@@ -44,35 +44,56 @@ pub fn world_routes(witness: &Witness) -> Routes {
 
 impl Outside {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With another edge, or other machines.
+    pub fn with(change: impl FnOnce(&mut Routes)) -> Self {
+        Self::with_limits(Limits::default(), change)
+    }
+
+    pub fn with_limits(limits: Limits, change: impl FnOnce(&mut Routes)) -> Self {
         let (witness, folder) = (Witness::new(), tempfile::tempdir().unwrap());
-        let routes = world_routes(&witness);
+        let mut routes = world_routes(&witness);
+        change(&mut routes);
         let certificates = Arc::new(Certificates::open(folder.path(), &routes, system_clock()).unwrap());
         let public = Arc::new(Public::open(folder.path(), &routes, system_clock()).unwrap());
         let ports = Ports { http: free_port(), https: free_port() };
         let any: Vec<SocketAddr> = vec!["127.0.0.1:0".parse().unwrap()];
         let challenges = Arc::new(Challenges::default());
         let world = Some(adt::proxy::World { ports, certificates: public, challenges: challenges.clone() });
-        let config = Config { http: any.clone(), https: any, world, ..Config::default() };
+        let log = Log::open(&folder.path().join("access.log"), 1 << 20).unwrap();
+        let config = Config { http: any.clone(), https: any, world, log: Some(log), limits, ..Config::default() };
         let server = Server::start(config, routes, certificates).unwrap();
         server.open_to_world().unwrap();
         Self { server, ports, witness, challenges, folder }
     }
 
-    fn say(&self, bytes: &str) -> Answer {
+    pub fn say(&self, bytes: &str) -> Answer {
         let mut stream = TcpStream::connect(("127.0.0.1", self.ports.http)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(bytes.as_bytes()).unwrap();
         read(&mut BufReader::new(stream)).unwrap()
     }
 
-    fn get(&self, host: &str, path: &str) -> Answer {
+    /// The access log; its lines come within a second.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("access.log")).unwrap()
+    }
+
+    pub fn get(&self, host: &str, path: &str) -> Answer {
         self.say(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
     }
 
     /// With a certificate that is expected of the authority for `shop.example`. Head and body, or what curl complains of.
-    fn secure(&self, name: &str, args: &[&str]) -> String {
+    pub fn secure(&self, name: &str, args: &[&str]) -> String {
+        self.secure_by(self.ports.https, name, args)
+    }
+
+    /// The same by another port, that of whoever stands in front.
+    pub fn secure_by(&self, port: u16, name: &str, args: &[&str]) -> String {
         let mut command = Command::new("curl");
-        command.args(["-sSi", "-m", "30", "--noproxy", "*", "--connect-to"]).arg(format!("::127.0.0.1:{}", self.ports.https));
+        command.args(["-sSi", "-m", "30", "--noproxy", "*", "--connect-to"]).arg(format!("::127.0.0.1:{port}"));
         command.arg("--cacert").arg(self.folder.path().join("tls/authority/shop.example.pem"));
         let output = command.args(args).arg(format!("https://{name}/page")).output().unwrap();
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -203,4 +224,40 @@ fn the_door_closes_and_opens_with_the_names() {
     outside.server.update(world_routes(&outside.witness));
     outside.server.open_to_world().unwrap();
     assert_eq!(outside.get(NAME, "/").status, 308);
+}
+
+#[test]
+fn the_log_tells_the_name_that_the_world_asked_for() {
+    let outside = Outside::new();
+    assert!(outside.secure("SHOP.example", &[]).starts_with("HTTP/2 200"));
+    super::until("its line", || outside.log().contains(" 127.0.0.1 GET https://shop.example/page 200 "));
+    assert!(!outside.log().contains("1161"), "{}", outside.log());
+}
+
+/// A port that nobody listens at.
+fn down(routes: &mut Routes) {
+    for backend in &mut routes.platforms[1].environments[0].sites[1].backends {
+        backend.address = ([127, 0, 0, 1], free_port()).into();
+    }
+}
+
+#[test]
+fn a_site_that_is_down_tells_the_world_so_and_no_more() {
+    let outside = Outside::with(down);
+    for name in [NAME, "other.example"] {
+        for (accept, kind, words) in [
+            ("text/html,*/*", "text/html; charset=utf-8", "Please try again in a little while"),
+            ("application/json", "application/json", "{\"error\":\"this site can't be reached"),
+            ("*/*", "text/plain; charset=utf-8", "this site can't be reached"),
+        ] {
+            let said = outside.secure(name, &["-k", "-H", &format!("Accept: {accept}")]);
+            assert!(said.starts_with("HTTP/2 503") && said.contains("\nretry-after: "), "{name} {accept}: {said}");
+            assert!(said.contains(&format!("content-type: {kind}")) && said.contains(words), "{name} {accept}: {said}");
+            for inside in ["adt", "1161", "1162", "web1", "env:", "127.0.0.1", "halted", "example.test"] {
+                assert!(!said.contains(inside), "{name} {accept} tells `{inside}`: {said}");
+            }
+        }
+        let said = outside.secure(name, &["-k", "--head", "-H", "Accept: text/html"]);
+        assert!(said.starts_with("HTTP/2 503") && !said.contains("<h1>"), "{said}");
+    }
 }
