@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::access::words;
 use super::names::{Domain, SiteName};
 
 /// The path at which a load balancer finds out whether the host answers at all.
@@ -23,6 +25,12 @@ pub struct Edge {
     /// For so many seconds browsers shall ask for nothing but https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hsts: Option<u32>,
+    /// Clients at these addresses are refused.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub deny: BTreeSet<IpNet>,
+    /// Those who begin each connection with the address of the client that they speak for, and are believed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub proxy_protocol: BTreeSet<IpNet>,
 }
 
 /// An authority that gives certificates to whoever answers at a name (RFC 8555).
@@ -82,8 +90,21 @@ impl Edge {
                 None => "tell browsers no longer to use nothing but https".to_owned(),
             });
         }
+        steps.extend(changed(&self.deny, &next.deny, |networks| format!("refuse clients at {networks}")));
+        let believe = |networks| format!("let {networks} say by the PROXY protocol which client it speaks for");
+        steps.extend(changed(&self.proxy_protocol, &next.proxy_protocol, believe));
         steps
     }
+}
+
+/// What is done with the networks that came, and no longer with those that went.
+fn changed(before: &BTreeSet<IpNet>, after: &BTreeSet<IpNet>, step: impl Fn(String) -> String) -> Vec<String> {
+    let only = |these: &BTreeSet<IpNet>, those: &BTreeSet<IpNet>| {
+        let networks: Vec<_> = these.difference(those).copied().collect();
+        (!networks.is_empty()).then(|| step(words(&networks)))
+    };
+    let gone = only(before, after).map(|step| format!("no longer {step}"));
+    only(after, before).into_iter().chain(gone).collect()
 }
 
 #[cfg(test)]
@@ -111,6 +132,13 @@ mod tests {
             ["serve `api` no longer as `api.shop.example`", "serve `www` no longer as `shop.example`"]
         );
         assert_eq!(one.steps_to(&Edge { hsts: Some(300), ..one.clone() }).len(), 1);
+        let networks = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<BTreeSet<IpNet>>();
+        let denies = Edge { deny: networks(&["192.0.2.7/32", "203.0.113.0/24"]), ..one.clone() };
+        let fewer = Edge { deny: networks(&["203.0.113.0/24", "2001:db8::/32"]), ..one.clone() };
+        assert_eq!(one.steps_to(&denies), ["refuse clients at 192.0.2.7/32, 203.0.113.0/24"]);
+        assert_eq!(denies.steps_to(&fewer), ["refuse clients at 2001:db8::/32", "no longer refuse clients at 192.0.2.7/32"]);
+        let behind = Edge { proxy_protocol: networks(&["10.0.0.5/32"]), ..one.clone() };
+        assert_eq!(one.steps_to(&behind), ["let 10.0.0.5/32 say by the PROXY protocol which client it speaks for"]);
     }
 
     #[test]

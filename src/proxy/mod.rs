@@ -5,6 +5,7 @@
 //!   worker      accepts, sweeps once a second, drains                                         │
 //!   world_door  listens for everybody, at every address; what is answered there is `world`'s: public names and nothing else
 //!   gateways    listens for machines, where each environment's own sites are all there is     │
+//!   introduction  whom a load balancer in front speaks for (PROXY protocol)
 //!   connection  TLS, HTTP/1.1 or HTTP/2                                                       │
 //!   sweep       how long a client may be silent                                               │
 //!   handle      host → site, homepage or a page that says why not                             │
@@ -41,6 +42,7 @@ mod handle;
 mod headers;
 mod health;
 mod host;
+mod introduction;
 mod log;
 mod metrics;
 mod next;

@@ -48,11 +48,15 @@ pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>,
     if promised.is_some_and(|promised| promised != Some(site.gateway)) {
         return bare(StatusCode::MISDIRECTED_REQUEST);
     }
+    // An authority may ask from anywhere, and whoever keeps it out has no certificate in two months.
     if !peer.client.secure
         && let Some(token) = request.uri().path().strip_prefix(CHALLENGE)
         && let Some(answer) = peer.shared.config.world.as_ref().and_then(|world| world.challenges.answer(token))
     {
         return told(answer);
+    }
+    if site.edge.deny.iter().any(|network| network.contains(&peer.address)) {
+        return bare(StatusCode::FORBIDDEN);
     }
     if site.route.https_only && !peer.client.secure {
         let links = Links { port: peer.shared.config.world.as_ref().map(|world| world.ports.https) };
@@ -85,7 +89,7 @@ fn told(text: String) -> Next {
 pub fn dressed(peer: &Peer, mut answer: Response<Download>) -> Response<Download> {
     match answer.body() {
         Download::Stream(stream) => {
-            if let (true, Some(seconds)) = (peer.client.secure, stream.record.site.hsts) {
+            if let (true, Some(seconds)) = (peer.client.secure, stream.record.site.edge.hsts) {
                 let value = HeaderValue::from_str(&format!("max-age={seconds}")).expect("a number is ASCII");
                 answer.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(value);
             }

@@ -7,6 +7,7 @@ mod faults;
 pub mod frames;
 mod fuzz;
 mod hostile;
+mod introduced;
 mod public;
 mod routing;
 mod streams;

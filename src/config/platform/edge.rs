@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::model::edge::{Acme, Edge};
 use crate::model::{Domain, SiteName};
 
-use super::raw;
+use super::{networks, raw};
 use crate::config::at::{At, in_order};
 use crate::config::check;
 use crate::config::fault::Faults;
@@ -49,13 +49,17 @@ pub fn edge(raw: &raw::Target, sites: &BTreeMap<At<String>, raw::Site>, faults: 
     }
     names.retain(|_, names| !names.is_empty());
     let (acme, hsts) = (acme(raw, faults), raw.hsts.as_ref().map(|seconds| **seconds));
+    let deny = networks(&raw.deny, "of clients to refuse", faults);
+    let proxy_protocol = networks(&raw.proxy_protocol, "of load balancers", faults);
     if names.is_empty() {
-        for key in [raw.email.as_ref().map(At::span), raw.hsts.as_ref().map(At::span)].into_iter().flatten() {
+        let single = [raw.email.as_ref().map(At::span), raw.hsts.as_ref().map(At::span)];
+        let lists = [&raw.deny, &raw.proxy_protocol].map(|words| words.first().map(At::span));
+        for key in single.into_iter().chain(lists).flatten() {
             faults.add_hint(key, "no site of this target has a name", "give them names with `domain = \"shop.example\"`");
         }
         return Edge::default();
     }
-    Edge { names, acme, hsts }
+    Edge { names, acme, hsts, deny, proxy_protocol }
 }
 
 /// Whose names are whose: one name leads to one site.

@@ -282,6 +282,14 @@ pub struct Target {
     /// that time, whatever happens to the server. Begin with `300`.
     #[schemars(range(min = 1, max = 63_072_000))]
     pub hsts: Option<At<u32>>,
+    /// The networks, or single addresses, whose clients get nothing but 403 at these names: `["203.0.113.0/24"]`.
+    #[serde(default)]
+    pub deny: Vec<At<String>>,
+    /// The addresses of load balancers in front that begin each connection with a header of the PROXY protocol, version 1 or
+    /// 2: `["10.0.0.5"]`. A connection of theirs without it is closed; the client that it names counts in logs, in
+    /// `X-Forwarded-For`, for `deny` and for every limit. Nobody else's header is believed.
+    #[serde(default)]
+    pub proxy_protocol: Vec<At<String>>,
 }
 
 /// A role on a target.

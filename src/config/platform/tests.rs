@@ -365,6 +365,9 @@ fn a_target_names_its_sites_to_the_world() {
     assert_eq!(names("names = { api = [\"api.example\"] }\n"), ["api api.example"]);
     let asked = edge("domain = \"shop.example\"\nemail = \"ops@shop.example\"\nhsts = 300\n");
     assert_eq!(asked.hsts, Some(300));
+    let guarded =
+        edge("domain = \"shop.example\"\ndeny = [\"203.0.113.0/24\", \"2001:db8::1\"]\nproxy_protocol = [\"10.0.0.5\"]\n");
+    assert_eq!((guarded.deny.len(), guarded.proxy_protocol.len()), (2, 1));
     assert_eq!(asked.acme.unwrap().directory, "https://acme-v02.api.letsencrypt.org/directory");
 }
 
@@ -383,6 +386,13 @@ fn names_of_a_target_that_can_not_be_are_told_with_their_place() {
         ("hsts = 300\n", "no site of this target has a name"),
         ("email = \"ops@shop.example\"\n", "no site of this target has a name"),
         ("domain = \"shop.example\"\nhsts = 0\n", "must be between 1"),
+        ("deny = [\"203.0.113.0/24\"]\n", "no site of this target has a name"),
+        ("proxy_protocol = [\"10.0.0.5\"]\n", "no site of this target has a name"),
+        ("domain = \"shop.example\"\ndeny = [\"203.0.113.7/24\"]\n", "bits behind its prefix"),
+        ("domain = \"shop.example\"\ndeny = [\"0.0.0.0/0\"]\n", "it is everybody"),
+        ("domain = \"shop.example\"\ndeny = [\"192.0.2.1\", \"192.0.2.1\"]\n", "keep one of the two"),
+        ("domain = \"shop.example\"\nproxy_protocol = [\"lb.example\"]\n", "neither an address nor a network"),
+        ("domain = \"shop.example\"\nproxy_protocol = [\"::/0\"]\n", "it is everybody"),
         ("domain = \"shop.example\"\nemail = \"ops\"\n", "no address of mail"),
         ("domain = \"shop.example\"\nemail = \"a@b.c,x@y.z\"\n", "no address of mail"),
         ("domain = \"shop.example\"\nacme = \"https://acme.example/directory\"\n", "add `email"),

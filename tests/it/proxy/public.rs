@@ -1,5 +1,6 @@
 //! The door to the world, and everything that somebody could try at it.
 
+use std::collections::BTreeSet;
 use std::io::{BufReader, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Command;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use adt::model::{Edge, Routes};
 use adt::proxy::{Config, Limits, Log, Ports, Server};
 use adt::tls::{Certificates, Challenges, Public, system_clock};
+use ipnet::IpNet;
 
 use super::witness::Witness;
 use super::{Answer, HOST, PATIENCE, read, routes};
@@ -260,4 +262,37 @@ fn a_site_that_is_down_tells_the_world_so_and_no_more() {
         let said = outside.secure(name, &["-k", "--head", "-H", "Accept: text/html"]);
         assert!(said.starts_with("HTTP/2 503") && !said.contains("<h1>"), "{said}");
     }
+}
+
+pub fn networks(words: &[&str]) -> BTreeSet<IpNet> {
+    words.iter().map(|word| word.parse().unwrap()).collect()
+}
+
+fn denied(routes: &mut Routes) {
+    routes.platforms[1].environments[0].edge.deny = networks(&["127.0.0.0/8", "198.51.100.0/24", "2001:db8:7::/48"]);
+}
+
+#[test]
+fn a_denied_client_reaches_no_machine() {
+    let outside = Outside::with(denied);
+    let posted = outside.challenges.post("token", "token.thumb");
+    for path in ["/", "/page", "/.well-known/acme-challenge/other"] {
+        let answer = outside.get(NAME, path);
+        assert_eq!((answer.status, answer.body.as_str()), (403, ""), "{path}: {answer:?}");
+    }
+    // What it says of itself changes nothing.
+    let said = outside
+        .secure(NAME, &["-H", "X-Forwarded-For: 192.0.2.1", "-H", "X-Real-IP: 192.0.2.1", "-H", "Forwarded: for=192.0.2.1"]);
+    assert!(said.starts_with("HTTP/2 403"), "{said}");
+    let upgrade = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+    assert!(outside.secure(NAME, &upgrade).starts_with("HTTP/1.1 403"));
+    assert!(outside.witness.take().is_empty());
+    // Load balancers and authorities are answered, and another environment's sites.
+    assert_eq!(outside.get("10.1.2.3", "/.well-known/adt/health").status, 200);
+    assert_eq!(outside.get(NAME, "/.well-known/acme-challenge/token").body, "token.thumb");
+    drop(posted);
+    assert_eq!(outside.get("other.example", "/").status, 503);
+    // A new definition counts from the next request on.
+    outside.server.update(world_routes(&outside.witness));
+    assert_eq!(outside.get(NAME, "/").status, 308);
 }
