@@ -188,7 +188,7 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
             Ok(response) => {
                 endpoint.worked();
                 let mut response = answer(response, record);
-                if site.route.sticky && sticky.as_deref() != Some(endpoint.backend.machine.as_str()) {
+                if site.route.sticky && sticky.as_deref() != Some(endpoint.alias.as_str()) {
                     stick(&mut response, &endpoint, peer.client.secure);
                 }
                 return response;
@@ -220,8 +220,8 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
 
 fn stick(response: &mut Response<Download>, endpoint: &Endpoint, secure: bool) {
     let secure = if secure { "; Secure" } else { "" };
-    let cookie = format!("{STICKY}={}; Path=/; HttpOnly; SameSite=Lax{secure}", endpoint.backend.machine);
-    response.headers_mut().append(SET_COOKIE, HeaderValue::from_str(&cookie).expect("machine names are ASCII"));
+    let cookie = format!("{STICKY}={}; Path=/; HttpOnly; SameSite=Lax{secure}", endpoint.alias);
+    response.headers_mut().append(SET_COOKIE, HeaderValue::from_str(&cookie).expect("a number is ASCII"));
 }
 
 pub fn answer(response: Response<Source>, mut record: Record) -> Response<Download> {

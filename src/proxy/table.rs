@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::time::Instant;
 
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 
 use super::metrics::Metrics;
 use crate::model::{Backend, Edge, EnvironmentRoute, PlatformRoute, Protocol, Routes, SiteRoute};
@@ -93,6 +94,8 @@ pub struct Site {
 pub struct Endpoint {
     pub backend: Backend,
     pub protocol: Protocol,
+    /// What a client that stays with it is told to call it: the machine's own name is nobody's business in the world.
+    pub alias: String,
     failures: AtomicU32,
     down_until: AtomicU64,
     /// Nothing accepts connections there: requests that still wait for it wait for nothing.
@@ -100,9 +103,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(backend: Backend, protocol: Protocol) -> Self {
+    fn new(backend: Backend, protocol: Protocol, site: &str) -> Self {
         let (failures, down_until, gone) = Default::default();
-        Self { backend, protocol, failures, down_until, gone }
+        let digest = Sha256::digest(format!("{site} {}", backend.machine));
+        let alias = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { backend, protocol, alias, failures, down_until, gone }
     }
 
     /// Out of the rotation, for one second after the first failure, up to ten after several.
@@ -141,7 +146,7 @@ impl Site {
     pub fn pick(&self, tried: &[Arc<Endpoint>], preferred: Option<&str>) -> Option<Arc<Endpoint>> {
         let fresh = |endpoint: &&Arc<Endpoint>| !tried.iter().any(|one| Arc::ptr_eq(one, endpoint));
         if let Some(name) = preferred {
-            let mut wanted = self.endpoints.iter().filter(|endpoint| endpoint.backend.machine.as_str() == name);
+            let mut wanted = self.endpoints.iter().filter(|endpoint| endpoint.alias == name);
             if let Some(endpoint) = wanted.find(|endpoint| fresh(endpoint) && !endpoint.is_down()) {
                 return Some(endpoint.clone());
             }
@@ -255,7 +260,7 @@ fn site(
     let endpoint = |backend: &Backend| {
         let mut known = before.into_iter().flat_map(|site| &site.endpoints);
         let same = known.find(|endpoint| &endpoint.backend == backend && endpoint.protocol == route.protocol);
-        same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(backend.clone(), route.protocol)))
+        same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(backend.clone(), route.protocol, &route.host)))
     };
     Site {
         platform: environment.id.platform.to_string(),

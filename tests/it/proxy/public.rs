@@ -21,7 +21,7 @@ pub struct Outside {
     pub server: Server,
     pub ports: Ports,
     pub witness: Witness,
-    challenges: Arc<Challenges>,
+    pub challenges: Arc<Challenges>,
     folder: tempfile::TempDir,
 }
 
@@ -45,7 +45,7 @@ pub fn world_routes(witness: &Witness) -> Routes {
 }
 
 impl Outside {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(|_| {})
     }
 
@@ -262,6 +262,15 @@ fn a_site_that_is_down_tells_the_world_so_and_no_more() {
         let said = outside.secure(name, &["-k", "--head", "-H", "Accept: text/html"]);
         assert!(said.starts_with("HTTP/2 503") && !said.contains("<h1>"), "{said}");
     }
+}
+
+#[test]
+fn a_client_that_stays_with_a_machine_is_not_told_its_name() {
+    let outside = Outside::with(|routes| routes.platforms[1].environments[0].sites[1].sticky = true);
+    let said = outside.secure(NAME, &[]);
+    let cookie = said.split("adt-backend=").nth(1).and_then(|rest| rest.split(';').next()).expect("it is sticky");
+    assert!(cookie.len() == 16 && !said.contains("web1") && !said.contains("1161"), "{said}");
+    assert!(!outside.secure(NAME, &["-H", &format!("Cookie: adt-backend={cookie}")]).contains("adt-backend"));
 }
 
 pub fn networks(words: &[&str]) -> BTreeSet<IpNet> {
