@@ -43,6 +43,7 @@
 //! | which releases travel | `engine/target/releases.rs`; their form is `releases/packed.rs` |
 //! | what goes over a socket | [`wire`] |
 //! | a name that the world knows | `model/edge.rs`; its door `proxy/world.rs`; its certificate `tls/public.rs`, [`acme`] |
+//! | who may see a site of a target | `proxy/world.rs`, which asks `proxy/password.rs` and `proxy/rate.rs` |
 //! | who may reach a server | `model/access.rs`; a change on trial `engine/target/doors.rs`; the firewall `network/wall.rs` |
 //! | a target | `engine/target`; what must be done there `plan/promotion.rs`; the way to its server [`servers`]; its history `store/promotions.rs` |
 //!

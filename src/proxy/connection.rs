@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -86,9 +86,10 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: IpAddr, door: Doo
         return;
     }
     let peer = |promised| {
-        let (shared, state, within) = (shared.clone(), state.clone(), Mutex::default());
+        let (shared, state) = (shared.clone(), state.clone());
+        let (within, rate) = Default::default();
         let asker = shared.places.requests.asker(gateway, address);
-        Arc::new(Peer { shared, state, client, address, whom, promised, asker, within })
+        Arc::new(Peer { shared, state, client, address, whom, promised, asker, within, rate })
     };
     let over = |_: Pin<&mut _>| false;
     if secure {

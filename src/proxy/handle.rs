@@ -59,7 +59,16 @@ async fn answer(peer: &Arc<Peer>, mut request: Request<Incoming>) -> Response<Do
     let Some(within) = peer.within(site.gateway).take() else {
         return pages::page(&Asker::of(&request), Page::crowded_site(&site));
     };
-    let record = Record::new(site, peer.whom != Whom::World, busy, [asked, within]);
+    let held = within.account().held();
+    let mut record = Record::new(site, peer.whom != Whom::World, busy, [asked, within]);
+    if peer.whom == Whom::World {
+        let site = record.site.clone();
+        if let Err(refusal) = world::guard(peer, &site, &mut request, held).await {
+            record.status = refusal.status().as_u16();
+            record.line = forward::line(peer, &site, &request);
+            return refusal;
+        }
+    }
     if tunnel::is_wanted(&request) {
         return Box::pin(tunnel::open(peer, request, record)).await;
     }

@@ -18,7 +18,9 @@
 //!   log         a line for each request, gathered per thread and written once a second        │
 //!   health      which backends are worth asking                                               │
 //!   places      what clients and environments share, and who has how much of it               │
-//!   pace        how slowly a client may send a body                                           ▼
+//!   pace        how slowly a client may send a body
+//!   rate        how often a client may do something
+//!   password    who may see a site of the world                                               ▼
 //!   table       routes in the form that requests need; replaced as a whole, never changed in place
 //! ```
 //! What always holds:
@@ -48,9 +50,11 @@ mod metrics;
 mod next;
 mod pace;
 mod pages;
+mod password;
 mod peer;
 mod places;
 mod pool;
+mod rate;
 mod shared;
 mod sweep;
 mod table;

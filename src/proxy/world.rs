@@ -5,16 +5,22 @@
 //!
 //! Must never know how a name got here or whose certificates these are.
 
-use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, STRICT_TRANSPORT_SECURITY};
+use std::time::Duration;
+
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
+};
 use hyper::{Request, Response, StatusCode};
 
 use super::download::Download;
-use super::host::{Bad, Host};
+use super::host::{self, Bad, Host};
 use super::next::{Next, redirect, refused};
 use super::pages::{self, Asker, Links, Page};
+use super::password::Refusal;
 use super::peer::Peer;
-use super::table::Table;
+use super::rate::Supply;
+use super::table::{Site, Table};
 use crate::model::edge::HEALTH;
 use crate::model::route::OWN_PAGE;
 
@@ -58,7 +64,8 @@ pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>,
     if site.edge.deny.iter().any(|network| network.contains(&peer.address)) {
         return bare(StatusCode::FORBIDDEN);
     }
-    if site.route.https_only && !peer.client.secure {
+    // A password is asked for where nobody reads along.
+    if (site.route.https_only || site.edge.users.contains_key(&site.route.name)) && !peer.client.secure {
         let links = Links { port: peer.shared.config.world.as_ref().map(|world| world.ports.https) };
         return Next::Answer(redirect(request, &host.name, &links));
     }
@@ -68,15 +75,57 @@ pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>,
     Next::Answer(pages::page(&Asker::of(request), Page::halted(&site.platform, &site.environment)))
 }
 
+/// What a site asks of a client before it is served: to ask for no more than it may have, and to say who it is. `held` are its
+/// requests that are not over. The password ends here: it is the door's, and a backend may take the header for its own.
+pub async fn guard(peer: &Peer, site: &Site, request: &mut Request<Incoming>, held: usize) -> Result<(), Response<Download>> {
+    let limits = &site.edge.limits;
+    if limits.at_once.is_some_and(|most| held > most as usize) {
+        return Err(later(StatusCode::TOO_MANY_REQUESTS, Duration::from_secs(1)));
+    }
+    if let Some(requests) = limits.requests {
+        let requests = requests.max(1);
+        let supply = Supply { every: Duration::from_secs(1) / requests, most: requests.saturating_mul(10) };
+        peer.rate(site.gateway).take(supply).map_err(|wait| later(StatusCode::TOO_MANY_REQUESTS, wait))?;
+    }
+    let Some(users) = site.edge.users.get(&site.route.name) else { return Ok(()) };
+    let checked = peer.shared.passwords.check(users, request.headers(), peer.address).await;
+    checked.map_err(|refusal| match refusal {
+        Refusal::Unknown => asked(request),
+        Refusal::Guesses(wait) => later(StatusCode::TOO_MANY_REQUESTS, wait),
+        Refusal::Busy => later(StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(5)),
+    })?;
+    request.headers_mut().remove(AUTHORIZATION);
+    Ok(())
+}
+
+/// The question for a name and a password.
+fn asked<B>(request: &Request<B>) -> Response<Download> {
+    let name = host::of(request).map(|host| host.name).unwrap_or_default();
+    let mut answer = status(StatusCode::UNAUTHORIZED);
+    let value = format!("Basic realm=\"{name}\", charset=\"UTF-8\"");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_str(&value).expect("it was checked to be a name"));
+    answer
+}
+
+fn later(code: StatusCode, wait: Duration) -> Response<Download> {
+    let mut answer = status(code);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64));
+    answer
+}
+
 /// Nobody answers for the site right now, for whatever reason.
 fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-fn bare(status: StatusCode) -> Next {
+fn bare(code: StatusCode) -> Next {
+    Next::Answer(status(code))
+}
+
+fn status(code: StatusCode) -> Response<Download> {
     let mut answer = Response::new(Download::whole(None));
-    *answer.status_mut() = status;
-    Next::Answer(answer)
+    *answer.status_mut() = code;
+    answer
 }
 
 fn told(text: String) -> Next {

@@ -11,6 +11,7 @@ mod introduced;
 mod public;
 mod routing;
 mod streams;
+mod visitors;
 mod wire;
 mod witness;
 

@@ -8,6 +8,7 @@ mod sites;
 mod targets;
 #[cfg(test)]
 pub mod tests;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -290,6 +290,24 @@ pub struct Target {
     /// `X-Forwarded-For`, for `deny` and for every limit. Nobody else's header is believed.
     #[serde(default)]
     pub proxy_protocol: Vec<At<String>>,
+    /// Who may see a site, each with the bcrypt hash of a password, as `htpasswd -nB -C 12 ada` prints both:
+    /// `www = ["ada:$2y$12$…"]`. The site then asks for name and password. Without any, it is everybody's.
+    #[serde(default)]
+    pub users: BTreeMap<At<String>, Vec<At<String>>>,
+    /// What one client, which is one address of IPv4 or one /64 of IPv6, may have of the sites there.
+    pub limits: Option<ClientLimits>,
+}
+
+/// What one client may have of a target's sites. Without these, it has what others leave it, half of all at most.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientLimits {
+    /// So many requests a second for long, and ten times as many in one go. What is more gets 429.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub requests: Option<At<u32>>,
+    /// So many requests that are not over, WebSockets among them. What is more gets 429.
+    #[schemars(range(min = 1, max = 16_384))]
+    pub at_once: Option<At<u32>>,
 }
 
 /// A role on a target.

@@ -63,7 +63,7 @@ fn is_closed(outside: &Outside, bytes: &[u8], whole: bool) -> bool {
     })
 }
 
-fn line(client: &str) -> Vec<u8> {
+pub fn line(client: &str) -> Vec<u8> {
     format!("PROXY TCP4 {client} 192.0.2.1 50000 80\r\n").into_bytes()
 }
 
@@ -73,7 +73,7 @@ fn bytes(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// The port of a load balancer that puts a header before what one client says to the door of https.
-fn balancer(outside: &Outside, header: Vec<u8>) -> u16 {
+pub fn balancer(outside: &Outside, header: Vec<u8>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let (port, mut door) = (listener.local_addr().unwrap().port(), connect(outside.ports.https));
     std::thread::spawn(move || {
