@@ -88,6 +88,7 @@ async fn body(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dice::{Dice, rounds};
 
     fn said(mut bytes: &[u8]) -> Option<(Option<IpAddr>, usize)> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -167,5 +168,29 @@ mod tests {
         ] {
             assert_eq!(said(&bytes), None, "{:?}", &bytes[..16]);
         }
+    }
+
+    #[test]
+    fn any_bytes_are_a_header_to_its_end_or_none() {
+        let seeds = [
+            b"PROXY TCP4 198.51.100.7 192.0.2.1 56324 443\r\nGET / HTTP/1.1\r\n\r\n".to_vec(),
+            b"PROXY TCP6 2001:db8::7 2001:db8::1 1 65535\r\nGET / HTTP/1.1\r\n\r\n".to_vec(),
+            [second(0x21, 0x21, &[7; 60]), b"GET / HTTP/1.1\r\n\r\n".to_vec()].concat(),
+            [second(0x20, 0, &[]), b"\x16\x03\x01".to_vec()].concat(),
+        ];
+        let words = [SIGNATURE.as_slice(), b"PROXY ", b"UNKNOWN", b"\r\n", b"::", b"\xff\xff", b" "];
+        let (mut dice, mut headers) = (Dice::new(), 0);
+        for _ in 0..rounds(20_000) {
+            let bytes = dice.damaged(&seeds, &words);
+            let Some((_, left)) = said(&bytes) else { continue };
+            let taken = &bytes[..bytes.len() - left];
+            let end = match taken.strip_prefix(SIGNATURE) {
+                Some(rest) => 16 + usize::from(u16::from_be_bytes([rest[2], rest[3]])),
+                None => taken.iter().position(|byte| *byte == b'\n').unwrap() + 1,
+            };
+            assert_eq!(taken.len(), end, "{bytes:?}");
+            headers += 1;
+        }
+        assert!(headers > 0);
     }
 }

@@ -26,6 +26,7 @@
 //! What always holds:
 //! - A request takes no lock that another thread may hold: the table is cached per thread behind a version number, pools and
 //!   connections belong to one thread, counters are atomic, and a connection keeps the accounts that its requests are counted in.
+//!   A password that its thread does not know yet is the exception, and takes far longer than any lock.
 //! - Nobody waits for a place: who has taken its share is refused at once, and the others find theirs.
 //! - No body is collected, except for a small one of an idempotent request that may have to be sent again.
 //! - A new table never touches a connection: requests that run keep the site they began with.
