@@ -45,6 +45,7 @@
 //! | what goes over a socket | [`wire`] |
 //! | a name that the world knows | `model/edge.rs`; its door `proxy/world.rs`; its certificate `tls/public.rs`, [`acme`] |
 //! | a record of such a name | [`records`]; what is to be done `plan/records.rs`; when `engine/target/records.rs` |
+//! | who may see a site of a target | `proxy/world.rs`, which asks `proxy/password.rs` and `proxy/rate.rs` |
 //! | who may reach a server | `model/access.rs`; a change on trial `engine/target/doors.rs`; the firewall `network/wall.rs` |
 //! | one environment on several servers | `engine/target/fleet.rs`; what each knows `model/seat.rs`; the ways between them `network/tie.rs` |
 //! | a target | `engine/target`; what must be done there `plan/promotion.rs`; the way to its server [`servers`]; its history `store/promotions.rs` |

@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::access::words;
 use super::names::{Domain, SiteName};
 
 /// The path at which a load balancer finds out whether the host answers at all.
@@ -23,6 +25,34 @@ pub struct Edge {
     /// For so many seconds browsers shall ask for nothing but https.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hsts: Option<u32>,
+    /// Clients at these addresses are refused.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub deny: BTreeSet<IpNet>,
+    /// Those who begin each connection with the address of the client that they speak for, and are believed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub proxy_protocol: BTreeSet<IpNet>,
+    /// Who may see a site, each with the bcrypt hash of a password. A site without any is everybody's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub users: BTreeMap<SiteName, BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "ClientLimits::is_empty")]
+    pub limits: ClientLimits,
+}
+
+/// What one client may have of all sites together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientLimits {
+    /// So many requests a second for long, and ten times as many in one go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u32>,
+    /// Requests that are not over, WebSockets among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<u32>,
+}
+
+impl ClientLimits {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An authority that gives certificates to whoever answers at a name (RFC 8555).
@@ -58,6 +88,7 @@ impl Edge {
     pub fn of_sites(&self, is_there: impl Fn(&SiteName) -> bool) -> Self {
         let mut edge = self.clone();
         edge.names.retain(|site, _| is_there(site));
+        edge.users.retain(|site, _| is_there(site));
         if edge.names.is_empty() { Self::default() } else { edge }
     }
 
@@ -82,8 +113,45 @@ impl Edge {
                 None => "tell browsers no longer to use nothing but https".to_owned(),
             });
         }
+        let sites: BTreeSet<_> = self.users.keys().chain(next.users.keys()).collect();
+        steps.extend(sites.into_iter().filter_map(|site| users_step(site, self.users.get(site), next.users.get(site))));
+        if self.limits != next.limits {
+            let ClientLimits { requests, at_once } = next.limits;
+            let limit = |limit: Option<u32>, what| limit.map(|limit| format!("{limit} requests {what}"));
+            let all: Vec<_> = [limit(requests, "a second"), limit(at_once, "at a time")].into_iter().flatten().collect();
+            let given = if all.is_empty() { "as many requests as others leave it".to_owned() } else { all.join(" and ") };
+            steps.push(format!("give each client {given}"));
+        }
+        steps.extend(changed(&self.deny, &next.deny, |networks| format!("refuse clients at {networks}")));
+        let believe = |networks| format!("let {networks} say by the PROXY protocol which client it speaks for");
+        steps.extend(changed(&self.proxy_protocol, &next.proxy_protocol, believe));
         steps
     }
+}
+
+/// Passwords themselves are told to nobody, not even as hashes.
+fn users_step(
+    site: &SiteName,
+    before: Option<&BTreeMap<String, String>>,
+    after: Option<&BTreeMap<String, String>>,
+) -> Option<String> {
+    let Some(after) = after else { return Some(format!("show `{site}` to everybody, without a password")) };
+    let names = |users: &BTreeMap<String, String>| users.keys().cloned().collect::<Vec<_>>();
+    match before {
+        Some(before) if before == after => None,
+        Some(before) if names(before) == names(after) => Some(format!("change passwords that `{site}` asks for")),
+        Some(_) | None => Some(format!("show `{site}` to {} only, by password", names(after).join(", "))),
+    }
+}
+
+/// What is done with the networks that came, and no longer with those that went.
+fn changed(before: &BTreeSet<IpNet>, after: &BTreeSet<IpNet>, step: impl Fn(String) -> String) -> Vec<String> {
+    let only = |these: &BTreeSet<IpNet>, those: &BTreeSet<IpNet>| {
+        let networks: Vec<_> = these.difference(those).copied().collect();
+        (!networks.is_empty()).then(|| step(words(&networks)))
+    };
+    let gone = only(before, after).map(|step| format!("no longer {step}"));
+    only(after, before).into_iter().chain(gone).collect()
 }
 
 #[cfg(test)]
@@ -111,6 +179,26 @@ mod tests {
             ["serve `api` no longer as `api.shop.example`", "serve `www` no longer as `shop.example`"]
         );
         assert_eq!(one.steps_to(&Edge { hsts: Some(300), ..one.clone() }).len(), 1);
+        let networks = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<BTreeSet<IpNet>>();
+        let denies = Edge { deny: networks(&["192.0.2.7/32", "203.0.113.0/24"]), ..one.clone() };
+        let fewer = Edge { deny: networks(&["203.0.113.0/24", "2001:db8::/32"]), ..one.clone() };
+        assert_eq!(one.steps_to(&denies), ["refuse clients at 192.0.2.7/32, 203.0.113.0/24"]);
+        assert_eq!(denies.steps_to(&fewer), ["refuse clients at 2001:db8::/32", "no longer refuse clients at 192.0.2.7/32"]);
+        let users = |list: &[(&str, &str)]| Edge {
+            users: [("www".parse().unwrap(), list.iter().map(|(name, hash)| ((*name).to_owned(), (*hash).to_owned())).collect())]
+                .into(),
+            ..one.clone()
+        };
+        let (ada, other, both) = (users(&[("ada", "1")]), users(&[("ada", "2")]), users(&[("ada", "1"), ("bob", "3")]));
+        assert_eq!(one.steps_to(&ada), ["show `www` to ada only, by password"]);
+        assert_eq!(ada.steps_to(&other), ["change passwords that `www` asks for"]);
+        assert_eq!(ada.steps_to(&both), ["show `www` to ada, bob only, by password"]);
+        assert_eq!(both.steps_to(&one), ["show `www` to everybody, without a password"]);
+        let limited = Edge { limits: ClientLimits { requests: Some(20), at_once: Some(50) }, ..one.clone() };
+        assert_eq!(one.steps_to(&limited), ["give each client 20 requests a second and 50 requests at a time"]);
+        assert_eq!(limited.steps_to(&one), ["give each client as many requests as others leave it"]);
+        let behind = Edge { proxy_protocol: networks(&["10.0.0.5/32"]), ..one.clone() };
+        assert_eq!(one.steps_to(&behind), ["let 10.0.0.5/32 say by the PROXY protocol which client it speaks for"]);
     }
 
     #[test]

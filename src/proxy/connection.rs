@@ -1,10 +1,10 @@
 //! A client's connection: TLS, which HTTP it speaks, and how long it may be silent.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,16 +21,40 @@ use super::headers::Client;
 use super::peer::Peer;
 use super::shared::Shared;
 use super::sweep::State;
-use super::{handle, pages, world};
+use super::{handle, introduction, pages, world};
 use crate::model::EnvironmentRoute;
 use crate::shares::Share;
 
+/// Serves a client that has a place left.
+pub fn admit(shared: &Arc<Shared>, stream: TcpStream, remote: IpAddr, door: Door) {
+    let Some(share) = shared.places.connections.asker(door.whom.gateway(), remote).take() else {
+        return refuse(shared, stream, remote, door);
+    };
+    if door.whom == Whom::World && shared.with_table(|table| table.is_introduced_by(remote)) {
+        tokio::spawn(introduced(shared.clone(), stream, remote, door, share));
+    } else {
+        tokio::spawn(serve(shared.clone(), stream, remote, door, share));
+    }
+}
+
+/// Serves the client that another speaks for, on a place of its own: the other's was for the time until it said who that is.
+async fn introduced(shared: Arc<Shared>, mut stream: TcpStream, remote: IpAddr, door: Door, share: Share) {
+    let Ok(Ok(said)) = tokio::time::timeout(introduction::PATIENCE, introduction::read(&mut stream)).await else { return };
+    let Some(client) = said else { return serve(shared, stream, remote, door, share).await };
+    let own = shared.places.connections.asker(door.whom.gateway(), client).take();
+    drop(share);
+    match own {
+        Some(own) => serve(shared, stream, client, door, own).await,
+        None => refuse(&shared, stream, client, door),
+    }
+}
+
 /// Closes a connection that its client has too many of. It hears why where saying so is cheap: TLS would take a handshake first.
-pub fn refuse(shared: &Shared, mut stream: TcpStream, remote: SocketAddr, door: Door) {
+fn refuse(shared: &Shared, mut stream: TcpStream, remote: IpAddr, door: Door) {
     if door.secure {
         return;
     }
-    let Some(place) = shared.places.told.asker(door.whom.gateway(), remote.ip()).take() else { return };
+    let Some(place) = shared.places.told.asker(door.whom.gateway(), remote).take() else { return };
     tokio::spawn(async move {
         let told = async {
             // What is left unread would take the answer along when the connection is closed.
@@ -51,20 +75,21 @@ fn refusal(head: &[u8], whom: Whom) -> Vec<u8> {
     }
 }
 
-pub async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, door: Door, share: Share) {
+async fn serve(shared: Arc<Shared>, stream: TcpStream, remote: IpAddr, door: Door, share: Share) {
     let Door { secure, port, whom } = door;
     let gateway = whom.gateway();
     let state = State::new(&shared, share);
-    let trusted = shared.config.trusted.iter().any(|net| net.contains(&remote.ip().to_canonical()));
-    let client = Client::new(remote.ip(), port, secure, trusted);
-    let address = remote.ip().to_canonical();
+    let address = remote.to_canonical();
+    let trusted = shared.config.trusted.iter().any(|net| net.contains(&address));
+    let client = Client::new(address, port, secure, trusted);
     if gateway.is_some_and(|gateway| !is_neighbour(address, gateway)) {
         return;
     }
     let peer = |promised| {
-        let (shared, state, within) = (shared.clone(), state.clone(), Mutex::default());
+        let (shared, state) = (shared.clone(), state.clone());
+        let (within, rate) = Default::default();
         let asker = shared.places.requests.asker(gateway, address);
-        Arc::new(Peer { shared, state, client, address, whom, promised, asker, within })
+        Arc::new(Peer { shared, state, client, address, whom, promised, asker, within, rate })
     };
     let over = |_: Pin<&mut _>| false;
     if secure {

@@ -30,10 +30,13 @@ impl Download {
         Self::Whole { bytes, _share: None }
     }
 
-    /// An answer of our own without its words.
-    pub fn emptied(self) -> Self {
+    /// An answer of our own in other words.
+    pub fn instead(self, words: &'static str) -> Self {
         match self {
-            Self::Whole { _share, .. } => Self::Whole { bytes: None, _share },
+            Self::Whole { _share, .. } => {
+                let bytes = (!words.is_empty()).then(|| Bytes::from_static(words.as_bytes()));
+                Self::Whole { bytes, _share }
+            }
             Self::Stream(stream) => Self::Stream(stream),
         }
     }
@@ -169,6 +172,8 @@ pub struct Record {
 /// What the access log says; collected only where somebody reads it.
 pub struct Line {
     pub method: hyper::Method,
+    /// The site's own name, and in the world the one that was asked for.
+    pub host: String,
     pub target: String,
     pub client: std::net::IpAddr,
     pub secure: bool,
@@ -211,8 +216,8 @@ impl Line {
     fn write(&self, out: &mut String, record: &Record, status: u16, took: Duration) {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
         let scheme = if self.secure { "https" } else { "http" };
-        let Self { method, target, client, attempts, .. } = self;
-        let (host, bytes, milliseconds) = (&record.site.route.host, record.bytes, took.as_micros() as f64 / 1000.0);
+        let Self { method, host, target, client, attempts, .. } = self;
+        let (bytes, milliseconds) = (record.bytes, took.as_micros() as f64 / 1000.0);
         let backend = if self.backend.is_empty() { "-" } else { &self.backend };
         let broken = if record.failed { " broken" } else { "" };
         writeln!(

@@ -20,6 +20,7 @@ use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
+use super::door::Whom;
 use super::download::{Download, Line, Record, Source, Stream};
 use super::failure::Failure;
 use super::pace::Pace;
@@ -28,7 +29,7 @@ use super::peer::Peer;
 use super::pool::{self, Lease};
 use super::table::{Endpoint, Site};
 use super::upload::{Gate, Latch, Upload};
-use super::{Limits, headers};
+use super::{Limits, headers, host};
 use crate::model::Protocol;
 use crate::shares::Share;
 
@@ -139,10 +140,15 @@ pub fn prepare(peer: &Peer, site: &Site, parts: &mut Parts) {
     }
 }
 
-pub fn line(peer: &Peer, request: &Request<Incoming>) -> Option<Box<Line>> {
+pub fn line(peer: &Peer, site: &Site, request: &Request<Incoming>) -> Option<Box<Line>> {
+    let asked = || host::of(request).map(|host| host.name.into_owned()).ok();
     peer.shared.config.log.is_some().then(|| {
         Box::new(Line {
             method: request.method().clone(),
+            host: match peer.whom {
+                Whom::Host | Whom::Machines(_) => site.route.host.clone(),
+                Whom::World => asked().unwrap_or_default(),
+            },
             // Without what comes behind `?`: that is where secrets are.
             target: request.uri().path().to_owned(),
             client: peer.address,
@@ -157,7 +163,7 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
     let site = record.site.clone();
     let limits = &peer.shared.config.limits;
     site.touch();
-    record.line = line(peer, &request);
+    record.line = line(peer, &site, &request);
     let asker = Asker::of(&request);
     let sticky = if site.route.sticky { headers::cookie(request.headers(), STICKY).map(str::to_owned) } else { None };
     let (mut parts, incoming) = request.into_parts();
@@ -182,7 +188,7 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
             Ok(response) => {
                 endpoint.worked();
                 let mut response = answer(response, record);
-                if site.route.sticky && sticky.as_deref() != Some(endpoint.backend.machine.as_str()) {
+                if site.route.sticky && sticky.as_deref() != Some(endpoint.alias.as_str()) {
                     stick(&mut response, &endpoint, peer.client.secure);
                 }
                 return response;
@@ -214,8 +220,8 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
 
 fn stick(response: &mut Response<Download>, endpoint: &Endpoint, secure: bool) {
     let secure = if secure { "; Secure" } else { "" };
-    let cookie = format!("{STICKY}={}; Path=/; HttpOnly; SameSite=Lax{secure}", endpoint.backend.machine);
-    response.headers_mut().append(SET_COOKIE, HeaderValue::from_str(&cookie).expect("machine names are ASCII"));
+    let cookie = format!("{STICKY}={}; Path=/; HttpOnly; SameSite=Lax{secure}", endpoint.alias);
+    response.headers_mut().append(SET_COOKIE, HeaderValue::from_str(&cookie).expect("a number is ASCII"));
 }
 
 pub fn answer(response: Response<Source>, mut record: Record) -> Response<Download> {

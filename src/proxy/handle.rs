@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONNECTION, HOST, HeaderValue};
-use hyper::{Request, Response};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue};
+use hyper::{Method, Request, Response};
 
 use super::door::Whom;
 use super::download::{Download, Record};
@@ -17,11 +17,22 @@ use super::table::{Found, Table};
 use super::{forward, headers, tunnel, world};
 
 pub async fn request(peer: Arc<Peer>, request: Request<Incoming>) -> Result<Response<Download>, Infallible> {
+    let head = request.method() == Method::HEAD;
     let answer = answer(&peer, request).await;
-    Ok(match peer.whom {
+    let answer = match peer.whom {
         Whom::Host | Whom::Machines(_) => answer,
         Whom::World => world::dressed(&peer, answer),
-    })
+    };
+    Ok(if head { without_words(answer) } else { answer })
+}
+
+/// What HEAD is told of one of our own answers: hyper drops the body of HTTP/1.1 and sends that of HTTP/2.
+fn without_words(mut answer: Response<Download>) -> Response<Download> {
+    if let Download::Whole { bytes: Some(bytes), .. } = answer.body() {
+        let length = bytes.len().into();
+        answer.headers_mut().insert(CONTENT_LENGTH, length);
+    }
+    answer.map(|page| page.instead(""))
 }
 
 async fn answer(peer: &Arc<Peer>, mut request: Request<Incoming>) -> Response<Download> {
@@ -48,7 +59,16 @@ async fn answer(peer: &Arc<Peer>, mut request: Request<Incoming>) -> Response<Do
     let Some(within) = peer.within(site.gateway).take() else {
         return pages::page(&Asker::of(&request), Page::crowded_site(&site));
     };
-    let record = Record::new(site, peer.whom != Whom::World, busy, [asked, within]);
+    let held = within.account().held();
+    let mut record = Record::new(site, peer.whom != Whom::World, busy, [asked, within]);
+    if peer.whom == Whom::World {
+        let site = record.site.clone();
+        if let Err(refusal) = world::guard(peer, &site, &mut request, held).await {
+            record.status = refusal.status().as_u16();
+            record.line = forward::line(peer, &site, &request);
+            return refusal;
+        }
+    }
     if tunnel::is_wanted(&request) {
         return Box::pin(tunnel::open(peer, request, record)).await;
     }

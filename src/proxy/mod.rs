@@ -5,6 +5,7 @@
 //!   worker      accepts, sweeps once a second, drains                                         │
 //!   world_door  listens for everybody, at every address; what is answered there is `world`'s: public names and nothing else
 //!   gateways    listens for machines, where each environment's own sites are all there is     │
+//!   introduction  whom a load balancer in front speaks for (PROXY protocol)
 //!   connection  TLS, HTTP/1.1 or HTTP/2                                                       │
 //!   sweep       how long a client may be silent                                               │
 //!   handle      host → site, homepage or a page that says why not                             │
@@ -17,12 +18,15 @@
 //!   log         a line for each request, gathered per thread and written once a second        │
 //!   health      which backends are worth asking                                               │
 //!   places      what clients and environments share, and who has how much of it               │
-//!   pace        how slowly a client may send a body                                           ▼
+//!   pace        how slowly a client may send a body
+//!   rate        how often a client may do something
+//!   password    who may see a site of the world                                               ▼
 //!   table       routes in the form that requests need; replaced as a whole, never changed in place
 //! ```
 //! What always holds:
 //! - A request takes no lock that another thread may hold: the table is cached per thread behind a version number, pools and
 //!   connections belong to one thread, counters are atomic, and a connection keeps the accounts that its requests are counted in.
+//!   A password that its thread does not know yet is the exception, and takes far longer than any lock.
 //! - Nobody waits for a place: who has taken its share is refused at once, and the others find theirs.
 //! - No body is collected, except for a small one of an idempotent request that may have to be sent again.
 //! - A new table never touches a connection: requests that run keep the site they began with.
@@ -41,14 +45,17 @@ mod handle;
 mod headers;
 mod health;
 mod host;
+mod introduction;
 mod log;
 mod metrics;
 mod next;
 mod pace;
 mod pages;
+mod password;
 mod peer;
 mod places;
 mod pool;
+mod rate;
 mod shared;
 mod sweep;
 mod table;

@@ -1,6 +1,7 @@
 //! What all threads of the proxy share: its settings, the routes as they are now, the places that are counted, the word to stop.
 
 use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -8,7 +9,9 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::password::Passwords;
 use super::places::Places;
+use super::rate::Rates;
 use super::table::Table;
 use super::{Config, metrics};
 use crate::model::Routes;
@@ -20,6 +23,9 @@ pub struct Shared {
     /// Where plain requests are redirected to.
     pub https_port: Option<u16>,
     pub places: Places,
+    pub passwords: Passwords,
+    /// How often clients ask an environment's sites, by its gateway.
+    pub rates: Rates<(Ipv4Addr, IpAddr)>,
     version: AtomicU64,
     table: Mutex<Arc<Table>>,
     pub stop: watch::Sender<Option<Instant>>,
@@ -40,7 +46,17 @@ impl Shared {
     pub fn new(config: Config, routes: Routes, tls: Acceptors, https_port: Option<u16>) -> Self {
         let places = Places::new(&config.limits);
         let table = Mutex::new(Arc::new(Table::new(routes, None, &places.backends)));
-        Self { config, tls, https_port, places, version: AtomicU64::new(0), table, stop: watch::channel(None).0 }
+        Self {
+            config,
+            tls,
+            https_port,
+            places,
+            passwords: Passwords::new(),
+            rates: Rates::default(),
+            version: AtomicU64::new(0),
+            table,
+            stop: watch::channel(None).0,
+        }
     }
 
     pub fn table(&self) -> Arc<Table> {

@@ -1,14 +1,17 @@
 //! Routes in the form that requests need, and what is remembered about backends.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
 use super::metrics::Metrics;
-use crate::model::{Backend, EnvironmentRoute, PlatformRoute, Protocol, Routes, SiteRoute};
+use crate::model::{Backend, Edge, EnvironmentRoute, PlatformRoute, Protocol, Routes, SiteRoute};
 use crate::shares::{Account, Shares};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -24,6 +27,8 @@ pub struct Table {
     places: HashMap<Box<str>, Place>,
     /// By the names that the world knows, which are whole names: nothing is below them.
     world: HashMap<Box<str>, Arc<Site>>,
+    /// Of all edges: whom a connection is from is told before anybody knows which name it is for.
+    introducers: Vec<IpNet>,
     pub routes: Routes,
     pub addresses: HashSet<SocketAddr>,
 }
@@ -73,8 +78,8 @@ pub struct Site {
     pub environment: String,
     pub gateway: Ipv4Addr,
     pub up: bool,
-    /// For so many seconds browsers in the world shall ask for nothing but https.
-    pub hsts: Option<u32>,
+    /// What the world has to keep to. Its names are the environment's.
+    pub edge: Arc<Edge>,
     pub endpoints: Vec<Arc<Endpoint>>,
     pub metrics: Arc<Metrics>,
     /// Of the environment's connections to its machines.
@@ -89,6 +94,8 @@ pub struct Site {
 pub struct Endpoint {
     pub backend: Backend,
     pub protocol: Protocol,
+    /// What a client that stays with it is told to call it: the machine's own name is nobody's business in the world.
+    pub alias: String,
     failures: AtomicU32,
     down_until: AtomicU64,
     /// Nothing accepts connections there: requests that still wait for it wait for nothing.
@@ -96,9 +103,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(backend: Backend, protocol: Protocol) -> Self {
+    fn new(backend: Backend, protocol: Protocol, site: &str) -> Self {
         let (failures, down_until, gone) = Default::default();
-        Self { backend, protocol, failures, down_until, gone }
+        let digest = Sha256::digest(format!("{site} {}", backend.machine));
+        let alias = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { backend, protocol, alias, failures, down_until, gone }
     }
 
     /// Out of the rotation, for one second after the first failure, up to ten after several.
@@ -137,7 +146,7 @@ impl Site {
     pub fn pick(&self, tried: &[Arc<Endpoint>], preferred: Option<&str>) -> Option<Arc<Endpoint>> {
         let fresh = |endpoint: &&Arc<Endpoint>| !tried.iter().any(|one| Arc::ptr_eq(one, endpoint));
         if let Some(name) = preferred {
-            let mut wanted = self.endpoints.iter().filter(|endpoint| endpoint.backend.machine.as_str() == name);
+            let mut wanted = self.endpoints.iter().filter(|endpoint| endpoint.alias == name);
             if let Some(endpoint) = wanted.find(|endpoint| fresh(endpoint) && !endpoint.is_down()) {
                 return Some(endpoint.clone());
             }
@@ -163,15 +172,17 @@ impl Table {
         for domain in routes.domains() {
             places.insert(domain.as_str().into(), Place::Domain);
         }
-        let (mut world, mut addresses) = (HashMap::new(), HashSet::new());
+        let (mut world, mut introducers, mut addresses) = (HashMap::new(), Vec::new(), HashSet::new());
         for (p, platform) in routes.platforms.iter().enumerate() {
             places.insert(platform.host().into(), Place::Platform(p));
             for (e, environment) in platform.environments.iter().enumerate() {
                 places.insert(environment.host().into(), Place::Environment(p, e));
                 let backends = backends.environment(environment.gateway_v4);
+                let edge = Arc::new(environment.edge.clone());
+                introducers.extend(&edge.proxy_protocol);
                 for route in &environment.sites {
                     let before = before.and_then(|table| table.site(&route.host));
-                    let site = site(environment, route, before, backends.clone());
+                    let site = site(environment, route, before, (backends.clone(), edge.clone()));
                     addresses.extend(site.endpoints.iter().map(|endpoint| endpoint.backend.address));
                     let site = Arc::new(site);
                     for name in environment.edge.names.get(&route.name).into_iter().flatten() {
@@ -181,7 +192,7 @@ impl Table {
                 }
             }
         }
-        Self { places, world, routes, addresses }
+        Self { places, world, introducers, routes, addresses }
     }
 
     fn site(&self, host: &str) -> Option<&Arc<Site>> {
@@ -201,6 +212,12 @@ impl Table {
     /// What the world means by a name.
     pub fn in_world(&self, name: &str) -> Option<&Arc<Site>> {
         self.world.get(name)
+    }
+
+    /// Whether connections from here begin with a header of the PROXY protocol.
+    pub fn is_introduced_by(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.introducers.iter().any(|network| network.contains(&address))
     }
 
     /// Names below a site are the site; other names belong to the nearest level above.
@@ -234,18 +251,23 @@ impl Table {
     }
 }
 
-fn site(environment: &EnvironmentRoute, route: &SiteRoute, before: Option<&Arc<Site>>, backends: Arc<Account>) -> Site {
+fn site(
+    environment: &EnvironmentRoute,
+    route: &SiteRoute,
+    before: Option<&Arc<Site>>,
+    (backends, edge): (Arc<Account>, Arc<Edge>),
+) -> Site {
     let endpoint = |backend: &Backend| {
         let mut known = before.into_iter().flat_map(|site| &site.endpoints);
         let same = known.find(|endpoint| &endpoint.backend == backend && endpoint.protocol == route.protocol);
-        same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(backend.clone(), route.protocol)))
+        same.cloned().unwrap_or_else(|| Arc::new(Endpoint::new(backend.clone(), route.protocol, &route.host)))
     };
     Site {
         platform: environment.id.platform.to_string(),
         environment: environment.id.name.to_string(),
         gateway: environment.gateway_v4,
         up: environment.up,
-        hsts: environment.edge.hsts,
+        edge,
         endpoints: route.backends.iter().map(endpoint).collect(),
         metrics: before.map_or_else(Arc::default, |site| site.metrics.clone()),
         backends,

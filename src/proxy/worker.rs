@@ -130,10 +130,7 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener, door: Door) {
             _ = stop.wait_for(Option::is_some) => return,
         };
         match accepted {
-            Ok((stream, remote)) => match shared.places.connections.asker(door.whom.gateway(), remote.ip()).take() {
-                Some(share) => drop(tokio::spawn(connection::serve(shared.clone(), stream, remote, door, share))),
-                None => connection::refuse(&shared, stream, remote, door),
-            },
+            Ok((stream, remote)) => connection::admit(&shared, stream, remote.ip(), door),
             // Out of descriptors: others have to end first.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }

@@ -1,20 +1,26 @@
 //! The door to the world: public names and nothing else.
 //!
 //! Whoever comes by it learns nothing of the host: there are no lists, no `/metrics`, no names of tickets, and in the place of
-//! adt's pages a bare status. A name is looked up among the public ones alone, so that no trick with a name leads further.
+//! adt's pages a bare status, or where a site is down one that says this and no more. A name is looked up among the public ones alone, so that no trick with a name leads further.
 //!
 //! Must never know how a name got here or whose certificates these are.
 
-use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, STRICT_TRANSPORT_SECURITY};
+use std::time::Duration;
+
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
+};
 use hyper::{Request, Response, StatusCode};
 
 use super::download::Download;
-use super::host::{Bad, Host};
+use super::host::{self, Bad, Host};
 use super::next::{Next, redirect, refused};
-use super::pages::{Asker, Links};
+use super::pages::{self, Asker, Links, Page};
+use super::password::Refusal;
 use super::peer::Peer;
-use super::table::Table;
+use super::rate::Supply;
+use super::table::{Site, Table};
 use crate::model::edge::HEALTH;
 use crate::model::route::OWN_PAGE;
 
@@ -24,6 +30,13 @@ pub const REFUSAL: &[u8] =
 
 /// Where an authority looks for the answer to a token (RFC 8555 8.3). Tokens are compared as they are: nothing is a file here.
 const CHALLENGE: &str = "/.well-known/acme-challenge/";
+
+/// What a visitor reads where nobody answers for a site, by the kind of page that was asked for.
+const UNAVAILABLE: [(&str, &str); 3] = [
+    ("text/html", include_str!("../../proxy/pages/unavailable.html")),
+    ("application/json", "{\"error\":\"this site can't be reached at the moment\"}\n"),
+    ("text/plain", "this site can't be reached at the moment\n"),
+];
 
 /// Where a request from the world goes on.
 pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>, table: &Table) -> Next {
@@ -41,23 +54,78 @@ pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>,
     if promised.is_some_and(|promised| promised != Some(site.gateway)) {
         return bare(StatusCode::MISDIRECTED_REQUEST);
     }
+    // An authority may ask from anywhere, and whoever keeps it out has no certificate in two months.
     if !peer.client.secure
         && let Some(token) = request.uri().path().strip_prefix(CHALLENGE)
         && let Some(answer) = peer.shared.config.world.as_ref().and_then(|world| world.challenges.answer(token))
     {
         return told(answer);
     }
-    if site.route.https_only && !peer.client.secure {
+    if site.edge.deny.iter().any(|network| network.contains(&peer.address)) {
+        return bare(StatusCode::FORBIDDEN);
+    }
+    // A password is asked for where nobody reads along.
+    if (site.route.https_only || site.edge.users.contains_key(&site.route.name)) && !peer.client.secure {
         let links = Links { port: peer.shared.config.world.as_ref().map(|world| world.ports.https) };
         return Next::Answer(redirect(request, &host.name, &links));
     }
-    if site.up { Next::Site(site.clone()) } else { bare(StatusCode::SERVICE_UNAVAILABLE) }
+    if site.up {
+        return Next::Site(site.clone());
+    }
+    Next::Answer(pages::page(&Asker::of(request), Page::halted(&site.platform, &site.environment)))
 }
 
-fn bare(status: StatusCode) -> Next {
+/// What a site asks of a client before it is served: to ask for no more than it may have, and to say who it is. `held` are its
+/// requests that are not over. The password ends here: it is the door's, and a backend may take the header for its own.
+pub async fn guard(peer: &Peer, site: &Site, request: &mut Request<Incoming>, held: usize) -> Result<(), Response<Download>> {
+    let limits = &site.edge.limits;
+    if limits.at_once.is_some_and(|most| held > most as usize) {
+        return Err(later(StatusCode::TOO_MANY_REQUESTS, Duration::from_secs(1)));
+    }
+    if let Some(requests) = limits.requests {
+        let requests = requests.max(1);
+        let supply = Supply { every: Duration::from_secs(1) / requests, most: requests.saturating_mul(10) };
+        peer.rate(site.gateway).take(supply).map_err(|wait| later(StatusCode::TOO_MANY_REQUESTS, wait))?;
+    }
+    let Some(users) = site.edge.users.get(&site.route.name) else { return Ok(()) };
+    let checked = peer.shared.passwords.check(users, request.headers(), peer.address).await;
+    checked.map_err(|refusal| match refusal {
+        Refusal::Unknown => asked(request),
+        Refusal::Guesses(wait) => later(StatusCode::TOO_MANY_REQUESTS, wait),
+        Refusal::Busy => later(StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(5)),
+    })?;
+    request.headers_mut().remove(AUTHORIZATION);
+    Ok(())
+}
+
+/// The question for a name and a password.
+fn asked<B>(request: &Request<B>) -> Response<Download> {
+    let name = host::of(request).map(|host| host.name).unwrap_or_default();
+    let mut answer = status(StatusCode::UNAUTHORIZED);
+    let value = format!("Basic realm=\"{name}\", charset=\"UTF-8\"");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_str(&value).expect("it was checked to be a name"));
+    answer
+}
+
+fn later(code: StatusCode, wait: Duration) -> Response<Download> {
+    let mut answer = status(code);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000) as u64));
+    answer
+}
+
+/// Nobody answers for the site right now, for whatever reason.
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+fn bare(code: StatusCode) -> Next {
+    Next::Answer(status(code))
+}
+
+fn status(code: StatusCode) -> Response<Download> {
     let mut answer = Response::new(Download::whole(None));
-    *answer.status_mut() = status;
-    Next::Answer(answer)
+    *answer.status_mut() = code;
+    answer
 }
 
 fn told(text: String) -> Next {
@@ -70,11 +138,17 @@ fn told(text: String) -> Next {
 pub fn dressed(peer: &Peer, mut answer: Response<Download>) -> Response<Download> {
     match answer.body() {
         Download::Stream(stream) => {
-            if let (true, Some(seconds)) = (peer.client.secure, stream.record.site.hsts) {
+            if let (true, Some(seconds)) = (peer.client.secure, stream.record.site.edge.hsts) {
                 let value = HeaderValue::from_str(&format!("max-age={seconds}")).expect("a number is ASCII");
                 answer.headers_mut().entry(STRICT_TRANSPORT_SECURITY).or_insert(value);
             }
             answer
+        }
+        Download::Whole { .. } if answer.headers().contains_key(OWN_PAGE) && is_unavailable(answer.status()) => {
+            answer.headers_mut().remove(OWN_PAGE);
+            let kind = answer.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+            let words = UNAVAILABLE.iter().find(|(known, _)| kind.starts_with(known.as_bytes())).map(|(_, words)| *words);
+            answer.map(|page| page.instead(words.unwrap_or_default()))
         }
         // What a page says is for whoever may know the host.
         Download::Whole { .. } if answer.headers().contains_key(OWN_PAGE) => {
@@ -82,7 +156,7 @@ pub fn dressed(peer: &Peer, mut answer: Response<Download>) -> Response<Download
             for name in [ALLOW, RETRY_AFTER, CONNECTION] {
                 headers.get(&name).map(|value| answer.headers_mut().insert(name, value.clone()));
             }
-            answer.map(Download::emptied)
+            answer.map(|page| page.instead(""))
         }
         Download::Whole { .. } => answer,
     }

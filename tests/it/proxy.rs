@@ -7,9 +7,11 @@ mod faults;
 pub mod frames;
 mod fuzz;
 mod hostile;
+mod introduced;
 mod public;
 mod routing;
 mod streams;
+mod visitors;
 mod wire;
 mod witness;
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::model::edge::{Acme, Edge};
+use crate::model::edge::{Acme, ClientLimits, Edge};
 use crate::model::{Domain, SiteName};
 
-use super::raw;
+use super::users::users;
+use super::{networks, raw};
 use crate::config::at::{At, in_order};
 use crate::config::check;
 use crate::config::fault::Faults;
@@ -49,13 +50,24 @@ pub fn edge(raw: &raw::Target, sites: &BTreeMap<At<String>, raw::Site>, faults: 
     }
     names.retain(|_, names| !names.is_empty());
     let (acme, hsts) = (acme(raw, faults), raw.hsts.as_ref().map(|seconds| **seconds));
+    let deny = networks(&raw.deny, "of clients to refuse", faults);
+    let proxy_protocol = networks(&raw.proxy_protocol, "of load balancers", faults);
+    let users = users(&raw.users, &names, faults);
     if names.is_empty() {
-        for key in [raw.email.as_ref().map(At::span), raw.hsts.as_ref().map(At::span)].into_iter().flatten() {
+        let single = [raw.email.as_ref().map(At::span), raw.hsts.as_ref().map(At::span)];
+        let lists = [&raw.deny, &raw.proxy_protocol].map(|words| words.first().map(At::span));
+        let limits = raw.limits.iter().flat_map(|limits| [limits.requests.as_ref(), limits.at_once.as_ref()]);
+        let limits = limits.map(|limit| limit.map(At::span));
+        for key in single.into_iter().chain(lists).chain(limits).flatten() {
             faults.add_hint(key, "no site of this target has a name", "give them names with `domain = \"shop.example\"`");
         }
         return Edge::default();
     }
-    Edge { names, acme, hsts }
+    let limits = raw.limits.as_ref().map_or_else(ClientLimits::default, |limits| ClientLimits {
+        requests: limits.requests.as_ref().map(|limit| **limit),
+        at_once: limits.at_once.as_ref().map(|limit| **limit),
+    });
+    Edge { names, acme, hsts, deny, proxy_protocol, users, limits }
 }
 
 /// Whose names are whose: one name leads to one site.

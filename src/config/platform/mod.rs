@@ -9,10 +9,14 @@ mod sites;
 mod targets;
 #[cfg(test)]
 pub mod tests;
+mod users;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use ipnet::IpNet;
+
+use crate::model::access::network;
 use crate::model::names::{Domain, EnvironmentId, PlatformName};
 use crate::model::snapshot::Keep;
 use crate::model::{Failure, Fault, Machine, MachineName, Platform, RoleName};
@@ -185,4 +189,18 @@ fn once<'a>(words: impl IntoIterator<Item = &'a At<String>>, noun: &str, faults:
             faults.add_hint(word.span(), format!("{noun} `{}` is named twice", word.escape_debug()), "keep one of the two");
         }
     }
+}
+
+/// `whose` completes "no network …".
+fn networks(words: &[At<String>], whose: &str, faults: &mut Faults) -> BTreeSet<IpNet> {
+    once(words, "network", faults);
+    let read = words.iter().filter_map(|word| match network(word) {
+        Ok(network) => Some(network),
+        Err(reason) => {
+            let message = format!("`{}` is no network {whose}: {reason}", word.escape_debug());
+            faults.add_hint(word.span(), message, "write an address, as `203.0.113.7`, or a network, as `203.0.113.0/24`");
+            None
+        }
+    });
+    read.collect()
 }

@@ -285,6 +285,20 @@ pub struct Target {
     /// The name server that takes the records of its names: `env:promote` then enters them, by RFC 2136, and proves that the zone's
     /// servers answer with them. Without it you enter them, and `env:promote` and `target:check` print those that are missing.
     pub records: Option<Records>,
+    /// The networks, or single addresses, whose clients get nothing but 403 at these names: `["203.0.113.0/24"]`.
+    #[serde(default)]
+    pub deny: Vec<At<String>>,
+    /// The addresses of load balancers in front that begin each connection with a header of the PROXY protocol, version 1 or
+    /// 2: `["10.0.0.5"]`. A connection of theirs without it is closed; the client that it names counts in logs, in
+    /// `X-Forwarded-For`, for `deny` and for every limit. Nobody else's header is believed.
+    #[serde(default)]
+    pub proxy_protocol: Vec<At<String>>,
+    /// Who may see a site, each with the bcrypt hash of a password, as `htpasswd -nB -C 12 ada` prints both:
+    /// `www = ["ada:$2y$12$…"]`. The site then asks for name and password. Without any, it is everybody's.
+    #[serde(default)]
+    pub users: BTreeMap<At<String>, Vec<At<String>>>,
+    /// What one client, which is one address of IPv4 or one /64 of IPv6, may have of the sites there.
+    pub limits: Option<ClientLimits>,
 }
 
 /// A zone, and the key by which adt may change it. Names of the target that are not in the zone are left to you.
@@ -301,6 +315,18 @@ pub struct Records {
     /// For how many seconds an answer may be kept; 300 without it. For a move it is 60 for a while.
     #[schemars(range(min = 30, max = 604_800))]
     pub ttl: Option<At<u32>>,
+}
+
+/// What one client may have of a target's sites. Without these, it has what others leave it, half of all at most.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientLimits {
+    /// So many requests a second for long, and ten times as many in one go. What is more gets 429.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub requests: Option<At<u32>>,
+    /// So many requests that are not over, WebSockets among them. What is more gets 429.
+    #[schemars(range(min = 1, max = 16_384))]
+    pub at_once: Option<At<u32>>,
 }
 
 /// A role on a target.

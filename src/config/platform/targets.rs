@@ -2,16 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
-
-use crate::model::access::network;
 use crate::model::target::{Address, Fingerprint, Server, Target, Terms};
 use crate::model::{EnvironmentName, Limits, Machine, RoleName};
 
 use super::edge::edge;
 use super::machines::memory_bytes;
 use super::records::zone;
-use super::{MOST_MACHINES, once, raw};
+use super::{MOST_MACHINES, networks, once, raw};
 use crate::config::at::{At, in_order};
 use crate::config::check;
 use crate::config::fault::Faults;
@@ -42,11 +39,11 @@ fn target(
     let edge = edge(raw, &document.sites, faults);
     let records = raw.records.as_ref().map(|raw| zone(raw, &edge, faults));
     let servers = servers(raw, faults);
-    let admin = admin(&raw.admin, faults);
+    let admin = networks(&raw.admin, "of administrators", faults);
     let servers = servers?;
     let machines = terms(name, raw, &servers, machines, faults);
     let records = records.map_or(Some(None), |zone| zone.map(Some))?;
-    Some(Target { name: label?.to_string(), servers, admin: admin?, edge, records, machines: machines? })
+    Some(Target { name: label?.to_string(), servers, admin, edge, records, machines: machines? })
 }
 
 fn servers(raw: &raw::Target, faults: &mut Faults) -> Option<Vec<Server>> {
@@ -123,19 +120,6 @@ fn terms(
         return None;
     }
     Some(all)
-}
-
-fn admin(words: &[At<String>], faults: &mut Faults) -> Option<BTreeSet<IpNet>> {
-    once(words, "network", faults);
-    let read = words.iter().map(|word| {
-        let read = network(word);
-        if let Err(reason) = &read {
-            let message = format!("`{}` is no network of administrators: {reason}", word.escape_debug());
-            faults.add_hint(word.span(), message, "write an address, as `203.0.113.7`, or a network, as `203.0.113.0/24`");
-        }
-        read.ok()
-    });
-    read.collect::<Vec<_>>().into_iter().collect()
 }
 
 fn address(word: &At<String>, faults: &mut Faults) -> Option<Address> {

@@ -370,6 +370,9 @@ fn target(keys: &str) -> String {
     with(&format!("{TWO_SITES}[targets.a]\nservers = [\"root@a.example\"]\n{keys}"))
 }
 
+/// Of `open sesame`.
+const HASH: &str = "$2y$10$2TQ8ITg9hp4GiKVCYvTlWueToqFO2YKyn46RWPoIO8sSXglrlDqWy";
+
 #[test]
 fn a_target_names_its_sites_to_the_world() {
     let edge = |keys: &str| read(&target(keys)).unwrap().targets[0].edge.clone();
@@ -383,6 +386,11 @@ fn a_target_names_its_sites_to_the_world() {
     assert_eq!(names("names = { api = [\"api.example\"] }\n"), ["api api.example"]);
     let asked = edge("domain = \"shop.example\"\nemail = \"ops@shop.example\"\nhsts = 300\n");
     assert_eq!(asked.hsts, Some(300));
+    let guarded =
+        edge("domain = \"shop.example\"\ndeny = [\"203.0.113.0/24\", \"2001:db8::1\"]\nproxy_protocol = [\"10.0.0.5\"]\n");
+    let asking = edge(&format!("domain = \"shop.example\"\nusers = {{ www = [\"ada:{HASH}\"] }}\nlimits = {{ requests = 5 }}\n"));
+    assert_eq!((asking.users[&"www".parse().unwrap()]["ada"].as_str(), asking.limits.requests), (HASH, Some(5)));
+    assert_eq!((guarded.deny.len(), guarded.proxy_protocol.len()), (2, 1));
     assert_eq!(asked.acme.unwrap().directory, "https://acme-v02.api.letsencrypt.org/directory");
 }
 
@@ -401,6 +409,31 @@ fn names_of_a_target_that_can_not_be_are_told_with_their_place() {
         ("hsts = 300\n", "no site of this target has a name"),
         ("email = \"ops@shop.example\"\n", "no site of this target has a name"),
         ("domain = \"shop.example\"\nhsts = 0\n", "must be between 1"),
+        ("limits = { requests = 5 }\n", "no site of this target has a name"),
+        ("domain = \"shop.example\"\nlimits = { requests = 0 }\n", "must be between 1"),
+        ("domain = \"shop.example\"\nlimits = { at_once = 20000 }\n", "must be between 1"),
+        ("domain = \"shop.example\"\nlimits = { request = 5 }\n", "did you mean `requests`"),
+        ("users = { www = [\"ada:x\"] }\n", "has a name in the world"),
+        ("domain = \"shop.example\"\nusers = { ww = [\"ada:x\"] }\n", "did you mean `www`"),
+        ("domain = \"shop.example\"\nusers = { www = [] }\n", "nobody could see site `www`"),
+        ("domain = \"shop.example\"\nusers = { www = [\"ada\"] }\n", "htpasswd -nB"),
+        ("domain = \"shop.example\"\nusers = { www = [\":x\"] }\n", "name is empty"),
+        ("domain = \"shop.example\"\nusers = { www = [\"ada:secret\"] }\n", "is not there as a bcrypt hash"),
+        ("domain = \"shop.example\"\nusers = { www = [\"ada:$apr1$x$y\"] }\n", "is not there as a bcrypt hash"),
+        ("domain = \"shop.example\"\nusers = { www = [\"ada:$2y$10$short\"] }\n", "no whole bcrypt hash"),
+        (&format!("domain = \"shop.example\"\nusers = {{ www = [\"ada:{}\"] }}\n", HASH.replace("$10$", "$05$")), "at cost 5"),
+        (&format!("domain = \"shop.example\"\nusers = {{ www = [\"ada:{}\"] }}\n", HASH.replace("$10$", "$31$")), "at cost 31"),
+        (
+            &format!("domain = \"shop.example\"\nusers = {{ www = [\"ada:{HASH}\", \"ada:{HASH}\"] }}\n"),
+            "user `ada` is named twice",
+        ),
+        ("deny = [\"203.0.113.0/24\"]\n", "no site of this target has a name"),
+        ("proxy_protocol = [\"10.0.0.5\"]\n", "no site of this target has a name"),
+        ("domain = \"shop.example\"\ndeny = [\"203.0.113.7/24\"]\n", "bits behind its prefix"),
+        ("domain = \"shop.example\"\ndeny = [\"0.0.0.0/0\"]\n", "it is everybody"),
+        ("domain = \"shop.example\"\ndeny = [\"192.0.2.1\", \"192.0.2.1\"]\n", "keep one of the two"),
+        ("domain = \"shop.example\"\nproxy_protocol = [\"lb.example\"]\n", "neither an address nor a network"),
+        ("domain = \"shop.example\"\nproxy_protocol = [\"::/0\"]\n", "it is everybody"),
         ("domain = \"shop.example\"\nemail = \"ops\"\n", "no address of mail"),
         ("domain = \"shop.example\"\nemail = \"a@b.c,x@y.z\"\n", "no address of mail"),
         ("domain = \"shop.example\"\nacme = \"https://acme.example/directory\"\n", "add `email"),
@@ -413,6 +446,7 @@ fn names_of_a_target_that_can_not_be_are_told_with_their_place() {
         let all = faults(keys);
         let is_told = |fault: &Fault| format!("{} ({})", fault.message, fault.hint.as_deref().unwrap_or_default()).contains(told);
         assert!(all.iter().all(|fault| fault.place.is_some()) && all.iter().any(is_told), "{keys}: {all:?}");
+        assert!(!all.iter().any(|fault| fault.message.contains("secret")), "{all:?}");
     }
 }
 

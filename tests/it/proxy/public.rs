@@ -1,13 +1,15 @@
 //! The door to the world, and everything that somebody could try at it.
 
+use std::collections::BTreeSet;
 use std::io::{BufReader, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 
 use adt::model::{Edge, Routes};
-use adt::proxy::{Config, Ports, Server};
+use adt::proxy::{Config, Limits, Log, Ports, Server};
 use adt::tls::{Certificates, Challenges, Public, system_clock};
+use ipnet::IpNet;
 
 use super::witness::Witness;
 use super::{Answer, HOST, PATIENCE, read, routes};
@@ -15,11 +17,11 @@ use crate::servers::free_port;
 
 pub const NAME: &str = "www.shop.example";
 
-struct Outside {
-    server: Server,
-    ports: Ports,
-    witness: Witness,
-    challenges: Arc<Challenges>,
+pub struct Outside {
+    pub server: Server,
+    pub ports: Ports,
+    pub witness: Witness,
+    pub challenges: Arc<Challenges>,
     folder: tempfile::TempDir,
 }
 
@@ -43,36 +45,57 @@ pub fn world_routes(witness: &Witness) -> Routes {
 }
 
 impl Outside {
-    fn new() -> Self {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With another edge, or other machines.
+    pub fn with(change: impl FnOnce(&mut Routes)) -> Self {
+        Self::with_limits(Limits::default(), change)
+    }
+
+    pub fn with_limits(limits: Limits, change: impl FnOnce(&mut Routes)) -> Self {
         let (witness, folder) = (Witness::new(), tempfile::tempdir().unwrap());
-        let routes = world_routes(&witness);
+        let mut routes = world_routes(&witness);
+        change(&mut routes);
         let certificates = Arc::new(Certificates::open(folder.path(), &routes, system_clock()).unwrap());
         let public = Arc::new(Public::open(folder.path(), &routes, system_clock()).unwrap());
         let ports = Ports { http: free_port(), https: free_port() };
         let any: Vec<SocketAddr> = vec!["127.0.0.1:0".parse().unwrap()];
         let challenges = Arc::new(Challenges::default());
         let world = Some(adt::proxy::World { ports, certificates: public, challenges: challenges.clone() });
-        let config = Config { http: any.clone(), https: any, world, ..Config::default() };
+        let log = Log::open(&folder.path().join("access.log"), 1 << 20).unwrap();
+        let config = Config { http: any.clone(), https: any, world, log: Some(log), limits, ..Config::default() };
         let server = Server::start(config, routes, certificates).unwrap();
         server.open_to_world().unwrap();
         Self { server, ports, witness, challenges, folder }
     }
 
-    fn say(&self, bytes: &str) -> Answer {
+    pub fn say(&self, bytes: &str) -> Answer {
         let mut stream = TcpStream::connect(("127.0.0.1", self.ports.http)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(bytes.as_bytes()).unwrap();
         read(&mut BufReader::new(stream)).unwrap()
     }
 
-    fn get(&self, host: &str, path: &str) -> Answer {
+    /// The access log; its lines come within a second.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("access.log")).unwrap()
+    }
+
+    pub fn get(&self, host: &str, path: &str) -> Answer {
         self.say(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
     }
 
     /// With a certificate that is expected of the authority for `shop.example`. Head and body, or what curl complains of.
-    fn secure(&self, name: &str, args: &[&str]) -> String {
+    pub fn secure(&self, name: &str, args: &[&str]) -> String {
+        self.secure_by(self.ports.https, name, args)
+    }
+
+    /// The same by another port, that of whoever stands in front.
+    pub fn secure_by(&self, port: u16, name: &str, args: &[&str]) -> String {
         let mut command = Command::new("curl");
-        command.args(["-sSi", "-m", "30", "--noproxy", "*", "--connect-to"]).arg(format!("::127.0.0.1:{}", self.ports.https));
+        command.args(["-sSi", "-m", "30", "--noproxy", "*", "--connect-to"]).arg(format!("::127.0.0.1:{port}"));
         command.arg("--cacert").arg(self.folder.path().join("tls/authority/shop.example.pem"));
         let output = command.args(args).arg(format!("https://{name}/page")).output().unwrap();
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -202,5 +225,83 @@ fn the_door_closes_and_opens_with_the_names() {
     super::until("a closed door", || connect().is_err());
     outside.server.update(world_routes(&outside.witness));
     outside.server.open_to_world().unwrap();
+    assert_eq!(outside.get(NAME, "/").status, 308);
+}
+
+#[test]
+fn the_log_tells_the_name_that_the_world_asked_for() {
+    let outside = Outside::new();
+    assert!(outside.secure("SHOP.example", &[]).starts_with("HTTP/2 200"));
+    super::until("its line", || outside.log().contains(" 127.0.0.1 GET https://shop.example/page 200 "));
+    assert!(!outside.log().contains("1161"), "{}", outside.log());
+}
+
+/// A port that nobody listens at.
+fn down(routes: &mut Routes) {
+    for backend in &mut routes.platforms[1].environments[0].sites[1].backends {
+        backend.address = ([127, 0, 0, 1], free_port()).into();
+    }
+}
+
+#[test]
+fn a_site_that_is_down_tells_the_world_so_and_no_more() {
+    let outside = Outside::with(down);
+    for name in [NAME, "other.example"] {
+        for (accept, kind, words) in [
+            ("text/html,*/*", "text/html; charset=utf-8", "Please try again in a little while"),
+            ("application/json", "application/json", "{\"error\":\"this site can't be reached"),
+            ("*/*", "text/plain; charset=utf-8", "this site can't be reached"),
+        ] {
+            let said = outside.secure(name, &["-k", "-H", &format!("Accept: {accept}")]);
+            assert!(said.starts_with("HTTP/2 503") && said.contains("\nretry-after: "), "{name} {accept}: {said}");
+            assert!(said.contains(&format!("content-type: {kind}")) && said.contains(words), "{name} {accept}: {said}");
+            for inside in ["adt", "1161", "1162", "web1", "env:", "127.0.0.1", "halted", "example.test"] {
+                assert!(!said.contains(inside), "{name} {accept} tells `{inside}`: {said}");
+            }
+        }
+        let said = outside.secure(name, &["-k", "--head", "-H", "Accept: text/html"]);
+        assert!(said.starts_with("HTTP/2 503") && !said.contains("<h1>"), "{said}");
+    }
+}
+
+#[test]
+fn a_client_that_stays_with_a_machine_is_not_told_its_name() {
+    let outside = Outside::with(|routes| routes.platforms[1].environments[0].sites[1].sticky = true);
+    let said = outside.secure(NAME, &[]);
+    let cookie = said.split("adt-backend=").nth(1).and_then(|rest| rest.split(';').next()).expect("it is sticky");
+    assert!(cookie.len() == 16 && !said.contains("web1") && !said.contains("1161"), "{said}");
+    assert!(!outside.secure(NAME, &["-H", &format!("Cookie: adt-backend={cookie}")]).contains("adt-backend"));
+}
+
+pub fn networks(words: &[&str]) -> BTreeSet<IpNet> {
+    words.iter().map(|word| word.parse().unwrap()).collect()
+}
+
+fn denied(routes: &mut Routes) {
+    routes.platforms[1].environments[0].edge.deny = networks(&["127.0.0.0/8", "198.51.100.0/24", "2001:db8:7::/48"]);
+}
+
+#[test]
+fn a_denied_client_reaches_no_machine() {
+    let outside = Outside::with(denied);
+    let posted = outside.challenges.post("token", "token.thumb");
+    for path in ["/", "/page", "/.well-known/acme-challenge/other"] {
+        let answer = outside.get(NAME, path);
+        assert_eq!((answer.status, answer.body.as_str()), (403, ""), "{path}: {answer:?}");
+    }
+    // What it says of itself changes nothing.
+    let said = outside
+        .secure(NAME, &["-H", "X-Forwarded-For: 192.0.2.1", "-H", "X-Real-IP: 192.0.2.1", "-H", "Forwarded: for=192.0.2.1"]);
+    assert!(said.starts_with("HTTP/2 403"), "{said}");
+    let upgrade = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"];
+    assert!(outside.secure(NAME, &upgrade).starts_with("HTTP/1.1 403"));
+    assert!(outside.witness.take().is_empty());
+    // Load balancers and authorities are answered, and another environment's sites.
+    assert_eq!(outside.get("10.1.2.3", "/.well-known/adt/health").status, 200);
+    assert_eq!(outside.get(NAME, "/.well-known/acme-challenge/token").body, "token.thumb");
+    drop(posted);
+    assert_eq!(outside.get("other.example", "/").status, 503);
+    // A new definition counts from the next request on.
+    outside.server.update(world_routes(&outside.witness));
     assert_eq!(outside.get(NAME, "/").status, 308);
 }

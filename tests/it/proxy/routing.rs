@@ -179,3 +179,14 @@ fn requests_are_counted_by_site() {
     });
     assert!(world.server.metrics().contains(&format!("adt_proxy_requests_in_flight{{host=\"{HOST}\"}} 0")));
 }
+
+#[test]
+fn the_head_of_a_page_comes_without_the_page() {
+    let world = world(&[]);
+    for version in ["--http1.1", "--http2"] {
+        let whole = world.curl(&[version], "https://shop.example.test/");
+        let head = world.curl(&[version, "--head"], "https://shop.example.test/");
+        let length = whole.rsplit_once('\n').unwrap().0.len();
+        assert!(head.contains(&format!("content-length: {length}\r\n")) && !head.contains("curl:"), "{head}\n{whole}");
+    }
+}
