@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::edge::Edge;
 use super::limits::Limits;
-use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, MachineName, PlatformName, RoleName, SiteName};
+use super::names::{BoxName, Digest, EnvironmentId, EnvironmentName, PlatformName, RoleName, SiteName};
 use super::records::Zone;
-use super::topology::Machine;
 
 /// Servers that targets are rehearsed on are environments of this platform, which is no user's.
 pub const REHEARSAL: &str = "rehearsal";
@@ -215,33 +214,6 @@ pub struct TargetSummary {
     pub records: Option<Zone>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub machines: BTreeMap<RoleName, Terms>,
-}
-
-impl TargetSummary {
-    /// The same roles in the numbers and sizes that they have there.
-    pub fn settled(&self, machines: &[Machine]) -> Vec<Machine> {
-        let settled = machines.iter().map(|machine| {
-            let Some(terms) = self.machines.get(&machine.role) else { return machine.clone() };
-            let limits = Limits {
-                memory_bytes: terms.limits.memory_bytes.or(machine.limits.memory_bytes),
-                cpus: terms.limits.cpus.or(machine.limits.cpus),
-                processes: terms.limits.processes.or(machine.limits.processes),
-            };
-            Machine { count: terms.count.or(machine.count), limits, ..machine.clone() }
-        });
-        settled.collect()
-    }
-
-    /// The server that each machine stands on; nothing where all stand on one.
-    pub fn placed(&self, machines: &[Machine]) -> BTreeMap<MachineName, String> {
-        let [first, _, ..] = &self.servers[..] else { return BTreeMap::new() };
-        let all = machines.iter().flat_map(|machine| {
-            let on = self.machines.get(&machine.role).map(|terms| &terms.on[..]).unwrap_or_default();
-            let server = move |index: usize| if on.is_empty() { first.name() } else { &on[index % on.len()] };
-            machine.names().into_iter().enumerate().map(move |(index, name)| (name, server(index).to_owned()))
-        });
-        all.collect()
-    }
 }
 
 /// One change of what an environment of a target is, without the definition itself.

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sendto, socket_with};
 
-use super::linux::class;
+use super::device::class;
 use super::{Error, Result};
 
 /// `ETH_P_ARP`, from linux/if_ether.h.

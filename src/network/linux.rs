@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +16,7 @@ use serde::de::value::{Error as PlainError, StrDeserializer};
 
 use super::address::Route;
 use super::announce::announce;
+use super::device::{alias, class, exists, ip, read, set};
 use super::{Error, Network, Result, Seen, firewall, tie};
 use crate::exec::Command;
 use crate::model::{NetworkSpec, Tag, Tie};
@@ -230,11 +230,6 @@ fn forward() -> Result<()> {
     if read(path)?.is_some_and(|text| text.trim() == "0") { set(path, "1") } else { Ok(()) }
 }
 
-pub(super) fn ip(lines: String, args: &[&str], what: &str) -> Result<()> {
-    let command = Command::new("ip").args(args.iter().copied()).stdin(lines).tied();
-    command.run().map(drop).map_err(|source| Error::Kernel { what: what.to_owned(), source })
-}
-
 /// One entry of `ip -json route`; there are many more fields.
 #[derive(Deserialize)]
 struct RouteEntry {
@@ -267,14 +262,6 @@ fn route(entry: RouteEntry) -> Option<Route> {
     (net.prefix_len() > 0 && device != "lo").then_some(Route { net, device })
 }
 
-pub(super) fn class(device: &str) -> PathBuf {
-    Path::new("/sys/class/net").join(device)
-}
-
-pub(super) fn exists(device: &str) -> bool {
-    class(device).exists()
-}
-
 fn devices() -> Result<Vec<String>> {
     let what = || "could not list the network devices".to_owned();
     let mut names = Vec::new();
@@ -297,11 +284,6 @@ fn tag_of(device: &str) -> Option<Tag> {
     whole.then(|| Tag::deserialize(deserializer).ok())?
 }
 
-/// The owner's note; `None` when there is no such device (any more).
-pub(super) fn alias(device: &str) -> Result<Option<String>> {
-    Ok(read(&class(device).join("ifalias"))?.map(|note| note.trim_end_matches('\n').to_owned()))
-}
-
 /// The flag of a device that is up.
 const UP: u32 = 1;
 
@@ -316,22 +298,6 @@ fn is_up(device: &str) -> Result<bool> {
 
 fn raise(device: &str) -> Result<()> {
     set(&class(device).join("flags"), &format!("{:#x}", flags(device)? | UP))
-}
-
-fn read(path: &Path) -> Result<Option<String>> {
-    const ENODEV: i32 = 19;
-    const EINVAL: i32 = 22;
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        // The kernel answers one of these to a reader who opened the file of a device that is going.
-        Err(error) if matches!(error.raw_os_error(), Some(ENODEV | EINVAL)) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io { what: format!("could not read `{}`", path.display()), source }),
-    }
-}
-
-pub(super) fn set(path: &Path, value: &str) -> Result<()> {
-    fs::write(path, value).map_err(|source| Error::Io { what: format!("could not write `{}`", path.display()), source })
 }
 
 #[cfg(test)]

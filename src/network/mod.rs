@@ -8,6 +8,7 @@
 pub mod address;
 mod announce;
 pub mod detour;
+mod device;
 pub mod fake;
 mod firewall;
 pub mod linux;

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::device::{alias, class, exists, ip, set as write};
 use super::firewall::{INET, is_there, kernel, nft};
-use super::linux::{alias, class, exists, ip, set as write};
 use super::{Error, Result};
 use crate::disk;
 use crate::exec::Command;

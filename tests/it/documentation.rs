@@ -133,7 +133,7 @@ fn every_piece_of_settings_that_is_shown_is_read() {
 /// A piece of a platform's definition inside of a whole one.
 fn completed(piece: toml::Table) -> String {
     let whole = "platform.name = \"shop\"\n\
-        machines.web = { box = \"web-php\" }\n\
+        machines.web = { box = \"web-php\", count = 2 }\n\
         machines.db = { box = \"mariadb\" }\n\
         sites.www = { on = \"web\" }\n\
         sites.api = { on = \"web\" }\n";

@@ -12,7 +12,7 @@ use crate::engine::at_once::{combine, join};
 use crate::model::response::{CheckItem, Standing};
 use crate::model::seat::{Joining, Peer, Seat};
 use crate::model::target::{Server, TargetSummary};
-use crate::model::{EnvironmentId, Failure, Kind, Machine, MachineName};
+use crate::model::{EnvironmentId, Failure, Kind, Limits, Machine, MachineName};
 use crate::network::address::{self, NUMBERS};
 use crate::store::record::Definition;
 
@@ -26,6 +26,31 @@ pub(super) struct Stand {
 /// The servers of a target as its configuration names them.
 pub(super) fn stands(target: &TargetSummary) -> Vec<Stand> {
     target.servers.iter().map(|server| Stand { name: server.name().to_owned(), server: server.clone() }).collect()
+}
+
+/// A ticket's roles in the numbers and sizes that they have on the target.
+pub(super) fn settled(target: &TargetSummary, machines: &[Machine]) -> Vec<Machine> {
+    let settled = machines.iter().map(|machine| {
+        let Some(terms) = target.machines.get(&machine.role) else { return machine.clone() };
+        let limits = Limits {
+            memory_bytes: terms.limits.memory_bytes.or(machine.limits.memory_bytes),
+            cpus: terms.limits.cpus.or(machine.limits.cpus),
+            processes: terms.limits.processes.or(machine.limits.processes),
+        };
+        Machine { count: terms.count.or(machine.count), limits, ..machine.clone() }
+    });
+    settled.collect()
+}
+
+/// The server that each machine stands on; nothing where all stand on one.
+pub(super) fn placed(target: &TargetSummary, machines: &[Machine]) -> BTreeMap<MachineName, String> {
+    let [first, _, ..] = &target.servers[..] else { return BTreeMap::new() };
+    let all = machines.iter().flat_map(|machine| {
+        let on = target.machines.get(&machine.role).map(|terms| &terms.on[..]).unwrap_or_default();
+        let server = move |index: usize| if on.is_empty() { first.name() } else { &on[index % on.len()] };
+        machine.names().into_iter().enumerate().map(move |(index, name)| (name, server(index).to_owned()))
+    });
+    all.collect()
 }
 
 /// Those that the target's names lead to.
@@ -222,7 +247,7 @@ fn reached_at(server: &Server) -> Result<IpAddr, Failure> {
 mod tests {
     use super::*;
     use crate::model::seat::PublicKey;
-    use crate::model::target::Address;
+    use crate::model::target::{Address, Terms};
 
     fn stand(name: &str, address: &str) -> Stand {
         let address = Address::parse(&format!("root@{address}")).unwrap();
@@ -259,6 +284,32 @@ mod tests {
 
     fn id() -> EnvironmentId {
         EnvironmentId { platform: "shop".parse().unwrap(), name: "production".parse().unwrap() }
+    }
+
+    #[test]
+    fn machines_stand_in_turn_where_the_target_says_and_else_on_the_first() {
+        let servers = ["a", "b", "c"].map(|name| stand(name, name).server).to_vec();
+        let terms = |on: &[&str], count| Terms {
+            on: on.iter().map(|name| (*name).to_owned()).collect(),
+            count,
+            limits: Limits { memory_bytes: Some(7), ..Limits::default() },
+        };
+        let mut target = TargetSummary {
+            platform: "shop".parse().unwrap(),
+            name: "production".parse().unwrap(),
+            servers,
+            admin: BTreeSet::new(),
+            edge: crate::model::Edge::default(),
+            machines: [("web".parse().unwrap(), terms(&["b", "c"], Some(3))), ("db".parse().unwrap(), terms(&["c"], None))]
+                .into(),
+            records: None,
+        };
+        let machines = settled(&target, &definition(&[]).platform.machines);
+        assert_eq!(machines.iter().map(|machine| machine.limits.memory_bytes).collect::<Vec<_>>(), [None, Some(7), Some(7)]);
+        let told: Vec<_> = placed(&target, &machines).into_iter().map(|(name, server)| format!("{name} {server}")).collect();
+        assert_eq!(told, ["db c", "edge a", "web1 b", "web2 c", "web3 b"]);
+        target.servers.truncate(1);
+        assert_eq!(placed(&target, &machines), BTreeMap::new());
     }
 
     const PLACED: [(&str, &str); 4] = [("edge", "a"), ("web1", "a"), ("web2", "b"), ("db", "c")];

@@ -74,9 +74,10 @@ impl Outside<'_> {
 
     fn look_at(&self, site: &SiteName, name: &Domain, addresses: &[IpAddr], judges: &Judges) -> Vec<CheckItem> {
         let health = self.standing.health.get(site).map_or("/", String::as_str);
+        let asks = self.standing.edge.users.contains_key(site);
         let (since, is_asked) = (Instant::now(), self.standing.edge.acme.is_some());
         let answered = loop {
-            let answered = answer(name, health, addresses, judges);
+            let answered = answer(name, health, addresses, judges, asks);
             let patience = match &answered {
                 Err(_) => SETTLED,
                 Ok((_, judged)) if is_asked && judged.trusted.is_err() => GIVEN,
@@ -131,12 +132,16 @@ impl Outside<'_> {
 }
 
 /// What one name answers at the first of these addresses that takes a connection, over https; and http must lead there.
-fn answer(name: &Domain, health: &str, addresses: &[IpAddr], judges: &Judges) -> Result<(u16, Judged), String> {
+/// One that `asks` for a password does so of us, too.
+fn answer(name: &Domain, health: &str, addresses: &[IpAddr], judges: &Judges, asks: bool) -> Result<(u16, Judged), String> {
     let stream = connect(addresses, HTTPS)?;
     let (secure, judged) = greet(name.as_str(), stream, &judges.world, &judges.server)
         .map_err(|reason| format!("port {HTTPS} makes no secure connection: {reason}"))?;
     let head = Head::get(name.as_str(), health, secure).map_err(|error| format!("closes without an answer: {error}"))?;
-    let code = probe::judge(&head.status).map_err(|reason| format!("GET {health} {reason}"))?;
+    let code = match head.code() {
+        Some(401) if asks => 401,
+        _ => probe::judge(&head.status).map_err(|reason| format!("GET {health} {reason}"))?,
+    };
     let plain = Head::get(name.as_str(), "/", connect(addresses, HTTP)?).map_err(|error| format!("port {HTTP}: {error}"))?;
     match plain.code() {
         Some(200..=399) => Ok((code, judged)),

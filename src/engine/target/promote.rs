@@ -547,8 +547,8 @@ impl Engine {
 /// A ticket's definition as the target wants it, without what is only this host's, or only the ticket's.
 fn for_a_target(definition: &Definition, target: &TargetSummary) -> Definition {
     let mut definition = definition.clone();
-    definition.platform.machines = target.settled(&definition.platform.machines);
-    definition.placed = target.placed(&definition.platform.machines);
+    definition.platform.machines = fleet::settled(target, &definition.platform.machines);
+    definition.placed = fleet::placed(target, &definition.platform.machines);
     let names: Vec<_> = definition.platform.machines.iter().flat_map(Machine::names).collect();
     definition.numbers = address::host_numbers(&definition.numbers, &names);
     definition.edge = target.edge.of_sites(|name| definition.platform.sites.iter().any(|site| site.name == *name));
