@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::Route;
 use super::{Error, Network, Result, Seen};
+use crate::model::seat::PublicKey;
 use crate::model::{NetworkSpec, Tag, Tie};
 
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;
@@ -149,6 +150,13 @@ impl Network for Fake {
         self.step("open:firewall", |kernel| {
             kernel.firewalls.insert(spec.tag.clone());
         })
+    }
+
+    /// Everybody, long ago.
+    fn heard(&self, tag: &Tag) -> Result<BTreeMap<PublicKey, i64>> {
+        let kernel = self.kernel();
+        let tie = kernel.bridges.get(tag).and_then(|(_, spec)| spec.tie.as_ref());
+        Ok(tie.into_iter().flat_map(|tie| &tie.ends).map(|end| (end.key.clone(), 0)).collect())
     }
 
     fn retie(&self, spec: &NetworkSpec) -> Result<()> {

@@ -4,7 +4,7 @@
 //! long as a machine's start. The bridge's alias is written last: one without it was interrupted, and the next `connect` and
 //! `open` finish it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use super::announce::announce;
 use super::device::{alias, class, exists, ip, read, set};
 use super::{Error, Network, Result, Seen, firewall, tie};
 use crate::exec::Command;
+use crate::model::seat::PublicKey;
 use crate::model::{NetworkSpec, Tag, Tie};
 
 /// The networks of this installation on this host.
@@ -94,6 +95,10 @@ impl Network for Linux {
         ensure_firewall()?;
         tie::set(spec, &self.key)?;
         set(&class(&device).join("ifalias"), &self.note(spec))
+    }
+
+    fn heard(&self, tag: &Tag) -> Result<BTreeMap<PublicKey, i64>> {
+        tie::heard(tag)
     }
 
     fn retie(&self, spec: &NetworkSpec) -> Result<()> {

@@ -19,6 +19,9 @@ pub mod wall;
 pub use linux::Linux;
 pub use trouble::forward_trouble;
 
+use std::collections::BTreeMap;
+
+use crate::model::seat::PublicKey;
 use crate::model::{NetworkSpec, Tag, Tie};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -77,6 +80,9 @@ pub trait Network: Send + Sync {
 
     /// Isolation and NAT in force, the ways to other servers there, and then the bridge open. Machines may be starting on it meanwhile.
     fn open(&self, spec: &NetworkSpec) -> Result<()>;
+
+    /// When each other server was last heard at a tie, in seconds since 1970; one that never was is not in it.
+    fn heard(&self, tag: &Tag) -> Result<BTreeMap<PublicKey, i64>>;
 
     /// Leads an open network to other servers as `spec` wants it now, and tells the machines here; what is closed stays as it is.
     fn retie(&self, spec: &NetworkSpec) -> Result<()>;

@@ -14,6 +14,7 @@
 //! Not chosen: VXLAN over one tunnel, which is one network with the frames' size of its narrowest part, where packets that are too
 //! large vanish without a word.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
@@ -120,6 +121,24 @@ pub(super) fn remove(tag: &Tag) -> Result<()> {
         nft(format!("add table inet {table}\ndelete table inet {table}\n"), "remove the rules of the way to other servers")?;
     }
     Ok(())
+}
+
+/// When each end was last heard, in seconds since 1970.
+pub(super) fn heard(tag: &Tag) -> Result<BTreeMap<PublicKey, i64>> {
+    let device = device(tag);
+    if !exists(&device) {
+        return Ok(BTreeMap::new());
+    }
+    Ok(times(&wg(&["show", &device, "latest-handshakes"], String::new(), "ask WireGuard whom it heard")?))
+}
+
+/// One line for each key; 0 is never.
+fn times(text: &str) -> BTreeMap<PublicKey, i64> {
+    let time = |line: &str| {
+        let (key, time) = line.split_once('\t')?;
+        Some((PublicKey::new(key).ok()?, time.trim().parse().ok().filter(|time| *time > 0)?))
+    };
+    text.lines().filter_map(time).collect()
 }
 
 /// This server's public key; the private one is made where there is none.
@@ -279,6 +298,13 @@ mod tests {
         let (first, drop) = (rules.find("ip saddr 203.0.113.7 meta mark").unwrap(), rules.find("udp dport 51822 drop").unwrap());
         assert!(first < drop && rules.contains("ip6 saddr 2001:db8::7"), "{rules}");
         assert!(device(&spec.tag).len() <= 15);
+    }
+
+    #[test]
+    fn an_end_that_never_spoke_was_never_heard() {
+        let key = |letter: &str| format!("{}=", letter.repeat(43));
+        let heard = times(&format!("{}\t1796095263\n{}\t0\nnonsense\n", key("a"), key("b")));
+        assert_eq!(heard, [(PublicKey::new(key("a")).unwrap(), 1_796_095_263)].into());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Examines one environment: the way to each of its sites, and each of its machines by itself.
 
 use std::path::Path as FilePath;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -8,14 +9,20 @@ use rustls::pki_types::pem::PemObject;
 use crate::engine::Engine;
 use crate::engine::check::browser::Path;
 use crate::engine::check::certificate::Judge;
-use crate::engine::environment::routes;
+use crate::engine::environment::{routes, wanted};
 use crate::model::response::{CheckItem, CheckStep};
+use crate::model::seat::Peer;
 use crate::model::{Check, Domain, EnvironmentId, Exec, Failure, MachineSpec, MachineState};
 use crate::plan::{Goal, Seen, SeenNetwork, Wanted as WantedMachines, plan};
 use crate::providers::Stdio;
 use crate::resolver::System;
 use crate::store::{Environment, Wanted};
 use crate::{tls, trust};
+
+/// Who was not answered greets again after five seconds.
+const GREETING: Duration = Duration::from_secs(6);
+/// Seconds after which WireGuard takes no word of an end any more that did not greet anew.
+const SILENT: i64 = 180;
 
 impl Engine {
     /// Every step from the names to the applications, in that order.
@@ -47,11 +54,44 @@ impl Engine {
             (walked, probed.collect::<Vec<_>>())
         });
         items.push(network.at(CheckStep::Machine));
+        items.extend(self.check_ties(environment)?.into_iter().map(|item| item.at(CheckStep::Machine)));
         items.extend(probed);
         items.extend(self.check_world(environment));
         // Stable: within a step the order stays.
         items.sort_by_key(|item| item.step);
         Ok(items)
+    }
+
+    /// Whether the other servers that carry it are heard.
+    fn check_ties(&self, environment: &Environment) -> Result<Vec<CheckItem>, Failure> {
+        let Some(seat) = &environment.definition.seat else { return Ok(Vec::new()) };
+        let tag = wanted::tag(self.store.install(), &environment.id);
+        let others: Vec<_> = seat.servers.iter().filter(|(name, _)| **name != seat.own).collect();
+        let since = Instant::now();
+        let heard = loop {
+            let heard = self.network.heard(&tag)?;
+            // One that came this instant is heard within seconds.
+            if since.elapsed() > GREETING || others.iter().all(|(_, peer)| heard.contains_key(&peer.key)) {
+                break heard;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        let item = |(name, peer): &(&String, &Peer)| {
+            let subject = format!("{} to {name}", environment.id);
+            match heard.get(&peer.key).map(|time| self.now().saturating_sub(*time)) {
+                Some(age) if age <= SILENT => CheckItem::ok(subject, format!("tied, heard {} s ago", age.max(0))),
+                age => {
+                    let seen = age.map_or("was never heard".to_owned(), |age| format!("not heard for {age} s"));
+                    let remedy = format!(
+                        "let UDP through between the servers, at port {} of {}",
+                        peer.endpoint.port(),
+                        peer.endpoint.ip()
+                    );
+                    CheckItem::fault(subject, seen, remedy)
+                }
+            }
+        };
+        Ok(others.iter().map(item).collect())
     }
 
     /// The way to each site, as far as it can be gone without looking into machines.

@@ -234,7 +234,7 @@ impl Engine {
         for stays in fleet::keep_data(&cargo.definition, stands, &looked.collect::<Vec<_>>())? {
             events.warn(stays);
         }
-        self.seat(cargo, &mut parts, false)?;
+        self.seat(cargo, &mut parts, false, events)?;
         fleet::for_each(&mut parts, |part| self.ask_machines(cargo, part, events))?;
         let facing = fleet::facing_the_world(stands);
         let before = parts.iter().find_map(|part| part.found.standing.as_ref()).map(had).unwrap_or_default();
@@ -262,7 +262,7 @@ impl Engine {
         promotion.steps.iter().for_each(|step| events.note(format!("plan: {}", words(step))));
         names.lower(events)?;
         fleet::for_each(&mut parts, |part| self.equip(cargo, part, way, events))?;
-        self.seat(cargo, &mut parts, true)?;
+        self.seat(cargo, &mut parts, true, events)?;
         self.share_key(&parts)?;
         parts.iter_mut().try_for_each(Part::plan)?;
         self.tie_all(cargo, &parts)?;
@@ -333,13 +333,17 @@ impl Engine {
     }
 
     /// What several servers must agree on, as far as they can be asked; with `make`, each of them makes what it lacks for it.
-    fn seat(&self, cargo: &Cargo, parts: &mut [Part<'_>], make: bool) -> Result<(), Failure> {
+    fn seat(&self, cargo: &Cargo, parts: &mut [Part<'_>], make: bool, events: &Events) -> Result<(), Failure> {
         let id = &cargo.brought.id;
         let can_say = |part: &Part<'_>| part.session.is_some() && part.is_ours() && part.found.standing.is_some();
         if parts.len() < 2 || !parts.iter().all(can_say) {
             return Ok(());
         }
-        let joinings = fleet::for_each(parts.iter(), |part| part.session().joining(id, make))?;
+        let joinings = fleet::for_each(parts.iter(), |part| {
+            let ask = || part.session().joining(id, make);
+            // Where WireGuard is missing, it is installed.
+            if make { events.task(&task("tie", part.server()), "what it is tied by", ask) } else { ask() }
+        })?;
         let joiners = parts.iter().zip(&joinings).map(|(part, joining)| Joiner { stand: part.stand, joining });
         let Some(seats) = fleet::seats(id, &cargo.definition, &joiners.collect::<Vec<_>>())? else { return Ok(()) };
         for (part, seat) in parts.iter_mut().zip(seats) {
