@@ -608,7 +608,7 @@ pub enum Verb {
         #[arg(value_name = "PLATFORM")]
         of: Option<String>,
     },
-    /// Ask a target's server whether it is as the last promotion left it
+    /// Ask a target's servers whether they are as the last promotion left them
     #[command(name = "target:check", after_help = examples::TARGET_CHECK)]
     TargetCheck {
         /// The target, e.g. `production` or `shop production`
@@ -622,14 +622,14 @@ pub enum Verb {
         #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
         words: Vec<String>,
     },
-    /// Tell who may reach the ssh of a target's server, and who changed that
+    /// Tell who may reach the ssh of a target's servers, and who changed that
     #[command(name = "target:access", after_help = examples::TARGET_ACCESS)]
     TargetAccess {
         /// The target, e.g. `production` or `shop production`
         #[arg(value_name = "[PLATFORM] TARGET", required = true, num_args = 1..=2)]
         words: Vec<String>,
     },
-    /// Let an address or a network reach the ssh of a target's server for a while
+    /// Let an address or a network reach the ssh of a target's servers for a while
     #[command(name = "target:grant", after_help = examples::TARGET_GRANT)]
     TargetGrant {
         /// The target, then an address or network, e.g. `production 203.0.113.7`
@@ -646,7 +646,7 @@ pub enum Verb {
         #[arg(value_name = "[PLATFORM] TARGET NETWORK", required = true, num_args = 2..=3)]
         words: Vec<String>,
     },
-    /// Promote an environment to a server that is made here for it, and take that away again
+    /// Promote an environment to servers that are made here for it, and take them away again
     #[command(name = "target:rehearse", after_help = examples::TARGET_REHEARSE)]
     TargetRehearse {
         /// The target, e.g. `production` or `shop production`; the platform need not have it yet
@@ -655,7 +655,7 @@ pub enum Verb {
         /// The environment that is promoted
         #[arg(long, value_name = "ENV")]
         from: String,
-        /// Leave the server there, for a look and for the next rehearsal
+        /// Leave the servers there, for a look and for the next rehearsal
         #[arg(long)]
         keep: bool,
     },

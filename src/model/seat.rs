@@ -94,8 +94,13 @@ pub struct End {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Toward {
-    Placed { placed: BTreeMap<MachineName, String>, seat: Seat },
+    Placed {
+        placed: BTreeMap<MachineName, String>,
+        seat: Seat,
+    },
     Back(Back),
+    /// What is written down there already.
+    Recorded,
 }
 
 /// What an environment's secrets are made of, on its way from one of its servers to another. It is never shown.

@@ -56,7 +56,7 @@ const RULES: &str = r#"
     }
     chain to_host {
         type filter hook input priority 0; policy accept;
-        iifname != "adt*" iifname != "lo" udp dport 53 fib saddr oifname "adt*" drop
+        iifname != "adt*" iifname != "lo" udp dport 53 fib saddr oifname { "adt*", "tieadt*" } drop
         iifname != "adt*" accept
         icmpv6 type { nd-router-advert, nd-redirect } drop
         ct state { established, related } accept

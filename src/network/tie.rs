@@ -23,6 +23,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::device::{alias, class, exists, ip, set as write};
@@ -81,6 +82,10 @@ fn word(tie: &Tie) -> String {
 pub(super) fn set(spec: &NetworkSpec, key: &Path) -> Result<()> {
     let Some(tie) = &spec.tie else { return remove(&spec.tag) };
     let device = device(&spec.tag);
+    // Until all of it is there, it is nobody's.
+    if exists(&device) {
+        write(&class(&device).join("ifalias"), "\n")?;
+    }
     // Before anything can come in.
     nft(rules(spec, tie), "put the rules of the way to other servers in force")?;
     if !exists(&device) {
@@ -89,8 +94,12 @@ pub(super) fn set(spec: &NetworkSpec, key: &Path) -> Result<()> {
     let private =
         fs::read_to_string(key).map_err(|source| Error::Io { what: format!("could not read `{}`", key.display()), source })?;
     wg(&["syncconf", &device, "/dev/stdin"], configuration(tie, private.trim()), "tell WireGuard of the other servers")?;
+    let former = addresses(&device)?.into_iter().filter(|old| *old != tie.own);
     let stale = routes(&device)?.into_iter().filter(|old| !tie.ends.iter().any(|end| end.addresses.contains(old)));
     let mut lines = format!("address replace {}/32 dev {device}\nlink set dev {device} mtu {MTU} up\n", tie.own);
+    for old in former {
+        writeln!(lines, "address delete {old}/32 dev {device}").expect("a string takes any text");
+    }
     for old in stale {
         writeln!(lines, "route delete {old}/32 dev {device}").expect("a string takes any text");
     }
@@ -170,7 +179,19 @@ fn make(tag: &Tag, key: &Path) -> Result<()> {
         true => {
             let unit = format!("--unit={}-{}", unit(tag), std::process::id());
             let again = format!("--property=ExecStopPost={}", again(key)?);
-            Command::new("systemd-run").args(["--quiet", "--collect", &unit, &again, "--", "wireguard-go", "-f", &device])
+            // Who holds the environment while it ends may do so for long.
+            let patient = "--property=TimeoutStopSec=infinity";
+            Command::new("systemd-run").args([
+                "--quiet",
+                "--collect",
+                &unit,
+                &again,
+                patient,
+                "--",
+                "wireguard-go",
+                "-f",
+                &device,
+            ])
         }
         false => Command::new("wireguard-go").arg(&device),
     };
@@ -254,16 +275,38 @@ struct Leads {
     dst: String,
 }
 
+#[derive(Deserialize)]
+struct Addressed {
+    #[serde(default)]
+    addr_info: Vec<Local>,
+}
+
+#[derive(Deserialize)]
+struct Local {
+    local: Ipv4Addr,
+}
+
+/// This server's own ones on it.
+fn addresses(device: &str) -> Result<Vec<Ipv4Addr>> {
+    let all: Vec<Addressed> = told(&["-4", "-json", "address", "show", "dev", device])?;
+    Ok(all.into_iter().flat_map(|one| one.addr_info).map(|one| one.local).collect())
+}
+
 /// The single addresses that are led there.
 fn routes(device: &str) -> Result<Vec<Ipv4Addr>> {
-    let output = Command::new("ip").args(["-4", "-json", "route", "show", "dev", device]).run();
-    let output = output.map_err(|source| kernel("list the routes to other servers", source))?;
+    let all: Vec<Leads> = told(&["-4", "-json", "route", "show", "dev", device])?;
+    Ok(all.into_iter().filter_map(|one| one.dst.parse().ok()).collect())
+}
+
+fn told<T: DeserializeOwned>(args: &[&str]) -> Result<Vec<T>> {
+    let output = Command::new("ip").args(args.iter().copied()).run();
+    let output = output.map_err(|source| kernel("ask what leads to other servers", source))?;
+    // Where there is nothing at all, older versions print nothing.
     if output.stdout.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }
-    let all: Vec<Leads> = serde_json::from_slice(&output.stdout)
-        .map_err(|source| Error::Io { what: "could not read the routes that `ip` printed".into(), source: source.into() })?;
-    Ok(all.into_iter().filter_map(|one| one.dst.parse().ok()).collect())
+    serde_json::from_slice(&output.stdout)
+        .map_err(|source| Error::Io { what: "could not read what `ip` printed".into(), source: source.into() })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::access::words;
 use crate::model::response::{LayerSummary, ReleaseSummary, Standing};
-use crate::model::target::{Deed, TargetStep};
+use crate::model::target::{Deed, Promoted, TargetStep};
 use crate::model::{Action, Digest, Edge, EnvironmentId, MachineName, Plan, Seat, SiteName, Size};
 
 /// What an operator brings.
@@ -186,6 +186,15 @@ fn missing_releases<'b>(brought: &'b Brought, standing: &Standing) -> Result<Vec
     Ok(missing)
 }
 
+/// So many letters of a definition are looked for at least: fewer could be anything.
+pub const FEWEST_LETTERS: usize = 6;
+
+/// The place of the newest promotion that went well before the last one, and is another.
+pub fn before_the_last(promotions: &[Promoted]) -> Option<usize> {
+    let last = promotions.iter().rposition(|one| matches!(one.deed, Deed::Promote { .. }))?;
+    promotions[..last].iter().rposition(|one| one.definition != promotions[last].definition && one.finished.is_some())
+}
+
 /// Whether the last promotion went well and is this one.
 pub fn is_as_brought(brought: &Brought, standing: &Standing) -> bool {
     standing.wanted.as_deref() == Some("up")
@@ -292,7 +301,6 @@ mod tests {
 
     use super::*;
     use crate::model::response::CodeSummary;
-    use crate::model::target::Promoted;
     use crate::model::topology::Mode;
 
     fn digest(letter: char) -> Digest {

@@ -27,6 +27,7 @@ use crate::model::{
 use crate::plan::Goal;
 use crate::providers::{self, Cost, Freezer, Snapshots};
 use crate::sources::{checkout, kept};
+use crate::store::record::Definition;
 use crate::store::snapshots::{Snapshot, Work};
 use crate::store::{Environment, Wanted};
 
@@ -133,8 +134,15 @@ impl Engine {
         let removes = self.lost(&environment, &snapshot);
         let kept =
             if dry_run { None } else { self.before(&environment, Reason::BeforeRewind { to: snapshot.name.clone() }, events)? };
+        if environment.definition.placed != snapshot.definition.placed {
+            return Err(Failure::new(Kind::Conflict, format!("rewind `{id}` to `{}`", snapshot.name))
+                .cause("some of its machines stood on other servers then")
+                .hint("`adt env:rollback` without `--data` brings machines back to where they were, and leaves data as it is"));
+        }
         let ever = std::mem::take(&mut environment.definition.providers.ever);
-        environment.definition = snapshot.definition.clone();
+        // How servers find each other is a matter of now.
+        let seat = environment.definition.seat.take();
+        environment.definition = Definition { seat, ..snapshot.definition.clone() };
         environment.definition.providers.ever.extend(ever);
         environment.definition.rewound = Some(Rewound { snapshot: snapshot.name.clone(), number: self.next_rewind(id)? });
         let codes = snapshot.codes.clone();

@@ -102,7 +102,11 @@ impl Rollout<'_> {
         let stale: Vec<&Ground<'_>> = stale.map(|(ground, _)| *ground).collect();
         self.together(&lacking, "unpack", |ground| ground.receive(self.shelf, new, self.rendering(ground)))?;
         self.together(&stale, "render", |ground| ground.refresh(new, self.rendering(ground)))?;
-        let first = grounds.first().into_iter().copied();
+        // Of all machines that serve it, also on other servers.
+        let role = self.environment.definition.platform.machine(&self.site.on);
+        let first = role.and_then(|role| role.names().into_iter().next());
+        let is_first = |ground: &&Ground<'_>| first.as_ref() == Some(&ground.spec.id.machine);
+        let first = grounds.iter().copied().filter(is_first);
         first.clone().try_for_each(|ground| self.script(ground, Phase::BeforeDeploy))?;
         match self.site.code.rollout {
             Order::Waves => {

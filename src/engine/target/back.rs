@@ -1,4 +1,7 @@
-//! `env:rollback`, where its operator sits: every server of a target goes back to what it was.
+//! `env:rollback`, where its operator sits: every server of a target goes back to what all of them were.
+//!
+//! Where a promotion was cut off, some know of it and others don't. So its operator finds out which definition is meant, and says it to
+//! each of them.
 
 use crate::engine::Engine;
 use crate::engine::events::Events;
@@ -8,10 +11,18 @@ use crate::engine::target::releases;
 use crate::model::request::TargetOf;
 use crate::model::response::{Done, Promotion, Standing};
 use crate::model::seat::Toward;
-use crate::model::target::{Back, TargetStep};
+use crate::model::target::{Back, Deed, TargetStep};
 use crate::model::{Edge, EnvironmentId, Failure, Kind, Request, Response};
+use crate::plan::promotion;
 use crate::servers::{Session, Way};
 use crate::wire::Serve;
+
+/// One of the servers, as it was found.
+struct Entered<'a> {
+    stand: &'a Stand,
+    session: Session,
+    standing: Standing,
+}
 
 /// One of the servers, and what going back is there.
 struct Part<'a> {
@@ -47,7 +58,10 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Promotion, Failure> {
-        let looked = fleet::for_each(stands, |stand| self.look_back(id, stand, way, back, dry_run, events))?;
+        let entered = fleet::for_each(stands, |stand| self.enter_for_a_way_back(id, stand, way, dry_run, events))?;
+        let entered: Vec<_> = entered.into_iter().flatten().collect();
+        let back = &one_for_all(&entered, back);
+        let looked = fleet::for_each(entered, |entered| self.look_back(id, entered, back, events))?;
         let parts = all_agree(looked, back)?;
         let steps: Vec<_> = parts.iter().flat_map(|part| part.steps.clone()).collect();
         let servers = parts.iter().map(|part| format!("`{}`", part.stand.server)).collect::<Vec<_>>().join(", ");
@@ -95,41 +109,60 @@ impl Engine {
         Ok(promotion)
     }
 
-    /// What it would be; the failure is that of a server where nothing was before.
-    fn look_back<'a>(
+    /// `None` where nothing of the environment ever was, and others are there to go back.
+    fn enter_for_a_way_back<'a>(
         &self,
         id: &EnvironmentId,
         stand: &'a Stand,
         way: &Way,
-        back: &Back,
         dry_run: bool,
         events: &Events,
-    ) -> Result<(Part<'a>, Option<Failure>), Failure> {
-        let session = self.enter_server(&stand.server, way, events)?;
+    ) -> Result<Option<Entered<'a>>, Failure> {
+        let session = match self.enter_server(&stand.server, way, events) {
+            Err(failure) if failure.kind == Kind::NotFound && stand.is_one_of_several => {
+                events.note(format!("`{}` has nothing to go back from: {failure}", stand.server));
+                return Ok(None);
+            }
+            session => session?,
+        };
         if !dry_run {
             session.hold(id, &self.by())?;
         }
-        let Standing { edge, edge_before, seat, .. } = session.standing(id, Vec::new())?;
+        let standing = session.standing(id, Vec::new())?;
+        let is_part = standing.wanted.is_some() || !stand.is_one_of_several;
+        Ok(is_part.then_some(Entered { stand, session, standing }))
+    }
+
+    /// What it would be; the failure is that of a server where nothing was before.
+    fn look_back<'a>(
+        &self,
+        id: &EnvironmentId,
+        Entered { stand, session, standing }: Entered<'a>,
+        back: &Back,
+        events: &Events,
+    ) -> Result<(Part<'a>, Option<Failure>), Failure> {
+        let Standing { edge, edge_before, promotions, .. } = standing;
         let edges = (edge.clone(), edge_before.unwrap_or(edge));
         let mut part = Part { stand, session, back: back.clone(), planned: None, steps: Vec::new(), edges };
+        let was_there = |letters: &String| {
+            promotions.iter().any(|one| one.finished.is_some() && one.definition.as_str().starts_with(letters.as_str()))
+        };
+        if stand.is_one_of_several && !back.to.as_ref().is_none_or(was_there) {
+            let what = format!("{}: halt its machines, since nothing was there before", stand.name);
+            part.steps.push(TargetStep { what, loses_data: false, bytes: 0 });
+            let failure = Failure::new(Kind::NotFound, format!("find what `{id}` was before on `{}`", stand.server));
+            return Ok((part, Some(failure)));
+        }
         let planned = match self.back_there(id, &part, true, events) {
             // Only servers with data take snapshots.
-            Err(failure) if failure.kind == Kind::NotFound && back.data && seat.is_some() => {
+            Err(failure) if failure.kind == Kind::NotFound && back.data && stand.is_one_of_several => {
                 part.back.data = false;
-                match self.back_there(id, &part, true, events) {
-                    Ok(planned) => planned,
-                    Err(_) => return Ok((part, Some(failure))),
-                }
-            }
-            Err(failure) if failure.kind == Kind::NotFound && seat.is_some() => {
-                let what = format!("{}: halt its machines, since nothing was there before", stand.name);
-                part.steps.push(TargetStep { what, loses_data: false, bytes: 0 });
-                return Ok((part, Some(failure)));
+                self.back_there(id, &part, true, events)?
             }
             planned => planned?,
         };
         let step = |loses_data, what: String| {
-            let what = if seat.is_some() { format!("{}: {what}", stand.name) } else { what };
+            let what = if stand.is_one_of_several { format!("{}: {what}", stand.name) } else { what };
             TargetStep { what, loses_data, bytes: 0 }
         };
         let names = part.edges.0.steps_to(&part.edges.1);
@@ -147,6 +180,25 @@ impl Engine {
             false => part.session.serve(serve, &mut told(&part.session, events))?,
         })
     }
+}
+
+/// The definition that is meant, by the newest history that there is. A single server knows it by itself.
+fn one_for_all(entered: &[Entered<'_>], back: &Back) -> Back {
+    let [_, _, ..] = entered else { return back.clone() };
+    let newest = entered
+        .iter()
+        .map(|one| &one.standing.promotions)
+        .max_by_key(|all| all.iter().rfind(|one| matches!(one.deed, Deed::Promote { .. })).map(|one| one.begun));
+    let newest = newest.map(Vec::as_slice).unwrap_or_default();
+    let meant = match &back.to {
+        Some(letters) => entered.iter().flat_map(|one| &one.standing.promotions).rfind(|one| {
+            one.finished.is_some()
+                && letters.len() >= promotion::FEWEST_LETTERS
+                && one.definition.as_str().starts_with(letters.as_str())
+        }),
+        None => promotion::before_the_last(newest).map(|index| &newest[index]),
+    };
+    Back { to: meant.map(|one| one.definition.to_string()).or_else(|| back.to.clone()), data: back.data }
 }
 
 /// Where no server has anything to go back to, none goes; where data were asked for, one must have them.

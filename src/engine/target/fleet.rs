@@ -21,11 +21,14 @@ use crate::store::record::Definition;
 pub(super) struct Stand {
     pub name: String,
     pub server: Server,
+    pub is_one_of_several: bool,
 }
 
 /// The servers of a target as its configuration names them.
 pub(super) fn stands(target: &TargetSummary) -> Vec<Stand> {
-    target.servers.iter().map(|server| Stand { name: server.name().to_owned(), server: server.clone() }).collect()
+    let is_one_of_several = target.servers.len() > 1;
+    let stand = |server: &Server| Stand { name: server.name().to_owned(), server: server.clone(), is_one_of_several };
+    target.servers.iter().map(stand).collect()
 }
 
 /// A ticket's roles in the numbers and sizes that they have on the target.
@@ -111,8 +114,17 @@ pub(super) fn waves(names: &[&str], definition: &Definition) -> Vec<Vec<usize>> 
         let ranks: Vec<_> = ranks.collect();
         (ranks.iter().map(|rank| rank.0).max().unwrap_or(usize::MAX), ranks.iter().all(|rank| rank.1))
     };
+    // Where a site's first machine is, its scripts for all of them run.
+    let first = |index: &usize| {
+        let places = machines.iter().filter_map(|machine| {
+            machine.names().iter().position(|name| definition.placed.get(name).is_none_or(|server| server == names[*index]))
+        });
+        places.min()
+    };
     let mut waves: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-    for index in 0..names.len() {
+    let mut all: Vec<_> = (0..names.len()).collect();
+    all.sort_by_key(|index| (first(index).unwrap_or(usize::MAX), *index));
+    for index in all {
         waves.entry(rank(&index)).or_default().push(index);
     }
     waves.into_values().collect()
@@ -128,30 +140,43 @@ pub(super) struct Joiner<'a> {
 pub(super) fn seats(id: &EnvironmentId, definition: &Definition, all: &[Joiner<'_>]) -> Result<Option<Vec<Seat>>, Failure> {
     let failure = |cause: String| Failure::new(Kind::Conflict, format!("carry `{id}` on several servers")).cause(cause);
     let network = network(all).map_err(failure)?;
-    let mut known: BTreeMap<MachineName, u8> = BTreeMap::new();
+    // Who is asked first is right, where they differ.
     let mut own: BTreeMap<&str, u8> = BTreeMap::new();
-    for Joiner { joining, .. } in all {
-        known.extend(joining.numbers.clone());
-        let seat = joining.seat.iter().flat_map(|seat| &seat.servers);
-        own.extend(seat.map(|(name, peer)| (name.as_str(), peer.number)));
+    let mut known: BTreeMap<MachineName, u8> = BTreeMap::new();
+    for Joiner { stand, joining } in all {
+        let number = joining.seat.iter().find_map(|seat| seat.servers.get(&seat.own)).map(|peer| peer.number);
+        if let Some(number) = number.filter(|number| !own.values().any(|used| used == number)) {
+            own.insert(&stand.name, number);
+        }
+        for (name, number) in &joining.numbers {
+            if !known.contains_key(name) && !known.values().any(|used| used == number) {
+                known.insert(name.clone(), *number);
+            }
+        }
     }
     let names: Vec<_> = definition.platform.machines.iter().flat_map(Machine::names).collect();
-    let taken: BTreeSet<u8> = own.values().copied().collect();
-    // Numbers of machines that went are kept as long as there are others: a way back finds them.
-    let mut numbers = known.clone();
-    numbers.retain(|_, number| !taken.contains(number));
-    numbers.extend(address::host_numbers(&numbers, &names));
+    let mut free: Vec<_> =
+        NUMBERS.rev().filter(|number| !known.values().chain(own.values()).any(|used| used == number)).collect();
+    for Joiner { stand, .. } in all {
+        if own.contains_key(stand.name.as_str()) {
+            continue;
+        }
+        if free.is_empty() {
+            // Of a machine that went: it may still be remembered, but nobody has it.
+            let went = known.iter().find(|(name, _)| !names.contains(name)).map(|(name, _)| name.clone());
+            free.extend(went.and_then(|name| known.remove(&name)));
+        }
+        let none = || failure("no address is left for each of the servers".to_owned());
+        own.insert(&stand.name, if free.is_empty() { return Err(none()) } else { free.remove(0) });
+    }
+    known.retain(|_, number| !own.values().any(|used| used == number));
+    let numbers = with_numbers(known, &names, &own.values().copied().collect())
+        .ok_or_else(|| failure("no address is left for each of the machines".to_owned()))?;
     let mut servers = BTreeMap::new();
     for Joiner { stand, joining } in all {
         let Some(key) = joining.key.clone() else { return Ok(None) };
-        let mut free = NUMBERS.rev().filter(|number| !numbers.values().chain(own.values()).any(|used| used == number));
-        let number = match own.get(stand.name.as_str()) {
-            Some(number) => *number,
-            None => free.next().ok_or_else(|| failure("no address is left for each of the servers".to_owned()))?,
-        };
-        own.insert(&stand.name, number);
         let endpoint = SocketAddr::new(reached_at(&stand.server)?, joining.port);
-        servers.insert(stand.name.clone(), Peer { number, endpoint, key });
+        servers.insert(stand.name.clone(), Peer { number: own[stand.name.as_str()], endpoint, key });
     }
     let seat = |(index, Joiner { stand, .. }): (usize, &Joiner<'_>)| Seat {
         own: stand.name.clone(),
@@ -161,6 +186,29 @@ pub(super) fn seats(id: &EnvironmentId, definition: &Definition, all: &[Joiner<'
         edge: index == 0,
     };
     Ok(Some(all.iter().enumerate().map(seat).collect()))
+}
+
+/// A number for each machine. Those of machines that went are remembered as long as nobody needs them: a way back finds them.
+fn with_numbers(
+    mut known: BTreeMap<MachineName, u8>,
+    names: &[MachineName],
+    taken: &BTreeSet<u8>,
+) -> Option<BTreeMap<MachineName, u8>> {
+    for name in names {
+        if known.contains_key(name) {
+            continue;
+        }
+        let free = NUMBERS.into_iter().find(|number| !taken.contains(number) && !known.values().any(|used| used == number));
+        let number = match free {
+            Some(number) => number,
+            None => {
+                let went = known.keys().find(|known| !names.contains(known)).cloned()?;
+                known.remove(&went)?
+            }
+        };
+        known.insert(name.clone(), number);
+    }
+    Some(known)
 }
 
 /// The one that it has, else one that is free on all of them.
@@ -203,9 +251,14 @@ pub(super) fn keep_data(
     };
     for (stand, standing) in looked {
         // One that the target no longer has at all is its way back's, as on a single server.
-        for name in standing.holds.iter().filter(|name| machines.contains_key(*name)) {
+        for (name, machine) in &machines {
             let to = definition.placed.get(name).map_or(stands[0].name.as_str(), String::as_str);
-            if to != stand.name {
+            let was_here = match &standing.seat {
+                Some(seat) => standing.placed.get(name) == Some(&seat.own),
+                None => standing.wanted.is_some(),
+            };
+            let holds = standing.holds.contains(name) || (was_here && definition.platform.holds_data(machine));
+            if holds && to != stand.name {
                 let cause = format!("the data of `{name}` is on `{}`, and the machine would stand on `{to}`", stand.server);
                 return Err(refused(name, &stand.name, cause));
             }
@@ -215,7 +268,9 @@ pub(super) fn keep_data(
     let mut stays = BTreeSet::new();
     for (_, standing) in looked {
         let peers = standing.seat.iter().flat_map(|seat| &seat.servers);
-        for (server, _) in peers.filter(|(_, peer)| !known.contains(&peer.endpoint.ip())) {
+        let is_gone =
+            |server: &str, peer: &Peer| !stands.iter().any(|stand| stand.name == server) && !known.contains(&peer.endpoint.ip());
+        for (server, _) in peers.filter(|(server, peer)| is_gone(server, peer)) {
             for (name, _) in standing.placed.iter().filter(|(_, there)| *there == server) {
                 if machines.get(name).is_some_and(|machine| definition.platform.holds_data(machine)) {
                     let cause = format!("the data of `{name}` is on `{server}`, which is no server of the target any more");
@@ -231,15 +286,16 @@ pub(super) fn keep_data(
     Ok(stays.into_iter().collect())
 }
 
-/// Where the other servers find it.
+/// Where the other servers find it: the same address each time, whatever order a name server says them in.
 fn reached_at(server: &Server) -> Result<IpAddr, Failure> {
     let host = &server.address.host;
     let found = (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>).unwrap_or_default();
-    let address = found.iter().find(|address| address.is_ipv4()).or(found.first()).map(SocketAddr::ip);
-    address.ok_or_else(|| {
+    let found: BTreeSet<_> = found.iter().map(SocketAddr::ip).filter(|address| !address.is_loopback()).collect();
+    // Addresses of IPv4 come first.
+    found.into_iter().next().ok_or_else(|| {
         Failure::new(Kind::NotFound, format!("lead other servers to `{server}`"))
-            .cause(format!("`{host}` is known to your ssh only"))
-            .hint("write the server's address in `servers` of the target")
+            .cause(format!("`{host}` is an address of this host alone, or known to your ssh only"))
+            .hint("write the server's own address in `servers` of the target")
     })
 }
 
@@ -251,7 +307,7 @@ mod tests {
 
     fn stand(name: &str, address: &str) -> Stand {
         let address = Address::parse(&format!("root@{address}")).unwrap();
-        Stand { name: name.to_owned(), server: Server { address, host_key: None } }
+        Stand { name: name.to_owned(), server: Server { address, host_key: None }, is_one_of_several: true }
     }
 
     fn joining(network: Option<&str>, taken: &[&str]) -> Joining {

@@ -90,6 +90,12 @@ impl Part<'_> {
         self.session.as_ref().expect("a server that was asked or equipped has one")
     }
 
+    /// To what it was when it was looked at; `None` where nothing was there that went well.
+    fn back(&self) -> Option<Back> {
+        let last = self.found.standing.as_ref()?.promotions.iter().rev().find(|one| one.finished.is_some())?;
+        Some(Back { to: Some(last.definition.to_string()), data: false })
+    }
+
     /// Whether anything of the environment is there that others could be served by.
     fn runs(&self) -> bool {
         self.found.standing.as_ref().and_then(|standing| standing.wanted.as_deref()) == Some("up")
@@ -237,7 +243,7 @@ impl Engine {
         self.seat(cargo, &mut parts, false, events)?;
         fleet::for_each(&mut parts, |part| self.ask_machines(cargo, part, events))?;
         let facing = fleet::facing_the_world(stands);
-        let before = parts.iter().find_map(|part| part.found.standing.as_ref()).map(had).unwrap_or_default();
+        let before: Vec<_> = parts.iter().filter_map(|part| part.found.standing.as_ref()).flat_map(had).collect();
         let names = self.names(id, (&before, &cargo.brought.edge), &facing, way, events)?;
         let seen = names.seen(promotion::seen(parts.iter().map(|part| (&part.brought, &part.found))));
         if planned.is_some_and(|planned| *planned != seen) {
@@ -428,34 +434,41 @@ impl Engine {
             match fleet::for_each(&wave, define) {
                 Ok(_) => changed.extend(wave),
                 Err(failure) if stopped(&self.cancel) => return Err(failure),
+                // On a single server, what serves goes on to serve, and its operator decides.
+                Err(failure) if parts.len() == 1 => return Err(failure),
                 Err(failure) => {
-                    self.tie_back(parts);
-                    return Err(changed.iter().rev().fold(failure, |failure, part| self.back_again(part, failure, events)));
+                    changed.extend(wave);
+                    let failure =
+                        changed.iter().rev().fold(failure, |failure, part| self.back_again(part, parts, failure, events));
+                    self.tie_as_recorded(parts);
+                    return Err(failure);
                 }
             }
         }
         Ok(())
     }
 
-    /// Those that did not change yet lead where they led.
-    fn tie_back(&self, parts: &[Part<'_>]) {
-        for part in parts.iter().filter(|part| part.brought.seat.is_some() && part.runs()) {
-            if let Err(failure) = part.session().tie(&part.brought.id, &Toward::Back(Back::default())) {
+    /// Those that did not change lead again to where machines are.
+    fn tie_as_recorded(&self, parts: &[Part<'_>]) {
+        for part in parts.iter().filter(|part| part.runs()) {
+            if let Err(failure) = part.session().tie(&part.brought.id, &Toward::Recorded) {
                 tracing::warn!(%failure, "the next promotion or way back tells it the same");
             }
         }
     }
 
     /// Several servers are all on the new version or all on the old one.
-    fn back_again(&self, part: &Part<'_>, failure: Failure, events: &Events) -> Failure {
-        if part.moves.contains(&Move::Define { is_new: true }) {
-            return failure;
-        }
-        let (id, by) = (part.brought.id.clone(), self.by());
-        let back = Serve::Rollback { id, by, back: Back::default(), dry_run: false };
-        match part.session().serve(back, &mut told(part.session(), events)) {
-            Ok(_) => failure.cause(format!("`{}` was through, and is back at what it was", part.server())),
-            Err(other) => failure.cause(format!("`{}` was through, and could not go back: {other}", part.server())),
+    fn back_again(&self, part: &Part<'_>, parts: &[Part<'_>], failure: Failure, events: &Events) -> Failure {
+        let (id, by, mut each) = (part.brought.id.clone(), self.by(), told(part.session(), events));
+        let went = match part.back() {
+            Some(back) => part.session().serve(Serve::Rollback { id, by, back, dry_run: false }, &mut each),
+            // The first time, what is up helps to find out what is wrong.
+            None if parts.iter().all(|part| part.back().is_none()) => return failure,
+            None => part.session().run(&Request::EnvHalt { id, dry_run: false }, &mut each),
+        };
+        match went {
+            Ok(_) => failure.cause(format!("`{}` is at what it was before", part.server())),
+            Err(other) => failure.cause(format!("`{}` could not go back to what it was before: {other}", part.server())),
         }
     }
 

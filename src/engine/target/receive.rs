@@ -27,6 +27,7 @@ use crate::model::snapshot::Reason;
 use crate::model::target::{Back, Deed, Promoted};
 use crate::model::{Digest, Edge, EnvironmentId, Event, Failure, Kind, Machine, MachineName, Response, Seat, SnapshotName};
 use crate::network::address;
+use crate::plan::promotion;
 use crate::store::promotions::Entry;
 use crate::store::record::Definition;
 use crate::store::{Environment, Holder, Lock, Wanted};
@@ -366,18 +367,17 @@ impl Engine {
 /// The newest that went well and brought a definition that begins with these letters.
 fn that_begins<'e>(entries: &'e [Entry], letters: &str) -> Option<(&'e Promoted, &'e Definition)> {
     let fits = |entry: &&Entry| entry.told.definition.as_str().starts_with(letters) && entry.told.finished.is_some();
-    // Fewer could be anything.
-    if letters.len() < 6 {
+    if letters.len() < promotion::FEWEST_LETTERS {
         return None;
     }
     entries.iter().rev().filter(fits).find_map(|entry| Some((&entry.told, entry.definition.as_ref()?)))
 }
 
-/// The newest promotion that went well before the last one, and is another.
+/// What was there before the last promotion, while it is kept.
 fn before_the_last(entries: &[Entry]) -> Option<(&Promoted, &Definition)> {
-    let last = entries.iter().rposition(|entry| matches!(entry.told.deed, Deed::Promote { .. }))?;
-    let others = entries[..last].iter().rev().filter(|entry| entry.told.definition != entries[last].told.definition);
-    others.filter(|entry| entry.told.finished.is_some()).find_map(|entry| Some((&entry.told, entry.definition.as_ref()?)))
+    let told: Vec<_> = entries.iter().map(|entry| entry.told.clone()).collect();
+    let before = &entries[promotion::before_the_last(&told)?];
+    Some((&before.told, before.definition.as_ref()?))
 }
 
 /// An environment with another definition: machines that stay keep their addresses, volumes what they hold.
@@ -393,7 +393,7 @@ fn adopted(environment: Environment, new: Definition) -> Result<Environment, Fai
     }
     let numbers = match &new.seat {
         // All servers must give the same ones.
-        Some(seat) => seat.numbers.clone(),
+        Some(_) => new.numbers.clone(),
         None => {
             let names: Vec<_> = new.platform.machines.iter().flat_map(Machine::names).collect();
             address::host_numbers(&before.numbers, &names)

@@ -78,7 +78,12 @@ impl Engine {
             let machines = self.machine_names(&id)?;
             let servers = fleet::for_each(&machines, |machine| self.rehearsed(&id, machine, events))?;
             let named = target.servers.iter().map(|server| Some(server.name())).chain(std::iter::repeat(None));
-            let stand = |(server, name): (Server, Option<&str>)| Stand { name: name.unwrap_or(SERVER).to_owned(), server };
+            let is_one_of_several = servers.len() > 1;
+            let stand = |(server, name): (Server, Option<&str>)| Stand {
+                name: name.unwrap_or(SERVER).to_owned(),
+                server,
+                is_one_of_several,
+            };
             let stands: Vec<_> = servers.into_iter().zip(named).map(stand).collect();
             let way = Way { account: None, home: None, identity: Some(key), program: program()? };
             self.bring(&cargo, &stands, &way, false, None, events)

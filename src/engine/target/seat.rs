@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::engine::Engine;
+use crate::engine::at_once::combine;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::engine::permission::Right;
@@ -29,7 +30,13 @@ impl Engine {
         if make && !tie::is_possible() {
             self.install_packages(PACKAGES.into(), &Events::unread())?;
         }
-        let key = if make || key.exists() { Some(tie::public_key(&key)?) } else { None };
+        let key = match make {
+            true => {
+                let _lock = self.lock("tie", "the key of this server", &Events::unread())?;
+                Some(tie::public_key(&key)?)
+            }
+            false => key.exists().then(|| tie::public_key(&key)).transpose()?,
+        };
         let mut here = None;
         let (mut ports, mut taken) = (BTreeSet::new(), Vec::new());
         for other in self.store.database.readable_environments(None)?.sound {
@@ -48,6 +55,7 @@ impl Engine {
         let definition = here.as_ref().map(|environment| &environment.definition);
         let seat = definition.and_then(|definition| definition.seat.clone());
         let own = seat.as_ref().and_then(|seat| seat.servers.get(&seat.own)).map(|peer| peer.endpoint.port());
+        let own = own.filter(|port| !ports.contains(port));
         let port = own.or_else(|| tie::PORTS.into_iter().find(|port| !ports.contains(port) && is_free(*port)));
         Ok(Joining {
             key,
@@ -85,15 +93,18 @@ impl Engine {
         }
         // One that ends as soon as it is there must not keep a processor busy.
         std::thread::sleep(BREATH);
-        let events = Events::unread();
-        for environment in self.store.database.readable_environments(None)?.sound {
-            if environment.wanted == Wanted::Up && environment.definition.seat.is_some() {
-                let _lock = self.lock_environment(&environment.id, Right::Run, &events)?;
-                let environment = self.environment(&environment.id)?;
-                self.network.retie(&wanted::network(self.store.install(), &environment))?;
+        let mend = |id: &EnvironmentId| {
+            let _lock = self.lock_environment(id, Right::Run, &Events::unread())?;
+            match self.known(id)? {
+                Some(environment) if environment.wanted == Wanted::Up && environment.definition.seat.is_some() => {
+                    Ok(self.network.retie(&wanted::network(self.store.install(), &environment))?)
+                }
+                Some(_) | None => Ok(()),
             }
-        }
-        Ok(())
+        };
+        let all = self.store.database.readable_environments(None)?.sound;
+        let failures: Vec<Failure> = all.iter().filter_map(|environment| mend(&environment.id).err()).collect();
+        if failures.is_empty() { Ok(()) } else { Err(combine(failures)) }
     }
 
     /// Leads to where machines are about to be. A machine that moves is out of reach until it is there; without this, one that
@@ -105,6 +116,7 @@ impl Engine {
             Toward::Placed { placed, seat } => {
                 (Definition { placed: placed.clone(), ..environment.definition.clone() }, Some(seat.clone()))
             }
+            Toward::Recorded => (environment.definition.clone(), environment.definition.seat.clone()),
             Toward::Back(back) => (self.way_back(id, back)?.1, environment.definition.seat.clone()),
         };
         let Some(seat) = seat.filter(|seat| seat.network == environment.network) else { return Ok(()) };
@@ -127,21 +139,22 @@ fn is_sound(id: &EnvironmentId, seat: &Seat) -> Result<(), Failure> {
 
 /// Makes a definition that all servers have the one of this server.
 pub(super) fn take_seat(id: &EnvironmentId, definition: &mut Definition, seat: Option<&Seat>) -> Result<(), Failure> {
-    let Some(seat) = seat.filter(|_| !definition.placed.is_empty()) else {
-        if definition.placed.is_empty() {
-            return Ok(());
-        }
-        return Err(Failure::new(Kind::Conflict, format!("make `{id}`"))
-            .cause("several servers carry it, and nobody said which one this is")
-            .hint("promote with an adt that is not older than the one here"));
+    if definition.placed.is_empty() {
+        return Ok(());
+    }
+    let refused = |cause: String| Failure::new(Kind::Conflict, format!("make `{id}`")).cause(cause);
+    let back = "name those servers in `servers` of the target and promote a ticket; a way back does not bring servers back";
+    let Some(seat) = seat else {
+        return Err(refused("it stood on several servers then, and this one knows of no other now".into()).hint(back));
     };
     let names: BTreeSet<_> = definition.platform.machines_by_name().into_keys().collect();
-    let is_placed = |name| definition.placed.get(name).is_some_and(|server| seat.servers.contains_key(server));
-    let is_whole = names.iter().all(|name| is_placed(name) && seat.numbers.contains_key(name));
-    if !is_whole {
-        return Err(
-            Failure::new(Kind::Conflict, format!("make `{id}`")).cause("its definition does not say where each machine stands")
-        );
+    for name in &names {
+        let Some(server) = definition.placed.get(name).filter(|_| seat.numbers.contains_key(name)) else {
+            return Err(refused(format!("its definition does not say where `{name}` stands")));
+        };
+        if !seat.servers.contains_key(server) {
+            return Err(refused(format!("`{name}` stood on `{server}`, which is no server of the target now")).hint(back));
+        }
     }
     is_sound(id, seat)?;
     definition.numbers.clone_from(&seat.numbers);
