@@ -66,6 +66,9 @@ pub struct Done {
     /// What to do next, as commands.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub next: Vec<String>,
+    /// By which names the world reaches it then, of an environment of a target.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub edge: Option<Edge>,
     /// What vanishes or vanished, for destructive verbs.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub removes: Vec<String>,
@@ -440,6 +443,9 @@ pub struct Standing {
     /// What a way back would make of it; `None` where there is no way back.
     #[serde(default)]
     pub edge_before: Option<Edge>,
+    /// What the last promotion brought, which a way back may have taken away since.
+    #[serde(default)]
+    pub edge_last: Option<Edge>,
     /// The path of each of its sites that answers when it works.
     #[serde(default)]
     pub health: BTreeMap<SiteName, String>,

@@ -67,7 +67,7 @@ impl Change {
 
     /// Whether only its life is another.
     pub fn is_life(&self) -> bool {
-        self.seen.addresses == self.wanted.addresses
+        !self.wanted.addresses.is_empty() && self.seen.addresses == self.wanted.addresses
     }
 
     /// Before a move: the same addresses for less long, unless that is so already.

@@ -61,9 +61,10 @@ async fn answer(peer: &Arc<Peer>, mut request: Request<Incoming>) -> Response<Do
     };
     let held = within.account().held();
     let mut record = Record::new(site, peer.whom != Whom::World, busy, [asked, within]);
-    if peer.whom == Whom::World {
+    if peer.whom == Whom::World && world::guards(&record.site) {
         let site = record.site.clone();
-        if let Err(refusal) = world::guard(peer, &site, &mut request, held).await {
+        // On the heap: the futures of all other requests would have room for it.
+        if let Err(refusal) = Box::pin(world::guard(peer, &site, &mut request, held)).await {
             record.status = refusal.status().as_u16();
             record.line = forward::line(peer, &site, &request);
             return refusal;

@@ -75,6 +75,11 @@ pub fn decide<B>(peer: &Peer, request: &Request<B>, host: Result<Host<'_>, Bad>,
     Next::Answer(pages::page(&Asker::of(request), Page::halted(&site.platform, &site.environment)))
 }
 
+/// Whether a site asks anything of its visitors.
+pub fn guards(site: &Site) -> bool {
+    !site.edge.limits.is_empty() || site.edge.users.contains_key(&site.route.name)
+}
+
 /// What a site asks of a client before it is served: to ask for no more than it may have, and to say who it is. `held` are its
 /// requests that are not over. The password ends here: it is the door's, and a backend may take the header for its own.
 pub async fn guard(peer: &Peer, site: &Site, request: &mut Request<Incoming>, held: usize) -> Result<(), Response<Download>> {

@@ -166,8 +166,9 @@ impl Records for Rfc2136 {
         // Without our mark there must be nothing, whatever somebody saw.
         let is_ours = seen.owner.as_ref() == Some(&self.mark);
         let before = Entry { addresses: if is_ours { seen.addresses.clone() } else { BTreeSet::new() }, ttl: 0 };
-        if is_ours {
-            message.add_pre_requisite(mark(0));
+        match is_ours {
+            true => message.add_pre_requisite(mark(0)),
+            false => message.add_pre_requisite(no_data(mark_name.clone(), RecordType::TXT, DNSClass::NONE)),
         }
         message.add_pre_requisite(no_data(own.clone(), RecordType::CNAME, DNSClass::NONE));
         for kind in [RecordType::A, RecordType::AAAA] {
@@ -225,12 +226,17 @@ impl Rfc2136 {
     fn addresses_of_server(&self, name: &Name) -> Result<Vec<SocketAddr>, Error> {
         let word = name.to_string();
         let word = word.trim_end_matches('.');
+        let resolved = || (word, NameServer::PORT).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
         if !dns_name(self.zone.zone.as_str()).zone_of(name) {
-            return Ok((word, NameServer::PORT).to_socket_addrs().map(Iterator::collect).unwrap_or_default());
+            return Ok(resolved());
         }
         let mut all = Vec::new();
         for kind in [RecordType::A, RecordType::AAAA] {
-            let answer = self.query(name, kind)?;
+            let answer = match self.query(name, kind) {
+                // In a zone below, which others have.
+                Err(Error::NotThere { .. }) => return Ok(resolved()),
+                answer => answer?,
+            };
             all.extend(addresses_of(&answer, name).map(|(address, _)| SocketAddr::new(address, NameServer::PORT)));
         }
         Ok(all)

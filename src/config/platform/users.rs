@@ -36,6 +36,13 @@ pub fn users(
                 faults.add_hint(line.span(), format!("user `{name}` is named twice"), "keep one of the two");
             }
         }
+        let costs: std::collections::BTreeSet<_> =
+            own.values().filter_map(|hash| hash.parse::<HashParts>().ok()).map(|parts| parts.get_cost()).collect();
+        if costs.len() > 1 {
+            let message =
+                format!("the passwords of site `{site}` are hashed at different costs, by which names can be found out");
+            faults.add_hint(raw_span(raw, site), message, MAKE);
+        }
         if lines.is_empty() {
             faults.add_hint(raw_span(raw, site), format!("nobody could see site `{site}`"), MAKE);
         }

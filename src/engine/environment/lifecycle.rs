@@ -484,5 +484,5 @@ fn gone(summary: String, plan: Plan, data: Vec<String>, dry_run: bool) -> Respon
     });
     let removes = machines.chain(data).collect();
     let changed = !dry_run && !plan.is_empty();
-    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), removes, ..Done::default() })
 }

@@ -289,5 +289,5 @@ impl Drop for Told<'_> {
 
 pub(in crate::engine) fn done(summary: String, plan: Plan, dry_run: bool, next: Vec<String>) -> Response {
     let changed = !dry_run && !plan.is_empty();
-    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next, removes: Vec::new() })
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next, ..Done::default() })
 }

@@ -73,7 +73,7 @@ impl Engine {
         };
         let changed = !dry_run && !plan.is_empty();
         let removes = emptied.into_iter().map(|machine| format!("what `{machine}` holds beyond its seed")).collect();
-        Ok(Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes }))
+        Ok(Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), removes, ..Done::default() }))
     }
 
     /// A changed box means new machines. Their volumes stay as they are, on the layers that they began from.

@@ -169,6 +169,7 @@ impl Engine {
             plan: dry_run.then_some(plan),
             next: next.into_iter().collect(),
             removes,
+            ..Done::default()
         }))
     }
 

@@ -172,5 +172,5 @@ fn told(platform: &PlatformName, state: &str, chosen: &[Environment], parts: Vec
         plan.waves.extend(part.plan.waves);
         removes.extend(part.removes);
     }
-    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), next: Vec::new(), removes })
+    Response::Done(Done { summary, changed, plan: dry_run.then_some(plan), removes, ..Done::default() })
 }

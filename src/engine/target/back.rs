@@ -32,8 +32,9 @@ struct Part<'a> {
     /// `None` where nothing was there before.
     planned: Option<Done>,
     steps: Vec<TargetStep>,
-    /// The names that it leads the world to, now and then.
-    edges: (Edge, Edge),
+    /// The names that it leads the world to: those that it has or had, and those that it is to have.
+    had: Vec<Edge>,
+    then: Edge,
 }
 
 impl Engine {
@@ -66,14 +67,15 @@ impl Engine {
         let steps: Vec<_> = parts.iter().flat_map(|part| part.steps.clone()).collect();
         let servers = parts.iter().map(|part| format!("`{}`", part.stand.server)).collect::<Vec<_>>().join(", ");
         let summary = parts.iter().find_map(|part| part.planned.as_ref()).map(|done| done.summary.clone()).unwrap_or_default();
-        let (now, then) = parts.first().map(|part| part.edges.clone()).unwrap_or_default();
+        let (had, then) = parts.first().map(|part| (part.had.clone(), part.then.clone())).unwrap_or_default();
+        let had: Vec<_> = had.iter().collect();
         let facing = fleet::facing_the_world(stands);
         let data = if back.data { "volumes go back with it" } else { "volumes stay as they are" };
         let mut promotion = Promotion {
             summary: format!("nothing to do: {summary} on {servers}"),
             ..Promotion::planned(id.clone(), fleet::words(stands), dry_run, steps)
         };
-        self.names_back(id, (&now, &then), &facing, way, events)?.tell(&mut promotion);
+        self.names_back(id, (&had, &then), &facing, way, events)?.tell(&mut promotion);
         if dry_run || promotion.steps.is_empty() {
             if !promotion.steps.is_empty() {
                 promotion.summary = format!("`{id}` on {servers} would be rolled back; {data}");
@@ -96,7 +98,7 @@ impl Engine {
         promotion.summary = format!("{summary} on {servers}; {data}");
         promotion.changed = true;
         let edge = parts.first().map(|part| part.session.standing(id, Vec::new())).transpose()?.unwrap_or_default().edge;
-        let names = self.names_back(id, (&now, &edge), &facing, way, events)?;
+        let names = self.names_back(id, (&had, &edge), &facing, way, events)?;
         names.set(events)?;
         for part in parts.iter().filter(|part| part.planned.is_some()) {
             let standing = part.session.standing(id, Vec::new())?;
@@ -141,9 +143,9 @@ impl Engine {
         back: &Back,
         events: &Events,
     ) -> Result<(Part<'a>, Option<Failure>), Failure> {
-        let Standing { edge, edge_before, promotions, .. } = standing;
-        let edges = (edge.clone(), edge_before.unwrap_or(edge));
-        let mut part = Part { stand, session, back: back.clone(), planned: None, steps: Vec::new(), edges };
+        let Standing { edge, edge_last, promotions, .. } = standing;
+        let (had, then) = (std::iter::once(edge.clone()).chain(edge_last).collect(), edge.clone());
+        let mut part = Part { stand, session, back: back.clone(), planned: None, steps: Vec::new(), had, then };
         let was_there = |letters: &String| {
             promotions.iter().any(|one| one.finished.is_some() && one.definition.as_str().starts_with(letters.as_str()))
         };
@@ -165,7 +167,8 @@ impl Engine {
             let what = if stand.is_one_of_several { format!("{}: {what}", stand.name) } else { what };
             TargetStep { what, loses_data, bytes: 0 }
         };
-        let names = part.edges.0.steps_to(&part.edges.1);
+        part.then = planned.edge.clone().unwrap_or_else(|| edge.clone());
+        let names = edge.steps_to(&part.then);
         let lost = planned.removes.iter().map(|what| step(true, format!("lose {what}")));
         let plan = planned.plan.iter().flat_map(crate::model::Plan::steps).map(|one| one.action.to_string());
         part.steps = lost.chain(plan.chain(names).map(|what| step(false, what))).collect();

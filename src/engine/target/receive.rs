@@ -22,7 +22,7 @@ use crate::engine::permission::Right;
 use crate::engine::site::code::Codes;
 use crate::engine::site::sites::summary;
 use crate::engine::target::seat::take_seat;
-use crate::model::response::Standing;
+use crate::model::response::{Done, Standing};
 use crate::model::snapshot::Reason;
 use crate::model::target::{Back, Deed, Promoted};
 use crate::model::{Digest, Edge, EnvironmentId, Event, Failure, Kind, Machine, MachineName, Response, Seat, SnapshotName};
@@ -83,7 +83,10 @@ impl Engine {
         let definition = environment.as_ref().map(|environment| &environment.definition);
         // What came has all names, and only one of several servers leads to them.
         let leads = definition.and_then(|definition| definition.seat.as_ref()).is_none_or(|seat| seat.edge);
-        let edge_before = edge_before.map(|edge| if leads { edge } else { Edge::default() });
+        let last = entries.iter().rfind(|entry| matches!(entry.told.deed, Deed::Promote { .. }));
+        let edge_last = last.and_then(|entry| entry.definition.as_ref()).map(|definition| definition.edge.clone());
+        let [edge_before, edge_last] =
+            [edge_before, edge_last].map(|edge| if leads { edge } else { edge.map(|_| Edge::default()) });
         let edge = definition.map(|definition| definition.edge.clone()).unwrap_or_default();
         let sites = definition.into_iter().flat_map(|definition| &definition.platform.sites);
         let health = sites.map(|site| (site.name.clone(), site.health.clone())).collect();
@@ -108,6 +111,7 @@ impl Engine {
             holds: self.holds(environment.as_ref())?,
             edge,
             edge_before,
+            edge_last,
             health,
         })
     }
@@ -220,7 +224,11 @@ impl Engine {
             last.told.finished = Some(self.now());
             self.store.promotions.put(id, entries)?;
         }
-        Ok(rewound)
+        let leads = self.environment(id)?.definition.seat.is_none_or(|seat| seat.edge);
+        match rewound {
+            Response::Done(done) if leads => Ok(Response::Done(Done { edge: Some(definition.edge.clone()), ..done })),
+            other => Ok(other),
+        }
     }
 
     fn become_defined(
@@ -288,7 +296,10 @@ impl Engine {
             last.told.finished = Some(self.now());
             self.store.promotions.put(id, entries)?;
         }
-        Ok(done(format!("`{id}` is {}", told.deed), plan, dry_run, Vec::new()))
+        match done(format!("`{id}` is {}", told.deed), plan, dry_run, Vec::new()) {
+            Response::Done(done) => Ok(Response::Done(Done { edge: Some(environment.definition.edge), ..done })),
+            other => Ok(other),
+        }
     }
 
     /// The unit that the host was set up with begins by itself at the next boot only.

@@ -67,16 +67,17 @@ impl Engine {
     pub(super) fn names_back(
         &self,
         id: &EnvironmentId,
-        (before, after): (&Edge, &Edge),
+        (before, after): (&[&Edge], &Edge),
         servers: &[Server],
         way: &Way,
         events: &Events,
     ) -> Result<Names, Failure> {
         let all = |edge: &Edge| edge.all().map(|(_, name)| name.clone()).collect::<BTreeSet<_>>();
-        if all(before) == all(after) {
+        // One that was cut off has gone back, and left records of what it went back from.
+        if before.iter().all(|edge| all(edge) == all(after)) {
             return Ok(Names::default());
         }
-        self.names(id, (&[before], after), servers, way, events)
+        self.names(id, (before, after), servers, way, events)
     }
 
     /// For `target:check`: whether the records are what the last promotion made them, at every server of their zone.
@@ -140,7 +141,7 @@ impl Engine {
 
 /// The names of an environment there, and those of before its last promotion.
 pub(super) fn had(standing: &Standing) -> Vec<&Edge> {
-    std::iter::once(&standing.edge).chain(&standing.edge_before).collect()
+    std::iter::once(&standing.edge).chain(&standing.edge_before).chain(&standing.edge_last).collect()
 }
 
 impl Names {
@@ -238,10 +239,15 @@ impl Kept {
         let until = Instant::now() + patience;
         let zone = &self.zone.zone;
         let wrong: Vec<_> = std::thread::scope(|scope| {
-            let pairs = witnesses.iter().flat_map(|witness| names.iter().map(move |(name, wanted)| (witness, *name, *wanted)));
-            let each = pairs.map(|(witness, name, wanted)| scope.spawn(move || wrong(witness, name, wanted, until)));
+            // Each server is asked one question after the other: one that is asked too much falls silent.
+            let names = &names;
+            let each = witnesses.iter().map(|witness| {
+                let all =
+                    move || names.iter().filter_map(|(name, wanted)| wrong(witness, name, wanted, until)).collect::<Vec<_>>();
+                scope.spawn(all)
+            });
             let each: Vec<_> = each.collect();
-            each.into_iter().filter_map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            each.into_iter().flat_map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
         let servers: Vec<_> = witnesses.iter().map(|witness| format!("`{}`", witness.name)).collect();
         let is_right = |name: &Domain| !wrong.iter().any(|(other, ..)| *other == name);
