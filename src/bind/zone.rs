@@ -120,7 +120,7 @@ fn forward(environment: &EnvironmentRoute, proxy: &Front) -> Vec<Record> {
     for machine in &environment.machines {
         let name = environment.machine_host(machine);
         records.push(Record { name: name.clone(), kind: "A", value: machine.v4.to_string() });
-        records.push(Record { name, kind: "AAAA", value: machine.v6.to_string() });
+        records.extend(machine.v6.map(|v6| Record { name, kind: "AAAA", value: v6.to_string() }));
     }
     for site in &environment.sites {
         // A machine may have a site's name; then the name is the site's, or a browser would miss the proxy.
@@ -139,7 +139,7 @@ fn reverse(environment: &EnvironmentRoute) -> Vec<Record> {
     for machine in &environment.machines {
         let name = environment.machine_host(machine);
         records.push(pointer(reverse_v4(machine.v4), &name));
-        records.push(pointer(reverse_v6(machine.v6), &name));
+        records.extend(machine.v6.map(|v6| pointer(reverse_v6(v6), &name)));
     }
     records
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::model::route::{EnvironmentRoute, Routes, SiteRoute};
+use crate::model::route::{EnvironmentRoute, MachineRoute, Routes, SiteRoute};
 
 use super::ready::{self, Body, Key, Set};
 use super::zone::{Front, Inside, Names, Node, Sets, Zone, network_v4, network_v6};
@@ -100,7 +100,7 @@ impl<'a> Build<'a> {
 
     fn environment(&mut self, environment: &EnvironmentRoute) {
         for machine in &environment.machines {
-            let addresses = [machine.v4.into(), machine.v6.into()];
+            let addresses: Vec<_> = machine.addresses().collect();
             self.host(&environment.machine_host(machine), &addresses);
         }
         // A machine of that name comes before it, because its records are there already.
@@ -148,7 +148,7 @@ impl<'a> Build<'a> {
         self.zone.networks.insert(network_v6(environment.gateway_v6).into(), place);
         let mut names = HashMap::new();
         for machine in &environment.machines {
-            self.lone(&mut names, machine.name.as_str(), &[machine.v4.into(), machine.v6.into()]);
+            self.lone(&mut names, machine.name.as_str(), &machine.addresses().collect::<Vec<_>>());
         }
         for site in &environment.sites {
             self.aliases_inside(&mut names, environment, site);
@@ -163,7 +163,7 @@ impl<'a> Build<'a> {
     fn aliases_inside(&mut self, names: &mut Names, environment: &EnvironmentRoute, site: &SiteRoute) {
         let serves = |name| site.backends.iter().any(|backend| backend.machine == name);
         let machines = environment.machines.iter().filter(|machine| serves(machine.name.clone()));
-        let all: Vec<IpAddr> = machines.flat_map(|machine| [machine.v4.into(), machine.v6.into()]).collect();
+        let all: Vec<IpAddr> = machines.flat_map(MachineRoute::addresses).collect();
         if all.is_empty() {
             return;
         }

@@ -27,7 +27,7 @@ fn environment(id: EnvironmentId, domain: &Domain, network: Ipv4Addr, number: u3
     let machine = |name: &str, host: u8| MachineRoute {
         name: MachineName::new(name).expect("it is a label"),
         v4: v4(host.into()),
-        v6: v6(host.into()),
+        v6: Some(v6(host.into())),
     };
     let machines = vec![machine("db", 2), machine("web1", 3), machine("web2", 4)];
     let web = &machines[1..];

@@ -2,7 +2,7 @@
 //!
 //! Routes are a pure function of the store, so every reader of them says the same, and the same store gives the same bytes.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,14 @@ pub struct EnvironmentRoute {
 pub struct MachineRoute {
     pub name: MachineName,
     pub v4: Ipv4Addr,
-    pub v6: Ipv6Addr,
+    /// `None` where another server has it: between servers it is IPv4 only.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl MachineRoute {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        std::iter::once(IpAddr::V4(self.v4)).chain(self.v6.map(IpAddr::V6))
+    }
 }
 
 /// Reached through the proxy: `https://www.1161.shop.example.test`, and any name below it.

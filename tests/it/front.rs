@@ -66,7 +66,7 @@ pub fn routes(environments: &[(&str, bool, Vec<SiteRoute>)]) -> Routes {
         let machine = |name: &str, last: u16| MachineRoute {
             name: MachineName::new(name).expect("a name"),
             v4: Ipv4Addr::from(base + u32::from(last)),
-            v6: v6(last),
+            v6: Some(v6(last)),
         };
         EnvironmentRoute {
             id: id(name),

@@ -57,7 +57,11 @@ pub fn routes(backends: &[SocketAddr]) -> Routes {
             sticky: false,
             https_only: false,
         };
-        let db = MachineRoute { name: MachineName::new("db").unwrap(), v4: [10, 1, 2, 3].into(), v6: "fd00::3".parse().unwrap() };
+        let db = MachineRoute {
+            name: MachineName::new("db").unwrap(),
+            v4: [10, 1, 2, 3].into(),
+            v6: Some("fd00::3".parse().unwrap()),
+        };
         EnvironmentRoute {
             sites: vec![site("api"), site("www")],
             id: id.clone(),

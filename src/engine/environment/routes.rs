@@ -58,7 +58,7 @@ pub fn environment(install: &str, environment: &Environment) -> EnvironmentRoute
     let network = wanted::network(install, environment);
     let machines = definition.numbers.iter().map(|(name, number)| {
         let attachment = network.attach(*number);
-        MachineRoute { name: name.clone(), v4: attachment.v4, v6: attachment.v6 }
+        MachineRoute { name: name.clone(), v4: attachment.v4, v6: definition.is_here(name).then_some(attachment.v6) }
     });
     let mut machines: Vec<_> = machines.collect();
     machines.sort_by(|a, b| a.name.cmp(&b.name));

@@ -421,6 +421,27 @@ mod tests {
     }
 
     #[test]
+    fn addresses_don_t_run_out_by_renames() {
+        let names = |letter: char, count: usize| -> Vec<MachineName> {
+            (1..=count).map(|number| format!("{letter}{number}").parse().unwrap()).collect()
+        };
+        let taken: BTreeSet<u8> = [62, 61].into();
+        let mut numbers = BTreeMap::new();
+        for letter in ('a'..='z').cycle().take(60) {
+            let now = names(letter, 30);
+            let before = numbers.clone();
+            numbers = with_numbers(numbers, &now, &taken).unwrap();
+            let mut used: Vec<_> = numbers.values().copied().collect();
+            used.sort_unstable();
+            used.dedup();
+            assert_eq!((used.len(), now.iter().all(|name| numbers.contains_key(name))), (numbers.len(), true), "{letter}");
+            assert!(numbers.values().all(|number| NUMBERS.contains(number) && !taken.contains(number)));
+            assert!(now.iter().filter(|name| before.contains_key(*name)).all(|name| before[name] == numbers[name]));
+        }
+        assert_eq!(with_numbers(BTreeMap::new(), &names('a', 60), &taken), None);
+    }
+
+    #[test]
     fn data_is_left_behind_by_no_change_of_servers() {
         let stands = [stand("a", "192.0.2.1"), stand("c", "192.0.2.3")];
         let mut definition = definition(&[("edge", "a"), ("web1", "a"), ("web2", "a"), ("db", "c")]);
