@@ -33,8 +33,8 @@ pub struct Target {
     /// Where adt enters the names; without it, somebody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<Zone>,
-    /// What is otherwise there than on a developer's host.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// What is otherwise there than on a developer's host. An earlier adt kept other things as `machines`.
+    #[serde(default, rename = "terms", skip_serializing_if = "BTreeMap::is_empty")]
     pub machines: BTreeMap<RoleName, Terms>,
 }
 

@@ -381,7 +381,7 @@ mod tests {
         );
         let mut alike = definition(&PLACED);
         alike.platform.machines.iter_mut().for_each(|machine| machine.after.clear());
-        assert_eq!(waves(&["a", "b", "c"], &alike), [[0, 1, 2]]);
+        assert_eq!(waves(&["a", "b", "c"], &alike), [[0, 2, 1]], "who has a first machine begins");
         alike.platform.machines[2].data = vec!["/var/lib/mysql".into()];
         assert_eq!(waves(&["a", "b", "c"], &alike), [vec![2], vec![0, 1]], "who has data begins");
     }
