@@ -68,7 +68,7 @@ pub struct Done {
     pub next: Vec<String>,
     /// By which names the world reaches it then, of an environment of a target.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub edge: Option<Edge>,
+    pub edge: Option<Box<Edge>>,
     /// What vanishes or vanished, for destructive verbs.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub removes: Vec<String>,

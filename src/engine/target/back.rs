@@ -167,7 +167,7 @@ impl Engine {
             let what = if stand.is_one_of_several { format!("{}: {what}", stand.name) } else { what };
             TargetStep { what, loses_data, bytes: 0 }
         };
-        part.then = planned.edge.clone().unwrap_or_else(|| edge.clone());
+        part.then = planned.edge.as_deref().unwrap_or(&edge).clone();
         let names = edge.steps_to(&part.then);
         let lost = planned.removes.iter().map(|what| step(true, format!("lose {what}")));
         let plan = planned.plan.iter().flat_map(crate::model::Plan::steps).map(|one| one.action.to_string());

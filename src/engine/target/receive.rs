@@ -226,7 +226,7 @@ impl Engine {
         }
         let leads = self.environment(id)?.definition.seat.is_none_or(|seat| seat.edge);
         match rewound {
-            Response::Done(done) if leads => Ok(Response::Done(Done { edge: Some(definition.edge.clone()), ..done })),
+            Response::Done(done) if leads => Ok(Response::Done(Done { edge: Some(Box::new(definition.edge.clone())), ..done })),
             other => Ok(other),
         }
     }
@@ -297,7 +297,7 @@ impl Engine {
             self.store.promotions.put(id, entries)?;
         }
         match done(format!("`{id}` is {}", told.deed), plan, dry_run, Vec::new()) {
-            Response::Done(done) => Ok(Response::Done(Done { edge: Some(environment.definition.edge), ..done })),
+            Response::Done(done) => Ok(Response::Done(Done { edge: Some(Box::new(environment.definition.edge)), ..done })),
             other => Ok(other),
         }
     }
