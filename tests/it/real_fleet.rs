@@ -178,6 +178,10 @@ fn an_environment_stands_on_three_servers() {
     adt.run("env:promote hello 1161 production").ok();
     write(&servers.target(&[0, 2], "count = 3\nmemory = \"300M\"", 2));
     killed_at(&adt, "env:promote hello 1161 production", "hello/production: web2 is created");
+    // Some servers know of it and others don't: the way back is one for all of them.
+    adt.run("target:check hello production").fails(13).says("its servers are at different promotions");
+    adt.run("env:rollback hello production").ok();
+    adt.run("target:check hello production").ok().says("web3");
     adt.run("env:promote hello 1161 production").ok();
     adt.run("env:rollback hello production").ok();
     adt.run("env:promote hello 1161 production").ok();

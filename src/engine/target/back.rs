@@ -61,6 +61,11 @@ impl Engine {
     ) -> Result<Promotion, Failure> {
         let entered = fleet::for_each(stands, |stand| self.enter_for_a_way_back(id, stand, way, dry_run, events))?;
         let entered: Vec<_> = entered.into_iter().flatten().collect();
+        if entered.is_empty() {
+            return Err(Failure::new(Kind::NotFound, format!("find what `{id}` was before its last promotion"))
+                .cause("nothing was promoted")
+                .hint("`adt env:promote` brings a ticket's environment"));
+        }
         let back = &one_for_all(&entered, back);
         let looked = fleet::for_each(entered, |entered| self.look_back(id, entered, back, events))?;
         let parts = all_agree(looked, back)?;

@@ -1,5 +1,7 @@
 //! `target:check`: is the server as the last promotion left it? `target:history`: what were they?
 
+use std::collections::BTreeSet;
+
 use crate::engine::Engine;
 use crate::engine::events::Events;
 use crate::engine::target::fleet;
@@ -20,9 +22,17 @@ impl Engine {
     pub(in crate::engine) fn target_check(&self, of: &TargetOf, events: &Events) -> Result<Response, Failure> {
         let (target, way) = (self.target_of(of)?, self.way()?);
         let each = fleet::for_each(&target.servers, |server| self.check_one(&target, server, &of.id(), &way, events))?;
-        Ok(Response::Check(Checklist { items: each.into_iter().flatten().collect() }))
+        let (each, last): (Vec<_>, Vec<_>) = each.into_iter().unzip();
+        let mut items: Vec<_> = each.into_iter().flatten().collect();
+        let known: BTreeSet<_> = last.into_iter().flatten().collect();
+        if known.len() > 1 {
+            let remedy = format!("adt env:promote {} <environment> {}, or adt env:rollback", of.platform, of.target);
+            items.push(CheckItem::fault(of.id().to_string(), "its servers are at different promotions", remedy));
+        }
+        Ok(Response::Check(Checklist { items }))
     }
 
+    /// What is to be said of it, and the definition that it had last.
     fn check_one(
         &self,
         target: &TargetSummary,
@@ -30,11 +40,11 @@ impl Engine {
         id: &EnvironmentId,
         way: &Way,
         events: &Events,
-    ) -> Result<Vec<CheckItem>, Failure> {
+    ) -> Result<(Vec<CheckItem>, Option<Digest>), Failure> {
         let remedy = format!("adt env:promote {} <environment> {}", id.platform, id.name);
         let session = match self.enter_server(server, way, events) {
             Ok(session) => session,
-            Err(failure) => return Ok(vec![fault(server, &failure, &remedy)]),
+            Err(failure) => return Ok((vec![fault(server, &failure, &remedy)], None)),
         };
         let mut items = vec![CheckItem::ok(server.to_string(), host_key(server))];
         let standing = session.standing(id, Vec::new())?;
@@ -58,7 +68,7 @@ impl Engine {
         if target.servers.len() > 1 {
             fleet::say_where(&mut items, id, server);
         }
-        Ok(items)
+        Ok((items, standing.promotions.last().map(|last| last.definition.clone())))
     }
 
     pub(in crate::engine) fn target_history(&self, of: &TargetOf) -> Result<Response, Failure> {
