@@ -46,6 +46,8 @@ const MTU: u16 = 1420;
 const KEEPALIVE: u8 = 25;
 /// `wireguard-go` has its device within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// One that did not come is tried anew.
+const TRIES: usize = 3;
 
 pub fn device(tag: &Tag) -> String {
     format!("{PREFIX}{tag}")
@@ -175,40 +177,53 @@ fn make(tag: &Tag, key: &Path) -> Result<()> {
     let Err(refused) = ip(format!("link add name {device} type wireguard\n"), &["-batch", "-"], &format!("make {device}")) else {
         return Ok(());
     };
-    let command = match Path::new("/run/systemd/system").exists() {
-        true => {
-            let unit = format!("--unit={}-{}", unit(tag), std::process::id());
+    let mut tries = 1..=TRIES;
+    loop {
+        let number = tries.next().unwrap_or(TRIES);
+        match go(tag, key, number) {
+            Ok(()) => return Ok(()),
+            // Who knows of no WireGuard at all should learn that the kernel has none.
+            Err(Error::Kernel { source: crate::exec::Error::Missing { .. }, .. }) => return Err(refused),
+            Err(error) if number == TRIES => return Err(error),
+            Err(error) => tracing::warn!(%error, "once more"),
+        }
+    }
+}
+
+/// Starts `wireguard-go`, and waits until its device is there.
+fn go(tag: &Tag, key: &Path, number: usize) -> Result<()> {
+    let device = device(tag);
+    let unit = Path::new("/run/systemd/system").exists().then(|| format!("{}-{}-{number}", unit(tag), std::process::id()));
+    let command = match &unit {
+        Some(unit) => {
             let again = format!("--property=ExecStopPost={}", again(key)?);
             // Who holds the environment while it ends may do so for long.
             let patient = "--property=TimeoutStopSec=infinity";
-            Command::new("systemd-run").args([
-                "--quiet",
-                "--collect",
-                &unit,
-                &again,
-                patient,
-                "--",
-                "wireguard-go",
-                "-f",
-                &device,
-            ])
+            let args = ["--quiet", "--collect", &format!("--unit={unit}"), &again, patient, "--", "wireguard-go", "-f", &device];
+            Command::new("systemd-run").args(args.map(str::to_owned))
         }
-        false => Command::new("wireguard-go").arg(&device),
+        None => Command::new("wireguard-go").arg(&device),
     };
-    // Who knows of no WireGuard at all should learn that the kernel has none.
-    command.run().map_err(|source| match source {
-        crate::exec::Error::Missing { .. } => refused,
-        source => kernel("make a way to other servers by `wireguard-go`", source),
-    })?;
+    command.run().map_err(|source| kernel("make a way to other servers by `wireguard-go`", source))?;
     let since = Instant::now();
     while wg(&["show", &device, "public-key"], String::new(), "ask `wireguard-go`").is_err() {
         if since.elapsed() > PATIENCE {
-            let source = std::io::Error::from(ErrorKind::TimedOut);
+            let said = unit.map(|unit| last_words(&unit)).unwrap_or_default();
+            let source =
+                std::io::Error::new(ErrorKind::TimedOut, format!("nothing of it is there after {PATIENCE:?}; it said: {said}"));
             return Err(Error::Io { what: format!("`wireguard-go` does not make {device}"), source });
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// What a unit printed last; it is ended then.
+fn last_words(unit: &str) -> String {
+    let said = Command::new("journalctl").args(["--quiet", "--no-pager", "--output=cat", "--lines=5", "--unit", unit]).run();
+    // Its last act waits for whoever holds the environment, which may be us.
+    let _ = Command::new("systemctl").args(["stop", "--quiet", "--no-block", unit]).run();
+    said.map(|output| output.text().split_whitespace().collect::<Vec<_>>().join(" ")).unwrap_or_default()
 }
 
 /// What makes it again when it ends and nobody told it to, in the words of systemd's units. `key` lies in the store.
