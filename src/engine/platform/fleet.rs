@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::engine::Engine;
-use crate::engine::at_once::{combine, stopped};
+use crate::engine::at_once::{gather, stopped};
 use crate::engine::events::Events;
 use crate::engine::permission::Right;
 use crate::model::response::Done;
@@ -143,10 +143,7 @@ impl Engine {
                 });
             }
         });
-        let (parts, failures): (Vec<_>, Vec<_>) =
-            results.into_inner().expect("all threads have ended").into_iter().partition(Result::is_ok);
-        let failures: Vec<_> = failures.into_iter().filter_map(Result::err).collect();
-        if failures.is_empty() { Ok(parts.into_iter().filter_map(Result::ok).collect()) } else { Err(combine(failures)) }
+        gather(results.into_inner().expect("all threads have ended"))
     }
 }
 

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::at_once::{combine, stopped};
+use crate::engine::at_once::{for_each, parallel, stopped};
 use crate::engine::environment::wanted;
 use crate::engine::site::release_on_machine::{Ground, Serves, Standing};
 use crate::engine::site::templates::Rendering;
@@ -63,7 +63,7 @@ impl Rollout<'_> {
     /// Every machine serves the release, or all serve what they served before.
     pub fn everywhere(&self) -> Result<bool, Failure> {
         let grounds = self.grounds();
-        let standings = each(&grounds, |ground| ground.look())?;
+        let standings = for_each(&grounds, |ground| ground.look())?;
         let pairs: Vec<(&Ground<'_>, Standing)> = grounds.iter().zip(standings).collect();
         if let Some((ground, _)) = pairs.iter().find(|(_, standing)| standing.serves == Serves::Folder) {
             return Err(Failure::new(Kind::Conflict, format!("deploy `{}` to `{}`", self.site.name, ground.spec.id))
@@ -298,8 +298,7 @@ impl Rollout<'_> {
     where
         F: Fn(&Ground<'_>) -> Result<(), Failure> + Sync,
     {
-        let grounds: Vec<&Ground<'_>> = grounds.iter().collect();
-        parallel(&grounds, &|ground| work(ground))
+        parallel(grounds, work)
     }
 
     /// Not begun once the deploy is cancelled; what leads back is never cut short.
@@ -321,20 +320,5 @@ fn all<F>(grounds: &[&Ground<'_>], work: F) -> Result<(), Failure>
 where
     F: Fn(&Ground<'_>) -> Result<(), Failure> + Sync,
 {
-    let failures: Vec<_> = parallel(grounds, &|ground| work(ground)).into_iter().filter_map(Result::err).collect();
-    if failures.is_empty() { Ok(()) } else { Err(combine(failures)) }
-}
-
-fn each<T: Send>(grounds: &[Ground<'_>], work: impl Fn(&Ground<'_>) -> Result<T, Failure> + Sync) -> Result<Vec<T>, Failure> {
-    let grounds: Vec<&Ground<'_>> = grounds.iter().collect();
-    let (done, failures): (Vec<_>, Vec<_>) = parallel(&grounds, &|ground| work(ground)).into_iter().partition(Result::is_ok);
-    let failures: Vec<_> = failures.into_iter().filter_map(Result::err).collect();
-    if failures.is_empty() { Ok(done.into_iter().filter_map(Result::ok).collect()) } else { Err(combine(failures)) }
-}
-
-fn parallel<T: Send>(grounds: &[&Ground<'_>], work: &(dyn Fn(&Ground<'_>) -> T + Sync)) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let running: Vec<_> = grounds.iter().map(|ground| scope.spawn(|| work(ground))).collect();
-        running.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    })
+    for_each(grounds, |ground| work(ground)).map(drop)
 }

@@ -4,9 +4,9 @@
 //! Every change is tried, and kept only over a connection that was made since: an operator who would be locked out by it is not.
 
 use crate::engine::Engine;
+use crate::engine::at_once::for_each;
 use crate::engine::events::Events;
 use crate::engine::target::doors::TRIAL;
-use crate::engine::target::fleet;
 use crate::model::access::{AccessChange, AccessReport, words};
 use crate::model::request::TargetOf;
 use crate::model::response::{CheckItem, Done};
@@ -22,7 +22,7 @@ impl Engine {
             let report = self.enter_server(server, &way, &Events::unread())?.access()?;
             Ok(AccessReport { server: server.name().to_owned(), ..report })
         };
-        Ok(Response::Access(fleet::for_each(&target.servers, report)?))
+        Ok(Response::Access(for_each(&target.servers, report)?))
     }
 
     /// `target:grant` and `target:revoke`.
@@ -33,7 +33,7 @@ impl Engine {
         events: &Events,
     ) -> Result<Response, Failure> {
         let (way, target) = (self.way()?, self.target_of(of)?);
-        fleet::for_each(&target.servers, |server| {
+        for_each(&target.servers, |server| {
             let session = self.enter_server(server, &way, events)?;
             self.change_access(&session, server, &way, change, events)
         })?;

@@ -4,6 +4,7 @@
 //! each of them.
 
 use crate::engine::Engine;
+use crate::engine::at_once::for_each;
 use crate::engine::events::Events;
 use crate::engine::target::fleet::{self, Stand};
 use crate::engine::target::promote::{is_done, told};
@@ -59,7 +60,7 @@ impl Engine {
         dry_run: bool,
         events: &Events,
     ) -> Result<Promotion, Failure> {
-        let entered = fleet::for_each(stands, |stand| self.enter_for_a_way_back(id, stand, way, dry_run, events))?;
+        let entered = for_each(stands, |stand| self.enter_for_a_way_back(id, stand, way, dry_run, events))?;
         let entered: Vec<_> = entered.into_iter().flatten().collect();
         if entered.is_empty() {
             return Err(Failure::new(Kind::NotFound, format!("find what `{id}` was before its last promotion"))
@@ -67,7 +68,7 @@ impl Engine {
                 .hint("`adt env:promote` brings a ticket's environment"));
         }
         let back = &one_for_all(&entered, back);
-        let looked = fleet::for_each(entered, |entered| self.look_back(id, entered, back, events))?;
+        let looked = for_each(entered, |entered| self.look_back(id, entered, back, events))?;
         let parts = all_agree(looked, back)?;
         let steps: Vec<_> = parts.iter().flat_map(|part| part.steps.clone()).collect();
         let servers = parts.iter().map(|part| format!("`{}`", part.stand.server)).collect::<Vec<_>>().join(", ");
@@ -89,7 +90,7 @@ impl Engine {
         }
         if parts.len() > 1 {
             let tied = parts.iter().filter(|part| part.planned.is_some());
-            fleet::for_each(tied, |part| part.session.tie(id, &Toward::Back(part.back.clone())))?;
+            for_each(tied, |part| part.session.tie(id, &Toward::Back(part.back.clone())))?;
         }
         // The one that faces the world last: it needs the others.
         for part in parts.iter().rev() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::engine::Engine;
+use crate::engine::at_once::for_each;
 use crate::engine::events::Events;
 use crate::engine::target::fleet;
 use crate::engine::target::outside::Outside;
@@ -21,7 +22,7 @@ const LOW_SPACE: u64 = 2 << 30;
 impl Engine {
     pub(in crate::engine) fn target_check(&self, of: &TargetOf, events: &Events) -> Result<Response, Failure> {
         let (target, way) = (self.target_of(of)?, self.way()?);
-        let each = fleet::for_each(&target.servers, |server| self.check_one(&target, server, &of.id(), &way, events))?;
+        let each = for_each(&target.servers, |server| self.check_one(&target, server, &of.id(), &way, events))?;
         let (each, last): (Vec<_>, Vec<_>) = each.into_iter().unzip();
         let mut items: Vec<_> = each.into_iter().flatten().collect();
         let known: BTreeSet<_> = last.into_iter().flatten().collect();

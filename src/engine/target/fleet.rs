@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use ipnet::Ipv4Net;
 
-use crate::engine::at_once::{combine, join};
 use crate::model::response::{CheckItem, Standing};
 use crate::model::seat::{Joining, Peer, Seat};
 use crate::model::target::{Server, TargetSummary};
@@ -72,26 +71,6 @@ pub(super) fn say_where(items: &mut [CheckItem], id: &EnvironmentId, server: &Se
     let (id, own) = (id.to_string(), server.to_string());
     let is_of_server = |item: &&mut CheckItem| item.subject == id || (item.step.is_none() && item.subject != own);
     items.iter_mut().filter(is_of_server).for_each(|item| item.subject = format!("{} on {own}", item.subject));
-}
-
-/// The same work for each at once; their failures are told together.
-pub(super) fn for_each<T: Send, R: Send>(
-    all: impl IntoIterator<Item = T>,
-    work: impl Fn(T) -> Result<R, Failure> + Sync,
-) -> Result<Vec<R>, Failure> {
-    let work = &work;
-    let done: Vec<_> = std::thread::scope(|scope| {
-        let each: Vec<_> = all.into_iter().map(|one| scope.spawn(move || work(one))).collect();
-        each.into_iter().map(join).collect()
-    });
-    let (mut answers, mut failures) = (Vec::new(), Vec::new());
-    for one in done {
-        match one {
-            Ok(answer) => answers.push(answer),
-            Err(failure) => failures.push(failure),
-        }
-    }
-    if failures.is_empty() { Ok(answers) } else { Err(combine(failures)) }
 }
 
 /// In which order servers are changed, in waves: those whose machines wait for fewest others first, and of these those with data,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use crate::engine::at_once::stopped;
+use crate::engine::at_once::{for_each, stopped};
 use crate::engine::environment::records::leaving;
 use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
@@ -235,13 +235,13 @@ impl Engine {
             session: None,
             moves: Vec::new(),
         });
-        let mut parts = fleet::for_each(parts, |part| self.look_at_server(cargo, part, way, dry_run, events))?;
+        let mut parts = for_each(parts, |part| self.look_at_server(cargo, part, way, dry_run, events))?;
         let looked = parts.iter().filter_map(|part| Some((part.stand, part.found.standing.as_ref()?)));
         for stays in fleet::keep_data(&cargo.definition, stands, &looked.collect::<Vec<_>>())? {
             events.warn(stays);
         }
         self.seat(cargo, &mut parts, false, events)?;
-        fleet::for_each(&mut parts, |part| self.ask_machines(cargo, part, events))?;
+        for_each(&mut parts, |part| self.ask_machines(cargo, part, events))?;
         let facing = fleet::facing_the_world(stands);
         let before: Vec<_> = parts.iter().filter_map(|part| part.found.standing.as_ref()).flat_map(had).collect();
         let names = self.names(id, (&before, &cargo.brought.edge), &facing, way, events)?;
@@ -267,14 +267,14 @@ impl Engine {
         }
         promotion.steps.iter().for_each(|step| events.note(format!("plan: {}", words(step))));
         names.lower(events)?;
-        fleet::for_each(&mut parts, |part| self.equip(cargo, part, way, events))?;
+        for_each(&mut parts, |part| self.equip(cargo, part, way, events))?;
         self.seat(cargo, &mut parts, true, events)?;
         self.share_key(&parts)?;
         parts.iter_mut().try_for_each(Part::plan)?;
         self.tie_all(cargo, &parts)?;
         self.define_all(cargo, &parts, events)?;
         names.set(events)?;
-        let proofs = fleet::for_each(&parts, |part| {
+        let proofs = for_each(&parts, |part| {
             let Brought { layers, releases, .. } = &part.brought;
             self.proof(part.session(), (id, layers, releases), way, events)
         })?;
@@ -345,7 +345,7 @@ impl Engine {
         if parts.len() < 2 || !parts.iter().all(can_say) {
             return Ok(());
         }
-        let joinings = fleet::for_each(parts.iter(), |part| {
+        let joinings = for_each(parts.iter(), |part| {
             let ask = || part.session().joining(id, make);
             // Where WireGuard is missing, it is installed.
             if make { events.task(&task("tie", part.server()), "what it is tied by", ask) } else { ask() }
@@ -366,14 +366,14 @@ impl Engine {
         let id = &first.brought.id;
         let key = first.session().key(id)?;
         let others = parts.iter().filter(|part| part.stand.name != first.stand.name);
-        fleet::for_each(others, |part| part.session().take_key(id, &key)).map(drop)
+        for_each(others, |part| part.session().take_key(id, &key)).map(drop)
     }
 
     /// Before any machine comes or moves.
     fn tie_all(&self, cargo: &Cargo, parts: &[Part<'_>]) -> Result<(), Failure> {
         let changes = parts.iter().any(Part::is_defined);
         let tied = parts.iter().filter(|_| changes).filter_map(|part| Some((part, part.brought.seat.clone()?)));
-        fleet::for_each(tied, |(part, seat)| {
+        for_each(tied, |(part, seat)| {
             let toward = Toward::Placed { placed: cargo.definition.placed.clone(), seat };
             part.session().tie(&part.brought.id, &toward)
         })
@@ -431,7 +431,7 @@ impl Engine {
         let mut changed: Vec<&Part<'_>> = Vec::new();
         for wave in quiet.into_iter().chain(one_by_one) {
             let define = |part: &&Part<'_>| self.define_there(part.session(), cargo, &part.brought, false, events).map(drop);
-            match fleet::for_each(&wave, define) {
+            match for_each(&wave, define) {
                 Ok(_) => changed.extend(wave),
                 Err(failure) if stopped(&self.cancel) => return Err(failure),
                 // On a single server, what serves goes on to serve, and its operator decides.

@@ -13,10 +13,11 @@ use std::sync::atomic::Ordering;
 
 use crate::disk;
 use crate::engine::Engine;
+use crate::engine::at_once::for_each;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::engine::program;
-use crate::engine::target::fleet::{self, Stand};
+use crate::engine::target::fleet::Stand;
 use crate::exec::Command;
 use crate::model::request::TargetOf;
 use crate::model::response::Promotion;
@@ -76,7 +77,7 @@ impl Engine {
         let key = self.prepare(&id.platform, target.servers.len())?;
         let promoted = self.env_init(&id, &[], None, false, false, events).and_then(|_| {
             let machines = self.machine_names(&id)?;
-            let servers = fleet::for_each(&machines, |machine| self.rehearsed(&id, machine, events))?;
+            let servers = for_each(&machines, |machine| self.rehearsed(&id, machine, events))?;
             let named = target.servers.iter().map(|server| Some(server.name())).chain(std::iter::repeat(None));
             let is_one_of_several = servers.len() > 1;
             let stand = |(server, name): (Server, Option<&str>)| Stand {

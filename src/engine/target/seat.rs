@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::engine::Engine;
-use crate::engine::at_once::combine;
+use crate::engine::at_once::gather;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::engine::permission::Right;
@@ -83,9 +83,7 @@ impl Engine {
             .cause("an environment of this name is here with other passwords")
             .hint("end that one here, or give the target another name"))
     }
-}
 
-impl Engine {
     /// What tied this server to others has ended, with this result by the word of systemd: whoever did not mean it to end misses it.
     pub fn mend_ties(&self, result: Option<&str>) -> Result<(), Failure> {
         if result == Some("success") {
@@ -103,8 +101,7 @@ impl Engine {
             }
         };
         let all = self.store.database.readable_environments(None)?.sound;
-        let failures: Vec<Failure> = all.iter().filter_map(|environment| mend(&environment.id).err()).collect();
-        if failures.is_empty() { Ok(()) } else { Err(combine(failures)) }
+        gather(all.iter().map(|environment| mend(&environment.id))).map(drop)
     }
 
     /// Leads to where machines are about to be. A machine that moves is out of reach until it is there; without this, one that
