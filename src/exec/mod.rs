@@ -32,6 +32,7 @@ pub mod queue;
 mod shareable;
 mod talk;
 pub mod terminal;
+pub mod unit_word;
 pub mod watched;
 mod wired;
 

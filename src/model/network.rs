@@ -9,6 +9,17 @@ use super::names::EnvironmentId;
 use super::seat::Tie;
 use super::tag::Tag;
 
+/// Size of an environment's network.
+pub const PREFIX: u8 = 26;
+
+/// Host numbers that machines may have; 1 is the bridge and 63 the broadcast address.
+pub const NUMBERS: std::ops::RangeInclusive<u8> = 2..=62;
+
+/// The address of a host number.
+pub fn numbered(network: Ipv4Net, number: u8) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(network.network()) + u32::from(number))
+}
+
 /// One bridge per environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
@@ -30,7 +41,7 @@ impl NetworkSpec {
     }
 
     pub fn gateway_v4(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.v4.network()) + 1)
+        numbered(self.v4, 1)
     }
 
     pub fn gateway_v6(&self) -> Ipv6Addr {
@@ -43,7 +54,7 @@ impl NetworkSpec {
             net: self.bridge(),
             cable: format!("adt{}-{number}", self.tag),
             mac: mac(&self.tag, number),
-            v4: Ipv4Addr::from(u32::from(self.v4.network()) + u32::from(number)),
+            v4: numbered(self.v4, number),
             v4_prefix: self.v4.prefix_len(),
             v4_gateway: self.gateway_v4(),
             v6: Ipv6Addr::from(u128::from(self.v6.network()) + u128::from(number)),

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::names::MachineName;
+use super::network::{NUMBERS, PREFIX};
 use super::target::Back;
 
 /// The place of one server in an environment that several carry.
@@ -29,13 +30,12 @@ pub struct Seat {
 
 /// Where an environment may have its network: nobody on the internet has these addresses.
 const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
-const NUMBERS: std::ops::RangeInclusive<u8> = 2..=62;
 
 impl Seat {
     /// What is wrong with it: parts of it are other servers' words.
     pub fn fault(&self) -> Option<&'static str> {
         let is_private = |net: &str| net.parse::<Ipv4Net>().is_ok_and(|net| net.contains(&self.network));
-        if self.network.prefix_len() != 26 || self.network.trunc() != self.network || !PRIVATE.into_iter().any(is_private) {
+        if self.network.prefix_len() != PREFIX || self.network.trunc() != self.network || !PRIVATE.into_iter().any(is_private) {
             return Some("its network is none that an environment may have");
         }
         let mut seen = BTreeSet::new();

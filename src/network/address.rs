@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Error, Result};
 use crate::model::MachineName;
+use crate::model::network::{NUMBERS, PREFIX};
 
 /// A live route of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,12 +19,6 @@ pub struct Route {
     pub net: IpNet,
     pub device: String,
 }
-
-/// Size of an environment's network.
-pub const PREFIX: u8 = 26;
-
-/// Host numbers that machines may have; 1 is the bridge and 63 the broadcast address.
-pub const NUMBERS: std::ops::RangeInclusive<u8> = 2..=62;
 
 /// Routes wider than this are somebody's way to the internet: `default`, the two halves of it that OpenVPN sets, or the
 /// pieces that other VPN clients cut it into. A bridge's own /26 is more specific, so they are no conflict.

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+
 use super::{Error, Result};
 use crate::exec::Command;
 
@@ -39,4 +41,13 @@ pub(super) fn set(path: &Path, value: &str) -> Result<()> {
 pub(super) fn ip(lines: String, args: &[&str], what: &str) -> Result<()> {
     let command = Command::new("ip").args(args.iter().copied()).stdin(lines).tied();
     command.run().map(drop).map_err(|source| Error::Kernel { what: what.to_owned(), source })
+}
+
+/// What `ip -json` printed. Where there is nothing to tell, older versions print nothing.
+pub(super) fn entries<T: DeserializeOwned>(json: &[u8]) -> Result<Vec<T>> {
+    if json.trim_ascii().is_empty() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_slice(json)
+        .map_err(|source| Error::Io { what: "could not read what `ip` printed".into(), source: source.into() })
 }

@@ -16,7 +16,7 @@ use serde::de::value::{Error as PlainError, StrDeserializer};
 
 use super::address::Route;
 use super::announce::announce;
-use super::device::{alias, class, exists, ip, read, set};
+use super::device::{alias, class, entries, exists, ip, read, set};
 use super::{Error, Network, Result, Seen, firewall, tie};
 use crate::exec::Command;
 use crate::model::seat::PublicKey;
@@ -246,13 +246,7 @@ struct RouteEntry {
 
 /// Routes somebody set or a device brought; the kernel's own bookkeeping (local, broadcast, multicast) follows from them.
 fn parse_routes(json: &[u8]) -> Result<Vec<Route>> {
-    // Where there are no routes at all, older versions print nothing.
-    if json.trim_ascii().is_empty() {
-        return Ok(Vec::new());
-    }
-    let entries: Vec<RouteEntry> = serde_json::from_slice(json)
-        .map_err(|source| Error::Io { what: "could not read the routes that `ip` printed".into(), source: source.into() })?;
-    Ok(entries.into_iter().filter_map(route).collect())
+    Ok(entries(json)?.into_iter().filter_map(route).collect())
 }
 
 fn route(entry: RouteEntry) -> Option<Route> {

@@ -24,15 +24,16 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
-use super::device::{alias, class, exists, ip, set as write};
+use super::device::{alias, class, entries, exists, ip, set as write};
 use super::firewall::{INET, is_there, kernel, nft};
 use super::{Error, Result};
 use crate::disk;
 use crate::exec::Command;
+use crate::exec::unit_word::{Dollar, quoted};
 use crate::model::seat::PublicKey;
-use crate::model::{NetworkSpec, Tag, Tie};
+use crate::model::{Digest, NetworkSpec, Tag, Tie};
 
 /// The beginning of its devices' names.
 pub const PREFIX: &str = "tieadt";
@@ -73,11 +74,7 @@ pub(super) fn is_as(tag: &Tag, tie: Option<&Tie>) -> Result<bool> {
 /// What a tie is known by.
 fn word(tie: &Tie) -> String {
     let text = serde_json::to_vec(tie).expect("its keys are strings, so it becomes JSON");
-    let hash = Sha256::digest(text);
-    hash[..8].iter().fold(String::from("tie "), |mut word, byte| {
-        write!(word, "{byte:02x}").expect("a string takes any text");
-        word
-    })
+    format!("tie {}", Digest::from_bytes(&Sha256::digest(text)))
 }
 
 /// Makes it so. `key` is the file of this server's private key.
@@ -177,17 +174,15 @@ fn make(tag: &Tag, key: &Path) -> Result<()> {
     let Err(refused) = ip(format!("link add name {device} type wireguard\n"), &["-batch", "-"], &format!("make {device}")) else {
         return Ok(());
     };
-    let mut tries = 1..=TRIES;
-    loop {
-        let number = tries.next().unwrap_or(TRIES);
+    for number in 1..TRIES {
         match go(tag, key, number) {
             Ok(()) => return Ok(()),
             // Who knows of no WireGuard at all should learn that the kernel has none.
             Err(Error::Kernel { source: crate::exec::Error::Missing { .. }, .. }) => return Err(refused),
-            Err(error) if number == TRIES => return Err(error),
             Err(error) => tracing::warn!(%error, "once more"),
         }
     }
+    go(tag, key, TRIES)
 }
 
 /// Starts `wireguard-go`, and waits until its device is there.
@@ -230,12 +225,8 @@ fn last_words(unit: &str) -> String {
 fn again(key: &Path) -> Result<String> {
     let program = std::env::current_exe().map_err(|source| Error::Io { what: "could not find adt itself".into(), source })?;
     let store = key.parent().unwrap_or(Path::new("/"));
-    let quoted = |path: &Path| {
-        let escapes = [("\\", "\\\\"), ("\"", "\\\""), ("$", "$$"), ("%", "%%")];
-        let word = escapes.iter().fold(path.display().to_string(), |word, (letter, escaped)| word.replace(letter, escaped));
-        format!("\"{word}\"")
-    };
-    Ok(format!("{} --store {} internal:environments tie", quoted(&program), quoted(store)))
+    let word = |path: &Path| quoted(&path.display().to_string(), Dollar::IsExpanded);
+    Ok(format!("{} --store {} internal:environments tie", word(&program), word(store)))
 }
 
 fn wg(args: &[&str], input: String, what: &str) -> Result<String> {
@@ -316,12 +307,7 @@ fn routes(device: &str) -> Result<Vec<Ipv4Addr>> {
 fn told<T: DeserializeOwned>(args: &[&str]) -> Result<Vec<T>> {
     let output = Command::new("ip").args(args.iter().copied()).run();
     let output = output.map_err(|source| kernel("ask what leads to other servers", source))?;
-    // Where there is nothing at all, older versions print nothing.
-    if output.stdout.trim_ascii().is_empty() {
-        return Ok(Vec::new());
-    }
-    serde_json::from_slice(&output.stdout)
-        .map_err(|source| Error::Io { what: "could not read what `ip` printed".into(), source: source.into() })
+    entries(&output.stdout)
 }
 
 #[cfg(test)]

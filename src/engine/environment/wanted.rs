@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::engine::environment::login;
 use crate::engine::site::code::LiveSites;
 use crate::model::machine::{Mount, MountMode, Volume};
+use crate::model::network::numbered;
 use crate::model::seat::End;
 use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag, Tie};
 use crate::network::address;
@@ -27,11 +28,7 @@ pub fn network(install: &str, environment: &Environment) -> NetworkSpec {
 
 /// Where a machine is found, on whichever server it stands.
 pub fn address_of(environment: &Environment, machine: &MachineName) -> Option<Ipv4Addr> {
-    environment.definition.numbers.get(machine).map(|number| at(environment, *number))
-}
-
-fn at(environment: &Environment, number: u8) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(environment.network.network()) + u32::from(number))
+    environment.definition.numbers.get(machine).map(|number| numbered(environment.network, *number))
 }
 
 /// How its network goes on to the other servers that carry it.
@@ -43,10 +40,10 @@ pub fn tie(environment: &Environment) -> Option<Tie> {
     let ends = others.map(|(name, peer)| {
         let behind = definition.placed.iter().filter(|(_, server)| *server == name);
         let machines = behind.filter_map(|(machine, _)| address_of(environment, machine));
-        let addresses = std::iter::once(at(environment, peer.number)).chain(machines).collect();
+        let addresses = std::iter::once(numbered(environment.network, peer.number)).chain(machines).collect();
         End { key: peer.key.clone(), endpoint: peer.endpoint, addresses }
     });
-    Some(Tie { own: at(environment, own.number), port: own.endpoint.port(), ends: ends.collect() })
+    Some(Tie { own: numbered(environment.network, own.number), port: own.endpoint.port(), ends: ends.collect() })
 }
 
 /// What machines get of their host.

@@ -21,6 +21,7 @@ use crate::engine::host::outdated::is_outdated;
 use crate::engine::host::system_file;
 use crate::engine::program;
 use crate::exec::Command;
+use crate::exec::unit_word::{Dollar, quoted};
 use crate::model::{Failure, Kind};
 use crate::store::Store;
 
@@ -412,20 +413,6 @@ pub(in crate::engine) fn text_of_access(exe: &str, store: &str) -> String {
         exe = quoted(exe, Dollar::IsPlain),
         words = store_words(store),
     )
-}
-
-/// Command lines expand variables, other settings don't.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Dollar {
-    IsExpanded,
-    IsPlain,
-}
-
-/// One word, as systemd.syntax(7) reads it.
-fn quoted(word: &str, dollar: Dollar) -> String {
-    let word = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('\n', "\\n");
-    let word = if dollar == Dollar::IsExpanded { word.replace('$', "$$") } else { word };
-    format!("\"{word}\"")
 }
 
 #[cfg(test)]

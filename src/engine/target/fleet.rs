@@ -8,11 +8,12 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use ipnet::Ipv4Net;
 
+use crate::model::network::NUMBERS;
 use crate::model::response::{CheckItem, Standing};
 use crate::model::seat::{Joining, Peer, Seat};
 use crate::model::target::{Server, TargetSummary};
 use crate::model::{EnvironmentId, Failure, Kind, Limits, Machine, MachineName};
-use crate::network::address::{self, NUMBERS};
+use crate::network::address;
 use crate::store::record::Definition;
 
 /// A server, and what the other words of its target call it.
