@@ -75,13 +75,21 @@ fn too_many(entries: &[(&At<String>, &raw::Machine)], faults: &mut Faults) {
     }
 }
 
+/// Whether so many machines of a role can be named.
+pub(super) fn have_names(role: &RoleName, count: u32, span: Range<usize>, faults: &mut Faults) -> bool {
+    let named = role.machine(Some(count));
+    if let Err(error) = &named {
+        faults.add_hint(span, error.to_string(), "shorten the role's name: its machines carry their number after it");
+    }
+    named.is_ok()
+}
+
 fn machine(name: &At<String>, raw: &raw::Machine, roles: &Roles, faults: &mut Faults) -> Option<Machine> {
     let role = check::name(faults, name, RoleName::new);
     let count = raw.count.as_ref().map(|count| **count);
     if let (Some(role), Some(count)) = (&role, count)
-        && let Err(error) = role.machine(Some(count))
+        && !have_names(role, count, name.span(), faults)
     {
-        faults.add_hint(name.span(), error.to_string(), "shorten the role's name: its machines carry their number after it");
         return None;
     }
     let boxed = check::name(faults, &raw.boxed, BoxName::new);

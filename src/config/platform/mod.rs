@@ -59,7 +59,8 @@ fn settle(raw: &raw::Document, file: &Path, faults: &mut Faults) -> Option<Platf
     let roles = machines::Roles::new(&raw.machines);
     let machines = machines::settle(raw, &roles, faults);
     let sites = sites::settle(raw, &roles, faults);
-    names_apart(raw, &machines, faults);
+    let place = |role: &RoleName| raw.machines.keys().find(|key| key.as_str() == role.as_str()).map_or(0..0, At::span);
+    names_apart(raw, &machines, place, faults);
     let data = data::settle(raw, &roles, faults);
     let targets = targets::settle(raw, &machines, faults);
     let platform = Platform {
@@ -133,15 +134,18 @@ pub fn fits(platform: &Platform, environment: &EnvironmentId, domain: &Domain) -
 }
 
 /// Machines and sites of an environment share one level of DNS, and their names must differ.
-fn names_apart(raw: &raw::Document, machines: &[Machine], faults: &mut Faults) {
+fn names_apart(
+    raw: &raw::Document,
+    machines: &[Machine],
+    place: impl Fn(&RoleName) -> std::ops::Range<usize>,
+    faults: &mut Faults,
+) {
     let mut seen: BTreeMap<MachineName, &RoleName> = BTreeMap::new();
     for machine in machines {
-        let key = raw.machines.keys().find(|key| ***key == *machine.role.as_str());
-        let span = key.map_or(0..0, At::span);
         for name in machine.names() {
             match seen.get(&name) {
                 Some(other) => faults.add_hint(
-                    span.clone(),
+                    place(&machine.role),
                     format!("roles `{other}` and `{}` would both have a machine `{name}`", machine.role),
                     "rename one of the two roles",
                 ),

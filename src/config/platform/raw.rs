@@ -338,13 +338,14 @@ pub struct TargetMachine {
     #[serde(default)]
     pub on: Vec<At<String>>,
     /// How many of them there are, where the role has a `count`.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 61))]
     pub count: Option<At<u32>>,
     /// Memory of each of them: `"2G"`, or `"unlimited"`.
     pub memory: Option<At<String>>,
     /// Shares of a processor that each may use: `1.5`.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 4096))]
     pub cpus: Option<f64>,
     /// How many processes each may have.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 16, max = 4194304))]
     pub processes: Option<u32>,
 }

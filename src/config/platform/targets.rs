@@ -6,9 +6,9 @@ use crate::model::target::{Address, Fingerprint, Server, Target, Terms};
 use crate::model::{EnvironmentName, Limits, Machine, RoleName};
 
 use super::edge::edge;
-use super::machines::memory_bytes;
+use super::machines::{have_names, memory_bytes};
 use super::records::zone;
-use super::{MOST_MACHINES, networks, once, raw};
+use super::{MOST_MACHINES, names_apart, networks, once, raw};
 use crate::config::at::{At, in_order};
 use crate::config::check;
 use crate::config::fault::Faults;
@@ -41,7 +41,7 @@ fn target(
     let servers = servers(raw, faults);
     let admin = networks(&raw.admin, "of administrators", faults);
     let servers = servers?;
-    let machines = terms(name, raw, &servers, machines, faults);
+    let machines = terms(name, raw, &servers, (document, machines), faults);
     let records = records.map_or(Some(None), |zone| zone.map(Some))?;
     Some(Target { name: label?.to_string(), servers, admin, edge, records, machines: machines? })
 }
@@ -87,7 +87,7 @@ fn terms(
     name: &At<String>,
     raw: &raw::Target,
     servers: &[Server],
-    machines: &[Machine],
+    (document, machines): (&raw::Document, &[Machine]),
     faults: &mut Faults,
 ) -> Option<BTreeMap<RoleName, Terms>> {
     let names: BTreeSet<_> = servers.iter().map(Server::name).collect();
@@ -109,8 +109,12 @@ fn terms(
         let limits = Limits { memory_bytes, cpus: each.cpus, processes: each.processes };
         all.insert(machine.role.clone(), Terms { on, count: each.count.as_ref().map(|count| **count), limits });
     }
-    let machine = |machine: &Machine| all.get(&machine.role).and_then(|terms| terms.count).or(machine.count).unwrap_or(1);
-    let sum = machines.iter().map(machine).fold(0, u32::saturating_add);
+    let there = |machine: &Machine| {
+        let count = all.get(&machine.role).and_then(|terms: &Terms| terms.count).or(machine.count);
+        Machine { count, ..machine.clone() }
+    };
+    let there: Vec<_> = machines.iter().map(there).collect();
+    let sum = there.iter().map(|machine| machine.count.unwrap_or(1)).fold(0, u32::saturating_add);
     // Each server has an address of its own among them.
     let others = if servers.len() > 1 { servers.len() } else { 0 };
     if sum as usize + others > MOST_MACHINES {
@@ -118,6 +122,16 @@ fn terms(
             format!("the target would have {sum} machines on {} servers, of which {MOST_MACHINES} fit together", servers.len());
         faults.add_hint(name.span(), message, "lower the counts");
         return None;
+    }
+    let counts: BTreeMap<_, _> =
+        raw.machines.iter().filter_map(|(role, each)| Some((role.as_str(), each.count.as_ref()?))).collect();
+    let place = |role: &RoleName| counts.get(role.as_str()).map_or(name.span(), |count| count.span());
+    let is_named = |machine: &Machine, faults: &mut Faults| {
+        machine.count.is_none_or(|count| have_names(&machine.role, count, place(&machine.role), faults))
+    };
+    // Those at home were looked at there.
+    if !counts.is_empty() && there.iter().all(|machine| is_named(machine, faults)) {
+        names_apart(document, &there, place, faults);
     }
     Some(all)
 }

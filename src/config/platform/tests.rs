@@ -343,6 +343,38 @@ fn targets_name_a_server_and_nothing_else() {
                 ],
             ),
             (
+                &with(
+                    "[targets.a]\nservers = [\"root@a.example\"]\n[targets.a.machines.web]\ncpus = -1.5\nprocesses = 1\n[targets.a.machines.many]\ncount = 62\n\
+                     [machines.many]\nbox = \"web-php\"\ncount = 1\n",
+                ),
+                &[
+                    "7:8 `cpus` is -1.5 (it must be more than 0 and at most 4096)",
+                    "8:13 `processes` is 1 (it must be between 16 and 4194304)",
+                    "10:9 `count` is 62 (it must be between 1 and 61)",
+                ],
+            ),
+            (
+                &with(
+                    "[targets.a]\nservers = [\"root@a.example\"]\n[targets.a.machines.app]\ncount = 12\n[machines.app]\nbox = \"web-php\"\ncount = 1\n\
+                     [machines.app1]\nbox = \"web-php\"\ncount = 2\n[sites.app3]\non = \"web\"\n",
+                ),
+                &[
+                    "4:10 roles `app` and `app1` would both have a machine `app11` (rename one of the two roles)",
+                    "4:10 roles `app` and `app1` would both have a machine `app12` (rename one of the two roles)",
+                    "14:8 site `app3` would share its DNS name with machine `app3` (rename the site or the role)",
+                ],
+            ),
+            (
+                &with(&format!(
+                    "[targets.a]\nservers = [\"root@a.example\"]\n[targets.a.machines.{role}]\ncount = 10\n[machines.{role}]\nbox = \"web-php\"\ncount = 1\n",
+                    role = "r".repeat(62)
+                )),
+                &[
+                    "7:9 `rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr10` is not a machine name: it is longer than the 63 characters that DNS allows \
+                     (shorten the role's name: its machines carry their number after it)",
+                ],
+            ),
+            (
                 &with("[targets.a]\nservers = [\"root@-oProxyCommand=id\"]\nhost_key = \"SHA256:x\"\n"),
                 &[
                     "5:12 `root@-oProxyCommand=id` is not the address of a server: what stands behind the `@` is no host's name (write \
