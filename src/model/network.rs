@@ -6,8 +6,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::names::EnvironmentId;
-use super::seat::Tie;
 use super::tag::Tag;
+use super::tie::Tie;
 
 /// Size of an environment's network.
 pub const PREFIX: u8 = 26;

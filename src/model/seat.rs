@@ -4,7 +4,7 @@
 //! they must agree on besides, addresses and keys, is in it too, since it is known only once all were asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::names::MachineName;
 use super::network::{NUMBERS, PREFIX};
 use super::target::Back;
+use super::tie::PublicKey;
 
 /// The place of one server in an environment that several carry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,23 +74,6 @@ pub struct Joining {
     pub seat: Option<Seat>,
 }
 
-/// How an environment's network goes on to other servers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tie {
-    /// This server's own address in it.
-    pub own: Ipv4Addr,
-    pub port: u16,
-    pub ends: Vec<End>,
-}
-
-/// Another server, and what is behind it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct End {
-    pub key: PublicKey,
-    pub endpoint: SocketAddr,
-    pub addresses: Vec<Ipv4Addr>,
-}
-
 /// What servers are about to become: their ways to each other change before their machines do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -110,39 +94,6 @@ pub struct Key(pub [u8; 32]);
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Key(…)")
-    }
-}
-
-/// The public half of a key of WireGuard: 32 bytes in base64.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct PublicKey(String);
-
-impl PublicKey {
-    pub fn new(word: impl Into<String>) -> Result<Self, &'static str> {
-        let word = word.into();
-        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
-        match word.strip_suffix('=') {
-            Some(rest) if rest.len() == 43 && rest.bytes().all(is_base64) => Ok(Self(word)),
-            _ => Err("a public key is 43 characters of base64 and `=`"),
-        }
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for PublicKey {
-    type Error = &'static str;
-    fn try_from(word: String) -> Result<Self, &'static str> {
-        Self::new(word)
-    }
-}
-
-impl From<PublicKey> for String {
-    fn from(key: PublicKey) -> Self {
-        key.0
     }
 }
 
@@ -173,16 +124,5 @@ mod tests {
             assert!(Seat { numbers, ..sound.clone() }.fault().is_some(), "{number}");
         }
         assert!(Seat { own: "c".into(), ..sound }.fault().is_some());
-    }
-
-    #[test]
-    fn a_public_key_is_one_word_that_no_configuration_reads_as_two() {
-        let key = format!("{}=", "a".repeat(43));
-        assert_eq!(PublicKey::new(key.clone()).unwrap().as_str(), key);
-        for word in
-            ["".to_owned(), "a".repeat(44), format!("{}\n=", "a".repeat(42)), format!("{key}="), format!("{}]=", "a".repeat(42))]
-        {
-            assert!(PublicKey::new(word.clone()).is_err(), "{word:?}");
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::Route;
 use super::{Error, Network, Result, Seen};
-use crate::model::seat::PublicKey;
+use crate::model::tie::PublicKey;
 use crate::model::{NetworkSpec, Tag, Tie};
 
 pub type Checkpoint = Arc<dyn Fn(&str) + Send + Sync>;

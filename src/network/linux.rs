@@ -19,7 +19,7 @@ use super::announce::announce;
 use super::device::{alias, class, entries, exists, ip, read, set};
 use super::{Error, Network, Result, Seen, firewall, tie};
 use crate::exec::Command;
-use crate::model::seat::PublicKey;
+use crate::model::tie::PublicKey;
 use crate::model::{NetworkSpec, Tag, Tie};
 
 /// The networks of this installation on this host.

@@ -21,7 +21,7 @@ pub use trouble::forward_trouble;
 
 use std::collections::BTreeMap;
 
-use crate::model::seat::PublicKey;
+use crate::model::tie::PublicKey;
 use crate::model::{NetworkSpec, Tag, Tie};
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -32,7 +32,7 @@ use super::{Error, Result};
 use crate::disk;
 use crate::exec::Command;
 use crate::exec::unit_word::{Dollar, quoted};
-use crate::model::seat::PublicKey;
+use crate::model::tie::PublicKey;
 use crate::model::{Digest, NetworkSpec, Tag, Tie};
 
 /// The beginning of its devices' names.
@@ -313,7 +313,7 @@ fn told<T: DeserializeOwned>(args: &[&str]) -> Result<Vec<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::seat::End;
+    use crate::model::tie::End;
 
     fn spec() -> NetworkSpec {
         let end = |letter: &str, endpoint: &str, addresses: &[&str]| End {

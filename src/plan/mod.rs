@@ -144,18 +144,23 @@ pub fn plan(goal: Goal, wanted: &Wanted, seen: &Seen) -> Plan {
     }
 }
 
-/// The machines in waves: each wave needs only machines of the waves before it.
-pub fn waves(wanted: &Wanted) -> Vec<Vec<MachineName>> {
-    let mut waves: Vec<Vec<MachineName>> = Vec::new();
-    let mut depth: BTreeMap<&MachineName, usize> = BTreeMap::new();
-    // As many rounds as machines are enough for the longest chain; a cycle would only be cut short, never endless.
-    for _ in 0..wanted.machines.len() {
-        for (name, machine) in &wanted.machines {
-            let below = machine.after.iter().filter_map(|other| depth.get(other).map(|d| d + 1)).max();
+/// How many wait for each other before one can start; `all` is each with those that it waits for.
+pub fn depths<'a, K: Ord + 'a>(all: impl Iterator<Item = (&'a K, &'a [K])> + Clone) -> BTreeMap<&'a K, usize> {
+    let mut depth: BTreeMap<&K, usize> = BTreeMap::new();
+    // As many rounds as there are are enough for the longest chain; a cycle would only be cut short, never endless.
+    for _ in all.clone() {
+        for (name, after) in all.clone() {
+            let below = after.iter().filter_map(|other| depth.get(other).map(|depth| depth + 1)).max();
             depth.insert(name, below.unwrap_or(0));
         }
     }
-    for (name, depth) in depth {
+    depth
+}
+
+/// The machines in waves: each wave needs only machines of the waves before it.
+pub fn waves(wanted: &Wanted) -> Vec<Vec<MachineName>> {
+    let mut waves: Vec<Vec<MachineName>> = Vec::new();
+    for (name, depth) in depths(wanted.machines.iter().map(|(name, machine)| (name, &machine.after[..]))) {
         while waves.len() <= depth {
             waves.push(Vec::new());
         }

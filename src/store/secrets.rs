@@ -42,24 +42,13 @@ impl Keys {
 
     /// Makes the environment's key where it has none. The caller holds the environment's lock.
     pub fn ensure(&self, id: &EnvironmentId) -> Result<()> {
-        let path = self.path(id);
-        let io = |source| Error::Io { what: "write the key", path: path.clone(), source };
-        if path.exists() {
-            return Ok(());
-        }
-        let folder = path.parent().expect("a key lies in its platform's folder");
-        disk::make_folders(folder, PRIVATE).and_then(|()| disk::File::at(&path).write(random())).map_err(io)
+        if self.exists(id) { Ok(()) } else { self.adopt(id, &random()) }
     }
 
     /// The key itself, for another host that carries a part of the environment. It is made where there is none.
     pub fn share(&self, id: &EnvironmentId) -> Result<[u8; KEY]> {
         self.ensure(id)?;
-        let path = self.path(id);
-        match read(&path) {
-            Ok(Some(key)) => Ok(key),
-            Ok(None) => Err(Error::BadKey { path }),
-            Err(source) => Err(Error::Io { what: "read the key", path, source }),
-        }
+        self.known(id)?.ok_or_else(|| Error::BadKey { path: self.path(id) })
     }
 
     /// Takes the key of an environment that has its first part on another host. The caller holds the environment's lock.
@@ -72,11 +61,15 @@ impl Keys {
 
     /// What an environment without a key gets is good for this once: a dry run shows a plan and leaves nothing.
     pub fn of(&self, id: &EnvironmentId) -> Result<Secrets> {
+        Ok(Secrets::new(&self.known(id)?.unwrap_or_else(random)))
+    }
+
+    fn known(&self, id: &EnvironmentId) -> Result<Option<[u8; KEY]>> {
         let path = self.path(id);
         match read(&path) {
-            Ok(Some(key)) => Ok(Secrets::new(&key)),
+            Ok(Some(key)) => Ok(Some(key)),
             Ok(None) => Err(Error::BadKey { path }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Secrets::new(&random())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Error::Io { what: "read the key", path, source }),
         }
     }

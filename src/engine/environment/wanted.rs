@@ -9,7 +9,7 @@ use crate::engine::environment::login;
 use crate::engine::site::code::LiveSites;
 use crate::model::machine::{Mount, MountMode, Volume};
 use crate::model::network::numbered;
-use crate::model::seat::End;
+use crate::model::tie::End;
 use crate::model::{Check, EnvironmentId, Health, Limits, Machine, MachineName, MachineSpec, NetworkSpec, Tag, Tie};
 use crate::network::address;
 use crate::plan::{Wanted, WantedMachine};

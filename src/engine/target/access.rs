@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::engine::at_once::for_each;
 use crate::engine::events::Events;
 use crate::engine::target::doors::TRIAL;
+use crate::engine::target::fleet;
 use crate::model::access::{AccessChange, AccessReport, words};
 use crate::model::request::TargetOf;
 use crate::model::response::{CheckItem, Done};
@@ -37,7 +38,7 @@ impl Engine {
             let session = self.enter_server(server, &way, events)?;
             self.change_access(&session, server, &way, change, events)
         })?;
-        let server = target.servers.iter().map(|server| format!("`{server}`")).collect::<Vec<_>>().join(", ");
+        let server = fleet::quoted(&target.servers);
         let summary = match change {
             AccessChange::Revoke { network } => format!("{network} may no longer come to the ssh of {server}"),
             AccessChange::Grant { network, seconds } => {

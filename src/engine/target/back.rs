@@ -71,7 +71,7 @@ impl Engine {
         let looked = for_each(entered, |entered| self.look_back(id, entered, back, events))?;
         let parts = all_agree(looked, back)?;
         let steps: Vec<_> = parts.iter().flat_map(|part| part.steps.clone()).collect();
-        let servers = parts.iter().map(|part| format!("`{}`", part.stand.server)).collect::<Vec<_>>().join(", ");
+        let servers = fleet::quoted(parts.iter().map(|part| &part.stand.server));
         let summary = parts.iter().find_map(|part| part.planned.as_ref()).map(|done| done.summary.clone()).unwrap_or_default();
         let (had, then) = parts.first().map(|part| (part.had.clone(), part.then.clone())).unwrap_or_default();
         let had: Vec<_> = had.iter().collect();
@@ -156,8 +156,8 @@ impl Engine {
             promotions.iter().any(|one| one.finished.is_some() && one.definition.as_str().starts_with(letters.as_str()))
         };
         if stand.is_one_of_several && !back.to.as_ref().is_none_or(was_there) {
-            let what = format!("{}: halt its machines, since nothing was there before", stand.name);
-            part.steps.push(TargetStep { what, loses_data: false, bytes: 0 });
+            let what = "halt its machines, since nothing was there before".to_owned();
+            part.steps.push(stand.step(TargetStep { what, loses_data: false, bytes: 0 }));
             let failure = Failure::new(Kind::NotFound, format!("find what `{id}` was before on `{}`", stand.server));
             return Ok((part, Some(failure)));
         }
@@ -169,10 +169,7 @@ impl Engine {
             }
             planned => planned?,
         };
-        let step = |loses_data, what: String| {
-            let what = if stand.is_one_of_several { format!("{}: {what}", stand.name) } else { what };
-            TargetStep { what, loses_data, bytes: 0 }
-        };
+        let step = |loses_data, what: String| stand.step(TargetStep { what, loses_data, bytes: 0 });
         part.then = planned.edge.as_deref().unwrap_or(&edge).clone();
         let names = edge.steps_to(&part.then);
         let lost = planned.removes.iter().map(|what| step(true, format!("lose {what}")));

@@ -7,7 +7,7 @@ use crate::engine::at_once::for_each;
 use crate::engine::events::Events;
 use crate::engine::target::fleet;
 use crate::engine::target::outside::Outside;
-use crate::engine::target::promote::inside;
+use crate::engine::target::proof::inside;
 use crate::engine::target::releases;
 use crate::model::request::TargetOf;
 use crate::model::response::{CheckItem, Checklist, LayerSummary, Standing};

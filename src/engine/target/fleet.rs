@@ -11,9 +11,10 @@ use ipnet::Ipv4Net;
 use crate::model::network::NUMBERS;
 use crate::model::response::{CheckItem, Standing};
 use crate::model::seat::{Joining, Peer, Seat};
-use crate::model::target::{Server, TargetSummary};
+use crate::model::target::{Server, TargetStep, TargetSummary};
 use crate::model::{EnvironmentId, Failure, Kind, Limits, Machine, MachineName};
 use crate::network::address;
+use crate::plan::depths;
 use crate::store::record::Definition;
 
 /// A server, and what the other words of its target call it.
@@ -22,6 +23,16 @@ pub(super) struct Stand {
     pub name: String,
     pub server: Server,
     pub is_one_of_several: bool,
+}
+
+impl Stand {
+    /// A step of it, by its name where it is one of several.
+    pub fn step(&self, step: TargetStep) -> TargetStep {
+        match self.is_one_of_several {
+            true => TargetStep { what: format!("{}: {}", self.name, step.what), ..step },
+            false => step,
+        }
+    }
 }
 
 /// The servers of a target as its configuration names them.
@@ -66,6 +77,16 @@ pub(super) fn words(stands: &[Stand]) -> String {
     stands.iter().map(|stand| stand.server.to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// The same within a sentence.
+pub(super) fn quoted<'s>(servers: impl IntoIterator<Item = &'s Server>) -> String {
+    servers.into_iter().map(|server| format!("`{server}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Several servers are worked on at once, each under a name of its own.
+pub(super) fn task(what: &str, server: &Server) -> String {
+    format!("{} {what}", server.address.host)
+}
+
 /// What is said of the whole environment is said of one server's part of it, and so is what is about the server itself. Machines and
 /// names of the world are on one of them only.
 pub(super) fn say_where(items: &mut [CheckItem], id: &EnvironmentId, server: &Server) {
@@ -78,34 +99,22 @@ pub(super) fn say_where(items: &mut [CheckItem], id: &EnvironmentId, server: &Se
 /// which the others may need without saying so.
 pub(super) fn waves(names: &[&str], definition: &Definition) -> Vec<Vec<usize>> {
     let machines = &definition.platform.machines;
-    let mut depth: BTreeMap<_, usize> = BTreeMap::new();
-    // As many rounds as roles are enough for the longest chain.
-    for _ in machines {
-        for machine in machines {
-            let below = machine.after.iter().filter_map(|other| depth.get(other).map(|depth| depth + 1)).max();
-            depth.insert(&machine.role, below.unwrap_or(0));
-        }
-    }
-    let rank = |index: &usize| {
-        let is_there = |name: &MachineName| definition.placed.get(name).is_none_or(|server| server == names[*index]);
-        let there = machines.iter().filter(|machine| machine.names().iter().any(is_there));
-        let ranks = there.map(|machine| (depth[&machine.role], !definition.platform.holds_data(machine)));
+    let depth = depths(machines.iter().map(|machine| (&machine.role, &machine.after[..])));
+    let is_there =
+        |index: usize| move |name: &MachineName| definition.placed.get(name).is_none_or(|server| server == names[index]);
+    let rank = |index: usize| {
+        let there = machines.iter().filter(|machine| machine.names().iter().any(is_there(index)));
+        let ranks: Vec<_> = there.map(|machine| (depth[&machine.role], !definition.platform.holds_data(machine))).collect();
         // One without any machine only leads to the others.
-        let ranks: Vec<_> = ranks.collect();
         (ranks.iter().map(|rank| rank.0).max().unwrap_or(usize::MAX), ranks.iter().all(|rank| rank.1))
     };
     // Where a site's first machine is, its scripts for all of them run.
-    let first = |index: &usize| {
-        let places = machines.iter().filter_map(|machine| {
-            machine.names().iter().position(|name| definition.placed.get(name).is_none_or(|server| server == names[*index]))
-        });
-        places.min()
-    };
+    let first = |index: usize| machines.iter().filter_map(|machine| machine.names().iter().position(is_there(index))).min();
     let mut waves: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     let mut all: Vec<_> = (0..names.len()).collect();
-    all.sort_by_key(|index| (first(index).unwrap_or(usize::MAX), *index));
+    all.sort_by_key(|index| (first(*index).unwrap_or(usize::MAX), *index));
     for index in all {
-        waves.entry(rank(&index)).or_default().push(index);
+        waves.entry(rank(index)).or_default().push(index);
     }
     waves.into_values().collect()
 }
@@ -134,22 +143,15 @@ pub(super) fn seats(id: &EnvironmentId, definition: &Definition, all: &[Joiner<'
             }
         }
     }
-    let names: Vec<_> = definition.platform.machines.iter().flat_map(Machine::names).collect();
-    let mut free: Vec<_> =
-        NUMBERS.rev().filter(|number| !known.values().chain(own.values()).any(|used| used == number)).collect();
-    for Joiner { stand, .. } in all {
-        if own.contains_key(stand.name.as_str()) {
-            continue;
-        }
-        if free.is_empty() {
-            // Of a machine that went: it may still be remembered, but nobody has it.
-            let went = known.iter().find(|(name, _)| !names.contains(name)).map(|(name, _)| name.clone());
-            free.extend(went.and_then(|name| known.remove(&name)));
-        }
-        let none = || failure("no address is left for each of the servers".to_owned());
-        own.insert(&stand.name, if free.is_empty() { return Err(none()) } else { free.remove(0) });
-    }
     known.retain(|_, number| !own.values().any(|used| used == number));
+    let names: Vec<_> = definition.platform.machines.iter().flat_map(Machine::names).collect();
+    for Joiner { stand, .. } in all {
+        if !own.contains_key(stand.name.as_str()) {
+            let is_free = |number: &u8| !known.values().chain(own.values()).any(|used| used == number);
+            let number = NUMBERS.rev().find(is_free).or_else(|| forgotten(&mut known, &names));
+            own.insert(&stand.name, number.ok_or_else(|| failure("no address is left for each of the servers".to_owned()))?);
+        }
+    }
     let numbers = with_numbers(known, &names, &own.values().copied().collect())
         .ok_or_else(|| failure("no address is left for each of the machines".to_owned()))?;
     let mut servers = BTreeMap::new();
@@ -175,20 +177,19 @@ fn with_numbers(
     taken: &BTreeSet<u8>,
 ) -> Option<BTreeMap<MachineName, u8>> {
     for name in names {
-        if known.contains_key(name) {
-            continue;
+        if !known.contains_key(name) {
+            let is_free = |number: &u8| !taken.contains(number) && !known.values().any(|used| used == number);
+            let number = NUMBERS.into_iter().find(is_free).or_else(|| forgotten(&mut known, names))?;
+            known.insert(name.clone(), number);
         }
-        let free = NUMBERS.into_iter().find(|number| !taken.contains(number) && !known.values().any(|used| used == number));
-        let number = match free {
-            Some(number) => number,
-            None => {
-                let went = known.keys().find(|known| !names.contains(known)).cloned()?;
-                known.remove(&went)?
-            }
-        };
-        known.insert(name.clone(), number);
     }
     Some(known)
+}
+
+/// The number of a machine that went, which nobody has any more.
+fn forgotten(known: &mut BTreeMap<MachineName, u8>, names: &[MachineName]) -> Option<u8> {
+    let went = known.keys().find(|known| !names.contains(known)).cloned()?;
+    known.remove(&went)
 }
 
 /// The one that it has, else one that is free on all of them.
@@ -266,13 +267,17 @@ pub(super) fn keep_data(
     Ok(stays.into_iter().collect())
 }
 
+/// What this host's name servers say of it; none where it is known to ssh only.
+pub(super) fn addresses_of(server: &Server) -> Vec<IpAddr> {
+    let found = (server.address.host.as_str(), 0).to_socket_addrs();
+    found.map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
+}
+
 /// Where the other servers find it: the same address each time, whatever order a name server says them in.
 fn reached_at(server: &Server) -> Result<IpAddr, Failure> {
     let host = &server.address.host;
-    let found = (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>).unwrap_or_default();
-    let found: BTreeSet<_> = found.iter().map(SocketAddr::ip).filter(|address| !address.is_loopback()).collect();
     // Addresses of IPv4 come first.
-    found.into_iter().next().ok_or_else(|| {
+    addresses_of(server).into_iter().filter(|address| !address.is_loopback()).min().ok_or_else(|| {
         Failure::new(Kind::NotFound, format!("lead other servers to `{server}`"))
             .cause(format!("`{host}` is an address of this host alone, or known to your ssh only"))
             .hint("write the server's own address in `servers` of the target")
@@ -282,8 +287,8 @@ fn reached_at(server: &Server) -> Result<IpAddr, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::seat::PublicKey;
     use crate::model::target::{Address, Terms};
+    use crate::model::tie::PublicKey;
 
     fn stand(name: &str, address: &str) -> Stand {
         let address = Address::parse(&format!("root@{address}")).unwrap();

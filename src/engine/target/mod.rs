@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`list`] | `target:list`, and what a target's name means |
 //! | [`promote`] | `env:promote` where its operator sits: look, plan, show, do, prove |
+//! | [`cargo`] | what a promotion carries, and each server's share of it |
+//! | [`proof`] | what a server shows once all is done |
 //! | [`back`] | `env:rollback` where its operator sits |
 //! | [`fleet`] | the servers of a target as one: what each carries, in which order, what they agree on |
 //! | [`receive`] | the same on the server: what is there, the lock, a definition that an environment becomes |
@@ -27,12 +29,14 @@
 
 mod access;
 mod back;
+mod cargo;
 mod check;
 mod doors;
 mod fleet;
 mod list;
 mod outside;
 mod promote;
+mod proof;
 mod receive;
 mod records;
 mod rehearse;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::engine::check::certificate::{Judge, Judged, greet, last_day};
 use crate::engine::check::head::{Head, PATIENCE};
 use crate::engine::check::probe;
+use crate::engine::target::fleet::addresses_of;
 use crate::model::response::{CheckItem, CheckStep, Standing};
 use crate::model::target::Server;
 use crate::model::{Domain, EnvironmentId, SiteName};
@@ -47,10 +48,7 @@ impl Outside<'_> {
             return Vec::new();
         }
         let host = &self.server.address.host;
-        let addresses: Vec<_> = match (host.as_str(), HTTPS).to_socket_addrs() {
-            Ok(found) => found.map(|address| address.ip()).collect(),
-            Err(_) => Vec::new(),
-        };
+        let addresses = addresses_of(self.server);
         if addresses.is_empty() {
             let seen = format!("`{host}` is known to your ssh only, so nobody can ask it for its sites");
             let remedy = "write the server's address in `servers` of the target".to_owned();

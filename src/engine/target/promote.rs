@@ -1,72 +1,23 @@
 //! `env:promote`, where its operator sits: look at all servers, plan, show, do, prove. The way back is [`super::back`].
 
-use std::collections::BTreeSet;
 use std::io::Write;
 
 use crate::engine::at_once::{for_each, stopped};
-use crate::engine::environment::records::leaving;
-use crate::engine::environment::snapshot::unfinished;
 use crate::engine::events::Events;
+use crate::engine::target::cargo::Cargo;
 use crate::engine::target::fleet::{self, Joiner, Stand};
-use crate::engine::target::outside::Outside;
-use crate::engine::target::receive::digest;
 use crate::engine::target::records::had;
-use crate::engine::target::releases::{self, Load};
 use crate::engine::{Engine, program};
 use crate::model::access::AccessChange;
 use crate::model::request::{Bootstrap, TargetOf};
-use crate::model::response::{CheckItem, CheckStep, Checklist, Done, LayerSummary, Promotion, Standing};
+use crate::model::response::{Done, LayerSummary, Promotion, Standing};
 use crate::model::seat::Toward;
-use crate::model::target::{Back, LayerProof, ReleaseProof, Server, TargetStep, TargetSummary};
-use crate::model::{
-    Digest, Edge, EnvironmentId, EnvironmentName, Event, Failure, Kind, Machine, MachineName, Request, Response, Site,
-};
-use crate::network::address;
-use crate::plan::promotion::{self, Brought, Found, Going, Move, Refused};
+use crate::model::target::{Back, Server, TargetStep};
+use crate::model::{Digest, EnvironmentId, EnvironmentName, Event, Failure, Kind, Request, Response};
+use crate::plan::promotion::{self, Brought, Found, Move, Refused};
 use crate::releases::OTHER_CONTENT;
-use crate::servers::{self, Door, Program, Session, Way};
-use crate::store::Environment;
-use crate::store::record::{Definition, Providers};
+use crate::servers::{self, Door, Session, Way};
 use crate::wire::Serve;
-
-/// All that goes to the servers of a target.
-pub(super) struct Cargo {
-    /// Of all of them together.
-    pub brought: Brought,
-    program: Program,
-    definition: Definition,
-    /// The same as JSON.
-    text: Vec<u8>,
-    /// Keeps the releases on the shelf.
-    _load: Load,
-}
-
-impl Cargo {
-    /// What one of the servers is to have of it.
-    fn share(&self, own: &Stand, stands: &[Stand]) -> Brought {
-        let Self { brought, definition, .. } = self;
-        if definition.placed.is_empty() {
-            return brought.clone();
-        }
-        let is_here = |name: &MachineName| definition.placed.get(name) == Some(&own.name);
-        let machines = definition.platform.machines.iter();
-        let roles: BTreeSet<_> =
-            machines.filter(|machine| machine.names().iter().any(is_here)).map(|machine| &machine.role).collect();
-        let boxes = definition.boxes.iter().filter(|(role, _)| roles.contains(role));
-        let layers: BTreeSet<_> = boxes.flat_map(|(_, boxed)| &boxed.layers).collect();
-        let serves = |site: &Site| roles.contains(&site.on);
-        let goes = |going: &&Going| definition.platform.sites.iter().any(|site| site.name == going.site && serves(site));
-        let is_edge = stands.first().is_some_and(|first| first.name == own.name);
-        Brought {
-            layers: brought.layers.iter().filter(|layer| layers.contains(&layer.digest)).cloned().collect(),
-            releases: brought.releases.iter().filter(goes).cloned().collect(),
-            machines: brought.machines.iter().filter(|name| is_here(name)).cloned().collect(),
-            edge: if is_edge { brought.edge.clone() } else { Edge::default() },
-            others: stands.iter().map(|stand| stand.name.clone()).filter(|name| *name != own.name).collect(),
-            ..brought.clone()
-        }
-    }
-}
 
 /// One of the servers: what it is to have, how it was found, and a session with it where its adt understands ours.
 struct Part<'a> {
@@ -114,26 +65,7 @@ impl Part<'_> {
     /// Its moves as their operator reads them, by its name where it is one of several.
     fn steps(&self) -> Vec<TargetStep> {
         let steps = promotion::steps(&self.moves, &self.brought, &self.found, &self.server().to_string());
-        let named = |step: TargetStep| match self.brought.others.is_empty() {
-            true => step,
-            false => TargetStep { what: format!("{}: {}", self.stand.name, step.what), ..step },
-        };
-        steps.into_iter().map(named).collect()
-    }
-}
-
-/// What one server shows once all is done.
-pub(super) struct Proof {
-    layers: Vec<LayerProof>,
-    releases: Vec<ReleaseProof>,
-    checks: Checklist,
-}
-
-impl Proof {
-    pub fn add_to(self, promotion: &mut Promotion) {
-        promotion.layers.extend(self.layers);
-        promotion.releases.extend(self.releases);
-        promotion.checks.items.extend(self.checks.items);
+        steps.into_iter().map(|step| self.stand.step(step)).collect()
     }
 }
 
@@ -162,59 +94,6 @@ impl Engine {
     /// Whom the other side names to whoever comes meanwhile.
     pub(super) fn by(&self) -> String {
         format!("{}@{}", self.caller.user, rustix::system::uname().nodename().to_string_lossy())
-    }
-
-    /// What a ticket has that a target can get.
-    pub(super) fn cargo(
-        &self,
-        id: &EnvironmentId,
-        target: &TargetSummary,
-        dry_run: bool,
-        events: &Events,
-    ) -> Result<Cargo, Failure> {
-        let environment = self.environment(id)?;
-        self.can_go(&environment)?;
-        let load = self.load(&environment, dry_run, events)?;
-        let mut definition = for_a_target(&environment.definition, target);
-        load.write_into(&mut definition);
-        let text = serde_json::to_vec(&definition).expect("definitions have string keys only, so they become JSON");
-        let mut seen = BTreeSet::new();
-        let digests: Vec<_> = definition.layers().filter(|digest| seen.insert((*digest).clone())).cloned().collect();
-        let path = program()?;
-        let program = Program::read(&path)
-            .map_err(|error| Failure::new(Kind::Host, format!("read `{}`", path.display())).because(&error))?;
-        let brought = Brought {
-            id: EnvironmentId { platform: target.platform.clone(), name: target.name.clone() },
-            from: id.clone(),
-            program: program.sha256.clone(),
-            program_bytes: program.bytes,
-            definition: digest(&text),
-            layers: self.contents(&digests, events)?,
-            releases: load.going.clone(),
-            machines: definition.platform.machines_by_name().into_keys().collect(),
-            admin: target.admin.clone(),
-            edge: definition.edge.clone(),
-            others: Vec::new(),
-            seat: None,
-        };
-        Ok(Cargo { brought, program, definition, text, _load: load })
-    }
-
-    /// What isn't carried yet is refused, so that nobody takes a part for the whole.
-    fn can_go(&self, environment: &Environment) -> Result<(), Failure> {
-        let id = &environment.id;
-        if environment.wanted == crate::store::Wanted::Gone {
-            return Err(leaving(id, "promote"));
-        }
-        if environment.definition.rewound.is_some() {
-            return Err(unfinished(id, &format!("promote `{id}`")));
-        }
-        let refused = |cause: String| Err(Failure::new(Kind::Conflict, format!("promote `{id}`")).cause(cause));
-        let platform = &environment.definition.platform;
-        if let Some(machine) = platform.machines.iter().find(|machine| machine.host) {
-            return refused(format!("`{}` is a host itself, and the machines of a server can't be", machine.role));
-        }
-        Ok(())
     }
 
     /// Makes the servers of a target have what a ticket has, and proves it.
@@ -294,7 +173,7 @@ impl Engine {
         events: &Events,
     ) -> Result<Part<'a>, Failure> {
         let (id, server) = (&cargo.brought.id, &part.stand.server);
-        let door = events.task(&task("ssh", server), &format!("looking at {server}"), || servers::knock(way, server))?;
+        let door = events.task(&fleet::task("ssh", server), &format!("looking at {server}"), || servers::knock(way, server))?;
         (part.found.program, part.found.is_pending) = (door.found.program.clone(), door.found.is_pending);
         if part.found.program.is_none() {
             return Ok(part);
@@ -348,7 +227,7 @@ impl Engine {
         let joinings = for_each(parts.iter(), |part| {
             let ask = || part.session().joining(id, make);
             // Where WireGuard is missing, it is installed.
-            if make { events.task(&task("tie", part.server()), "what it is tied by", ask) } else { ask() }
+            if make { events.task(&fleet::task("tie", part.server()), "what it is tied by", ask) } else { ask() }
         })?;
         let joiners = parts.iter().zip(&joinings).map(|(part, joining)| Joiner { stand: part.stand, joining });
         let Some(seats) = fleet::seats(id, &cargo.definition, &joiners.collect::<Vec<_>>())? else { return Ok(()) };
@@ -478,8 +357,9 @@ impl Engine {
         let is_there = door.found.program.as_ref() == Some(&cargo.brought.program);
         let door = match is_there {
             true => door,
-            false => events
-                .task(&task("adt", server), &format!("putting it on {server}"), || door.put(&cargo.program, &self.cancel))?,
+            false => events.task(&fleet::task("adt", server), &format!("putting it on {server}"), || {
+                door.put(&cargo.program, &self.cancel)
+            })?,
         };
         match door.enter(!is_there, &self.caller.command, &self.cancel) {
             Ok(session) => Ok(session),
@@ -528,55 +408,11 @@ impl Engine {
         is_done(response)
     }
 
-    /// What is on a server once all is done: its layers and releases by the files that are there now, the environment from inside, and
-    /// its public names from here.
-    pub(super) fn proof(
-        &self,
-        session: &Session,
-        (id, layers, went): (&EnvironmentId, &[LayerSummary], &[Going]),
-        way: &Way,
-        events: &Events,
-    ) -> Result<Proof, Failure> {
-        let (server, address) = (&session.server, session.server.to_string());
-        let digests = layers.iter().map(|layer| &layer.digest).chain(went.iter().map(|going| &going.release.digest));
-        let read = || session.standing(id, digests.cloned().collect());
-        let there = events.task(&task("proof", server), &format!("reading what is on {server} again"), read)?;
-        let seen = Outside { id, server, standing: &there, is_rehearsal: way.is_rehearsal(), is_new: true }.look();
-        let mut checks = inside(session.run(&Request::EnvCheck { id: id.clone() }, &mut |_| ())?);
-        if there.seat.is_some() {
-            fleet::say_where(&mut checks.items, id, server);
-        }
-        checks.items.extend(seen);
-        Ok(Proof {
-            layers: layers.iter().map(|layer| proof(&address, layer, &there)).collect(),
-            releases: releases::proof(&address, went, &there),
-            checks,
-        })
-    }
-
     /// A session with the adt that is there, whichever it is.
     pub(super) fn enter_server(&self, server: &Server, way: &Way, events: &Events) -> Result<Session, Failure> {
         let enter = || servers::enter(way, server, &self.caller.command, &self.cancel);
-        events.task(&task("ssh", server), &format!("looking at {server}"), enter)
+        events.task(&fleet::task("ssh", server), &format!("looking at {server}"), enter)
     }
-}
-
-/// A ticket's definition as the target wants it, without what is only this host's, or only the ticket's.
-fn for_a_target(definition: &Definition, target: &TargetSummary) -> Definition {
-    let mut definition = definition.clone();
-    definition.platform.machines = fleet::settled(target, &definition.platform.machines);
-    definition.placed = fleet::placed(target, &definition.platform.machines);
-    let names: Vec<_> = definition.platform.machines.iter().flat_map(Machine::names).collect();
-    definition.numbers = address::host_numbers(&definition.numbers, &names);
-    definition.edge = target.edge.of_sites(|name| definition.platform.sites.iter().any(|site| site.name == *name));
-    definition.platform.folder = std::path::PathBuf::new();
-    definition.platform.targets = Vec::new();
-    // Data begins from the boxes that go there: what the ticket's volumes stand on is the ticket's.
-    definition.seeded.clear();
-    definition.seeds.clear();
-    let ever = definition.platform.machines.iter().map(|machine| definition.provider(machine).clone()).collect();
-    definition.providers = Providers { ever, ..definition.providers.clone() };
-    definition
 }
 
 /// Events of a server are told as its own.
@@ -610,28 +446,9 @@ pub(super) fn is_done(response: Response) -> Result<Done, Failure> {
     }
 }
 
-fn proof(server: &str, here: &LayerSummary, there: &Standing) -> LayerProof {
-    let there = there.layers.iter().find(|layer| layer.digest == here.digest).and_then(|layer| layer.content.clone());
-    let (name, digest, here) = (here.name.clone(), here.digest.clone(), here.content.clone());
-    LayerProof { server: server.to_owned(), name, digest, here, there }
-}
-
-/// What a check says of machines and sites. The names that only the server itself knows are nobody's concern here.
-pub(super) fn inside(response: Response) -> Checklist {
-    let Response::Check(list) = response else { return Checklist { items: vec![unclear()] } };
-    let outside = [CheckStep::Name, CheckStep::Address, CheckStep::Certificate, CheckStep::Proxy];
-    let items = list.items.into_iter().filter(|item| !item.step.is_some_and(|step| outside.contains(&step)));
-    let items: Vec<_> = items.collect();
-    Checklist { items: if items.is_empty() { vec![unclear()] } else { items } }
-}
-
-fn unclear() -> CheckItem {
-    CheckItem::fault("env:check", "said nothing of its machines", "look with `adt target:check`")
-}
-
 fn summary(brought: &Brought, parts: &[Part<'_>], is_done: bool, dry_run: bool) -> String {
     let Brought { id, from, .. } = brought;
-    let server = parts.iter().map(|part| format!("`{}`", part.server())).collect::<Vec<_>>().join(", ");
+    let server = fleet::quoted(parts.iter().map(Part::server));
     match (is_done, dry_run) {
         (true, _) => {
             let last = parts.iter().find_map(|part| part.found.standing.as_ref()?.promotions.last());
@@ -666,11 +483,6 @@ fn refusal(brought: &Brought, server: &Server, refused: &Refused) -> Failure {
         Refused::OtherRelease { .. } => OTHER_CONTENT,
         Refused::Foreign => "give the target another name, or end that environment there",
     })
-}
-
-/// Several servers are worked on at once, each under a name of its own.
-fn task(what: &str, server: &Server) -> String {
-    format!("{} {what}", server.address.host)
 }
 
 fn next(promotion: &Promotion) -> Vec<String> {

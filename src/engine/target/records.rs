@@ -5,13 +5,14 @@
 //! lead to production, maybe.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::engine::Engine;
 use crate::engine::events::Events;
+use crate::engine::target::fleet::addresses_of;
 use crate::exec::account::on_files_of;
 use crate::model::records::{Entry, Seen, Zone, mark};
 use crate::model::request::TargetOf;
@@ -298,7 +299,7 @@ fn facing(servers: &[Server]) -> Result<BTreeSet<IpAddr>, Failure> {
     let mut all = BTreeSet::new();
     for server in servers {
         let host = server.address.host.as_str();
-        let found: Vec<_> = (host, 443).to_socket_addrs().map(|found| found.map(|at| at.ip()).collect()).unwrap_or_default();
+        let found = addresses_of(server);
         let lead = || Failure::new(Kind::Config, "lead names to the target").hint("write the server's address in `servers`");
         if found.is_empty() {
             return Err(lead().cause(format!("`{host}` is known to your ssh only, so nobody knows its address")));
