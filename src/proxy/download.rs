@@ -172,8 +172,8 @@ pub struct Record {
 /// What the access log says; collected only where somebody reads it.
 pub struct Line {
     pub method: hyper::Method,
-    /// The site's own name, and in the world the one that was asked for.
-    pub host: String,
+    /// In the world, the name that was asked for; everywhere else it is the site's own.
+    pub host: Option<String>,
     pub target: String,
     pub client: std::net::IpAddr,
     pub secure: bool,
@@ -217,6 +217,7 @@ impl Line {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
         let scheme = if self.secure { "https" } else { "http" };
         let Self { method, host, target, client, attempts, .. } = self;
+        let host = host.as_ref().unwrap_or(&record.site.route.host);
         let (bytes, milliseconds) = (record.bytes, took.as_micros() as f64 / 1000.0);
         let backend = if self.backend.is_empty() { "-" } else { &self.backend };
         let broken = if record.failed { " broken" } else { "" };

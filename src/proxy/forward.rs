@@ -140,14 +140,14 @@ pub fn prepare(peer: &Peer, site: &Site, parts: &mut Parts) {
     }
 }
 
-pub fn line(peer: &Peer, site: &Site, request: &Request<Incoming>) -> Option<Box<Line>> {
+pub fn line(peer: &Peer, request: &Request<Incoming>) -> Option<Box<Line>> {
     let asked = || host::of(request).map(|host| host.name.into_owned()).ok();
     peer.shared.config.log.is_some().then(|| {
         Box::new(Line {
             method: request.method().clone(),
             host: match peer.whom {
-                Whom::Host | Whom::Machines(_) => site.route.host.clone(),
-                Whom::World => asked().unwrap_or_default(),
+                Whom::Host | Whom::Machines(_) => None,
+                Whom::World => Some(asked().unwrap_or_default()),
             },
             // Without what comes behind `?`: that is where secrets are.
             target: request.uri().path().to_owned(),
@@ -163,7 +163,7 @@ pub async fn forward(peer: &Peer, request: Request<Incoming>, mut record: Record
     let site = record.site.clone();
     let limits = &peer.shared.config.limits;
     site.touch();
-    record.line = line(peer, &site, &request);
+    record.line = line(peer, &request);
     let asker = Asker::of(&request);
     let sticky = if site.route.sticky { headers::cookie(request.headers(), STICKY).map(str::to_owned) } else { None };
     let (mut parts, incoming) = request.into_parts();

@@ -66,7 +66,7 @@ async fn answer(peer: &Arc<Peer>, mut request: Request<Incoming>) -> Response<Do
         // On the heap: the futures of all other requests would have room for it.
         if let Err(refusal) = Box::pin(world::guard(peer, &site, &mut request, held)).await {
             record.status = refusal.status().as_u16();
-            record.line = forward::line(peer, &site, &request);
+            record.line = forward::line(peer, &request);
             return refusal;
         }
     }

@@ -43,7 +43,7 @@ pub fn is_wanted(request: &Request<Incoming>) -> bool {
 pub async fn open(peer: &Arc<Peer>, mut request: Request<Incoming>, mut record: Record) -> Response<Download> {
     let site = record.site.clone();
     site.touch();
-    record.line = forward::line(peer, &site, &request);
+    record.line = forward::line(peer, &request);
     let asker = Asker::of(&request);
     let extended = request.method() == Method::CONNECT;
     let client = hyper::upgrade::on(&mut request);
