@@ -62,6 +62,14 @@ def application(environ, start_response):
     return [' '.join([polite(os.environ['GREETING']), version, mode, str(os.getuid())]).encode()]
 ";
 
+/// Of its two workers one ends at once, and the other hears nothing while it begins.
+const BROKEN_PY: &str = "import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+try: os.mkdir('/tmp/begun')
+except FileExistsError: time.sleep(60)
+raise SyntaxError
+";
+
 fn node(adt: &Adt) -> Repository {
     let repository = Repository::empty(adt, "node-source");
     repository.write("server.js", SERVER_JS);
@@ -192,7 +200,8 @@ fn a_checkout_shows_each_edit() {
     adt.run("env:init 5").ok();
     let addresses = addresses(&adt, "5");
     let page = |version: &str| Ok(format!("hello dear {version} development 33"));
-    for ((address, program), (site, machine)) in addresses.iter().zip(["server.js", "wsgi.py"]).zip(STACKS) {
+    let programs = [("server.js", "this is no program ("), ("wsgi.py", BROKEN_PY)];
+    for ((address, (program, broken)), (site, machine)) in addresses.iter().zip(programs).zip(STACKS) {
         let site = folder.join("5").join(site);
         assert_eq!(visit(address, "GET"), page("one"));
         // More than once: the file that was watched is not the one that is there after a save.
@@ -201,7 +210,7 @@ fn a_checkout_shows_each_edit() {
             until(address, |seen| *seen == page(version));
         }
         let whole = std::fs::read_to_string(site.join(program)).expect("the checkout is ours");
-        save(&site, program, "this is no program (");
+        save(&site, program, broken);
         until(address, |seen| seen.as_ref().is_err_and(|page| page.contains("No site runs here")));
         adt.run(&format!("env:logs 5 --machine {machine}")).ok().says("SyntaxError");
         save(&site, program, &whole);
