@@ -22,6 +22,8 @@ ifeq ($(PROFILE),demo)
 BUILD_PACKAGES += libzstd-dev pkg-config
 export ZSTD_SYS_USE_PKG_CONFIG := 1
 endif
+# Where servers are; on Debian only root looks there.
+SBIN := /usr/local/sbin:/usr/sbin:/sbin
 # A folder for somebody's own package needs no rights.
 AS_ROOT := $(if $(DESTDIR),,$(SUDO))
 
@@ -109,21 +111,21 @@ pages:
 test: build-packages test-packages nextest cargo-deb
 	cargo build --quiet
 	$(SUDO) target/debug/adt host:bootstrap --no-service
-	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
+	$(SUDO) env "PATH=$$PATH:$(SBIN)" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
 		cargo nextest run --no-fail-fast $(if $(TESTS),-E '$(TESTS)')
 
 # Needs an hour on two cores, and the network.
 test-fresh: build-packages test-packages nextest
 	cargo build --quiet
 	$(SUDO) target/debug/adt host:bootstrap --no-service
-	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
+	$(SUDO) env "PATH=$$PATH:$(SBIN)" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
 		cargo nextest run --no-fail-fast --run-ignored only -E 'test(/^real_fresh::/)'
 
 # Emulated, so that it needs nothing of the processor; the disks are kept in /var/tmp/adt-test-hosts.
 test-hosts: build-packages test-packages nextest
 	cargo build --quiet
 	$(SUDO) target/debug/adt host:bootstrap --no-service
-	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
+	$(SUDO) env "PATH=$$PATH:$(SBIN)" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" CI=$(CI) \
 		cargo nextest run --no-fail-fast --run-ignored all -E 'test(/^usual_host::/)'
 
 fmt:
@@ -142,5 +144,5 @@ audit:
 
 bench: build-packages
 	cargo build --release --quiet
-	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" \
+	$(SUDO) env "PATH=$$PATH:$(SBIN)" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" "RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}" \
 		cargo bench --quiet --bench environments
