@@ -164,6 +164,10 @@ impl Adt {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ADT_")) {
             command.env_remove(name);
         }
+        // Nor who started the tests: environments and files would be theirs, and their browsers would be looked at.
+        for name in ["SUDO_USER", "SUDO_UID", "SUDO_GID"] {
+            command.env_remove(name);
+        }
         command.env("ADT_STORE", &self.store).env("ADT_POOL_V4", &self.pool).env("NO_COLOR", "1");
         // No setting of this host may decide a test.
         let config = self.home.path().join("adt.toml");
