@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::examples;
 use crate::config::HostFlags;
+use crate::model::mishap::Mishap;
 use crate::model::{PlatformName, Size};
 
 #[derive(Debug, Parser)]
@@ -658,6 +660,10 @@ pub enum Verb {
         /// Leave the servers there, for a look and for the next rehearsal
         #[arg(long)]
         keep: bool,
+        /// Break the promotion at each of its steps, and show that the same command goes on: all kinds, or these
+        #[arg(long, value_name = "KIND", num_args = 0.., require_equals = true, value_delimiter = ',')]
+        #[arg(value_parser = mishaps(), default_missing_value = "connection,server,disk")]
+        faults: Vec<Mishap>,
     },
     /// Show what a promotion would do, and save that for `target:apply`
     #[command(name = "target:plan", after_help = examples::TARGET_PLAN)]
@@ -730,6 +736,12 @@ pub enum Moment {
 pub enum AccessMoment {
     Boot,
     Undo,
+}
+
+/// What can be broken on purpose, by its word.
+fn mishaps() -> impl TypedValueParser<Value = Mishap> {
+    let read = |word: String| Mishap::ALL.into_iter().find(|each| each.word() == word).ok_or("it is none of these");
+    PossibleValuesParser::new(Mishap::ALL.map(Mishap::word)).try_map(read)
 }
 
 /// `50G`, in bytes.

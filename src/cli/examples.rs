@@ -206,7 +206,8 @@ pub const TARGET_APPLY: &str = "Examples:
 
 pub const TARGET_REHEARSE: &str = "Examples:
   sudo adt target:rehearse production --from 1161
-  sudo adt target:rehearse shop production --from 1161 --keep";
+  sudo adt target:rehearse shop production --from 1161 --keep
+  sudo adt target:rehearse production --from 1161 --faults=connection   # broken at each step";
 
 pub const ENV_PROMOTE: &str = "Examples:
   adt env:promote 1161 production --dry-run   # each step, and whether data is lost

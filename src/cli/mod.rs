@@ -393,8 +393,8 @@ impl Session {
                 let change = AccessChange::Revoke { network: words::network(network)? };
                 Request::TargetAdmit { of: self.target(before)?, change }
             }
-            Verb::TargetRehearse { words, from, keep } => {
-                Request::TargetRehearse { of: self.target(&words)?, from: words::name(&from)?, keep }
+            Verb::TargetRehearse { words, from, keep, faults } => {
+                Request::TargetRehearse { of: self.target(&words)?, from: words::name(&from)?, keep, faults }
             }
             Verb::EnvPromote { words, dry_run } => {
                 let (before, [target]) = last(&words);
@@ -433,6 +433,10 @@ impl Session {
     /// `[PLATFORM] TARGET`
     fn target(&self, words: &[String]) -> Result<TargetOf, Failure> {
         let (before, [target]) = last(words);
+        // An option between them begins a new list of words for clap, which counts each by itself.
+        if before.len() > 1 {
+            return Err(Failure::new(Kind::Usage, "read the target's name").cause("there are too many words"));
+        }
         let platform = self.surroundings.platform(before.first().map(String::as_str))?;
         Ok(TargetOf { platform, target: words::name(target)? })
     }

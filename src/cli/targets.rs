@@ -3,6 +3,7 @@
 use super::checklist;
 use super::table::{lines, table};
 use crate::model::access::AccessReport;
+use crate::model::mishap::Broken;
 use crate::model::response::Promotion;
 use crate::model::target::{Promoted, TargetSummary};
 use crate::model::{Digest, Size};
@@ -113,7 +114,19 @@ pub fn promotion(promotion: &Promotion) -> String {
         ]);
     }
     let releases = if promotion.releases.is_empty() { String::new() } else { format!("{}\n\n", lines(&releases)) };
-    format!("{}\n\n{releases}{}", lines(&layers), checklist::text(&promotion.checks))
+    format!("{}{}\n\n{releases}{}", broken(&promotion.broken), lines(&layers), checklist::text(&promotion.checks))
+}
+
+fn broken(all: &[Broken]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = table(&["BROKEN", "ON", "AT", "WHAT ITS OPERATOR WAS TOLD"]);
+    for one in all {
+        let told = one.told.as_deref().unwrap_or("nothing: it got through");
+        table.add_row([&one.fault.to_string(), &one.server, &one.step, told]);
+    }
+    format!("{}\n\n", lines(&table))
 }
 
 fn steps(promotion: &Promotion) -> String {

@@ -179,7 +179,7 @@ impl Engine {
             Request::TargetAdmit { of, change } => self.target_admit(&of, &change, events),
             Request::EnvPromote { id, target, dry_run, seen } => self.env_promote(&id, &target, dry_run, seen.as_ref(), events),
             Request::EnvRollback { of, back, dry_run } => self.env_rollback(&of, &back, dry_run, events),
-            Request::TargetRehearse { of, from, keep } => self.target_rehearse(&of, &from, keep, events),
+            Request::TargetRehearse { of, from, keep, faults } => self.target_rehearse(&of, &from, keep, &faults, events),
         }
     }
 

@@ -176,6 +176,11 @@ impl Failure {
         self
     }
 
+    /// What and why, on one line.
+    pub fn headline(&self) -> String {
+        self.causes.iter().fold(format!("could not {}", self.sentence), |line, cause| format!("{line}: {cause}"))
+    }
+
     pub fn at(mut self, place: Place) -> Self {
         self.place = Some(place);
         self
@@ -198,10 +203,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "could not {}", self.sentence)?;
-        for cause in &self.causes {
-            write!(f, ": {cause}")?;
-        }
+        f.write_str(&self.headline())?;
         for fault in &self.faults {
             write!(f, "\n{fault}")?;
         }

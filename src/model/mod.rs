@@ -9,6 +9,7 @@ pub mod facts;
 pub mod failure;
 pub mod limits;
 pub mod machine;
+pub mod mishap;
 pub mod names;
 pub mod network;
 pub mod recipe;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access::AccessChange;
+use super::mishap::Mishap;
 use super::names::{
     BoxName, BranchName, Digest, EnvironmentId, EnvironmentName, MachineId, MachineName, PlatformName, ProviderName, SiteName,
     SnapshotName,
@@ -210,6 +211,9 @@ pub enum Request {
         /// The ticket's environment.
         from: EnvironmentName,
         keep: bool,
+        /// What is broken at each step, one after the other; none is a rehearsal that goes well.
+        #[serde(default)]
+        faults: Vec<Mishap>,
     },
 }
 

@@ -13,6 +13,7 @@ use super::facts::FactSheet;
 use super::failure::Failure;
 use super::limits::Limits;
 use super::machine::MachineState;
+use super::mishap::Broken;
 use super::names::{BoxName, Digest, EnvironmentId, MachineName, ProviderName, RoleName, SiteName, SnapshotName};
 use super::seat::Seat;
 use super::step::Plan;
@@ -483,6 +484,9 @@ pub struct Promotion {
     pub releases: Vec<ReleaseProof>,
     /// What the environment says of itself there; empty unless something was done.
     pub checks: Checklist,
+    /// What a rehearsal broke on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<Broken>,
     pub next: Vec<String>,
 }
 
@@ -500,6 +504,7 @@ impl Promotion {
             layers: Vec::new(),
             releases: Vec::new(),
             checks: Checklist::default(),
+            broken: Vec::new(),
             next: Vec::new(),
         }
     }

@@ -77,6 +77,11 @@ pub enum Action {
 }
 
 impl Action {
+    /// Programs of the machine run anew after it.
+    pub fn starts(&self, wanted: &MachineName) -> bool {
+        matches!(self, Self::Start { machine } if machine == wanted)
+    }
+
     pub fn machine(&self) -> Option<&MachineName> {
         match self {
             Self::Create { machine }

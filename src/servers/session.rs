@@ -12,9 +12,10 @@ use crate::model::response::Standing;
 use crate::model::seat::{Joining, Key, Toward};
 use crate::model::target::Server;
 use crate::model::{Digest, EnvironmentId, Event, Failure, Kind, Request, Response};
-use crate::wire::asker::{end_of, unexpected};
+use crate::wire::asker::unexpected;
 use crate::wire::channel::WINDOW;
 use crate::wire::frame::{self, Patient, Reader};
+use crate::wire::link::Gone;
 use crate::wire::{Asker, Channel, Control, End, Found, Open, Serve, Stream, Told};
 
 /// It ends, and with it what it holds there, when this is dropped.
@@ -64,7 +65,19 @@ impl Session {
     /// Opens a channel, and hands over what is told on it until its end.
     fn ask(&self, open: &Open, each: &mut Each<'_>) -> Result<End, Failure> {
         let channel = self.asker.channel(open, &[(Stream::Told, WINDOW)])?;
-        listen(&channel, each).and_then(|()| end_of(&channel))
+        listen(&channel, each).and_then(|()| self.end_of(&channel))
+    }
+
+    /// The last word, if it is no failure. Whoever has several servers wants to know which one went away.
+    fn end_of(&self, channel: &Channel) -> Result<End, Failure> {
+        let gone = |_: Gone| {
+            let failure = Failure::new(Kind::Program, format!("hear from `{}` how it ended", self.server));
+            failure.cause("the connection to it broke").hint("run the same command again: it goes on from where it was left")
+        };
+        match channel.ended().map_err(gone)? {
+            End::Failed(failure) => Err(*failure),
+            other => Ok(other),
+        }
     }
 
     pub fn run(&self, request: &Request, each: &mut Each<'_>) -> Result<Response, Failure> {
@@ -150,7 +163,7 @@ impl Session {
             let _ = channel.finish(Stream::In);
             (written, hearing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        let ended = heard.and_then(|()| end_of(&channel));
+        let ended = heard.and_then(|()| self.end_of(&channel));
         match (written, ended) {
             (Ok(()), ended) => response(ended?),
             // Who takes no more says why, which tells more than that it broke.

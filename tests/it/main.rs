@@ -78,6 +78,7 @@ mod real_snapshots;
 mod real_stacks;
 mod real_takeover;
 mod real_target;
+mod real_target_faults;
 mod real_target_release;
 mod records;
 mod reference;

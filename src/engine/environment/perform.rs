@@ -98,6 +98,11 @@ impl Engine {
             }
             events.emit(Event::StepStarted { step: step.clone() });
             let since = Instant::now();
+            if let Action::Await { machine } = &step.action
+                && !chain.iter().any(|other| other.action.starts(machine))
+            {
+                self.begin_again(scene.specs.get(machine).expect("the planner names only machines that are wanted here"), events);
+            }
             if let Err(failure) = self.step(step, scene, events) {
                 events.emit(Event::StepFailed { step: step.clone(), reason: failure.to_string() });
                 return Err(failure);
@@ -194,6 +199,25 @@ impl Engine {
         Ok(())
     }
 
+    /// What failed in a machine that ran before this command, e.g. because the disk was full, has to be begun again by somebody. In one
+    /// that was just started, it would fail the same way.
+    fn begin_again(&self, spec: &MachineSpec, events: &Events) {
+        let Ok(provider) = self.providers.of(spec) else { return };
+        if probe::once(&*self.probe, provider, spec).is_ok() {
+            return;
+        }
+        let units = self.failed_units(spec);
+        if units.is_empty() {
+            return;
+        }
+        events.note(format!("{}: {} failed earlier and is begun again", spec.id, units.join(", ")));
+        for words in [&["systemctl", "reset-failed", "--"][..], &["systemctl", "start", "--no-block", "--"]] {
+            let exec = Exec::new(words.iter().copied().chain(units.iter().map(String::as_str)));
+            // If it does not begin, the wait that comes now says what is missing.
+            let _ = provider.exec(&spec.id, &exec, Stdio::Pipes { stdin: None, each: &mut |_, _| () });
+        }
+    }
+
     /// `again`: a machine that ends is started once more. One that a killed run had started may have looked alive to this run
     /// just before it went down with that run.
     fn await_answer(&self, spec: &MachineSpec, again: bool) -> Result<(), Failure> {
@@ -214,7 +238,7 @@ impl Engine {
             Err(probe::NoAnswer::Died(state)) => (Kind::Program, format!("it went {} while starting", state.word())),
         };
         let mut failure = Failure::new(kind, format!("bring up `{}`", spec.id)).cause(cause);
-        failure.causes.extend(self.failed_units(spec));
+        failure.causes.extend(self.failed_units(spec).into_iter().map(|unit| format!("unit `{unit}` failed")));
         let console = provider.console().and_then(|console| console.tail(&spec.id, 20).ok());
         let environment = &spec.id.environment;
         if kind == Kind::Deadline {
@@ -248,7 +272,7 @@ impl Engine {
         let mut units = Vec::new();
         let each = &mut |_, line: &str| {
             let unit = line.split_whitespace().next().filter(|_| units.len() < MOST_UNITS);
-            units.extend(unit.map(|unit| format!("unit `{unit}` failed")));
+            units.extend(unit.map(str::to_owned));
         };
         match provider.exec(&spec.id, &list, Stdio::Pipes { stdin: None, each }) {
             Ok(ended) if ended.code == 0 => units,

@@ -17,6 +17,7 @@
 //! | [`records`] | the records of these names, where adt enters them |
 //! | [`check`] | `target:check`, `target:history` |
 //! | [`rehearse`] | `target:rehearse`: a server that is a machine of this host, treated as any other |
+//! | [`faults`] | the same, broken at each step in turn |
 //!
 //! What must be done is decided in [`crate::plan::promotion`], the way to a server is [`crate::servers`]. Who decides is the operator;
 //! what is wanted, its history and the lock are on the server, so the operator's host can vanish at any moment.
@@ -32,6 +33,7 @@ mod back;
 mod cargo;
 mod check;
 mod doors;
+mod faults;
 mod fleet;
 mod list;
 mod outside;

@@ -1,4 +1,4 @@
-//! `target:rehearse`: servers of this host's own, as a vendor would rent them out, as many as the target has, and on it exactly what `env:promote` does.
+//! `target:rehearse`: servers of this host's own, as a vendor would rent them out, as many as the target has, and on them what `env:promote` does.
 //!
 //! The server is a machine that is a host itself, set up by cloud-init from user data that have nothing but a public key. Its host
 //! key is made by itself at its first start; the fingerprint is read on the machine, as a vendor's console would show it, and from
@@ -17,8 +17,11 @@ use crate::engine::at_once::for_each;
 use crate::engine::environment::wanted;
 use crate::engine::events::Events;
 use crate::engine::program;
+use crate::engine::target::cargo::Cargo;
+use crate::engine::target::faults::Rehearsed;
 use crate::engine::target::fleet::Stand;
 use crate::exec::Command;
+use crate::model::mishap::Mishap;
 use crate::model::request::TargetOf;
 use crate::model::response::Promotion;
 use crate::model::target::{Address, Fingerprint, REHEARSAL, Server, TargetSummary};
@@ -68,6 +71,7 @@ impl Engine {
         of: &TargetOf,
         from: &EnvironmentName,
         keep: bool,
+        faults: &[Mishap],
         events: &Events,
     ) -> Result<Response, Failure> {
         let ticket = EnvironmentId { platform: of.platform.clone(), name: from.clone() };
@@ -75,20 +79,13 @@ impl Engine {
         let cargo = self.cargo(&ticket, &target, false, events)?;
         let id = server_of(of)?;
         let key = self.prepare(&id.platform, target.servers.len())?;
-        let promoted = self.env_init(&id, &[], None, false, false, events).and_then(|_| {
-            let machines = self.machine_names(&id)?;
-            let servers = for_each(&machines, |machine| self.rehearsed(&id, machine, events))?;
-            let named = target.servers.iter().map(|server| Some(server.name())).chain(std::iter::repeat(None));
-            let is_one_of_several = servers.len() > 1;
-            let stand = |(server, name): (Server, Option<&str>)| Stand {
-                name: name.unwrap_or(SERVER).to_owned(),
-                server,
-                is_one_of_several,
-            };
-            let stands: Vec<_> = servers.into_iter().zip(named).map(stand).collect();
-            let way = Way { account: None, home: None, identity: Some(key), program: program()? };
-            self.bring(&cargo, &stands, &way, false, None, events)
-        });
+        let way = Way { account: None, home: None, identity: Some(key), program: program()? };
+        let promoted = match faults {
+            [] => self.on_servers_of_ours(&id, &target, events, |servers| {
+                self.bring(&cargo, servers.stands, &way, false, None, events)
+            }),
+            faults => self.broken_on_servers_of_ours(faults, &id, (&cargo, &target), &way, events),
+        };
         if keep {
             return Ok(answer(promoted?, &id, &self.machine_names(&id)?, true));
         }
@@ -101,6 +98,50 @@ impl Engine {
         let promoted = promoted.map_err(|failure| failure.hint("with `--keep`, the server stays for a look"))?;
         removed?;
         Ok(answer(promoted, &id, &[], false))
+    }
+
+    /// Servers that are there, as the target's own would be.
+    fn on_servers_of_ours<T>(
+        &self,
+        id: &EnvironmentId,
+        target: &TargetSummary,
+        events: &Events,
+        work: impl FnOnce(&Rehearsed<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.env_init(id, &[], None, false, false, events)?;
+        let machines = self.machine_names(id)?;
+        let servers = for_each(&machines, |machine| self.rehearsed(id, machine, events))?;
+        let named = target.servers.iter().map(|server| Some(server.name())).chain(std::iter::repeat(None));
+        let is_one_of_several = servers.len() > 1;
+        let stand =
+            |(server, name): (Server, Option<&str>)| Stand { name: name.unwrap_or(SERVER).to_owned(), server, is_one_of_several };
+        let stands: Vec<_> = servers.into_iter().zip(named).map(stand).collect();
+        work(&Rehearsed { id, machines: &machines, stands: &stands })
+    }
+
+    /// New ones for each kind of fault, since nothing is left to break where a promotion was through.
+    fn broken_on_servers_of_ours(
+        &self,
+        faults: &[Mishap],
+        id: &EnvironmentId,
+        (cargo, target): (&Cargo, &TargetSummary),
+        way: &Way,
+        events: &Events,
+    ) -> Result<Promotion, Failure> {
+        let mut promoted = None;
+        let mut broken = Vec::new();
+        for fault in faults {
+            if self.store.database.environment(id)?.is_some() {
+                self.env_destroy(id, false, events)?;
+            }
+            let through =
+                self.on_servers_of_ours(id, target, events, |servers| self.bring_through(*fault, cargo, servers, way, events));
+            let (promotion, each) = through?;
+            broken.extend(each);
+            promoted = Some(promotion);
+        }
+        let promotion = promoted.expect("who calls this names a fault");
+        Ok(Promotion { broken, ..promotion })
     }
 
     /// The rehearsals' platform, whose folder is adt's, and the key that its servers know.
@@ -148,9 +189,7 @@ impl Engine {
     /// The server as a target's configuration would name it, once it is through with its first start.
     fn rehearsed(&self, id: &EnvironmentId, name: &MachineName, events: &Events) -> Result<Server, Failure> {
         let environment = self.environment(id)?;
-        events.task(&format!("cloud-init {name}"), "waiting for the server's first start", || {
-            self.inside(id, name, &["cloud-init", "status", "--wait"]).map(drop)
-        })?;
+        self.is_through(id, name, events)?;
         let shown = self.inside(id, name, &["ssh-keygen", "-lf", "/etc/ssh/ssh_host_ed25519_key.pub"])?;
         let fingerprint = shown.first().and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default();
         let host_key = Fingerprint::new(fingerprint)
@@ -160,8 +199,15 @@ impl Engine {
         Ok(Server { address: Address { user: "root".into(), host, port: None }, host_key: Some(host_key) })
     }
 
+    /// Waits for what a server does at its start.
+    pub(super) fn is_through(&self, id: &EnvironmentId, name: &MachineName, events: &Events) -> Result<(), Failure> {
+        events.task(&format!("cloud-init {name}"), "waiting for the server's start", || {
+            self.inside(id, name, &["cloud-init", "status", "--wait"]).map(drop)
+        })
+    }
+
     /// The lines that a program prints there.
-    fn inside(&self, id: &EnvironmentId, machine: &MachineName, argv: &[&str]) -> Result<Vec<String>, Failure> {
+    pub(super) fn inside(&self, id: &EnvironmentId, machine: &MachineName, argv: &[&str]) -> Result<Vec<String>, Failure> {
         let machine = id.machine(machine);
         let mut lines = Vec::new();
         let each = &mut |_, line: &str| lines.push(line.to_owned());
@@ -203,7 +249,10 @@ fn server_of(of: &TargetOf) -> Result<EnvironmentId, Failure> {
 
 fn answer(mut promotion: Promotion, id: &EnvironmentId, machines: &[MachineName], keep: bool) -> Response {
     let EnvironmentId { platform, name } = id;
-    promotion.summary = format!("rehearsed: {}", promotion.summary);
+    promotion.summary = match promotion.broken.len() {
+        0 => format!("rehearsed: {}", promotion.summary),
+        times => format!("rehearsed: broken on purpose {times} times, and each time the same command went on"),
+    };
     promotion.next = vec![
         "unlike a rented server, this one has this host's kernel, and the packages that adt needs were in its image; no record of a \
          name is touched"
