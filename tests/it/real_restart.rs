@@ -86,7 +86,7 @@ fn nobody_is_turned_away_while_the_service_is_replaced() {
     restarted(&adt, "adt host:bootstrap");
     assert_eq!(kept(&adt), before);
 
-    // Names that go take their doors along, also those that systemd has; so does a stop, and a service that never comes up again.
+    // A stop closes all doors, and so does a service that never comes up again: nobody waits unseen.
     assert_eq!(one().expect("curl starts").code(), Some(0));
     there(&adt, "systemctl stop adt");
     assert_eq!((kept(&adt), one().expect("curl starts").code()), (0, Some(7)));
@@ -96,6 +96,10 @@ fn nobody_is_turned_away_while_the_service_is_replaced() {
     until("it is given up", || one().expect("curl starts").code() == Some(7));
     there(&adt, "mv /usr/local/bin/.away /usr/local/bin/adt; systemctl reset-failed adt; systemctl start adt");
     until("it serves", || one().expect("curl starts").success());
+    // Names that go take their doors along, also those that systemd has.
+    there(&adt, "adt env:destroy hello production --yes");
+    until("the world's door is closed", || one().expect("curl starts").code() == Some(7));
+    assert!(kept(&adt) < before);
 
     adt.run("env:destroy rehearsal hello-production --yes").ok();
     adt.run("platform:destroy rehearsal --yes").ok();
