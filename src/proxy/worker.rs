@@ -10,8 +10,12 @@ use tokio::runtime::Handle;
 
 use super::door::{Door, Whom};
 use super::shared::Shared;
+use super::sweep::Drain;
 use super::{Error, connection, health, log, pool, sweep};
 use crate::systemd::{Listeners, Place};
+
+/// Who came just before a stop may take this long to ask, handshake and all. Nobody who comes meanwhile is let in, so it is short.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// A thread's sockets, bound; those that outlived a process listen already.
 pub struct Sockets {
@@ -132,11 +136,12 @@ async fn run(shared: &Arc<Shared>) {
     let deadline = stop.borrow().unwrap_or_else(Instant::now);
     // Clients that the kernel accepted already get an answer.
     tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(20)).into()).await;
+    let first = Instant::now() + FIRST;
     while Instant::now() < deadline && shared.places.connections.used() > 0 {
-        sweep::drain(false);
+        sweep::drain(if Instant::now() < first { Drain::Asked } else { Drain::All });
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    sweep::drain(true);
+    sweep::drain(Drain::Now);
     tokio::task::yield_now().await;
     log::flush(&shared.config);
 }
