@@ -160,6 +160,7 @@ impl Field {
             proxy_v6: None,
             upstreams: vec![upstream()?],
             serial: 1,
+            listeners: Default::default(),
         };
         let names = dns::Server::start(config, &routes)?;
         drop(inside);

@@ -37,6 +37,7 @@ pub fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         proxy_v6: None,
         upstreams: Vec::new(),
         serial: 1,
+        listeners: Default::default(),
     };
     let inside = runtime.enter();
     let own = dns::Server::start(config, &routes)?;

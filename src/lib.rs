@@ -7,6 +7,7 @@
 //!    disk        files and folders put in place whole, and for good                     ← -
 //! L1 config      platform.toml, box.toml, adt.toml → model, with spans                  ← model
 //!    plan        (wanted, seen) → Plan; pure                                            ← model
+//!    systemd     what a process and its starter tell each other: it serves, sockets that outlive it  ← -
 //!    shares      who may hold how much of what all want; counters                       ← -
 //!    wire        requests, events and programs as frames over a stream of bytes         ← model
 //! L2 exec        the only place that starts processes; a person's rights on files       ← model
@@ -27,8 +28,8 @@
 //!    providers   what machines run on: the contract, the registry, lxc, fake            ← model disk exec
 //! L3 engine      the verbs: inspect → plan → show → run; emits Events                   ← all above
 //!    session     commands without sudo: the socket, who comes in, and for whom          ← all above
-//!    dns         routes → answers; forwards for machines                                ← model shares
-//!    proxy       routes → http and https                                                ← model disk template shares tls
+//!    dns         routes → answers; forwards for machines                                ← model shares systemd
+//!    proxy       routes → http and https                                                ← model disk template shares systemd tls
 //!    daemon      one process that serves names and pages, sends logs, lets sessions in  ← all above
 //! L4 cli         arguments, the way to an engine, what a person reads                   ← all above
 //! ```
@@ -48,6 +49,7 @@
 //! | who may see a site of a target | `proxy/world.rs`, which asks `proxy/password.rs` and `proxy/rate.rs` |
 //! | who may reach a server | `model/access.rs`; a change on trial `engine/target/doors.rs`; the firewall `network/wall.rs` |
 //! | one environment on several servers | `engine/target/fleet.rs`; what each knows `model/seat.rs`; the ways between them `network/tie.rs` |
+//! | a socket that outlives its process | [`systemd`]; what is kept is `proxy/worker.rs` and `dns/listen.rs` |
 //! | a target | `engine/target`; what must be done there `plan/promotion.rs`; the way to its server [`servers`]; its history `store/promotions.rs` |
 //!
 //! What always holds:
@@ -80,6 +82,7 @@ pub mod session;
 pub mod shares;
 pub mod sources;
 pub mod store;
+pub mod systemd;
 pub mod template;
 pub mod tls;
 pub mod trust;

@@ -13,15 +13,18 @@
 //! ```
 //! Where another program holds one of these ports at every address, that program stays as it is: adt listens at a free port and
 //! leads its own address there, see [`crate::network::detour`].
+//!
+//! Where the unit lets systemd keep them, all that is listened at outlives the process, ended or killed: who comes in between waits
+//! for the next one, see [`crate::systemd`].
 
 mod limit;
-mod notify;
 mod process;
 mod running;
 mod ship;
 mod watch;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 pub use process::{Started, detach, halt, living};
@@ -34,6 +37,7 @@ use crate::model::{Failure, Kind};
 use crate::session::GROUP;
 use crate::session::accept::Door;
 use crate::store::{Holder, Store};
+use crate::systemd::{Listeners, notify};
 
 /// What is served and until when.
 #[derive(Clone, Copy)]
@@ -83,6 +87,8 @@ pub fn serve(
     ready: impl FnOnce(&[String]),
 ) -> Result<(), Failure> {
     let Place { settings, store, cancel } = place;
+    // Before anything else is opened or started here.
+    let listeners = Arc::new(Listeners::inherited());
     process::living(store);
     let _lock = match store.lock(process::LOCK, holder).attempt()? {
         Ok(lock) => lock,
@@ -90,7 +96,9 @@ pub fn serve(
     };
     limit::raise();
     let watch = watch::Watch::new(&store.folder).map_err(|error| Failure::new(Kind::Host, "watch the store").because(&error))?;
-    let mut running = Running::start(settings, store, upstreams())?;
+    let running = Running::start(settings, store, upstreams(), listeners.clone());
+    // Who waits for a process that can't serve must hear so.
+    let mut running = running.inspect_err(|_| listeners.give_up())?;
     let shipper = match logs {
         Logs::Here => Some(ship::Shipper::start(settings, store)?),
         Logs::Elsewhere => None,

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::notify::{self, Ear};
 use super::running::DRAIN;
 use crate::exec;
 use crate::model::{Failure, Kind};
 use crate::network::detour;
 use crate::store::{Holder, Store, lock};
+use crate::systemd::notify::{self, Ear};
 
 /// The lock that says whether a daemon of this store runs, and which process it is.
 pub(super) const LOCK: &str = crate::store::SERVING;

@@ -11,6 +11,7 @@ use crate::model::{Failure, Kind, Routes};
 use crate::network::detour::{self, Detour, Transport};
 use crate::resolver::holder::{is_taken_itself, who_listens};
 use crate::store::{Damaged, Store};
+use crate::systemd::Listeners;
 use crate::{acme, dns, proxy, tls, trust};
 
 const NAMES: u16 = 53;
@@ -39,6 +40,7 @@ pub struct Running {
     keeper: acme::Keeper,
     /// Why the world can't come in, although it should.
     closed: Option<String>,
+    listeners: Arc<Listeners>,
     proxy: proxy::Server,
     dns: dns::Server,
     runtime: tokio::runtime::Runtime,
@@ -51,7 +53,12 @@ pub struct Running {
 
 impl Running {
     /// Binds everything before anything is served.
-    pub fn start(settings: &HostSettings, store: &Store, upstreams: Vec<IpAddr>) -> Result<Self, Failure> {
+    pub fn start(
+        settings: &HostSettings,
+        store: &Store,
+        upstreams: Vec<IpAddr>,
+        listeners: Arc<Listeners>,
+    ) -> Result<Self, Failure> {
         let commits = store.database.commits()?;
         let (routes, damaged) = routes(store, &settings.domain.value)?;
         let certificates = tls::Certificates::open(&store.folder, &routes, tls::system_clock());
@@ -82,6 +89,7 @@ impl Running {
             proxy_v6: None,
             upstreams: at_their_port(upstreams),
             serial,
+            listeners: listeners.clone(),
         };
         let entered = runtime.enter();
         let dns = around.names(config, &routes)?;
@@ -104,6 +112,7 @@ impl Running {
             world: Some(proxy::World { ports: PORTS, certificates: public.clone(), challenges: challenges.clone() }),
             log: Some(log),
             metrics: Some(proxy::MoreMetrics(Arc::new(names))),
+            listeners: listeners.clone(),
             ..proxy::Config::default()
         };
         let proxy = around.pages(config, &routes, &certificates)?;
@@ -124,6 +133,7 @@ impl Running {
             public,
             keeper,
             closed: None,
+            listeners,
             proxy,
             dns,
             runtime,
@@ -200,6 +210,8 @@ impl Running {
             self.detours = wanted;
         }
         self.settle_world();
+        // Last: what is not listened at by now is closed for good.
+        self.listeners.settle();
         Ok(())
     }
 
@@ -276,7 +288,7 @@ fn open_to_world(proxy: &proxy::Server) -> Result<(), String> {
         return Ok(());
     }
     let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-    for port in [PORTS.http, PORTS.https] {
+    for port in [PORTS.http, PORTS.https].into_iter().filter(|_| !proxy.was_open_to_world()) {
         // Two servers that share a port take each other's connections in turn, and nothing would say so.
         if everywhere.into_iter().any(|ip| is_taken_itself(SocketAddr::new(ip, port))) {
             return Err(no_door(port));

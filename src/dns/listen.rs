@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
+use crate::systemd::{Listeners, Place};
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("another program already answers at `{address}`")]
@@ -42,21 +44,31 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Port 0 takes a port that is free for both protocols.
-    pub(super) fn open(address: SocketAddr, udp: usize) -> io::Result<Self> {
+    pub(super) fn open(listeners: &Listeners, address: SocketAddr, udp: usize) -> io::Result<Self> {
         let tries = if address.port() == 0 { 20 } else { 1 };
         let mut last = io::ErrorKind::AddrInUse.into();
         for _ in 0..tries {
-            match Self::once(address, udp) {
+            match Self::once(listeners, address, udp) {
                 Ok(sockets) => return Ok(sockets),
                 Err(error) => last = error,
             }
         }
+        // Half of it would take questions that nobody answers.
+        close(listeners, address);
         Err(last)
     }
 
-    fn once(address: SocketAddr, count: usize) -> io::Result<Self> {
-        let tcp = connections(address)?;
+    fn once(listeners: &Listeners, address: SocketAddr, count: usize) -> io::Result<Self> {
+        let tcp = connections(listeners, address)?;
         let address = tcp.local_addr()?;
+        let kept: Vec<_> = listeners.take(Place::Udp(address), 1).into_iter().map(UdpSocket::from).collect();
+        let udp = if kept.is_empty() { Self::packets(address, count)? } else { kept };
+        listeners.keep(&tcp);
+        udp.iter().for_each(|socket| listeners.keep(socket));
+        Ok(Self { address, udp, tcp })
+    }
+
+    fn packets(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
         let mut udp = Vec::with_capacity(count);
         for number in 0..count {
             let socket = socket(address, SocketType::DGRAM)?;
@@ -70,11 +82,22 @@ impl Sockets {
             }
             udp.push(UdpSocket::from(socket));
         }
-        Ok(Self { address, udp, tcp })
+        Ok(udp)
     }
 }
 
-pub(super) fn connections(address: SocketAddr) -> io::Result<TcpListener> {
+/// Nobody answers there any more.
+pub(super) fn close(listeners: &Listeners, address: SocketAddr) {
+    listeners.close(Place::Tcp(address));
+    listeners.close(Place::Udp(address));
+}
+
+/// One that outlived a process, else a new one.
+pub(super) fn connections(listeners: &Listeners, address: SocketAddr) -> io::Result<TcpListener> {
+    // There is never more than one; who takes one of very many takes one.
+    if let Some(kept) = listeners.take(Place::Tcp(address), usize::MAX).pop() {
+        return Ok(TcpListener::from(kept));
+    }
     let listener = TcpListener::from(socket(address, SocketType::STREAM)?);
     sockopt::set_socket_reuseaddr(&listener, true)?;
     bind(&listener, &address)?;

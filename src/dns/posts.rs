@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::model::route::Routes;
+use crate::systemd::Listeners;
 
 use super::listen::{self, Error, Sockets};
 use super::shared::{Shared, Stop};
@@ -36,12 +37,12 @@ struct Post {
 }
 
 impl Post {
-    fn open(address: SocketAddr, udp: usize, shared: &Arc<Shared>) -> Result<Self, Error> {
-        Self::serve(address, udp, shared).map_err(|source| Error::at(address, source))
+    fn open(listeners: &Listeners, address: SocketAddr, udp: usize, shared: &Arc<Shared>) -> Result<Self, Error> {
+        Self::serve(listeners, address, udp, shared).map_err(|source| Error::at(address, source))
     }
 
-    fn serve(address: SocketAddr, udp: usize, shared: &Arc<Shared>) -> std::io::Result<Self> {
-        let sockets = Sockets::open(address, udp)?;
+    fn serve(listeners: &Listeners, address: SocketAddr, udp: usize, shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let sockets = Sockets::open(listeners, address, udp)?;
         let (stop, stopped) = watch::channel(false);
         let stopped = Stop(stopped);
         let tcp = TcpListener::from_std(sockets.tcp)?;
@@ -52,8 +53,10 @@ impl Post {
     }
 
     /// For connections with TLS, and nothing else.
-    fn secure(address: SocketAddr, tls: TlsAcceptor, shared: &Arc<Shared>) -> std::io::Result<Self> {
-        let listener = TcpListener::from_std(listen::connections(address)?)?;
+    fn secure(listeners: &Listeners, address: SocketAddr, tls: TlsAcceptor, shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let listener = listen::connections(listeners, address)?;
+        listeners.keep(&listener);
+        let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let tasks = vec![tokio::spawn(tcp::serve(listener, Some(tls), shared.clone(), Stop(stopped)))];
@@ -63,6 +66,7 @@ impl Post {
 
 pub(super) struct Posts {
     shared: Arc<Shared>,
+    listeners: Arc<Listeners>,
     /// Routes change on threads that aren't the runtime's.
     runtime: Handle,
     gateway_port: u16,
@@ -80,13 +84,18 @@ struct State {
 
 impl Posts {
     /// One UDP socket per core for our own addresses: the kernel spreads askers over them.
-    pub(super) fn open(shared: Arc<Shared>, listen: &[SocketAddr], gateway_port: u16) -> Result<Self, Error> {
+    pub(super) fn open(
+        shared: Arc<Shared>,
+        listeners: Arc<Listeners>,
+        listen: &[SocketAddr],
+        gateway_port: u16,
+    ) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let own = listen.iter().map(|address| Post::open(*address, cores, &shared)).collect::<Result<Vec<_>, _>>()?;
+        let own = listen.iter().map(|address| Post::open(&listeners, *address, cores, &shared)).collect::<Result<Vec<_>, _>>()?;
         let first = own.first().map_or(53, |post| post.address.port());
         let gateway_port = if gateway_port == 0 { first } else { gateway_port };
         let state = Mutex::new(State { own, ..State::default() });
-        Ok(Self { shared, runtime: Handle::current(), gateway_port, state })
+        Ok(Self { shared, listeners, runtime: Handle::current(), gateway_port, state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -100,7 +109,7 @@ impl Posts {
     /// Where it ended up.
     pub(super) fn open_secure(&self, address: SocketAddr, tls: TlsAcceptor) -> Result<SocketAddr, Error> {
         let _runtime = self.runtime.enter();
-        let post = Post::secure(address, tls, &self.shared).map_err(|source| Error::at(address, source))?;
+        let post = Post::secure(&self.listeners, address, tls, &self.shared).map_err(|source| Error::at(address, source))?;
         let address = post.address;
         self.state().secure = Some(post);
         Ok(address)
@@ -116,7 +125,9 @@ impl Posts {
         let mut state = self.state();
         state.wanted = routes.environments().map(|environment| environment.gateway_v4).collect();
         let State { wanted, gateways, .. } = &mut *state;
-        gateways.retain(|address, _| wanted.contains(address));
+        for (_, post) in gateways.extract_if(.., |address, _| !wanted.contains(address)) {
+            listen::close(&self.listeners, post.address);
+        }
         drop(state);
         self.open_missing(At::ItsPort)
     }
@@ -134,7 +145,7 @@ impl Posts {
             At::AnyPort => 0,
         };
         for address in missing {
-            match Post::open((address, port).into(), 1, &self.shared) {
+            match Post::open(&self.listeners, (address, port).into(), 1, &self.shared) {
                 Ok(post) => drop(state.gateways.insert(address, post)),
                 Err(error) => errors.push(error),
             }

@@ -9,6 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::model::route::Routes;
 use crate::shares;
+use crate::systemd::Listeners;
 
 use super::listen::Error;
 use super::posts::{At, Posts};
@@ -27,6 +28,8 @@ pub struct Config {
     /// Who is asked for names that aren't adt's, by machines only. Without any, machines are refused these names.
     pub upstreams: Vec<SocketAddr>,
     pub serial: u32,
+    /// What was listened at before, and what is to outlive this process.
+    pub listeners: Arc<Listeners>,
 }
 
 /// What is being answered may take this long after a stop.
@@ -50,7 +53,7 @@ impl Server {
         let front = Front { proxy_v4: config.proxy_v4, proxy_v6: config.proxy_v6, serial: config.serial };
         let shared = Arc::new(Shared::new(Zone::new(routes, &front), config.upstreams));
         shared.forwarder.cache.follow(routes);
-        let posts = Posts::open(shared.clone(), &config.listen, config.gateway_port)?;
+        let posts = Posts::open(shared.clone(), config.listeners, &config.listen, config.gateway_port)?;
         let addresses = posts.addresses();
         let posts = Arc::new(posts);
         posts.follow(routes);

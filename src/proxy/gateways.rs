@@ -12,16 +12,18 @@ use tokio::task::JoinHandle;
 use super::door::{Door, Whom};
 use super::shared::Shared;
 use super::{Error, Ports, worker};
+use crate::systemd::Place;
 
-/// One address that is listened at; a single thread is enough for what machines ask.
+/// One address that is listened at; a single thread is enough for what machines ask. Several sockets are there only if a process
+/// before this one opened several.
 struct Post {
     address: SocketAddr,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Post {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -61,7 +63,9 @@ impl Gateways {
         let mut state = self.state();
         state.wanted = wanted;
         let State { wanted, posts } = &mut *state;
-        posts.retain(|(gateway, _), _| wanted.contains(gateway));
+        for (_, post) in posts.extract_if(.., |(gateway, _), _| !wanted.contains(gateway)) {
+            self.shared.config.listeners.close(Place::Tcp(post.address));
+        }
         drop(state);
         self.open_missing(At::ItsPort)
     }
@@ -87,14 +91,15 @@ impl Gateways {
         let runtime = &self.runtimes[turn % self.runtimes.len()];
         let _inside = runtime.enter();
         let port = self.ports.of(secure);
-        let listener = worker::listen_at(match at {
+        let address = match at {
             At::ItsPort => (gateway, port).into(),
             At::AnyPort => (gateway, 0).into(),
-        })?;
-        let address = listener.local_addr().map_err(Error::Start)?;
+        };
+        let listeners = worker::listen_at(&self.shared.config.listeners, address, 1)?;
+        let address = listeners[0].local_addr().map_err(Error::Start)?;
         let door = Door { secure, port, whom: Whom::Machines(gateway) };
-        let task = runtime.spawn(worker::accept(self.shared.clone(), listener, door));
-        Ok(Post { address, task })
+        let accept = |listener| runtime.spawn(worker::accept(self.shared.clone(), listener, door));
+        Ok(Post { address, tasks: listeners.into_iter().map(accept).collect() })
     }
 
     /// Where it is listened, each with the port that machines ask for.

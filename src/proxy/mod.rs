@@ -75,6 +75,7 @@ use ipnet::IpNet;
 use rustls::server::ResolvesServerCert;
 
 use crate::model::Routes;
+use crate::systemd::Listeners;
 use crate::tls;
 pub use gateways::At;
 use gateways::Gateways;
@@ -142,6 +143,8 @@ pub struct Config {
     /// As many as there are cores, at most four: more gains nothing on a developer's machine.
     pub threads: Option<usize>,
     pub limits: Limits,
+    /// What was listened at before, and what is to outlive this process.
+    pub listeners: Arc<Listeners>,
 }
 
 /// What the door to the world needs.
@@ -214,14 +217,15 @@ impl Server {
         let acceptor = |certificates| tls::acceptor(certificates, &[b"h2", b"http/1.1"]).map_err(Error::Tls);
         let world = config.world.as_ref().map(|world| acceptor(world.certificates.clone())).transpose()?;
         let tls = Acceptors { host: acceptor(certificates)?, world };
-        let http = worker::reserve(&config.http)?;
-        let https = worker::reserve(&config.https)?;
+        let listeners = config.listeners.clone();
+        let http = worker::reserve(&listeners, &config.http)?;
+        let https = worker::reserve(&listeners, &config.https)?;
         let https_port = config.ports.map(|ports| ports.https).or(https.first().map(SocketAddr::port));
         let (gateways, world) = (config.gateways, config.world.as_ref().map(|world| world.ports));
         let shared = Arc::new(Shared::new(config, routes.clone(), tls, https_port));
         let mut sockets = Vec::new();
-        for _ in 0..count {
-            sockets.push(worker::Sockets::bind(&http, &https)?);
+        for index in 0..count {
+            sockets.push(worker::Sockets::bind(&listeners, &http, &https, count - index)?);
         }
         let mut server = Self { shared, threads: Vec::new(), gateways: None, world: None, http, https };
         let mut runtimes = Vec::new();
@@ -278,6 +282,11 @@ impl Server {
 
     pub fn is_open_to_world(&self) -> bool {
         self.world.as_ref().is_some_and(WorldDoor::is_open)
+    }
+
+    /// Whether the door was open in a process before this one, so that its ports are still ours.
+    pub fn was_open_to_world(&self) -> bool {
+        self.world.as_ref().is_some_and(WorldDoor::was_open)
     }
 
     /// Open client connections, tunnels included.

@@ -176,9 +176,23 @@ pub fn sweep() {
     each(|state| state.tick());
 }
 
-/// Tells all connections of this thread to finish, or ends them.
-pub fn drain(now: bool) {
-    each(|state| state.judge(if now { END } else { FINISH }));
+/// How much of this thread's connections has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// Those that have asked something finish that.
+    Asked,
+    /// All finish what they asked.
+    All,
+    /// All end, whatever they asked.
+    Now,
+}
+
+pub fn drain(what: Drain) {
+    each(|state| match what {
+        Drain::Asked if state.begun.load(Ordering::Relaxed) == 0 => {}
+        Drain::Asked | Drain::All => state.judge(FINISH),
+        Drain::Now => state.judge(END),
+    });
 }
 
 fn each(act: impl Fn(&State)) {

@@ -1,6 +1,6 @@
 //! One thread: its sockets, its runtime, its share of the connections.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,27 +10,47 @@ use tokio::runtime::Handle;
 
 use super::door::{Door, Whom};
 use super::shared::Shared;
+use super::sweep::Drain;
 use super::{Error, connection, health, log, pool, sweep};
+use crate::systemd::{Listeners, Place};
 
-/// A thread's sockets, bound but not listening.
+/// Who came just before a stop may take this long to ask, handshake and all. Nobody who comes meanwhile is let in, so it is short.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// A thread's sockets, bound; those that outlived a process listen already.
 pub struct Sockets {
     http: Vec<TcpSocket>,
     https: Vec<TcpSocket>,
 }
 
 impl Sockets {
-    pub fn bind(http: &[SocketAddr], https: &[SocketAddr]) -> Result<Self, Error> {
-        let all = |addresses: &[SocketAddr]| addresses.iter().map(|address| bind(*address, true)).collect::<Result<_, _>>();
+    /// For one of as many threads as are still without.
+    pub fn bind(listeners: &Listeners, http: &[SocketAddr], https: &[SocketAddr], threads: usize) -> Result<Self, Error> {
+        let all = |addresses: &[SocketAddr]| -> Result<Vec<_>, Error> {
+            let each = addresses.iter().map(|address| bound(listeners, *address, threads)).collect::<Result<Vec<_>, _>>()?;
+            Ok(each.into_iter().flatten().collect())
+        };
         Ok(Self { http: all(http)?, https: all(https)? })
     }
 }
 
 /// Sockets with SO_REUSEPORT join whoever listens already, even another adt. One without it can't: it finds out first, and
-/// chooses the port where none is given.
-pub fn reserve(addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>, Error> {
-    let one =
-        |address: &SocketAddr| bind(*address, false)?.local_addr().map_err(|source| Error::Listen { address: *address, source });
+/// chooses the port where none is given. Where the process before listened, nobody else does.
+pub fn reserve(listeners: &Listeners, addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>, Error> {
+    let one = |address: &SocketAddr| match listeners.has(Place::Tcp(*address)) {
+        true => Ok(*address),
+        false => bind(*address, false)?.local_addr().map_err(|source| Error::Listen { address: *address, source }),
+    };
     addresses.iter().map(one).collect()
+}
+
+/// What one of as many threads as are still without has at an address: its share of those that outlived a process, else a new one.
+fn bound(listeners: &Listeners, address: SocketAddr, threads: usize) -> Result<Vec<TcpSocket>, Error> {
+    let kept = listeners.take(Place::Tcp(address), threads);
+    if kept.is_empty() {
+        return Ok(vec![bind(address, true)?]);
+    }
+    Ok(kept.into_iter().map(|socket| TcpSocket::from_std_stream(TcpStream::from(socket))).collect())
 }
 
 fn bind(address: SocketAddr, shared: bool) -> Result<TcpSocket, Error> {
@@ -54,10 +74,11 @@ fn bind(address: SocketAddr, shared: bool) -> Result<TcpSocket, Error> {
     })
 }
 
-/// A listener, also at an address that no interface has yet: bridges come after their environment's record. It and the door to
-/// the world, which is at every address, bear each other; the kernel takes the one that says its address. Inside of a runtime only.
-pub fn listen_at(address: SocketAddr) -> Result<TcpListener, Error> {
-    listen(bind(address, true)?)
+/// Listeners for one of as many threads as are still without, also at an address that no interface has yet: bridges come after their
+/// environment's record. They and the door to the world, which is at every address, bear each other; the kernel takes the one that
+/// says its address. Inside of a runtime only.
+pub fn listen_at(listeners: &Listeners, address: SocketAddr, threads: usize) -> Result<Vec<TcpListener>, Error> {
+    bound(listeners, address, threads)?.into_iter().map(|socket| listen(listeners, socket)).collect()
 }
 
 pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<(JoinHandle<()>, Handle), Error> {
@@ -65,7 +86,7 @@ pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<(Joi
     let handle = runtime.handle().clone();
     let all = |sockets: Vec<TcpSocket>| -> Result<Vec<TcpListener>, Error> {
         let _inside = runtime.enter();
-        sockets.into_iter().map(listen).collect()
+        sockets.into_iter().map(|socket| listen(&shared.config.listeners, socket)).collect()
     };
     let (http, https) = (all(sockets.http)?, all(sockets.https)?);
     let work = move || {
@@ -87,12 +108,15 @@ pub fn spawn(index: usize, shared: Arc<Shared>, sockets: Sockets) -> Result<(Joi
     Ok((thread, handle))
 }
 
-fn listen(socket: TcpSocket) -> Result<TcpListener, Error> {
+/// One that listens already keeps who waits there.
+fn listen(listeners: &Listeners, socket: TcpSocket) -> Result<TcpListener, Error> {
     let address = socket.local_addr().map_err(Error::Start)?;
-    socket.listen(4096).map_err(|source| match source.kind() {
+    let listener = socket.listen(4096).map_err(|source| match source.kind() {
         std::io::ErrorKind::AddrInUse => Error::InUse { address },
         _ => Error::Listen { address, source },
-    })
+    })?;
+    listeners.keep(&listener);
+    Ok(listener)
 }
 
 /// Sweeps until it is told to stop, then drains.
@@ -112,11 +136,12 @@ async fn run(shared: &Arc<Shared>) {
     let deadline = stop.borrow().unwrap_or_else(Instant::now);
     // Clients that the kernel accepted already get an answer.
     tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(20)).into()).await;
+    let first = Instant::now() + FIRST;
     while Instant::now() < deadline && shared.places.connections.used() > 0 {
-        sweep::drain(false);
+        sweep::drain(if Instant::now() < first { Drain::Asked } else { Drain::All });
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    sweep::drain(true);
+    sweep::drain(Drain::Now);
     tokio::task::yield_now().await;
     log::flush(&shared.config);
 }

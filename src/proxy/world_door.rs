@@ -9,6 +9,15 @@ use tokio::task::JoinHandle;
 use super::door::{Door, Whom};
 use super::shared::Shared;
 use super::{Error, Ports, worker};
+use crate::systemd::Place;
+
+/// Every address, with TLS and without.
+const PARTS: [(IpAddr, bool); 4] = [
+    (IpAddr::V4(Ipv4Addr::UNSPECIFIED), false),
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), false),
+    (IpAddr::V4(Ipv4Addr::UNSPECIFIED), true),
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), true),
+];
 
 /// A thread's way to accept; gone with its task.
 struct Post(JoinHandle<()>);
@@ -46,32 +55,56 @@ impl WorldDoor {
         if !posts.is_empty() {
             return Ok(());
         }
-        let mut new = Vec::new();
-        for runtime in &self.runtimes {
-            for secure in [false, true] {
-                new.extend(self.post(runtime, Ipv4Addr::UNSPECIFIED.into(), secure)?);
-                new.extend(self.post(runtime, Ipv6Addr::UNSPECIFIED.into(), secure)?);
+        *posts = self.posts().inspect_err(|_| self.end())?;
+        Ok(())
+    }
+
+    fn posts(&self) -> Result<Vec<Post>, Error> {
+        let mut posts = Vec::new();
+        for index in 0..self.runtimes.len() {
+            for (ip, secure) in PARTS {
+                posts.extend(self.post(index, ip, secure)?);
             }
         }
-        *posts = new;
-        Ok(())
+        Ok(posts)
     }
 
     /// Connections that are there live on, and find no site.
     pub fn close(&self) {
-        self.open().clear();
+        let mut posts = self.open();
+        if !posts.is_empty() {
+            posts.clear();
+            self.end();
+        }
     }
 
-    /// `None` on a host that does not speak IPv6.
-    fn post(&self, runtime: &Handle, ip: IpAddr, secure: bool) -> Result<Option<Post>, Error> {
+    /// Nobody comes in any more.
+    fn end(&self) {
+        PARTS.iter().for_each(|part| self.shared.config.listeners.close(self.place(*part)));
+    }
+
+    /// Whether a process before this one had it open.
+    pub fn was_open(&self) -> bool {
+        PARTS.iter().any(|part| self.shared.config.listeners.has(self.place(*part)))
+    }
+
+    fn place(&self, (ip, secure): (IpAddr, bool)) -> Place {
+        Place::Tcp(SocketAddr::new(ip, self.ports.of(secure)))
+    }
+
+    /// One thread's; none on a host that does not speak IPv6.
+    fn post(&self, index: usize, ip: IpAddr, secure: bool) -> Result<Vec<Post>, Error> {
+        let runtime = &self.runtimes[index];
         let _inside = runtime.enter();
         let port = self.ports.of(secure);
-        let listener = match worker::listen_at(SocketAddr::new(ip, port)) {
-            Ok(listener) => listener,
-            Err(Error::Listen { .. }) if ip.is_ipv6() => return Ok(None),
+        let threads = self.runtimes.len() - index;
+        let listeners = match worker::listen_at(&self.shared.config.listeners, SocketAddr::new(ip, port), threads) {
+            Ok(listeners) => listeners,
+            Err(Error::Listen { .. }) if ip.is_ipv6() => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
         let door = Door { secure, port, whom: Whom::World };
-        Ok(Some(Post(runtime.spawn(worker::accept(self.shared.clone(), listener, door)))))
+        let post = |listener| Post(runtime.spawn(worker::accept(self.shared.clone(), listener, door)));
+        Ok(listeners.into_iter().map(post).collect())
     }
 }

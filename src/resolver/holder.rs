@@ -6,6 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// Process 1 of a host.
+pub const SYSTEMD: u32 = 1;
+
 /// A process that listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
@@ -92,6 +95,10 @@ fn processes(inodes: &BTreeSet<u64>) -> Vec<Holder> {
             let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             found.insert(pid, Holder { pid, program: name.trim_end().to_owned() });
         }
+    }
+    // It keeps sockets for those who listen, and is who listens only where there is nobody else.
+    if found.len() > 1 {
+        found.remove(&SYSTEMD);
     }
     found.into_values().collect()
 }

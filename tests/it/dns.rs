@@ -30,6 +30,7 @@ impl Rig {
             proxy_v6: Some("fd00::80".parse().unwrap()),
             upstreams,
             serial: 7,
+            listeners: Default::default(),
         };
         let entered = runtime.enter();
         let server = Server::start(config, &sample::routes(2, base)).unwrap();
@@ -296,6 +297,7 @@ fn an_address_in_use_is_named() {
         proxy_v6: None,
         upstreams: Vec::new(),
         serial: 1,
+        listeners: Default::default(),
     };
     let _runtime = rig.runtime.enter();
     let Err(Error::InUse { address }) = Server::start(config, &rig.routes(0)) else { panic!("it is in use") };

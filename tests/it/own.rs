@@ -37,6 +37,7 @@ fn the_name_server_knows_the_towns_names() {
         proxy_v6: Some("fd00::7".parse().unwrap()),
         upstreams: Vec::new(),
         serial: 1000,
+        listeners: Default::default(),
     };
     let _entered = runtime.enter();
     let server = dns::Server::start(config, &town.routes).unwrap();

@@ -1,10 +1,8 @@
 //! One environment over three servers: machines of this host that are hosts themselves, tied to each other by WireGuard.
 
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
-
 use super::adt::{Adt, Run};
 use super::real_target::{Agent, is_proven, killed_at, promotion, ticket};
+use super::visitors::{Visitors, Way};
 
 /// The servers by the names that a rehearsal gives them, with their addresses and the fingerprints of their host keys.
 struct Servers(Vec<(String, String)>);
@@ -44,44 +42,6 @@ impl Servers {
 /// A shell on one of them, not by way of its network.
 fn on(adt: &Adt, server: &str, script: &str) -> Run {
     Run::of(&mut adt.command(&["env:exec", "rehearsal", "hello-production", server, "--", "sh", "-c", script]), script)
-}
-
-/// Somebody who asks for the site without a pause.
-struct Load {
-    asking: Child,
-    answers: PathBuf,
-}
-
-impl Load {
-    fn on(adt: &Adt, address: &str) -> Self {
-        let answers = adt.here().join("answers");
-        let script = format!(
-            "while [ ! -e '{file}.stop' ]; do curl -sk -o /dev/null -w '%{{http_code}}\\n' --max-time 20 \
-             --resolve www.shop.example:443:{address} https://www.shop.example/ >>'{file}'; done",
-            file = answers.display()
-        );
-        let asking = adt.program_there("sh").args(["-c", &script]).stdout(Stdio::null()).spawn().expect("sh starts");
-        Self { asking, answers }
-    }
-
-    /// Not one of all these was without an answer.
-    #[track_caller]
-    fn ends_well(mut self) {
-        let stop = self.answers.with_extension("stop");
-        std::fs::write(&stop, "").expect("the folder is ours");
-        self.asking.wait().expect("it ends");
-        let told = std::fs::read_to_string(&self.answers).expect("it asked");
-        let failed: Vec<_> = told.lines().filter(|line| *line != "200").collect();
-        assert!(failed.is_empty() && told.lines().count() > 10, "{} of {}: {failed:?}", failed.len(), told.lines().count());
-        std::fs::remove_file(&self.answers).and_then(|()| std::fs::remove_file(stop)).expect("they are ours");
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.asking.kill();
-        let _ = self.asking.wait();
-    }
 }
 
 /// Whether each of these machines, and no other, answers for the site at the first server.
@@ -172,7 +132,7 @@ fn an_environment_stands_on_three_servers() {
     kept_apart(&adt, &servers);
 
     // Other sizes and numbers, and a machine that moves: the others serve meanwhile.
-    let load = Load::on(&adt, &edge);
+    let load = Visitors::of(&adt, &edge, "https://www.shop.example/", &[Way::Anew]);
     write(&servers.target(&[0, 1], "count = 3\nmemory = \"300M\"", 2));
     adt.run("env:promote hello 1161 production --dry-run").fails(14).says("web3").says("LOSES DATA");
     adt.run("env:promote hello 1161 production").ok();
@@ -185,7 +145,7 @@ fn an_environment_stands_on_three_servers() {
     adt.run("env:promote hello 1161 production").ok();
     adt.run("env:rollback hello production").ok();
     adt.run("env:promote hello 1161 production").ok();
-    load.ends_well();
+    load.end_well();
     answered_by(&adt, &edge, &["web1", "web2", "web3"]);
     assert_eq!(on(&adt, "server2", "adt env:list --json").ok().json()[0]["machines"], serde_json::json!({}));
 

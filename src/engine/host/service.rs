@@ -4,6 +4,9 @@
 //! `host:bootstrap` writes and enables it. It serves the store and the settings that bootstrap saw; `host:up --detach` and
 //! `host:halt` then start and stop the unit, so that there is one process and one place that knows about it.
 //!
+//! systemd keeps what it listens at while one process follows another ([`crate::systemd`]): an update turns nobody away. It drops that
+//! as soon as the unit is stopped, or has failed five times within ten seconds.
+//!
 //! Hardened by what the daemon does: it reads the store, writes certificates and the log there, listens, asks the kernel who
 //! holds a port, and writes one firewall table. It starts and enters no machine, so it needs none of root's other powers. Logs
 //! are read by programs inside the machines: where they are sent, `adt-logs.service` does it, which nobody can talk to. What members
@@ -284,8 +287,10 @@ impl Part {
     /// a member starts; and only who lets people in ends with the unit, not who works for them.
     fn limits(self) -> &'static str {
         match self {
+            // More than five hundred environments listen at; what a process opens beyond that ends with it.
             Self::Serve => {
-                "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
+                "FileDescriptorStoreMax=8192\n\
+                 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n\
                  CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH\n\
                  NoNewPrivileges=yes\n\
                  ProtectControlGroups=yes\n\

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crate::bind::{self, Home, Server};
 use crate::engine::Engine;
 use crate::model::EnvironmentId;
-use crate::resolver::holder::who_listens;
+use crate::resolver::holder::{SYSTEMD, who_listens};
 use crate::store;
 
 /// Who answers at the address that names lead to.
@@ -120,6 +120,8 @@ pub fn make_way(serving: &Serving, listen: Ipv4Addr, port: u16) -> String {
     let start = serving.start();
     match holders.first() {
         None => start,
+        // It keeps what adt listened at until that runs again.
+        Some(holder) if holder.pid == SYSTEMD => start,
         Some(holder) => match Server::ALL.into_iter().find(|server| program(*server) == holder.program) {
             Some(server) => format!("adt host:bind-proxy --with {server}"),
             None => format!("kill {}; {start}", holder.pid),

@@ -189,6 +189,23 @@ fn stopping_lets_requests_finish_and_tells_the_idle() {
 }
 
 #[test]
+fn who_came_just_before_a_stop_is_answered() {
+    let web = backend::serve(|_| Box::pin(async { backend::text("done") }));
+    let world = world(&[web.address]);
+    let address = world.http();
+    let mut fresh = BufReader::new(world.connect());
+    until("a place for it", || world.server.connections() == 1);
+    let stopping = std::thread::spawn(move || world.server.stop(PATIENCE));
+    until("closed doors", || TcpStream::connect(address).is_err());
+    // Longer than it takes to tell all others.
+    std::thread::sleep(Duration::from_millis(100));
+    fresh.get_mut().write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+    let answer = read(&mut fresh).expect("an answer");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "done"));
+    assert!(stopping.join().unwrap(), "all requests finished");
+}
+
+#[test]
 fn ten_thousand_idle_clients_are_no_burden() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     // Root may raise it. Both ends are ours, and one client has at most a quarter of all files.

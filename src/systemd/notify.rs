@@ -1,41 +1,83 @@
 //! How a daemon tells its starter that it serves: systemd's protocol, which `host:up --detach` understands too.
 
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
 
 /// Where the starter listens.
 pub const VARIABLE: &str = "NOTIFY_SOCKET";
 /// Lines that systemd skips and `host:up --detach` shows.
 const NOTICE: &str = "X_ADT_NOTICE=";
+/// How long a starter that is busy is waited for, where it is about sockets.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves; `status` is what `systemctl status` shows.
 pub fn ready(status: &str, notices: &[String]) {
     let status = [status].into_iter().chain(notices.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
     let notices: String = notices.iter().map(|notice| format!("{NOTICE}{notice}\n")).collect();
-    tell(&format!("READY=1\nSTATUS={status}\n{notices}"));
+    say(&format!("READY=1\nSTATUS={status}\n{notices}"));
 }
 
 pub fn stopping() {
-    tell("STOPPING=1\nSTATUS=finishing the requests that run\n");
+    say("STOPPING=1\nSTATUS=finishing the requests that run\n");
 }
 
 /// A starter that went away, or none at all, is no reason not to serve.
-fn tell(text: &str) {
-    let Some(name) = std::env::var_os(VARIABLE) else { return };
-    let name = name.to_string_lossy();
-    let address = match name.strip_prefix('@') {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(name.as_ref()),
-    };
-    let told = address.and_then(|address| {
-        let socket = UnixDatagram::unbound()?;
-        // Nor is one that does not listen: its queue would fill up.
-        socket.set_nonblocking(true)?;
-        socket.send_to_addr(text.as_bytes(), &address)
-    });
-    if let Err(error) = told {
+fn say(text: &str) {
+    let Some(starter) = Starter::of_environment() else { return };
+    // Nor is one that does not listen: its queue would fill up.
+    if let Err(error) = starter.send(text, None, SendFlags::DONTWAIT) {
         tracing::warn!(%error, "whoever started adt was not told that it serves");
+    }
+}
+
+/// Whoever started this process and wants to hear of it.
+#[derive(Debug)]
+pub(super) struct Starter {
+    address: SocketAddrUnix,
+}
+
+impl Starter {
+    pub fn of_environment() -> Option<Self> {
+        Self::at(&std::env::var_os(VARIABLE)?)
+    }
+
+    pub fn at(name: &OsStr) -> Option<Self> {
+        let address = match name.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddrUnix::new_abstract_name(name),
+            None => SocketAddrUnix::new(name),
+        };
+        Some(Self { address: address.ok()? })
+    }
+
+    /// systemd's own is a file; an [`Ear`] has no place for sockets.
+    pub fn is_systemd(&self) -> bool {
+        self.address.path().is_some()
+    }
+
+    /// Something that must not get lost, with a socket to keep.
+    pub fn tell(&self, text: &str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.send(text, socket, SendFlags::empty())
+    }
+
+    fn send(&self, text: &str, socket: Option<BorrowedFd<'_>>, flags: SendFlags) -> io::Result<()> {
+        let mouth = UnixDatagram::unbound()?;
+        mouth.set_write_timeout(Some(PATIENCE))?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sockets: Vec<_> = socket.into_iter().collect();
+        if !sockets.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&sockets));
+        }
+        sendmsg_addr(&mouth, &self.address, &[IoSlice::new(text.as_bytes())], &mut control, flags | SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 }
 
@@ -82,11 +124,11 @@ mod tests {
     fn two_ears_have_two_names_and_hear_what_is_sent() {
         let (one, other) = (Ear::new().unwrap(), Ear::new().unwrap());
         assert_ne!(one.name, other.name);
-        let address = SocketAddr::from_abstract_name(&one.name[1..]).unwrap();
-        let mouth = UnixDatagram::unbound().unwrap();
-        mouth.send_to_addr(b"STATUS=soon", &address).unwrap();
+        let starter = Starter::at(OsStr::new(&one.name)).unwrap();
+        assert!(!starter.is_systemd());
+        starter.tell("STATUS=soon", None).unwrap();
         assert_eq!(one.ready(Duration::from_secs(5)).unwrap(), None);
-        mouth.send_to_addr(b"READY=1\nX_ADT_NOTICE=a b\n", &address).unwrap();
+        starter.tell("READY=1\nX_ADT_NOTICE=a b\n", None).unwrap();
         assert_eq!(one.ready(Duration::from_secs(5)).unwrap(), Some(vec!["a b".to_owned()]));
         assert_eq!(other.ready(Duration::from_millis(1)).unwrap(), None);
     }
