@@ -26,11 +26,11 @@ use crate::servers::Way;
 /// More than any promotion has: one whose steps never end would be broken forever.
 const MOST: usize = 500;
 
-/// A file system of its own for the store, which can be made too small and large again. Where memory carries no machines, the
-/// promotion says so before anything is broken.
-/// What is mounted there is not read before it is changed: its owner has no number in the machine.
+/// A file system of its own for the store, which can be made too small and large again; from Linux 6.6 on, one in memory carries
+/// machines.
 const SMALL_DISK: &str = "mkdir -p /var/lib/adt && mount -t tmpfs -o mode=0711 adt-rehearsal /var/lib/adt";
-/// Somebody may write meanwhile, and no file system is made smaller than what is in it. A size of nothing would be no limit.
+/// Somebody may write meanwhile, and no file system is made smaller than what is in it. A size of nothing would be no limit. What is
+/// mounted there is not read before it is changed: its owner has no number in the machine.
 const FILL: &str = "for again in $(seq 50); do
     used=$(df --output=used -B1 /var/lib/adt | tail -n 1)
     mount --options-mode ignore -o remount,size=$((used > 65536 ? used : 65536)) /var/lib/adt && exit

@@ -1,4 +1,5 @@
-//! `target:rehearse`: servers of this host's own, as a vendor would rent them out, as many as the target has, and on them what `env:promote` does.
+//! `target:rehearse`: servers of this host's own, as a vendor would rent them out, as many as the target has, and on them exactly
+//! what `env:promote` does.
 //!
 //! The server is a machine that is a host itself, set up by cloud-init from user data that have nothing but a public key. Its host
 //! key is made by itself at its first start; the fingerprint is read on the machine, as a vendor's console would show it, and from
